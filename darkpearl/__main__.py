@@ -1,0 +1,5 @@
+"""`python -m darkpearl` is the command `darkpearl`."""
+
+from darkpearl.cli import main
+
+main()

@@ -1,0 +1,178 @@
+"""The way to the database: who a request acts as, and statements that become documents.
+
+PostgreSQL writes each answer as one JSON document, which is decoded into its Struct: ids, times
+and exact amounts need no code of ours. All statements of a request go out in one pipeline, as one
+transaction whose commit is awaited before there is a response.
+"""
+
+from contextlib import suppress
+from typing import Any, LiteralString, TypeVar
+
+import msgspec
+from litestar.datastructures import State
+from msgspec import UNSET, Struct
+
+from darkpearl.database import Pool
+from darkpearl.errors import NotFoundError, translated
+from darkpearl.models import Page
+
+STATEMENT_TIMEOUT = "10s"
+
+T = TypeVar("T")
+Parameters = dict[str, Any]
+Statement = tuple[str, Parameters]
+
+PRODUCT_SUMMARY = """(
+    select json_build_object('id', p.id, 'sku', p.sku, 'name', p.name)
+    from products as p where p.id = {0}.product_id
+) as product"""
+WAREHOUSE_SUMMARY = """(
+    select json_build_object('id', w.id, 'code', w.code, 'name', w.name)
+    from warehouses as w where w.id = {0}.warehouse_id
+) as warehouse"""
+
+
+class Caller:
+    """Whoever makes a request: a role on the pool."""
+
+    def __init__(self, pool: Pool, role: str) -> None:
+        self._pool = pool
+        self._role = role
+
+    async def run(self, *statements: Statement) -> dict[str, Any] | None:
+        """Run statements as one transaction, in one round trip.
+
+        Returns:
+            The first row of the last statement, once all is committed.
+
+        Raises:
+            DarkPearlError: whatever the database says, a constraint checked at commit included.
+        """
+        with translated():
+            async with self._pool.connection() as connection:
+                # BEGIN and COMMIT by hand: the driver's own would end the pipeline's flight twice.
+                # All is answered by the end of the block, what a COMMIT finds wrong included.
+                async with connection.pipeline() as pipeline:
+                    try:
+                        await connection.execute("begin")
+                        cursor = await connection.execute(
+                            "select set_config('role', %s, true),"
+                            " set_config('statement_timeout', %s, true)",
+                            [self._role, STATEMENT_TIMEOUT],
+                        )
+                        for query, parameters in statements:
+                            cursor = await connection.execute(query.encode(), parameters)
+                        await connection.execute("commit")
+                    except Exception:
+                        # Else the driver warns about the statements after the one that failed.
+                        with suppress(Exception):
+                            await pipeline.sync()
+                        raise
+                return await cursor.fetchone()
+
+    async def find(self, kind: type[T], *statements: Statement) -> T | None:
+        """The first row of the last statement as a Struct; None when there is none."""
+        *before, (query, parameters) = statements
+        row = await self.run(*before, (_document(query), parameters))
+        return None if row is None else msgspec.json.decode(row["document"], type=kind)
+
+    async def get(self, kind: type[T], *statements: Statement) -> T:
+        """The same, of a row that has to be there.
+
+        Raises:
+            NotFoundError: it isn't.
+        """
+        found = await self.find(kind, *statements)
+        if found is None:
+            raise NotFoundError("There is no such row, or it is not yours to see.")
+        return found
+
+    async def page(
+        self,
+        kind: type[T],
+        query: str,
+        filters: "Filters",
+        *,
+        order: str,
+        limit: int,
+        offset: int,
+        counted: LiteralString = "",
+    ) -> Page[T]:
+        """A page of a list, with the number of all rows that match.
+
+        Args:
+            kind: what a row is.
+            query: `select … from …`, without a where clause.
+            filters: what the where clause says.
+            order: columns of the query, the last of them unique.
+            limit: rows at most.
+            offset: rows to leave out at the start.
+            counted: what to count instead of the query, when that is cheaper; same filters.
+        """
+        count = f"{counted} {filters.where}" if counted else "matching"
+        statement = f"""
+            with matching as not materialized ({query} {filters.where})
+            select
+                coalesce((
+                    select json_agg(page) from (
+                        select * from matching order by {order}
+                        limit %(limit)s offset %(offset)s
+                    ) as page
+                ), '[]') as data,
+                (select count(*) from {count}) as count,
+                %(limit)s::bigint as limit,
+                %(offset)s::bigint as offset
+        """  # noqa: S608 - literals of the handlers
+        parameters = {**filters.parameters, "limit": limit, "offset": offset}
+        return await self.get(Page[kind], (statement, parameters))  # type: ignore[valid-type]
+
+
+class Filters:
+    """A where clause out of literal conditions; those without a value are left out."""
+
+    def __init__(self) -> None:
+        self.parameters: Parameters = {}
+        self._conditions: list[LiteralString] = []
+
+    def add(self, condition: LiteralString, **values: Any) -> "Filters":
+        """Add a condition, unless one of its values is None."""
+        if None not in values.values():
+            self._conditions.append(f"({condition})")
+            self.parameters |= values
+        return self
+
+    @property
+    def where(self) -> str:
+        """The clause, or nothing when there is no condition."""
+        return f"where {' and '.join(self._conditions)}" if self._conditions else ""
+
+
+def caller(state: State) -> Caller:
+    """Who a request acts as. The one place to change when callers have to say who they are."""
+    return Caller(state.pool, "service_role")
+
+
+def insert(table: LiteralString, row: Struct) -> Statement:
+    """The statement that inserts a row and returns it."""
+    given = msgspec.structs.asdict(row)
+    columns, values = ", ".join(given), ", ".join(f"%({name})s" for name in given)
+    return f"insert into {table} ({columns}) values ({values}) returning *", given  # noqa: S608
+
+
+def update(table: LiteralString, row_id: Any, changes: Struct) -> Statement:
+    """The statement that changes the given columns of a row and returns it."""
+    given = {
+        name: value for name, value in msgspec.structs.asdict(changes).items() if value is not UNSET
+    }
+    columns = ", ".join(["id = id", *(f"{name} = %({name})s" for name in given)])
+    query = f"update {table} set {columns} where id = %(row_id)s returning *"  # noqa: S608
+    return query, {**given, "row_id": row_id}
+
+
+def delete(table: LiteralString, row_id: Any) -> Statement:
+    """The statement that removes a row and returns its id."""
+    return f"delete from {table} where id = %(row_id)s returning id", {"row_id": row_id}  # noqa: S608
+
+
+def _document(query: str) -> str:
+    return f"with answer as ({query}) select to_json(answer)::text as document from answer"  # noqa: S608

@@ -1,0 +1,141 @@
+"""The progress of an order's saga as server-sent events.
+
+A stream holds no connection between its looks at the database: each is one short query by event
+id. Within a saga, ids grow with commits, because every event is written under the saga's lock; so
+the last id that a client has seen says all that it has missed.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated
+from uuid import UUID
+
+import msgspec
+from litestar import Response, get
+from litestar.datastructures import State
+from litestar.di import NamedDependency
+from litestar.params import FromPath, HeaderParameter
+from litestar.response import Stream
+from litestar.response.sse import ServerSentEventMessage
+from litestar.status_codes import HTTP_200_OK, HTTP_204_NO_CONTENT
+
+from darkpearl.api.access import Caller
+from darkpearl.api.problems import refusals
+from darkpearl.api.sagas import EVENT_COLUMNS
+from darkpearl.api.wire import encoder
+from darkpearl.errors import NotFoundError, UnavailableError
+from darkpearl.models import SagaEvent
+
+POLL_SECONDS = 0.2
+PING_SECONDS = 15.0
+BATCH = 100
+MAX_STREAMS = 200
+"""Streams of one process at most: each costs the database five short queries a second."""
+
+LastEventId = Annotated[
+    int | None,
+    HeaderParameter(name="Last-Event-ID", ge=0, description="The last event seen; the next follow"),
+]
+
+logger = logging.getLogger(__name__)
+
+_LOOK = f"""
+    select
+        s.ready_at is null as ended,
+        coalesce((
+            select json_agg(n order by n.id) from (
+                select {EVENT_COLUMNS} from saga_events as e
+                where e.saga_id = s.id and e.id > %(after)s
+                order by e.id limit %(batch)s
+            ) as n
+        ), '[]') as events
+    from sagas as s where s.id = %(id)s
+"""  # noqa: S608 - literals
+
+
+class _Look(msgspec.Struct):
+    """What one look at a saga shows."""
+
+    ended: bool
+    events: list[SagaEvent]
+
+
+@get(
+    "/{order_id:uuid}/events",
+    summary="Follow an order",
+    media_type="text/event-stream",
+    responses=refusals(400, 404),
+)
+async def follow_order(
+    caller: NamedDependency[Caller],
+    state: State,
+    order_id: FromPath[UUID],
+    last_event_id: LastEventId = None,
+) -> Stream | Response[None]:
+    """The history of the order's saga as server-sent events, then each new event as it is written.
+
+    The stream ends when the saga has ended. A client that comes back after that with the id of
+    the last event gets 204, which tells an EventSource to stay away.
+    """
+    if state.streams >= MAX_STREAMS:
+        raise UnavailableError(f"This process follows {MAX_STREAMS} orders already.")
+    after = last_event_id or 0
+    look = await _look(caller, order_id, after)
+    if look is None:
+        raise NotFoundError(f"There is no order {order_id}.")
+    if look.ended and not look.events:
+        return Response(None, status_code=HTTP_204_NO_CONTENT)
+    return Stream(
+        _follow(caller, state, order_id, after, look),
+        status_code=HTTP_200_OK,
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+    )
+
+
+async def _look(caller: Caller, order_id: UUID, after: int) -> _Look | None:
+    return await caller.find(_Look, (_LOOK, {"id": order_id, "after": after, "batch": BATCH}))
+
+
+async def _follow(
+    caller: Caller, state: State, order_id: UUID, after: int, first: _Look
+) -> AsyncIterator[bytes]:
+    """Events until the saga has ended, the client is gone or the server stops."""
+    state.streams += 1
+    look: _Look | None = first
+    said = time.monotonic()
+    try:
+        while look is not None:
+            for event in look.events:
+                after, said = event.id, time.monotonic()
+                yield _message(event)
+            if look.ended and len(look.events) < BATCH:
+                return
+            if len(look.events) < BATCH and await _stopping(state, POLL_SECONDS):
+                return
+            if time.monotonic() - said >= PING_SECONDS:
+                said = time.monotonic()
+                yield b": ping\r\n\r\n"
+            look = await _look(caller, order_id, after)
+    except UnavailableError as error:  # the client comes back with the id of its last event
+        logger.warning("a stream ended: %s (%s)", error, error.__cause__)
+    finally:
+        state.streams -= 1
+
+
+async def _stopping(state: State, seconds: float) -> bool:
+    """Wait so long, or until the server stops; says whether it does."""
+    try:
+        async with asyncio.timeout(seconds):
+            await state.stopping.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def _message(event: SagaEvent) -> bytes:
+    return ServerSentEventMessage(
+        id=event.id, event=event.event_type, data=encoder.encode(event)
+    ).encode()

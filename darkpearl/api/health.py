@@ -1,0 +1,54 @@
+"""Health: whether the process runs, and whether it can serve."""
+
+import asyncio
+from typing import Literal
+
+from litestar import Router, get
+from litestar.di import NamedDependency
+from msgspec import Struct
+
+from darkpearl.api.access import Caller
+from darkpearl.api.problems import refusals
+from darkpearl.errors import DarkPearlError, UnavailableError
+
+READY_SECONDS = 2.0
+"""Longer than this the database counts as away; a probe doesn't wait for ever."""
+
+
+class Health(Struct):
+    """How the service is."""
+
+    status: Literal["ok"] = "ok"
+
+
+HINT = "Run `darkpearl db migrate`."
+
+_READY = (
+    "select to_regclass('saga_steps') is not null and to_regclass('orders') is not null as here"
+)
+
+
+@get("/live", summary="Whether the process runs")
+async def get_liveness() -> Health:
+    """Answers as long as the process does, whatever the database does."""
+    return Health()
+
+
+@get("/ready", summary="Whether it can serve", responses=refusals())
+async def get_readiness(caller: NamedDependency[Caller]) -> Health:
+    """Asks the database, as the role that requests act as."""
+    try:
+        async with asyncio.timeout(READY_SECONDS):
+            row = await caller.run((_READY, {}))
+    except TimeoutError:
+        raise UnavailableError(f"The database gave no answer in {READY_SECONDS:g} s.") from None
+    except UnavailableError:
+        raise
+    except DarkPearlError as error:  # such as a role that doesn't exist yet
+        raise UnavailableError("The database is not set up.", hint=HINT) from error
+    if not row or not row["here"]:
+        raise UnavailableError("The schema is not there.", hint=HINT)
+    return Health()
+
+
+router = Router("/health", route_handlers=[get_liveness, get_readiness], tags=["health"])

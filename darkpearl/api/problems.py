@@ -1,0 +1,184 @@
+"""Errors as RFC 9457 problem documents, and what each type of problem stands for."""
+
+import logging
+from http import HTTPStatus
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, Response, Router, get
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import FromPath
+from msgspec import Meta, Struct
+
+from darkpearl.api.wire import encoder
+from darkpearl.errors import (
+    PROBLEMS,
+    RETRY_AFTER_SECONDS,
+    BadRequestError,
+    DarkPearlError,
+    FieldError,
+    NotFoundError,
+    UnavailableError,
+    problem_of,
+)
+
+MEDIA_TYPE = "application/problem+json"
+BLANK = "about:blank"
+"""The type of problems that say no more than their HTTP status."""
+
+logger = logging.getLogger(__name__)
+_Request = Request[Any, Any, Any]
+
+
+class ProblemType(Struct):
+    """What a `type` of a problem document stands for."""
+
+    code: str
+    title: str
+    status: int
+
+
+class FieldProblem(Struct):
+    """One field of the request and what is wrong about it."""
+
+    field: Annotated[str, Meta(examples=["items[0].quantity"])]
+    message: str
+
+
+class ProblemDetails(Struct, omit_defaults=True):
+    """An error as RFC 9457 wants it, with our extensions."""
+
+    type: Annotated[str, Meta(examples=["/problems/DP006"])]
+    title: str
+    status: int
+    detail: str = ""
+    instance: str = ""
+    code: Annotated[str, Meta(description="SQLSTATE; class DP is ours")] = ""
+    hint: str = ""
+    constraint: Annotated[str, Meta(description="The law of the schema that was broken")] = ""
+    errors: Annotated[
+        list[FieldProblem], Meta(description="Every field that isn't as the schema says")
+    ] = msgspec.field(default_factory=list)
+
+
+_MEANINGS = {
+    400: "The request isn't what the schema says; every field is named in errors",
+    403: "Not allowed",
+    404: "There is no such row",
+    409: "It can't be done in the present state",
+    415: "The body isn't JSON",
+    422: "The database refuses what the request says",
+    503: "The database is away or busy: try again after Retry-After",
+}
+
+
+def refusals(*statuses: int) -> dict[int, ResponseSpec]:
+    """What a handler may answer besides success, for its description."""
+    return {
+        status: ResponseSpec(
+            ProblemDetails,
+            description=_MEANINGS[status],
+            media_type=MEDIA_TYPE,
+            generate_examples=False,
+        )
+        for status in (*statuses, 503)
+    }
+
+
+def on_error(request: _Request, error: DarkPearlError) -> Response[bytes]:
+    """The response for an error of ours."""
+    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        _log(request, error)
+    headers = (
+        {"Retry-After": str(RETRY_AFTER_SECONDS)} if isinstance(error, UnavailableError) else {}
+    )
+    return _response(
+        ProblemDetails(
+            type=f"/problems/{error.code}" if problem_of(error.code) else BLANK,
+            title=error.title,
+            status=error.status,
+            detail=error.detail,
+            instance=request.url.path,
+            code=error.code,
+            hint=error.hint,
+            constraint=error.constraint,
+            errors=[FieldProblem(*each) for each in error.errors],
+        ),
+        headers,
+    )
+
+
+def on_http_exception(request: _Request, error: HTTPException) -> Response[bytes]:
+    """The response for an error of the framework: no such route or method, a bad parameter."""
+    if isinstance(error, ValidationException) and isinstance(error.extra, list):
+        wrong = [FieldError(each.get("key", ""), each["message"]) for each in error.extra]
+        told = BadRequestError("Some parameters aren't as the schema says.", errors=wrong)
+        return on_error(request, told)
+    if error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        _log(request, error)
+    title = HTTPStatus(error.status_code).phrase
+    secret = error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
+    return _response(
+        ProblemDetails(
+            type=BLANK,
+            title=title,
+            status=error.status_code,
+            detail="" if secret or error.detail == title else error.detail,
+            instance=request.url.path,
+        ),
+        error.headers,
+    )
+
+
+def on_exception(request: _Request, error: Exception) -> Response[bytes]:
+    """The response for a bug: it says nothing, the log says all."""
+    _log(request, error)
+    return _response(
+        ProblemDetails(
+            type=BLANK,
+            title=DarkPearlError.standard_title,
+            status=DarkPearlError.status,
+            instance=request.url.path,
+        )
+    )
+
+
+def _response(problem: ProblemDetails, headers: dict[str, str] | None = None) -> Response[bytes]:
+    return Response(
+        encoder.encode(problem),
+        status_code=problem.status,
+        media_type=MEDIA_TYPE,
+        headers=headers,
+    )
+
+
+def _log(request: _Request, error: Exception) -> None:
+    where = f"{request.method} {request.url.path}"
+    if isinstance(error, UnavailableError):
+        logger.warning("%s: %s (%s)", where, error, error.__cause__)
+    else:
+        logger.error("%s: %s", where, error, exc_info=error)
+
+
+@get("/", summary="List the types of problems")
+async def list_problem_types() -> list[ProblemType]:
+    """Every type of problem that the database can tell of."""
+    return [
+        ProblemType(code=code, title=problem.title, status=problem.kind.status)
+        for code, problem in PROBLEMS.items()
+    ]
+
+
+@get("/{code:str}", summary="What a type of problem stands for", responses=refusals(400, 404))
+async def get_problem_type(code: FromPath[str]) -> ProblemType:
+    """What the `type` of a problem document stands for."""
+    problem = problem_of(code)
+    if problem is None:
+        raise NotFoundError(f"There is no problem {code}.")
+    return ProblemType(code=code, title=problem.title, status=problem.kind.status)
+
+
+router = Router(
+    "/problems", route_handlers=[list_problem_types, get_problem_type], tags=["problems"]
+)

@@ -1,0 +1,117 @@
+"""Bodies: JSON in, straight into the Struct that the handler declares, and JSON out.
+
+Decoding right from the bytes keeps decimals exact and types strict. What is wrong is looked up
+only after it failed, and then every field is named at once.
+"""
+
+from decimal import Decimal
+from typing import Annotated, Any, TypeVar, get_args, get_origin
+
+import msgspec
+from litestar import Request, Response
+from litestar.enums import MediaType
+from litestar.openapi.spec import OpenAPIType, Schema
+from litestar.plugins import OpenAPISchemaPlugin
+from litestar.types import Empty
+from litestar.typing import FieldDefinition
+
+from darkpearl.errors import BadRequestError, FieldError, MediaTypeError
+
+MAX_BODY_BYTES = 1_000_000
+MAX_ERRORS = 50
+JSON = "application/json"
+
+T = TypeVar("T")
+
+encoder = msgspec.json.Encoder(decimal_format="number")
+_untyped = msgspec.json.Decoder(float_hook=Decimal)
+
+
+class DecimalsAreNumbers(OpenAPISchemaPlugin):
+    """Describes amounts as what they are on the wire."""
+
+    @staticmethod
+    def is_plugin_supported_type(value: Any) -> bool:
+        """Whether this is about the type."""
+        return value is Decimal
+
+    def to_openapi_schema(self, field_definition: FieldDefinition, schema_creator: Any) -> Schema:
+        """A number."""
+        del field_definition, schema_creator
+        return Schema(type=OpenAPIType.NUMBER)
+
+
+class JsonRequest(Request[Any, Any, Any]):
+    """A request whose body is the Struct that its handler takes as `data`."""
+
+    async def json(self) -> Any:
+        """The body as the type of the handler's `data`.
+
+        Raises:
+            MediaTypeError: it says that it isn't JSON. A browser sends other types across
+                origins without asking first, so taking them would let any page write.
+            BadRequestError: it isn't what the type wants.
+        """
+        if self.content_type[0] != JSON:
+            given = self.content_type[0] or "of no type"
+            raise MediaTypeError(f"The body is {given}.", hint=f"Send {JSON}.")
+        field = self.route_handler.parsed_data_field
+        return decode(await self.body(), field.annotation if field else Any)
+
+
+class JsonResponse(Response[T]):
+    """A response whose decimals are JSON numbers in their exact text."""
+
+    def render(self, content: Any, media_type: str, enc_hook: Any = Empty) -> bytes:
+        """The content as JSON; bytes and other media types as they are."""
+        if isinstance(content, bytes) or media_type != MediaType.JSON:
+            return super().render(content, media_type, enc_hook)
+        return encoder.encode(content)
+
+
+def decode(body: bytes, kind: Any) -> Any:
+    """The body as a type.
+
+    Raises:
+        BadRequestError: naming every field that isn't as the type wants it.
+    """
+    try:
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except msgspec.ValidationError as error:
+            wrong = _wrong(_untyped.decode(body), kind, "") or [_said(error, "")]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequestError(f"The body can't be read as JSON: {error}") from None
+    raise BadRequestError("Some fields aren't as the schema says.", errors=wrong[:MAX_ERRORS])
+
+
+def _wrong(value: Any, kind: Any, path: str) -> list[FieldError]:
+    """What is wrong about a value, field by field, down to lists of Structs."""
+    inner = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    errors: list[FieldError] = []
+    if isinstance(inner, type) and issubclass(inner, msgspec.Struct) and isinstance(value, dict):
+        known = {field.name: field for field in msgspec.structs.fields(inner)}
+        for name in known.keys() | value.keys():
+            where = f"{path}.{name}" if path else name
+            if name not in known:
+                errors.append(FieldError(where, "There is no such field"))
+            elif name in value:
+                errors += _wrong(value[name], known[name].type, where)
+            elif known[name].required:
+                errors.append(FieldError(where, "Missing"))
+        errors.sort()
+    elif get_origin(inner) is list and isinstance(value, list):
+        for at, each in enumerate(value):
+            errors += _wrong(each, get_args(inner)[0], f"{path}[{at}]")
+    if not errors:  # what only the whole can tell
+        try:
+            msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            errors.append(_said(error, path))
+    return errors
+
+
+def _said(error: Exception, path: str) -> FieldError:
+    """A message of msgspec, split into where and what."""
+    what, _, where = str(error).partition(" - at `$")
+    return FieldError((path + where.rstrip("`")).removeprefix("."), what)

@@ -1,0 +1,143 @@
+"""Settings: one frozen struct, and the only reader of the environment.
+
+A setting is one field: its type and limits are checked, its description is its documentation.
+`DARKPEARL_PORT=9000` sets the field `port`. A variable set to the empty string counts as not
+set; an unknown DARKPEARL_ name is an error, because a misspelt one would do nothing in silence.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import msgspec
+from msgspec import Meta
+
+PREFIX = "DARKPEARL_"
+FOREIGN = "DARKPEARL_TEST_"
+"""Names with this prefix belong to the test suite and are left alone."""
+
+
+class ConfigError(ValueError):
+    """An environment variable that is unknown or has a value that is not allowed."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """How one process of DarkPearl runs."""
+
+    database_url: Annotated[
+        Annotated[str, Meta(pattern=r"^(postgres(ql)?://|\w+ *=)")] | None,
+        Meta(
+            description="PostgreSQL 15 to 18 to run on; not set, the embedded server is used",
+            extra={"allowed": "a postgresql:// URL or key=value pairs", "secret": True},
+        ),
+    ] = None
+    home: Annotated[
+        Path, Meta(description="folder of the embedded server: its data, log and password")
+    ] = Path(".darkpearl")
+    host: Annotated[str, Meta(min_length=1, description="address the API listens on")] = "127.0.0.1"
+    port: Annotated[
+        int, Meta(ge=0, le=65535, description="port the API listens on; 0 takes a free one")
+    ] = 8000
+    batch_size: Annotated[
+        int, Meta(ge=1, le=5000, description="sagas the listener advances at most in one pass")
+    ] = 500
+    poll_seconds: Annotated[
+        float,
+        Meta(gt=0, le=3600, description="longest sleep of the listener when no bell rings"),
+    ] = 1.0
+    shutdown_seconds: Annotated[
+        float, Meta(ge=0, le=600, description="time to finish work in hand after a stop signal")
+    ] = 10.0
+    gateway: Annotated[Literal["mock"], Meta(description="who is asked for payments")] = "mock"
+    mock_approval_rate: Annotated[
+        float, Meta(ge=0, le=1, description="share of payments the mock gateway approves")
+    ] = 0.9
+    mock_latency_seconds: Annotated[
+        float, Meta(ge=0, le=600, description="time the mock gateway takes to answer")
+    ] = 0.0
+    mock_seed: Annotated[
+        int | None, Meta(description="makes the mock gateway's answers repeatable")
+    ] = None
+    payment_concurrency: Annotated[
+        int, Meta(ge=1, le=1000, description="payments in flight at once in one listener")
+    ] = 64
+    pool_size: Annotated[
+        int, Meta(ge=1, le=100, description="database connections of the API at most")
+    ] = 8
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="least severe log line")
+    ] = "info"
+
+    @classmethod
+    def from_environment(cls, env: Mapping[str, str] = os.environ) -> Self:
+        """Read the settings from DARKPEARL_ variables.
+
+        Raises:
+            ConfigError: naming the variable, what was given and what is allowed.
+        """
+        fields = {PREFIX + field.name.upper(): field for field in msgspec.structs.fields(cls)}
+        given = {
+            name: value
+            for name, value in env.items()
+            if name.startswith(PREFIX) and not name.startswith(FOREIGN) and value
+        }
+        for name in sorted(given.keys() - fields.keys()):
+            raise ConfigError(f"{name} is no setting; known are {', '.join(fields)}")
+        return cls(
+            **{
+                fields[name].name: _convert(name, value, fields[name].type)
+                for name, value in given.items()
+            }
+        )
+
+
+class Variable(msgspec.Struct, frozen=True):
+    """One setting as documentation shows it."""
+
+    name: str
+    default: str
+    allowed: str
+    description: str
+
+
+def variables() -> list[Variable]:
+    """Every setting, in the order of the struct."""
+    return [
+        Variable(
+            name=PREFIX + field.name.upper(),
+            default="" if field.default is None else str(field.default),
+            allowed=_allowed(field.type),
+            description=_meta(field.type).description or "",
+        )
+        for field in msgspec.structs.fields(Settings)
+    ]
+
+
+def _convert(name: str, value: str, kind: Any) -> Any:
+    try:
+        return msgspec.convert(value, kind, strict=False, dec_hook=lambda to, text: to(text))
+    except msgspec.ValidationError:
+        shown = "what was given" if (_meta(kind).extra or {}).get("secret") else repr(value)
+        raise ConfigError(f"{name}: {shown} is not allowed; give {_allowed(kind)}") from None
+
+
+def _meta(kind: Any) -> Meta:
+    return next(meta for meta in kind.__metadata__ if isinstance(meta, Meta))
+
+
+def _allowed(kind: Any) -> str:
+    """What a value of this annotated type may be, in words."""
+    meta, inner = _meta(kind), str(kind.__origin__)
+    if meta.extra and "allowed" in meta.extra:
+        return str(meta.extra["allowed"])
+    if "Literal" in inner:
+        return "one of " + ", ".join(kind.__origin__.__args__)
+    if "int" not in inner and "float" not in inner:
+        return "a text" if kind.__origin__ is str else "a path"
+    words = "a whole number" if "int" in inner else "a number"
+    low = f" from {meta.ge:g}" if meta.ge is not None else ""
+    above = f" above {meta.gt:g}" if meta.gt is not None else ""
+    high = f" to {meta.le:g}" if low and meta.le is not None else ""
+    up_to = f" up to {meta.le:g}" if not low and meta.le is not None else ""
+    return words + low + above + high + up_to

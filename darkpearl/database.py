@@ -1,0 +1,112 @@
+"""Connections: a pool, and the bell.
+
+Every connection of ours is made here, so that each has the schema in its search path and notices
+within a second that its client is gone: a killed listener's locks do not outlive it.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Self
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import dict_row
+from psycopg_pool import AsyncConnectionPool
+
+CHANNEL = "darkpearl_bell"
+_OPTIONS = "-c search_path=darkpearl -c client_connection_check_interval=1s -c jit=off"
+
+Row = dict[str, Any]
+Pool = AsyncConnectionPool[psycopg.AsyncConnection[Row]]
+
+
+def with_options(url: str, options: str) -> str:
+    """The same address, with server options added to those that it has."""
+    given = conninfo_to_dict(url).get("options")
+    return make_conninfo(url, options=f"{given} {options}" if given else options)
+
+
+def as_role(url: str, role: str) -> str:
+    """The same address, acting as a role that its login is a member of.
+
+    Least privilege for a login that could do more, such as the owner of the embedded server.
+    """
+    return with_options(url, f"-c role={role}")
+
+
+def open_pool(url: str, *, size: int, name: str, check: bool = True) -> Pool:
+    """A pool, not yet opened: `async with` it. Its connections are in autocommit.
+
+    Args:
+        url: where to connect to.
+        size: connections at most.
+        name: what `pg_stat_activity` shows as application_name.
+        check: whether to try a connection before it is handed out. It costs a round trip; without
+            it the first statement on a lost connection fails.
+    """
+    return AsyncConnectionPool(
+        with_options(url, _OPTIONS),
+        min_size=1,
+        max_size=size,
+        open=False,
+        timeout=5,
+        check=AsyncConnectionPool.check_connection if check else None,
+        kwargs={"row_factory": dict_row, "application_name": name, "autocommit": True},
+    )
+
+
+async def fetch_all(pool: Pool, query: str, parameters: Sequence[Any] = ()) -> list[Row]:
+    """Every row of one statement, which is a transaction of its own."""
+    async with pool.connection() as connection:
+        cursor = await connection.execute(query.encode(), parameters)
+        return await cursor.fetchall()
+
+
+class Bell:
+    """A connection that hears the bell, and holds the gate while its listener sleeps."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        self._connection = connection
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connect(cls, url: str, name: str) -> AsyncIterator[Self]:
+        """Connect and listen. Needs a direct connection: a pooler loses notifications and locks."""
+        connection = await psycopg.AsyncConnection.connect(
+            with_options(url, _OPTIONS), autocommit=True, application_name=name
+        )
+        async with connection:
+            await connection.execute(f"listen {CHANNEL}")
+            yield cls(connection)
+
+    async def close_gate(self) -> bool:
+        """Announce sleep. True: every writer rings from now on. Listens again if that was lost."""
+        cursor = await self._connection.execute(
+            "select close_gate(), %s in (select pg_listening_channels())", [CHANNEL]
+        )
+        closed, listening = await cursor.fetchone() or (False, False)
+        if not listening:
+            await self._connection.execute(f"listen {CHANNEL}")
+        return bool(closed and listening)
+
+    async def open_gate(self) -> None:
+        """Awake again: writers need not ring."""
+        await self._connection.execute("select open_gate()")
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> None:
+        """Return when the bell rings, when the event is set, or after so many seconds."""
+        heard = asyncio.ensure_future(self._hear(seconds))
+        told = asyncio.ensure_future(event.wait())
+        try:
+            await asyncio.wait((heard, told), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            told.cancel()
+            heard.cancel()
+            # An idle wait can be cancelled without harm: nothing is lost, no query is broken.
+            with contextlib.suppress(asyncio.CancelledError):
+                await heard
+
+    async def _hear(self, seconds: float) -> None:
+        async for _ in self._connection.notifies(timeout=seconds, stop_after=1):
+            pass

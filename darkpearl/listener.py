@@ -1,0 +1,242 @@
+"""The listener: wait, claim, act, settle, repeat.
+
+It drives the engine and decides nothing. advance() hands out external requests as leases, the
+gateway answers them with no transaction open, settle() takes the answers. All state is in the
+database, so any number of listeners may run, and any of them may be killed at any moment: what it
+had claimed is handed out again when its leases run out.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg_pool import PoolTimeout
+
+from darkpearl import database
+from darkpearl.config import Settings
+from darkpearl.gateways import Answer, Charge, Gateway, make_gateway
+
+HOUSEKEEPING_SECONDS = 3600.0
+LONGEST_BACKOFF_SECONDS = 5.0
+_log = logging.getLogger(__name__)
+
+
+class Request(msgspec.Struct, frozen=True):
+    """An external request that advance() or settle() has committed to.
+
+    Attributes:
+        saga_id: whose request it is.
+        lease_token: fencing token; the answer is refused when the saga has moved on since.
+        timeout_seconds: how long the lease lasts.
+        step_name: which step asks, and so what is asked for.
+        request: what goes to the gateway.
+    """
+
+    saga_id: str
+    lease_token: int
+    timeout_seconds: float
+    step_name: str
+    request: msgspec.Raw
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """One element of what settle() takes."""
+
+    saga_id: str
+    lease_token: int
+    answer: Answer
+
+
+_requests = msgspec.json.Decoder(list[Request], strict=False)
+_charge = msgspec.json.Decoder(Charge, strict=False)
+_encoder = msgspec.json.Encoder()
+
+
+class Listener:
+    """One worker. `run()` it until `stop()` lets it finish, or `kill()` ends it at once."""
+
+    def __init__(self, settings: Settings, url: str, gateway: Gateway | None = None) -> None:
+        gateway = gateway or make_gateway(settings)
+        self._settings = settings
+        self._url = url
+        self._handlers = {"process_payment": gateway.charge, "void_payment": gateway.void}
+        self._queue: asyncio.Queue[tuple[Request, float]] = asyncio.Queue()
+        self._answers: list[Settlement] = []
+        self._outstanding = 0
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._main: asyncio.Task[None] | None = None
+        self._housekept = float("-inf")
+
+    async def run(self) -> None:
+        """Work until told to stop. Outlives restarts of the database."""
+        callers = [
+            asyncio.create_task(self._call()) for _ in range(self._settings.payment_concurrency)
+        ]
+        self._main = asyncio.create_task(self._work_through_outages())
+        try:
+            await asyncio.wait([self._main, *callers], return_when=asyncio.FIRST_COMPLETED)
+            if self._main.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    self._main.result()
+        finally:
+            self._main.cancel()
+            for caller in callers:
+                caller.cancel()
+            ended = await asyncio.gather(self._main, *callers, return_exceptions=True)
+        for outcome in ended:
+            if isinstance(outcome, Exception):
+                raise outcome
+
+    def stop(self) -> None:
+        """Claim nothing more, finish what is in hand within the deadline, then end."""
+        self._stopping = True
+        self._wake.set()
+
+    def kill(self) -> None:
+        """End now. Nothing is lost: leases run out and are handed out again."""
+        if self._main:
+            self._main.cancel()
+
+    async def _work_through_outages(self) -> None:
+        failures = 0
+        while not self._stopping:
+            try:
+                async with (
+                    database.open_pool(
+                        self._url, size=2, name="darkpearl listener", check=False
+                    ) as pool,
+                    database.Bell.connect(self._url, "darkpearl bell") as bell,
+                ):
+                    failures = 0
+                    await self._work(pool, bell)
+            except (psycopg.Error, PoolTimeout) as error:
+                failures += 1
+                seconds = min(LONGEST_BACKOFF_SECONDS, 0.1 * 2 ** min(failures, 10))
+                seconds *= 0.5 + random.random() / 2  # noqa: S311 - jitter
+                _log.warning("database: %s; trying again in %.1f s", _first_line(error), seconds)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopped(), seconds)
+
+    async def _work(self, pool: database.Pool, bell: database.Bell) -> None:
+        while not self._stopping:
+            await self._keep_house(pool)
+            if await self._round(pool):
+                continue
+            closed = await bell.close_gate()
+            # The last look, after which every writer rings.
+            if not await self._round(pool) and closed:
+                await bell.wait(self._wake, self._settings.poll_seconds)
+            await _all(bell.open_gate(), self._round(pool))
+        await self._finish(pool)
+
+    async def _round(self, pool: database.Pool) -> bool:
+        """Settle the answers that are there, claim what is ready. False when there was neither."""
+        if self._stopping:
+            return False
+        await asyncio.sleep(0)  # callers whose gateway answers at once have their answers now
+        self._wake.clear()
+        room = self._settings.batch_size - self._outstanding
+        return any(await _all(self._settle(pool), self._advance(pool, room)))
+
+    async def _advance(self, pool: database.Pool, limit: int) -> bool:
+        if limit <= 0:
+            return False
+        rows = await database.fetch_all(
+            pool, "select claimed, requests::text from advance(%s)", [limit]
+        )
+        for row in rows:
+            self._take(row["requests"])
+        return any(row["claimed"] for row in rows)
+
+    async def _settle(self, pool: database.Pool) -> bool:
+        answers, self._answers = self._answers, []
+        if not answers:
+            return False
+        try:
+            rows = await database.fetch_all(
+                pool,
+                "select requests::text, saga_id, error_code from settle(%s)",
+                [_encoder.encode(answers).decode()],
+            )
+        except BaseException:
+            self._answers = answers + self._answers
+            raise
+        self._outstanding -= len(answers)
+        for row in rows:
+            self._take(row["requests"])
+            if row["saga_id"]:
+                _log.warning("saga %s: answer refused, its lease had run out", row["saga_id"])
+        return True
+
+    def _take(self, requests: str | None) -> None:
+        """Hand requests over to the callers, each with the moment its lease runs out."""
+        if requests is None:
+            return
+        now = time.monotonic()
+        for request in _requests.decode(requests):
+            self._outstanding += 1
+            self._queue.put_nowait((request, now + request.timeout_seconds))
+
+    async def _call(self) -> None:
+        """Answer requests, one at a time; as many of these run as calls may be in flight."""
+        while True:
+            request, lease_until = await self._queue.get()
+            answer = await self._ask(request, lease_until - time.monotonic())
+            self._answers.append(Settlement(request.saga_id, request.lease_token, answer))
+            self._wake.set()
+
+    async def _ask(self, request: Request, seconds: float) -> Answer:
+        if seconds <= 0:
+            return Answer("unknown", message="its lease ran out before it could be made")
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._handlers[request.step_name](_charge.decode(request.request))
+        except TimeoutError:
+            return Answer("unknown", message=f"no answer within {seconds:.1f} s")
+        except Exception as error:  # noqa: BLE001 - whatever a gateway raises, it was no answer
+            _log.exception("saga %s: the gateway failed", request.saga_id)
+            return Answer("unknown", message=f"{type(error).__name__}: {error}")
+
+    async def _finish(self, pool: database.Pool) -> None:
+        """Settle what is still out, within the deadline."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.shutdown_seconds):
+                while self._outstanding:
+                    self._wake.clear()
+                    if not await self._settle(pool):
+                        await self._wake.wait()
+
+    async def _keep_house(self, pool: database.Pool) -> None:
+        if time.monotonic() - self._housekept < HOUSEKEEPING_SECONDS:
+            return
+        for row in await database.fetch_all(pool, "select ensure_event_partitions() as name"):
+            _log.info("made partition %s", row["name"])
+        self._housekept = time.monotonic()
+
+    async def _stopped(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            await self._wake.wait()
+
+
+async def _all(*calls: Coroutine[Any, Any, Any]) -> list[Any]:
+    """Run calls of the database to their ends, then raise the first failure.
+
+    None is cancelled for another's failure: what it may have committed must be heard.
+    """
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return outcomes
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

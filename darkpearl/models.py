@@ -1,0 +1,409 @@
+"""What goes over the wire: one Struct per shape, rows of the database and bodies of requests.
+
+A response has the columns of its row under the same names. A request refuses fields that it
+doesn't know; in an update, a field that is left out stays as it is.
+
+Amounts of money are numbers in JSON, in their exact decimal text (`999.99`), because that is what
+clients of a catalogue send and show; a client whose numbers are floating point may send a string
+instead. They are never floats in here. Times carry their offset from UTC.
+"""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Generic, Literal, TypeVar
+from uuid import UUID
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+T = TypeVar("T")
+
+MAX_UNITS = 1_000_000_000
+MAX_LINES = 1000
+MAX_PAGE = 1000
+MAX_OFFSET = 1_000_000_000
+_AMOUNT_BOUND = 10**12
+_AMOUNT_DECIMALS = 4
+
+OrderStatus = Literal[
+    "pending", "reserved", "payment_processing", "payment_failed", "paid", "fulfilling",
+    "fulfilled", "cancelled",
+]  # fmt: skip
+MovementType = Literal[
+    "receive", "transfer_out", "transfer_in", "adjust", "reserve", "release", "fulfill",
+]  # fmt: skip
+PaymentStatus = Literal["requested", "captured", "declined", "void_requested", "voided", "refunded"]
+SagaStatus = Literal["running", "waiting", "compensating", "completed", "compensated", "stuck"]
+SagaEventType = Literal[
+    "saga_started", "step_completed", "step_waiting", "step_failed", "compensation_started",
+    "step_compensated", "saga_completed", "saga_compensated", "saga_stuck", "retried",
+    "cancelled", "skipped",
+]  # fmt: skip
+
+Amount = Annotated[
+    Decimal,
+    Meta(description="In major units of the currency, at most four decimals", examples=[999.99]),
+]
+Currency = Annotated[str, Meta(pattern="^[A-Z]{3}$", description="ISO 4217", examples=["USD"])]
+Sku = Annotated[
+    str, Meta(min_length=1, max_length=100, description="Unique code", examples=["LAPTOP-14"])
+]
+Code = Annotated[
+    str, Meta(min_length=1, max_length=50, description="Unique code", examples=["LIS-1"])
+]
+Name = Annotated[str, Meta(min_length=1, max_length=255)]
+Description = Annotated[str, Meta(max_length=10_000)]
+Address = Annotated[str, Meta(max_length=1000)]
+Notes = Annotated[str, Meta(max_length=2000)]
+Units = Annotated[int, Meta(ge=0, le=MAX_UNITS)]
+
+
+def check_amount(amount: Decimal) -> None:
+    """Refuse what the domain `amount` refuses, before a huge exponent is written out in digits.
+
+    Raises:
+        ValueError: not a finite number from 0 to below 10^12 with four decimals at most.
+    """
+    if (
+        not amount.is_finite()
+        or not 0 <= amount < _AMOUNT_BOUND
+        or int(amount.as_tuple().exponent) < -_AMOUNT_DECIMALS
+    ):
+        raise ValueError("Expected a unit_price from 0 to 999999999999.9999")
+
+
+class Page(Struct, Generic[T]):
+    """A part of a list. `count` is how many rows match in all, however few are in `data`."""
+
+    data: list[T]
+    count: int
+    limit: int
+    offset: int
+
+
+class _Request(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A body that a client sends."""
+
+
+# The catalogue.
+
+
+class Product(Struct):
+    """Something that can be sold."""
+
+    id: UUID
+    sku: str
+    name: str
+    description: str | None
+    unit_price: Amount
+    currency: str
+    is_active: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+class CreateProduct(_Request):
+    """A new product."""
+
+    sku: Sku
+    name: Name
+    unit_price: Amount
+    description: Description | None = None
+    currency: Currency = "USD"
+    is_active: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an amount that can't be one."""
+        check_amount(self.unit_price)
+
+
+class UpdateProduct(_Request):
+    """Changes of a product."""
+
+    sku: Sku | UnsetType = UNSET
+    name: Name | UnsetType = UNSET
+    description: Description | UnsetType | None = UNSET
+    unit_price: Amount | UnsetType = UNSET
+    currency: Currency | UnsetType = UNSET
+    is_active: bool | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an amount that can't be one."""
+        if self.unit_price is not UNSET:
+            check_amount(self.unit_price)
+
+
+class ProductSummary(Struct):
+    """Which product."""
+
+    id: UUID
+    sku: str
+    name: str
+
+
+class Warehouse(Struct):
+    """Where stock lies."""
+
+    id: UUID
+    code: str
+    name: str
+    address: str | None
+    is_active: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+class CreateWarehouse(_Request):
+    """A new warehouse."""
+
+    code: Code
+    name: Name
+    address: Address | None = None
+    is_active: bool = True
+
+
+class UpdateWarehouse(_Request):
+    """Changes of a warehouse."""
+
+    code: Code | UnsetType = UNSET
+    name: Name | UnsetType = UNSET
+    address: Address | UnsetType | None = UNSET
+    is_active: bool | UnsetType = UNSET
+
+
+class WarehouseSummary(Struct):
+    """Which warehouse."""
+
+    id: UUID
+    code: str
+    name: str
+
+
+# Stock.
+
+
+class Inventory(Struct):
+    """How much of a product a warehouse has."""
+
+    id: UUID
+    product_id: UUID
+    warehouse_id: UUID
+    quantity_available: Annotated[int, Meta(description="On the shelf, reserved units included")]
+    quantity_reserved: Annotated[int, Meta(description="Promised to orders")]
+    quantity_sellable: Annotated[int, Meta(description="Available less reserved")]
+    reorder_point: int
+    reorder_quantity: int
+    created_at: datetime
+    updated_at: datetime
+    product: ProductSummary
+    warehouse: WarehouseSummary
+
+
+class CreateInventory(_Request):
+    """A product is to be stocked in a warehouse."""
+
+    product_id: UUID
+    warehouse_id: UUID
+    quantity_available: Annotated[
+        Units, Meta(description="Received at once, as a movement of the ledger")
+    ] = 0
+    reorder_point: Units = 10
+    reorder_quantity: Units = 50
+
+
+class UpdateInventory(_Request):
+    """Changes of an inventory row."""
+
+    quantity_available: (
+        Annotated[
+            Units, Meta(description="What was counted; the difference becomes an adjust movement")
+        ]
+        | UnsetType
+    ) = UNSET
+    quantity_reserved: (
+        Annotated[int, Meta(description="Refused: only orders reserve")] | UnsetType
+    ) = UNSET
+    reorder_point: Units | UnsetType = UNSET
+    reorder_quantity: Units | UnsetType = UNSET
+
+
+class StockMovement(Struct):
+    """One line of the ledger."""
+
+    id: int
+    correlation_id: UUID
+    product_id: UUID
+    warehouse_id: UUID
+    movement_type: MovementType
+    quantity: int
+    available_after: int
+    reserved_after: int
+    reference_type: str | None
+    reference_id: UUID | None
+    notes: str | None
+    actor: str | None
+    created_at: datetime
+    product: ProductSummary | None
+    warehouse: WarehouseSummary | None
+
+
+class CreateStockMovement(_Request):
+    """Stock that arrives, is corrected or goes to another warehouse."""
+
+    product_id: UUID
+    warehouse_id: UUID
+    movement_type: Annotated[
+        MovementType, Meta(description="reserve, release and fulfill are the orders' own: refused")
+    ]
+    quantity: Annotated[
+        int,
+        Meta(
+            ge=-MAX_UNITS,
+            le=MAX_UNITS,
+            description="Units: more than 0, except for adjust, which is signed",
+        ),
+    ]
+    correlation_id: Annotated[
+        UUID | None,
+        Meta(description="Names the operation: the same again is done once. Made when left out"),
+    ] = None
+    to_warehouse_id: Annotated[
+        UUID | None, Meta(description="For transfer_out: where the units go")
+    ] = None
+    from_warehouse_id: Annotated[
+        UUID | None, Meta(description="For transfer_in: where the units come from")
+    ] = None
+    reference_type: Annotated[str, Meta(max_length=50)] | None = None
+    reference_id: UUID | None = None
+    notes: Notes | None = None
+
+
+class CreatedStockMovement(StockMovement, kw_only=True):
+    """The movement that was asked for; for a transfer, with the one of the other warehouse."""
+
+    counterpart: StockMovement | None
+
+
+# Orders.
+
+
+class Order(Struct):
+    """What a customer asked for."""
+
+    id: UUID
+    order_number: Annotated[int, Meta(description="Short, for people")]
+    status: OrderStatus
+    customer_id: UUID | None
+    warehouse_id: UUID
+    currency: str
+    total_amount: Annotated[Amount, Meta(description="The sum of the lines")]
+    notes: str | None
+    created_at: datetime
+    updated_at: datetime
+    warehouse: WarehouseSummary
+
+
+class OrderItem(Struct):
+    """A line of an order."""
+
+    id: int
+    product_id: UUID
+    quantity: int
+    unit_price: Amount
+    line_total: Amount
+    product: ProductSummary
+
+
+class Payment(Struct):
+    """What was asked, taken and given back."""
+
+    status: PaymentStatus
+    currency: str
+    requested_amount: Amount
+    authorized_amount: Amount
+    captured_amount: Amount
+    refunded_amount: Amount
+    voided_amount: Amount
+    gateway: str | None
+    gateway_reference: str | None
+    decline_code: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class Saga(Struct):
+    """Where a saga stands. Its id is the order's."""
+
+    id: UUID
+    saga_type: str
+    status: SagaStatus
+    current_step: Annotated[str | None, Meta(description="Null once the saga has ended")]
+    attempts: int
+    max_attempts: int | None
+    cancel_requested: bool
+    error_code: Annotated[str | None, Meta(description="SQLSTATE of the last failure")]
+    error_message: str | None
+    ready_at: Annotated[datetime | None, Meta(description="When it is looked at next")]
+    created_at: datetime
+    updated_at: datetime
+    completed_at: datetime | None
+    warehouse_id: UUID
+
+
+class OrderDetails(Order):
+    """An order with all that belongs to it."""
+
+    items: list[OrderItem]
+    payment: Payment | None
+    saga: Saga | None
+
+
+class CreateOrderItem(_Request):
+    """A line to order."""
+
+    product_id: UUID
+    quantity: Annotated[int, Meta(ge=1, le=1_000_000)]
+    unit_price: Annotated[Amount | None, Meta(description="The catalogue's when left out")] = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an amount that can't be one."""
+        if self.unit_price is not None:
+            check_amount(self.unit_price)
+
+
+class CreateOrder(_Request):
+    """A new order. Its saga starts when it is committed."""
+
+    warehouse_id: UUID
+    items: Annotated[list[CreateOrderItem], Meta(max_length=MAX_LINES)]
+    customer_id: UUID | None = None
+    notes: Notes | None = None
+    currency: Currency = "USD"
+    id: Annotated[
+        UUID | None, Meta(description="Yours to choose: then the same again is refused with 409")
+    ] = None
+
+
+class CreatedOrder(Order):
+    """The order as it was placed."""
+
+    items: list[OrderItem]
+    message: str
+
+
+# Sagas.
+
+
+class SagaEvent(Struct):
+    """One transition of a saga."""
+
+    id: int
+    saga_id: UUID
+    event_type: SagaEventType
+    step_name: str | None
+    attempt: int | None
+    error_code: str | None
+    message: str | None
+    next_attempt_at: datetime | None
+    actor: str | None
+    started_at: datetime | None
+    created_at: datetime

@@ -1,0 +1,129 @@
+"""Services in one process: started together, stopped in their order by one signal."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+
+from darkpearl import database
+from darkpearl.api.app import create_app
+from darkpearl.config import Settings
+from darkpearl.listener import Listener
+
+API_ROLE, LISTENER_ROLE = ROLES = ("darkpearl_api", "darkpearl_listener")
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class ServiceError(RuntimeError):
+    """A service can't start, or ended without being told to."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """Something that runs until told to stop."""
+
+    run: Callable[[], Awaitable[None]]
+    stop: Callable[[], None]
+    """Finish what is in hand, then end."""
+    kill: Callable[[], None]
+    """End now."""
+
+
+def taken_socket(settings: Settings) -> socket.socket:
+    """The API's socket, bound before anything is started: a taken port then stops nothing.
+
+    Raises:
+        ServiceError: the address can't be had.
+    """
+    try:
+        family, kind, *_, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        taken = socket.socket(family, kind)
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(address)
+    except OSError as error:
+        where = f"{settings.host}:{settings.port}"
+        raise ServiceError(f"{where}: {error.strerror}; DARKPEARL_PORT sets another") from None
+    return taken
+
+
+class _Api(uvicorn.Server):
+    """uvicorn, with the signals left to us: one place decides what stops in which order."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+def api_service(settings: Settings, url: str, taken: socket.socket) -> Service:
+    """The HTTP API on a socket that is its own."""
+    app = create_app(settings, database.as_role(url, API_ROLE))
+    server = _Api(
+        uvicorn.Config(
+            app,
+            log_level=logging.WARNING,
+            timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
+        )
+    )
+
+    def stop() -> None:
+        app.state.stopping.set()  # ends open event streams, which would hold the server up
+        server.should_exit = True
+
+    return Service(
+        run=lambda: server.serve([taken]),
+        stop=stop,
+        kill=lambda: setattr(server, "force_exit", True),
+    )
+
+
+def listener_service(settings: Settings, url: str) -> Service:
+    """One listener."""
+    worker = Listener(settings, database.as_role(url, LISTENER_ROLE))
+    return Service(run=worker.run, stop=worker.stop, kill=worker.kill)
+
+
+async def serve(services: list[Service], greeting: Coroutine[Any, Any, None] | None = None) -> None:
+    """Run services until a signal, or until one ends; then stop them in their order.
+
+    The first signal lets work in hand finish; a second one doesn't.
+
+    Raises:
+        ServiceError: a service ended by itself.
+    """
+    stopping = asyncio.Event()
+
+    def on_signal() -> None:
+        for service in services if stopping.is_set() else ():
+            service.kill()
+        stopping.set()
+
+    loop = asyncio.get_running_loop()
+    for each in STOP_SIGNALS:
+        loop.add_signal_handler(each, on_signal)
+    tasks = [asyncio.ensure_future(service.run()) for service in services]
+    waiting = asyncio.create_task(stopping.wait())
+    aside = asyncio.create_task(greeting) if greeting else waiting
+    await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    by_itself = not stopping.is_set()
+    stopping.set()
+    aside.cancel()
+    waiting.cancel()
+    for service, task in zip(services, tasks, strict=True):
+        service.stop()
+        await asyncio.wait([task])
+    for each in STOP_SIGNALS:
+        loop.remove_signal_handler(each)
+        signal.signal(each, signal.default_int_handler)
+    for task in tasks:
+        task.result()
+    if by_itself:
+        raise ServiceError("the API or the listener ended by itself; its log says why")

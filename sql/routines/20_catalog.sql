@@ -1,0 +1,45 @@
+-- Products and warehouses are plain tables that service_role edits. An edit
+-- leaves its time, and what the ledger speaks of stays, so that history can
+-- always be read.
+
+set local role darkpearl_owner;
+set local search_path = darkpearl, pg_temp;
+
+create or replace trigger products_touch_updated_at
+before update on products
+for each row execute function touch_updated_at();
+
+create or replace trigger warehouses_touch_updated_at
+before update on warehouses
+for each row execute function touch_updated_at();
+
+-- Trigger: a product or a warehouse that the ledger names is not deleted.
+-- Locks nothing. Raises DP016.
+create or replace function refuse_to_drop_history() returns trigger
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    if exists (
+        select from stock_movements as m
+        where case tg_table_name when 'products' then m.product_id else m.warehouse_id end = old.id
+    ) then
+        raise exception using
+            errcode = 'DP016',
+            message = format('%s has a history', rtrim(tg_table_name, 's')),
+            detail = format('The ledger has movements of %s %s.', rtrim(tg_table_name, 's'), old.id),
+            hint = 'Set is_active to false instead.';
+    end if;
+    return old;
+end
+$$;
+comment on function refuse_to_drop_history() is 'Trigger: refuses to delete what stock movements name.';
+
+create or replace trigger products_refuse_to_drop_history
+before delete on products
+for each row execute function refuse_to_drop_history();
+
+create or replace trigger warehouses_refuse_to_drop_history
+before delete on warehouses
+for each row execute function refuse_to_drop_history();

@@ -1,0 +1,453 @@
+-- Stock moves here and nowhere else. lock_stock() takes the rows in one
+-- agreed order, apply_movements() writes the ledger and the quantities
+-- together, and the functions below them are what people and programs call.
+--
+-- Lock order: sagas, then inventory by (product_id, warehouse_id), then
+-- payments, then orders.
+
+set local role darkpearl_owner;
+set local search_path = darkpearl, pg_temp;
+
+create or replace trigger stock_movements_refuse_change
+before update or delete on stock_movements
+for each row execute function refuse_change();
+
+create or replace trigger stock_movements_refuse_truncate
+before truncate on stock_movements
+for each statement execute function refuse_change();
+
+-- Trigger: an inventory row goes only when nothing lies there. Raises DP016.
+create or replace function refuse_to_drop_stock() returns trigger
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    if old.quantity_available <> 0 then
+        raise exception using
+            errcode = 'DP016',
+            message = 'inventory row still holds stock',
+            detail = format(
+                'Product %s has %s units in warehouse %s, %s of them reserved.',
+                old.product_id, old.quantity_available, old.warehouse_id, old.quantity_reserved
+            ),
+            hint = 'Bring the quantity to zero with adjust_stock or transfer_stock first.';
+    end if;
+    return old;
+end
+$$;
+comment on function refuse_to_drop_stock() is 'Trigger: refuses to delete an inventory row that still holds units.';
+
+create or replace trigger inventory_refuse_to_drop_stock
+before delete on inventory
+for each row execute function refuse_to_drop_stock();
+
+-- Locks the named inventory rows in key order and returns them as they stand.
+-- Duplicates in the arguments are fine; rows that do not exist are left out.
+-- Locks: inventory by (product_id, warehouse_id).
+create or replace function lock_stock(p_warehouse_ids uuid[], p_product_ids uuid[])
+returns locked_stock[]
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_locked locked_stock[];
+begin
+    select array_agg(l)
+    into v_locked
+    from (
+        select i.product_id, i.warehouse_id, i.quantity_available, i.quantity_reserved
+        from
+            (select distinct k.product_id, k.warehouse_id from unnest(p_product_ids, p_warehouse_ids) as k (product_id, warehouse_id)) as k
+        inner join inventory as i using (product_id, warehouse_id)
+        order by i.product_id, i.warehouse_id
+        for no key update of i
+    ) as l;
+    return v_locked;
+end
+$$;
+comment on function lock_stock(uuid[], uuid[]) is
+    'Internal: locks inventory rows in key order and returns their quantities.';
+
+-- Appends movements in the order given, each with the quantities after it, and
+-- returns how many found their inventory row among p_locked. The arrays are
+-- aligned; the signs say what one unit does to the two quantities.
+-- Locks nothing; part of apply_movements().
+create or replace function append_movements(
+    p_movement_type movement_type,
+    p_correlation_ids uuid[],
+    p_warehouse_ids uuid[],
+    p_product_ids uuid[],
+    p_quantities integer[],
+    p_locked locked_stock[],
+    p_available_sign integer,
+    p_reserved_sign integer,
+    p_notes text,
+    p_reference_type text,
+    p_reference_id uuid,
+    p_now timestamptz
+) returns bigint
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_nestloop = off
+as $$
+declare
+    -- The saga's own movements need no signature: the saga is the actor.
+    v_actor constant text := case
+        when p_movement_type not in ('reserve', 'release', 'fulfill') then current_actor()
+    end;
+    v_written bigint;
+begin
+    insert into stock_movements (
+        correlation_id, warehouse_id, product_id, movement_type, quantity,
+        available_after, reserved_after, reference_type, reference_id, notes, actor, created_at
+    )
+    select
+        m.correlation_id, m.warehouse_id, m.product_id, p_movement_type, m.quantity,
+        s.quantity_available + p_available_sign * m.running,
+        s.quantity_reserved + p_reserved_sign * m.running,
+        p_reference_type, p_reference_id, p_notes, v_actor, p_now
+    from (
+        select
+            l.*,
+            (sum(l.quantity) over (
+                partition by l.product_id, l.warehouse_id order by l.ordinality
+            ))::integer as running
+        from unnest(p_correlation_ids, p_warehouse_ids, p_product_ids, p_quantities)
+            with ordinality as l (correlation_id, warehouse_id, product_id, quantity, ordinality)
+    ) as m
+    inner join unnest(p_locked) as s using (product_id, warehouse_id)
+    order by m.ordinality;
+    get diagnostics v_written = row_count;
+    return v_written;
+end
+$$;
+comment on function append_movements(
+    movement_type, uuid[], uuid[], uuid[], integer[], locked_stock[], integer, integer, text, text, uuid, timestamptz
+) is 'Internal: writes the ledger rows of apply_movements().';
+
+-- Writes one set of movements: moves each inventory row once and appends the
+-- movements to the ledger in the order given, each with the quantities after
+-- it. p_locked is what lock_stock() returned for these rows in this
+-- transaction; the other arrays are aligned, one element per movement.
+--
+-- It does not ask whether a movement is there already: the engine knows by the
+-- state of the saga, the functions below look first, and the constraint
+-- stock_movements_happen_once has the last word.
+-- Locks: nothing beyond what the caller has locked.
+-- Raises: DP010 when a row is not stocked; a CHECK violation when a quantity
+-- would leave its bounds.
+create or replace function apply_movements(
+    p_movement_type movement_type,
+    p_correlation_ids uuid[],
+    p_warehouse_ids uuid[],
+    p_product_ids uuid[],
+    p_quantities integer[],
+    p_locked locked_stock[],
+    p_notes text default null,
+    p_reference_type text default null,
+    p_reference_id uuid default null
+) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    -- What one unit of this type does to each of the two quantities.
+    v_available_sign constant integer := case
+        when p_movement_type in ('receive', 'transfer_in', 'adjust') then 1
+        when p_movement_type in ('transfer_out', 'fulfill') then -1
+        else 0
+    end;
+    v_reserved_sign constant integer := case
+        when p_movement_type = 'reserve' then 1
+        when p_movement_type in ('release', 'fulfill') then -1
+        else 0
+    end;
+    v_now constant timestamptz := clock();
+    v_written bigint;
+begin
+    if coalesce(cardinality(p_quantities), 0) = 0 then
+        return;
+    end if;
+
+    update inventory as i
+    set
+        quantity_available = i.quantity_available + v_available_sign * m.quantity,
+        quantity_reserved = i.quantity_reserved + v_reserved_sign * m.quantity,
+        updated_at = v_now
+    from (
+        select l.product_id, l.warehouse_id, sum(l.quantity)::integer as quantity
+        from unnest(p_product_ids, p_warehouse_ids, p_quantities) as l (product_id, warehouse_id, quantity)
+        group by l.product_id, l.warehouse_id
+    ) as m
+    where i.product_id = m.product_id and i.warehouse_id = m.warehouse_id;
+
+    v_written := append_movements(
+        p_movement_type, p_correlation_ids, p_warehouse_ids, p_product_ids, p_quantities, p_locked,
+        v_available_sign, v_reserved_sign, p_notes, p_reference_type, p_reference_id, v_now
+    );
+    if v_written <> cardinality(p_quantities) then
+        raise exception using
+            errcode = 'DP010',
+            message = 'product is not stocked in this warehouse',
+            detail = format(
+                '%s of %s movements name no inventory row.',
+                cardinality(p_quantities) - v_written, cardinality(p_quantities)
+            ),
+            hint = 'Receive stock of the product there first.';
+    end if;
+end
+$$;
+comment on function apply_movements(
+    movement_type, uuid[], uuid[], uuid[], integer[], locked_stock[], text, text, uuid
+) is 'Internal, the only writer of stock: appends movements to the ledger and moves inventory with them.';
+
+-- One movement that a person or a program asks for. Idempotent by its
+-- correlation id: the same again returns what was written the first time.
+-- Creates the inventory row when goods arrive that were never stocked there.
+-- Locks: inventory by (product_id, warehouse_id).
+-- Raises: DP006 when more would leave than can be sold, DP010 for an unknown
+-- product or warehouse, DP011 when the correlation id stands for another
+-- quantity, DP015 for a quantity of zero or below.
+create or replace function move_stock(
+    p_movement_type movement_type,
+    p_warehouse_id uuid,
+    p_product_id uuid,
+    p_quantity integer,
+    p_correlation_id uuid,
+    p_notes text,
+    p_reference_type text,
+    p_reference_id uuid
+) returns stock_movements
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_locked locked_stock[];
+    v_movement stock_movements;
+    v_change constant integer := case when p_movement_type = 'transfer_out' then -p_quantity else p_quantity end;
+begin
+    if p_quantity is null or p_quantity = 0 or (p_quantity < 0 and p_movement_type <> 'adjust') then
+        raise exception using
+            errcode = 'DP015',
+            message = 'quantity makes no sense',
+            detail = format('A movement of type %s was asked for %s units.', p_movement_type, coalesce(p_quantity::text, 'null')),
+            hint = 'Use a positive number of units; only adjust may be negative, and none may be zero.';
+    end if;
+
+    if p_movement_type <> 'transfer_out' then
+        begin
+            insert into inventory (product_id, warehouse_id)
+            values (p_product_id, p_warehouse_id)
+            on conflict (product_id, warehouse_id) do nothing;
+        exception when foreign_key_violation or not_null_violation then
+            raise exception using
+                errcode = 'DP010',
+                message = 'unknown product or warehouse',
+                detail = format('There is no product %s or no warehouse %s.', p_product_id, p_warehouse_id),
+                hint = 'Look the ids up in products and warehouses.';
+        end;
+    end if;
+
+    v_locked := lock_stock(array[p_warehouse_id], array[p_product_id]);
+
+    select m.* into v_movement
+    from stock_movements as m
+    where m.correlation_id = p_correlation_id
+        and m.movement_type = p_movement_type
+        and m.product_id = p_product_id
+        and m.warehouse_id = p_warehouse_id;
+    if found then
+        if v_movement.quantity <> p_quantity then
+            raise exception using
+                errcode = 'DP011',
+                message = 'correlation id already used',
+                detail = format(
+                    'Correlation id %s stands for %s of %s units, not %s.',
+                    p_correlation_id, p_movement_type, v_movement.quantity, p_quantity
+                ),
+                hint = 'Repeat an operation unchanged, or give a new one a new correlation id.';
+        end if;
+        return v_movement;
+    end if;
+
+    if v_change < 0 and coalesce(v_locked[1].quantity_available - v_locked[1].quantity_reserved, 0) < -v_change then
+        raise exception using
+            errcode = 'DP006',
+            message = 'not enough stock',
+            detail = format(
+                'Product %s in warehouse %s: %s units asked for, %s can go (%s on the shelf, %s reserved).',
+                p_product_id, p_warehouse_id, -v_change,
+                coalesce(v_locked[1].quantity_available - v_locked[1].quantity_reserved, 0),
+                coalesce(v_locked[1].quantity_available, 0), coalesce(v_locked[1].quantity_reserved, 0)
+            ),
+            hint = 'Reserved units belong to orders: cancel those, or move fewer units.';
+    end if;
+
+    perform apply_movements(
+        p_movement_type, array[p_correlation_id], array[p_warehouse_id], array[p_product_id],
+        array[p_quantity], v_locked, p_notes, p_reference_type, p_reference_id
+    );
+
+    select m.* into strict v_movement
+    from stock_movements as m
+    where m.correlation_id = p_correlation_id
+        and m.movement_type = p_movement_type
+        and m.product_id = p_product_id
+        and m.warehouse_id = p_warehouse_id;
+    return v_movement;
+end
+$$;
+comment on function move_stock(movement_type, uuid, uuid, integer, uuid, text, text, uuid) is
+    'Internal: writes one idempotent movement; receive_stock, adjust_stock and transfer_stock call it.';
+
+-- Goods arrive. Locks and raises: see move_stock.
+create or replace function receive_stock(
+    p_warehouse_id uuid,
+    p_product_id uuid,
+    p_quantity integer,
+    p_correlation_id uuid default new_id(),
+    p_notes text default null,
+    p_reference_type text default null,
+    p_reference_id uuid default null
+) returns stock_movements
+language sql
+security definer
+set search_path = darkpearl, pg_temp
+return move_stock(
+    'receive', p_warehouse_id, p_product_id, p_quantity, p_correlation_id,
+    p_notes, p_reference_type, p_reference_id
+);
+comment on function receive_stock(uuid, uuid, integer, uuid, text, text, uuid) is
+    'Goods arrive: adds units to a shelf and returns the movement. Safe to repeat with the same correlation id.';
+
+-- A correction by a signed number of units. Locks and raises: see move_stock.
+create or replace function adjust_stock(
+    p_warehouse_id uuid,
+    p_product_id uuid,
+    p_quantity integer,
+    p_correlation_id uuid default new_id(),
+    p_notes text default null,
+    p_reference_type text default null,
+    p_reference_id uuid default null
+) returns stock_movements
+language sql
+security definer
+set search_path = darkpearl, pg_temp
+return move_stock(
+    'adjust', p_warehouse_id, p_product_id, p_quantity, p_correlation_id,
+    p_notes, p_reference_type, p_reference_id
+);
+comment on function adjust_stock(uuid, uuid, integer, uuid, text, text, uuid) is
+    'Corrects a shelf by a signed number of units (loss, damage, found). Safe to repeat with the same correlation id.';
+
+-- A stock-take: the shelf was counted. Writes the difference as one adjust
+-- movement, or nothing when the count agrees; returns the inventory row.
+-- Locks: inventory by (product_id, warehouse_id).
+-- Raises: DP006 when fewer were counted than are reserved, DP010 when the
+-- product was never stocked there, DP015 for a count below zero.
+create or replace function count_stock(
+    p_warehouse_id uuid,
+    p_product_id uuid,
+    p_quantity_available integer,
+    p_notes text default 'stock-take'
+) returns inventory
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_locked locked_stock[] := lock_stock(array[p_warehouse_id], array[p_product_id]);
+    v_row inventory;
+begin
+    if p_quantity_available is null or p_quantity_available < 0 then
+        raise exception using
+            errcode = 'DP015',
+            message = 'quantity makes no sense',
+            detail = format('A shelf cannot hold %s units.', coalesce(p_quantity_available::text, 'null')),
+            hint = 'Give the number of units counted, zero or more.';
+    end if;
+    if v_locked is null then
+        raise exception using
+            errcode = 'DP010',
+            message = 'product is not stocked in this warehouse',
+            detail = format('Product %s has no inventory row in warehouse %s.', p_product_id, p_warehouse_id),
+            hint = 'Receive stock of the product there first.';
+    end if;
+    if p_quantity_available <> v_locked[1].quantity_available then
+        perform move_stock(
+            'adjust', p_warehouse_id, p_product_id, p_quantity_available - v_locked[1].quantity_available,
+            new_id(), p_notes, null, null
+        );
+    end if;
+    select i.* into strict v_row
+    from inventory as i
+    where i.product_id = p_product_id and i.warehouse_id = p_warehouse_id;
+    return v_row;
+end
+$$;
+comment on function count_stock(uuid, uuid, integer, text) is
+    'Sets a shelf to what was counted, by an adjust movement of the difference.';
+
+-- Goods go from one warehouse to another: both movements or none, under one
+-- correlation id. Returns the two movements, transfer_out first.
+-- Locks: inventory by (product_id, warehouse_id), both rows before either moves.
+-- Raises: see move_stock; DP015 when both warehouses are the same.
+create or replace function transfer_stock(
+    p_from_warehouse_id uuid,
+    p_to_warehouse_id uuid,
+    p_product_id uuid,
+    p_quantity integer,
+    p_correlation_id uuid default new_id(),
+    p_notes text default null
+) returns setof stock_movements
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    if p_from_warehouse_id = p_to_warehouse_id then
+        raise exception using
+            errcode = 'DP015',
+            message = 'a transfer needs two warehouses',
+            detail = format('Both ends are warehouse %s.', p_from_warehouse_id),
+            hint = 'Name another warehouse to transfer to.';
+    end if;
+    -- The row that receives may be new; both must be there to be locked in order.
+    insert into inventory (product_id, warehouse_id)
+    select p.id, w.id
+    from products as p, warehouses as w
+    where p.id = p_product_id and w.id = p_to_warehouse_id
+    on conflict (product_id, warehouse_id) do nothing;
+    perform lock_stock(
+        array[p_from_warehouse_id, p_to_warehouse_id], array[p_product_id, p_product_id]
+    );
+    return next move_stock(
+        'transfer_out', p_from_warehouse_id, p_product_id, p_quantity, p_correlation_id,
+        p_notes, 'warehouse', p_to_warehouse_id
+    );
+    return next move_stock(
+        'transfer_in', p_to_warehouse_id, p_product_id, p_quantity, p_correlation_id,
+        p_notes, 'warehouse', p_from_warehouse_id
+    );
+end
+$$;
+comment on function transfer_stock(uuid, uuid, uuid, integer, uuid, text) is
+    'Moves units between two warehouses, both movements or none. Safe to repeat with the same correlation id.';
+
+-- How much there was of a product at a past moment, from the last movement
+-- before it. Reads one index entry. Locks nothing.
+create or replace function stock_at(p_warehouse_id uuid, p_product_id uuid, p_moment timestamptz)
+returns table (quantity_available integer, quantity_reserved integer)
+language sql stable
+set search_path = darkpearl, pg_temp
+begin atomic
+    select m.available_after, m.reserved_after
+    from stock_movements as m
+    where m.product_id = p_product_id and m.warehouse_id = p_warehouse_id and m.created_at <= p_moment
+    order by m.id desc
+    limit 1;
+end;
+comment on function stock_at(uuid, uuid, timestamptz) is
+    'On-hand and reserved units of a product in a warehouse as they were at a moment; no row if it was not stocked yet.';

@@ -1,0 +1,354 @@
+-- Placing and cancelling. An order is placed by inserting it; place_order() is
+-- the same in one call. The triggers here are the rules that hold for every
+-- client: lines are priced by the catalogue, frozen once placed, added up by
+-- the database, and an order has at least one.
+
+set local role darkpearl_owner;
+set local search_path = darkpearl, pg_temp;
+
+-- Trigger on each new line: takes the price from the catalogue.
+-- Locks nothing. Raises: DP002 when somebody else than service_role names
+-- another price, DP003 when the product is unknown or not sold any more.
+create or replace function price_order_item() returns trigger
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_price amount;
+    v_active boolean;
+begin
+    select p.unit_price, p.is_active into v_price, v_active
+    from products as p
+    where p.id = new.product_id;
+
+    if v_active is not true then
+        raise exception using
+            errcode = 'DP003',
+            message = 'product cannot be ordered',
+            detail = case
+                when v_active is null then format('There is no product %s.', new.product_id)
+                else format('Product %s is not sold any more.', new.product_id)
+            end,
+            hint = 'Choose an active product: select id, sku from products where is_active.';
+    end if;
+
+    if new.unit_price is null then
+        new.unit_price := v_price;
+    elsif new.unit_price <> v_price and not pg_has_role(current_user, 'service_role', 'usage') then
+        raise exception using
+            errcode = 'DP002',
+            message = 'price is not the catalogue''s',
+            detail = format('Product %s costs %s; the line says %s.', new.product_id, v_price, new.unit_price),
+            hint = 'Leave unit_price out. Only service_role may set another price.';
+    end if;
+    return new;
+end
+$$;
+comment on function price_order_item() is 'Trigger: gives each order line the price of the catalogue.';
+
+create or replace trigger order_items_take_the_catalogue_price
+before insert on order_items
+for each row execute function price_order_item();
+
+-- Trigger after a set of new lines: adds them to their orders' totals.
+-- Locks: the orders, which this transaction has just inserted.
+-- Raises: DP003 when a product is priced in another currency than its order,
+-- DP012 when an order was placed by an earlier transaction.
+create or replace function add_up_order_items() returns trigger
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_late uuid;
+    v_foreign record;
+begin
+    update orders as o
+    set total_amount = o.total_amount + i.line_total
+    from (
+        select n.order_id, n.warehouse_id, sum(n.line_total) as line_total
+        from new_items as n
+        group by n.order_id, n.warehouse_id
+    ) as i
+    where o.id = i.order_id and o.warehouse_id = i.warehouse_id
+        and o.placed_in = pg_current_xact_id() and o.created_at >= transaction_timestamp();
+
+    select n.order_id into v_late
+    from new_items as n
+    left join orders as o on o.id = n.order_id and o.warehouse_id = n.warehouse_id
+    -- The time tells apart a transaction of this cluster from one of the cluster
+    -- that an order was restored from.
+    where o.placed_in is distinct from pg_current_xact_id() or o.created_at < transaction_timestamp()
+    limit 1;
+    if found then
+        raise exception using
+            errcode = 'DP012',
+            message = 'order is already placed',
+            detail = format('Order %s was not placed by this transaction; its lines are frozen.', v_late),
+            hint = 'Insert an order and its order_items, with the same warehouse_id, in one transaction, or place a new order.';
+    end if;
+
+    select n.order_id, p.id as product_id, p.currency as product_currency, o.currency as order_currency
+    into v_foreign
+    from new_items as n
+    inner join orders as o on o.id = n.order_id and o.warehouse_id = n.warehouse_id
+    inner join products as p on p.id = n.product_id
+    where p.currency <> o.currency
+    limit 1;
+    if found then
+        raise exception using
+            errcode = 'DP003',
+            message = 'product is sold in another currency',
+            detail = format(
+                'Product %s is priced in %s, order %s is in %s.',
+                v_foreign.product_id, v_foreign.product_currency, v_foreign.order_id, v_foreign.order_currency
+            ),
+            hint = 'Place one order per currency.';
+    end if;
+    return null;
+end
+$$;
+comment on function add_up_order_items() is 'Trigger: keeps total_amount the sum of the lines and the lines of placed orders frozen.';
+
+create or replace trigger order_items_add_up
+after insert on order_items
+referencing new table as new_items
+for each statement execute function add_up_order_items();
+
+create or replace trigger order_items_refuse_change
+before update or delete on order_items
+for each row execute function refuse_change();
+
+create or replace trigger order_items_refuse_truncate
+before truncate on order_items
+for each statement execute function refuse_change();
+
+-- Trigger at commit: an order has lines. Locks nothing. Raises DP001.
+create or replace function refuse_empty_order() returns trigger
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    if not exists (
+        select from order_items as i
+        where i.order_id = new.id and i.warehouse_id = new.warehouse_id
+    ) then
+        raise exception using
+            errcode = 'DP001',
+            message = 'order has no lines',
+            detail = format('Order %s was to be committed without order_items.', new.id),
+            hint = 'Insert the order and its order_items in one transaction, or call place_order().';
+    end if;
+    return null;
+end
+$$;
+comment on function refuse_empty_order() is 'Constraint trigger, checked at commit: an order has at least one line.';
+
+do $$
+begin
+    if not exists (
+        select from pg_trigger
+        where tgrelid = 'orders'::regclass and tgname = 'orders_have_items'
+    ) then
+        create constraint trigger orders_have_items
+        after insert on orders
+        deferrable initially deferred
+        for each row execute function refuse_empty_order();
+    end if;
+end
+$$;
+
+-- Trigger: refuses a status that cannot follow the present one. Which can is
+-- in the WHEN clause below, so that a legal change costs no function call.
+create or replace function refuse_status() returns trigger
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = 'DP004',
+        message = format('order cannot go from %s to %s', old.status, new.status),
+        detail = format('Order %s is %s.', old.id, old.status),
+        hint = 'The status is the saga''s to set. To stop an order, call cancel_order().';
+end
+$$;
+comment on function refuse_status() is 'Trigger: raises for an order status that cannot follow the present one.';
+
+-- One transaction may take several steps, so the pairs skip the statuses that
+-- nobody could have seen (pending to payment_processing passes reserved).
+create or replace trigger orders_follow_the_allowed_transitions
+before update of status on orders
+for each row
+when (
+    old.status is distinct from new.status
+    and (old.status, new.status) not in (
+        ('pending', 'reserved'), ('pending', 'payment_processing'), ('pending', 'fulfilled'), ('pending', 'cancelled'),
+        ('reserved', 'payment_processing'), ('reserved', 'paid'), ('reserved', 'fulfilled'), ('reserved', 'cancelled'),
+        ('payment_processing', 'payment_failed'), ('payment_processing', 'paid'),
+        ('payment_processing', 'fulfilled'), ('payment_processing', 'cancelled'),
+        ('payment_failed', 'cancelled'),
+        ('paid', 'fulfilling'), ('paid', 'fulfilled'), ('paid', 'cancelled'),
+        ('fulfilling', 'fulfilled'), ('fulfilling', 'cancelled')
+    )
+)
+execute function refuse_status();
+
+-- Trigger: where an order belongs and who wants it never change.
+create or replace trigger orders_keep_their_identity
+before update on orders
+for each row
+when (
+    (old.id, old.warehouse_id, old.order_number, old.placed_in, old.created_at, old.currency)
+    is distinct from
+    (new.id, new.warehouse_id, new.order_number, new.placed_in, new.created_at, new.currency)
+    or old.customer_id is distinct from new.customer_id
+)
+execute function refuse_change();
+
+create or replace trigger orders_refuse_removal
+before delete on orders
+for each row execute function refuse_change();
+
+create or replace trigger orders_refuse_truncate
+before truncate on orders
+for each statement execute function refuse_change();
+
+-- Trigger: a new order is pending, worth nothing yet, and goes to a warehouse
+-- that takes orders. Locks nothing. Raises DP003.
+create or replace function start_order_clean() returns trigger
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    new.status := 'pending';
+    new.total_amount := 0;
+    new.placed_in := pg_current_xact_id();
+    if not exists (select from warehouses as w where w.id = new.warehouse_id and w.is_active) then
+        raise exception using
+            errcode = 'DP003',
+            message = 'warehouse takes no orders',
+            detail = format('Warehouse %s is unknown or inactive.', new.warehouse_id),
+            hint = 'Choose an active one: select id, code from warehouses where is_active.';
+    end if;
+    return new;
+end
+$$;
+comment on function start_order_clean() is 'Trigger: a new order starts pending with a total of zero, in an active warehouse.';
+
+create or replace trigger orders_start_clean
+before insert on orders
+for each row execute function start_order_clean();
+
+-- Places an order in one call, as the two inserts would: nothing here is
+-- checked that the tables do not check themselves.
+--
+-- p_items: [{"product_id": uuid, "quantity": int, "unit_price": number}, …],
+-- unit_price only from service_role. Locks nothing but what it inserts.
+-- Raises: DP001, DP002, DP003, DP015 for items that are no such array.
+create or replace function place_order(
+    p_warehouse_id uuid,
+    p_items jsonb,
+    p_customer_id uuid default null,
+    p_notes text default null,
+    p_currency text default 'USD',
+    p_order_id uuid default new_id()
+) returns orders
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_order orders;
+begin
+    if p_items is null or jsonb_typeof(p_items) <> 'array' then
+        raise exception using
+            errcode = 'DP015',
+            message = 'items must be an array',
+            detail = format('p_items is %s.', coalesce('a JSON ' || jsonb_typeof(p_items), 'null')),
+            hint = 'Pass [{"product_id": "…", "quantity": 1}].';
+    end if;
+
+    insert into orders (id, warehouse_id, customer_id, notes, currency)
+    values (p_order_id, p_warehouse_id, p_customer_id, p_notes, p_currency);
+
+    insert into order_items (order_id, warehouse_id, product_id, quantity, unit_price)
+    select p_order_id, p_warehouse_id, i.product_id, i.quantity, i.unit_price
+    from jsonb_to_recordset(p_items) as i (product_id uuid, quantity integer, unit_price numeric);
+
+    if not found then
+        raise exception using
+            errcode = 'DP001',
+            message = 'order has no lines',
+            detail = 'p_items is an empty array.',
+            hint = 'Pass at least one item.';
+    end if;
+
+    select o.* into strict v_order
+    from orders as o
+    where o.id = p_order_id and o.warehouse_id = p_warehouse_id;
+    return v_order;
+end
+$$;
+comment on function place_order(uuid, jsonb, uuid, text, text, uuid) is
+    'Places an order: place_order(warehouse_id, ''[{"product_id": "…", "quantity": 2}]''). Returns the order; its saga starts at commit.';
+
+-- Asks for an order to be stopped. The saga turns back at its next step: what
+-- it reserved is released, what it charged is given back. While an answer from
+-- the gateway is due, it waits for that first. Asking twice is asking once.
+--
+-- Returns the order as it stands now; it is cancelled once its saga is.
+-- Locks: the saga.
+-- Raises: DP007 when the order is fulfilled or its saga is stuck, DP010 when
+-- there is none.
+create or replace function cancel_order(p_order_id uuid, p_reason text default null) returns orders
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_saga sagas;
+    v_order orders;
+begin
+    select s.* into v_saga
+    from sagas as s
+    where s.id = p_order_id
+    for no key update;
+
+    select o.* into v_order
+    from orders as o
+    where o.id = p_order_id;
+    if not found then
+        raise exception using
+            errcode = 'DP010',
+            message = 'no such order',
+            detail = format('There is no order %s.', p_order_id),
+            hint = 'Look it up in order_overview.';
+    end if;
+
+    if v_saga.status in ('completed', 'stuck') then
+        raise exception using
+            errcode = 'DP007',
+            message = 'order cannot be cancelled any more',
+            detail = format('Order %s is %s, its saga is %s.', p_order_id, v_order.status, v_saga.status),
+            hint = case v_saga.status
+                when 'stuck' then 'An operator has to look at it first: see stuck_sagas.'
+                else 'What has been fulfilled can only be returned.'
+            end;
+    end if;
+
+    if not v_saga.cancel_requested and v_saga.status in ('running', 'waiting') then
+        insert into saga_events (saga_id, warehouse_id, event_type, message, actor)
+        values (v_saga.id, v_saga.warehouse_id, 'cancelled', p_reason, current_actor());
+        update sagas as s
+        set
+            cancel_requested = true,
+            ready_at = case when s.status = 'running' then clock() else s.ready_at end,
+            updated_at = clock()
+        where s.id = v_saga.id and s.warehouse_id = v_saga.warehouse_id;
+        perform ring_bell();
+    end if;
+    return v_order;
+end
+$$;
+comment on function cancel_order(uuid, text) is
+    'Asks for an order to be stopped; its saga releases and refunds. Refused once it is fulfilled.';

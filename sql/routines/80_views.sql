@@ -1,0 +1,242 @@
+-- What DBAs read. The overviews are for people; audit is the proof: it lists
+-- whatever contradicts the rules, foreign keys left out for speed included,
+-- and must be empty.
+
+set local role darkpearl_owner;
+set local search_path = darkpearl, pg_temp;
+
+create or replace view order_overview with (security_invoker = true) as
+select
+    o.id, o.order_number, o.status, o.total_amount, o.currency, o.customer_id,
+    w.code as warehouse,
+    p.status as payment_status,
+    s.status as saga_status,
+    coalesce(st.step_name, '') as saga_step,
+    o.created_at, o.updated_at, o.warehouse_id
+from orders as o
+inner join warehouses as w on w.id = o.warehouse_id
+left join payments as p on p.order_id = o.id and p.warehouse_id = o.warehouse_id
+left join sagas as s on s.id = o.id and s.warehouse_id = o.warehouse_id
+left join saga_steps as st on st.saga_type = s.saga_type and st.position = s.position;
+comment on view order_overview is 'Every order with its payment and where its saga stands.';
+
+create or replace view saga_overview with (security_invoker = true) as
+select
+    s.id, s.saga_type, s.status,
+    case when s.status in ('compensating', 'compensated', 'stuck') then st.undo_name else st.step_name end as current_step,
+    s.attempts, st.max_attempts, s.cancel_requested,
+    s.ready_at,
+    failure.error_code as last_error_code,
+    failure.message as last_error,
+    s.created_at, s.updated_at,
+    case when s.ready_at is null and s.status <> 'stuck' then s.updated_at end as completed_at,
+    s.warehouse_id
+from sagas as s
+left join saga_steps as st on st.saga_type = s.saga_type and st.position = s.position
+left join lateral (
+    select e.error_code, e.message
+    from saga_events as e
+    where e.saga_id = s.id and e.event_type = 'step_failed'
+    order by e.id desc
+    limit 1
+) as failure on true;
+comment on view saga_overview is 'Every saga: where it stands, its tries, its last failure.';
+
+create or replace view stuck_sagas with (security_invoker = true) as
+select
+    v.id, v.saga_type, v.current_step, v.last_error_code, v.last_error,
+    o.order_number, o.status as order_status, o.total_amount, o.currency,
+    p.status as payment_status,
+    p.captured_amount - p.refunded_amount as amount_held,
+    v.updated_at as stuck_since, v.warehouse_id
+from saga_overview as v
+left join orders as o on o.id = v.id and o.warehouse_id = v.warehouse_id
+left join payments as p on p.order_id = v.id and p.warehouse_id = v.warehouse_id
+where v.status = 'stuck';
+comment on view stuck_sagas is 'Sagas that need a person, with what is held. Then: retry_saga() or skip_step().';
+
+-- Where each saga stands by its events alone: the last event that moved it.
+create or replace view sagas_from_events with (security_invoker = true) as
+with step as (
+    select saga_type, position, step_name as name, true as forward, settle_function is not null as external
+    from saga_steps
+    union all
+    select saga_type, position, undo_name, false, undo_settle_function is not null
+    from saga_steps
+    where undo_name is not null
+),
+event as (
+    select
+        e.*, t.position, t.forward, t.external,
+        max(t.position) filter (where t.forward) over (partition by e.saga_id order by e.id) as reached
+    from saga_events as e
+    left join sagas as s on s.id = e.saga_id
+    left join step as t on t.saga_type = s.saga_type and t.name = e.step_name
+),
+last_move as (
+    select distinct on (saga_id) *
+    from event
+    where event_type <> 'cancelled'
+    order by saga_id, id desc
+)
+select
+    l.saga_id as id,
+    case l.event_type
+        when 'saga_completed' then 'completed'
+        when 'saga_compensated' then 'compensated'
+        when 'saga_stuck' then 'stuck'
+        when 'compensation_started' then 'compensating'
+        when 'step_compensated' then 'compensating'
+        when 'retried' then 'compensating'
+        when 'skipped' then 'compensating'
+        when 'step_waiting' then case when l.forward then 'waiting' else 'compensating' end
+        when 'step_failed' then case when l.forward then 'running' else 'compensating' end
+        else 'running'
+    end::saga_status as status,
+    case when l.event_type in ('step_waiting', 'step_failed') then l.attempt else 0 end::smallint as attempts,
+    l.created_at as updated_at
+from last_move as l;
+comment on view sagas_from_events is 'The status of each saga, rebuilt from saga_events alone.';
+
+create or replace view engine_health with (security_invoker = true) as
+select
+    count(*) filter (where s.ready_at <= t.now) as ready,
+    coalesce(extract(epoch from t.now - min(s.ready_at) filter (where s.ready_at <= t.now)), 0)::float8
+        as oldest_ready_seconds,
+    count(*) filter (where s.ready_at > t.now and s.status = 'waiting') as waiting,
+    count(*) filter (where s.ready_at > t.now and s.status <> 'waiting') as backing_off,
+    (select count(*) from sagas as k where k.status = 'stuck') as stuck,
+    pg_notification_queue_usage() as notification_queue_usage
+from (select clock() as now) as t
+left join sagas as s on s.ready_at is not null
+group by t.now;
+comment on view engine_health is 'The queue in one row: what is ready, how long it has been, what waits, what is stuck.';
+
+create or replace view audit with (security_invoker = true) as
+-- The ledger adds up to the shelves.
+select 'inventory is not the sum of its ledger' as finding, i.product_id as subject,
+    format('warehouse %s: %s/%s on the row, %s/%s in the ledger', i.warehouse_id,
+        i.quantity_available, i.quantity_reserved, coalesce(m.available, 0), coalesce(m.reserved, 0)) as detail
+from inventory as i
+left join (
+    select
+        product_id, warehouse_id,
+        sum(case when movement_type in ('receive', 'transfer_in', 'adjust') then quantity
+            when movement_type in ('transfer_out', 'fulfill') then -quantity else 0 end) as available,
+        sum(case when movement_type = 'reserve' then quantity
+            when movement_type in ('release', 'fulfill') then -quantity else 0 end) as reserved
+    from stock_movements
+    group by product_id, warehouse_id
+) as m using (product_id, warehouse_id)
+where (i.quantity_available, i.quantity_reserved) is distinct from (coalesce(m.available, 0), coalesce(m.reserved, 0))
+union all
+-- … at every moment, and never below zero.
+select 'movement does not follow from the one before', r.product_id,
+    format('movement %s: %s/%s after it, replay says %s/%s', r.id, r.available_after, r.reserved_after, r.available, r.reserved)
+from (
+    select
+        m.*,
+        sum(case when movement_type in ('receive', 'transfer_in', 'adjust') then quantity
+            when movement_type in ('transfer_out', 'fulfill') then -quantity else 0 end)
+            over (partition by product_id, warehouse_id order by id) as available,
+        sum(case when movement_type = 'reserve' then quantity
+            when movement_type in ('release', 'fulfill') then -quantity else 0 end)
+            over (partition by product_id, warehouse_id order by id) as reserved
+    from stock_movements as m
+) as r
+where (r.available_after, r.reserved_after) is distinct from (r.available, r.reserved)
+    or r.available < 0 or r.reserved < 0 or r.reserved > r.available
+union all
+select 'movement names no inventory row', m.product_id, format('%s movements in warehouse %s', count(*), m.warehouse_id)
+from stock_movements as m
+where not exists (
+    select from inventory as i where i.product_id = m.product_id and i.warehouse_id = m.warehouse_id
+)
+group by m.product_id, m.warehouse_id
+having sum(case when movement_type in ('receive', 'transfer_in', 'adjust') then quantity
+    when movement_type in ('transfer_out', 'fulfill') then -quantity else 0 end) <> 0
+union all
+-- Orders.
+select 'order total is not the sum of its lines', o.id, format('%s, lines %s', o.total_amount, coalesce(i.total, 0))
+from orders as o
+left join (
+    select order_id, warehouse_id, sum(line_total) as total from order_items group by order_id, warehouse_id
+) as i on i.order_id = o.id and i.warehouse_id = o.warehouse_id
+where o.total_amount is distinct from i.total
+union all
+select 'order has no saga', o.id, o.status::text
+from orders as o
+left join sagas as s on s.id = o.id and s.warehouse_id = o.warehouse_id
+where s.id is null
+union all
+select 'saga has no order', s.id, s.status::text
+from sagas as s
+left join orders as o on o.id = s.id and o.warehouse_id = s.warehouse_id
+where s.saga_type = 'order_fulfilment' and o.id is null
+union all
+select 'order and saga disagree', o.id, format('order %s, saga %s', o.status, s.status)
+from orders as o
+inner join sagas as s on s.id = o.id and s.warehouse_id = o.warehouse_id
+where (s.status = 'completed') <> (o.status = 'fulfilled')
+    or (s.status = 'compensated') <> (o.status = 'cancelled')
+union all
+-- What an ended order holds: nothing; what a fulfilled one took: its lines.
+select 'ended order does not balance in the ledger', o.id,
+    format('%s: reserved %s, released %s, fulfilled %s, ordered %s', o.status, m.reserved, m.released, m.fulfilled, i.quantity)
+from orders as o
+inner join (
+    select order_id, warehouse_id, sum(quantity) as quantity from order_items group by order_id, warehouse_id
+) as i on i.order_id = o.id and i.warehouse_id = o.warehouse_id
+left join lateral (
+    select
+        coalesce(sum(quantity) filter (where movement_type = 'reserve'), 0) as reserved,
+        coalesce(sum(quantity) filter (where movement_type = 'release'), 0) as released,
+        coalesce(sum(quantity) filter (where movement_type = 'fulfill'), 0) as fulfilled
+    from stock_movements as m
+    where m.correlation_id = o.id and m.warehouse_id = o.warehouse_id
+) as m on true
+where (o.status = 'fulfilled' and (m.reserved <> i.quantity or m.fulfilled <> i.quantity or m.released <> 0))
+    or (o.status = 'cancelled' and (m.reserved <> m.released or m.fulfilled <> 0))
+union all
+select 'movement of a saga that does not exist', m.correlation_id, format('%s of %s', m.movement_type, m.quantity)
+from stock_movements as m
+where m.movement_type in ('reserve', 'release', 'fulfill')
+    and not exists (select from sagas as s where s.id = m.correlation_id and s.warehouse_id = m.warehouse_id)
+union all
+-- Payments.
+select 'payment has no order', p.order_id, p.status::text
+from payments as p
+where not exists (select from orders as o where o.id = p.order_id and o.warehouse_id = p.warehouse_id)
+union all
+select 'order and payment disagree', o.id,
+    format('order %s over %s, payment %s: captured %s, refunded %s', o.status, o.total_amount,
+        coalesce(p.status::text, 'none'), p.captured_amount, p.refunded_amount)
+from orders as o
+left join payments as p on p.order_id = o.id and p.warehouse_id = o.warehouse_id
+left join sagas as s on s.id = o.id and s.warehouse_id = o.warehouse_id
+-- While a saga turns back the order keeps the status it had.
+where (o.status in ('paid', 'fulfilling', 'fulfilled') and s.status not in ('compensating', 'stuck')
+        and (p.captured_amount is distinct from o.total_amount or p.refunded_amount <> 0))
+    or (
+        o.status = 'cancelled'
+        and (p.captured_amount <> p.refunded_amount or p.status in ('requested', 'void_requested'))
+        -- What an operator has seen to by hand is in no row but the event that says so.
+        and not exists (
+            select from saga_events as e
+            where e.saga_id = o.id and e.event_type = 'skipped' and e.step_name = 'void_payment'
+        )
+    )
+union all
+-- Events.
+select 'event has no saga', e.saga_id, e.event_type::text
+from saga_events as e
+where not exists (select from sagas as s where s.id = e.saga_id and s.warehouse_id = e.warehouse_id)
+union all
+select 'saga and its events disagree', s.id, format('%s, events say %s', s.status, coalesce(e.status::text, 'nothing'))
+from sagas as s
+left join sagas_from_events as e using (id)
+where s.status is distinct from e.status
+    -- What retention has dropped can't be asked.
+    and (e.id is not null or s.ready_at is not null
+        or s.created_at >= (select min(k.created_at) from saga_events as k));
+comment on view audit is 'Everything that contradicts the rules. Must be empty: select * from audit.';

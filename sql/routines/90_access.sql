@@ -1,0 +1,212 @@
+-- Who may do what, on one page.
+--
+--   anon, authenticated, service_role  callers of the HTTP API, which takes
+--                                      them on with SET LOCAL ROLE
+--   darkpearl_api                      the API's login; can do nothing by itself
+--   darkpearl_app                      an application that writes SQL
+--   darkpearl_listener                 the listener: runs the engine, reads nothing
+--   darkpearl_reader                   DBAs and reports: reads all, writes nothing
+--   darkpearl_owner                    owns everything, cannot log in
+--
+-- Passwords are the administrator's to set: alter role darkpearl_app password '…'.
+
+set local role none;
+
+do $$
+declare
+    v_role text;
+begin
+    foreach v_role in array array[
+        'anon', 'authenticated', 'service_role', 'darkpearl_app',
+        'darkpearl_listener', 'darkpearl_reader', 'darkpearl_api'
+    ] loop
+        begin
+            execute format(
+                'create role %I %s', v_role,
+                case
+                    when v_role = 'darkpearl_api' then 'login noinherit'
+                    when v_role like 'darkpearl%' then 'login'
+                    else 'nologin'
+                end
+            );
+        exception
+            when duplicate_object or unique_violation then null;
+        end;
+    end loop;
+    foreach v_role in array array['anon', 'authenticated', 'service_role'] loop
+        if not pg_has_role('darkpearl_api', v_role, 'member') then
+            begin
+                execute format('grant %I to darkpearl_api', v_role);
+            exception
+                when unique_violation then null;
+            end;
+        end if;
+    end loop;
+    -- So that "select * from saga_events" just works. A setting of the role in
+    -- this database: other databases of the server are none of ours.
+    foreach v_role in array array[
+        'anon', 'authenticated', 'service_role', 'darkpearl_app',
+        'darkpearl_listener', 'darkpearl_reader', 'darkpearl_api'
+    ] loop
+        execute format(
+            'alter role %I in database %I set search_path = darkpearl', v_role, current_database()
+        );
+    end loop;
+end
+$$;
+
+set local role darkpearl_owner;
+set local search_path = darkpearl, pg_temp;
+
+-- From nothing …
+revoke all on all tables in schema darkpearl from
+public, anon, authenticated, service_role, darkpearl_app, darkpearl_listener, darkpearl_reader, darkpearl_api;
+revoke all on all functions in schema darkpearl from
+public, anon, authenticated, service_role, darkpearl_app, darkpearl_listener, darkpearl_reader, darkpearl_api;
+
+-- … to what each needs.
+grant usage on schema darkpearl to
+anon, authenticated, service_role, darkpearl_app, darkpearl_listener, darkpearl_reader, darkpearl_api;
+grant execute on function clock(), new_id(), current_actor(), current_customer() to public;
+
+-- The catalogue.
+grant select on products, warehouses to anon, authenticated, service_role, darkpearl_app, darkpearl_reader;
+grant insert, update, delete on products, warehouses to service_role;
+
+-- Stock: read, never write; quantities move by the functions alone.
+grant select on inventory to service_role, darkpearl_app, darkpearl_reader;
+grant select (id, product_id, warehouse_id, quantity_sellable) on inventory to anon, authenticated;
+grant insert (product_id, warehouse_id, reorder_point, reorder_quantity) on inventory to service_role;
+grant update (reorder_point, reorder_quantity) on inventory to service_role;
+grant delete on inventory to service_role;
+grant select on stock_movements to service_role, darkpearl_app, darkpearl_reader;
+grant execute on function
+receive_stock(uuid, uuid, integer, uuid, text, text, uuid),
+adjust_stock(uuid, uuid, integer, uuid, text, text, uuid),
+count_stock(uuid, uuid, integer, text),
+transfer_stock(uuid, uuid, uuid, integer, uuid, text)
+to service_role;
+grant execute on function stock_at(uuid, uuid, timestamptz) to service_role, darkpearl_app, darkpearl_reader;
+
+-- Orders: placed and read. Status, total and number are not among the columns.
+grant select on orders, order_items to authenticated, service_role, darkpearl_app, darkpearl_reader;
+grant insert (id, warehouse_id, customer_id, currency, notes) on orders to
+authenticated, service_role, darkpearl_app;
+grant insert (order_id, warehouse_id, product_id, quantity, unit_price) on order_items to
+authenticated, service_role, darkpearl_app;
+grant update (notes) on orders to service_role, darkpearl_app;
+grant execute on function place_order(uuid, jsonb, uuid, text, text, uuid) to
+authenticated, service_role, darkpearl_app;
+grant execute on function cancel_order(uuid, text) to service_role, darkpearl_app;
+
+-- Payments, sagas and history: read.
+grant select on payments, sagas, saga_events to authenticated, service_role, darkpearl_app, darkpearl_reader;
+grant select on saga_steps to authenticated, service_role, darkpearl_app, darkpearl_reader;
+grant update (max_attempts, backoff_seconds, timeout_seconds) on saga_steps to service_role;
+grant execute on function retry_saga(uuid, text), skip_step(uuid, text) to service_role;
+
+-- The engine.
+grant execute on function
+advance(integer, uuid[]), settle(jsonb, uuid[]), close_gate(), open_gate(), gate_key(),
+ensure_event_partitions(integer)
+to darkpearl_listener;
+
+-- Views show what the caller may see of the tables under them.
+grant select on order_overview, saga_overview, stuck_sagas, engine_health, sagas_from_events
+to service_role, darkpearl_app, darkpearl_reader;
+grant select on audit to service_role, darkpearl_reader;
+
+-- Row-level security: on every table, for its owner too. What no policy
+-- allows is not there; a policy that is not on this page goes.
+do $$
+declare
+    v_table regclass;
+    v_policy record;
+begin
+    for v_policy in
+        select p.policyname, p.tablename from pg_policies as p where p.schemaname = 'darkpearl'
+    loop
+        execute format('drop policy %I on %I', v_policy.policyname, v_policy.tablename);
+    end loop;
+    for v_table in
+        select c.oid
+        from pg_class as c
+        where c.relnamespace = 'darkpearl'::regnamespace and c.relkind in ('r', 'p')
+    loop
+        execute format('alter table %s enable row level security, force row level security', v_table);
+        execute format(
+            'create policy "the owner''s functions see everything" on %s to darkpearl_owner using (true) with check (true)',
+            v_table
+        );
+    end loop;
+end
+$$;
+
+do $$
+declare
+    v_table text;
+begin
+    -- Staff, applications and reports see every row of what they may select.
+    foreach v_table in array array[
+        'products', 'warehouses', 'inventory', 'stock_movements', 'orders', 'order_items',
+        'payments', 'saga_steps', 'sagas', 'saga_events'
+    ] loop
+        execute format(
+            'create policy "staff, applications and reports read everything" on %I for select '
+            'to service_role, darkpearl_app, darkpearl_reader using (true)', v_table
+        );
+    end loop;
+    -- Staff edit what their grants let them edit.
+    foreach v_table in array array['products', 'warehouses', 'inventory', 'saga_steps'] loop
+        execute format(
+            'create policy "staff edit" on %I to service_role using (true) with check (true)', v_table
+        );
+    end loop;
+end
+$$;
+
+create policy "staff and applications place orders" on orders
+for insert to service_role, darkpearl_app with check (true);
+
+create policy "staff and applications annotate orders" on orders
+for update to service_role, darkpearl_app using (true) with check (true);
+
+create policy "staff and applications add lines" on order_items
+for insert to service_role, darkpearl_app with check (true);
+
+create policy "everybody sees what is sold" on products
+for select to anon, authenticated using (is_active);
+
+create policy "everybody sees where from" on warehouses
+for select to anon, authenticated using (is_active);
+
+create policy "everybody sees what can be sold" on inventory
+for select to anon, authenticated using (true);
+
+create policy "customers see their own orders" on orders
+for select to authenticated using (customer_id = (select current_customer()));
+
+create policy "customers place orders for themselves" on orders
+for insert to authenticated with check (customer_id = (select current_customer()));
+
+-- What belongs to an order is seen by who sees the order.
+do $$
+declare
+    v_table text;
+    v_column text;
+begin
+    for v_table, v_column in
+        values ('order_items', 'order_id'), ('payments', 'order_id'), ('sagas', 'id'), ('saga_events', 'saga_id')
+    loop
+        execute format(
+            'create policy "customers see what belongs to their orders" on %1$I for select to authenticated '
+            'using (exists (select from darkpearl.orders as o where o.id = %1$I.%2$I))',
+            v_table, v_column
+        );
+    end loop;
+end
+$$;
+
+create policy "customers add lines to their orders" on order_items
+for insert to authenticated
+with check (exists (select from orders as o where o.id = order_id));

@@ -1,0 +1,117 @@
+-- The ground everything stands on: the schema, the role that owns it, the
+-- enums, and the two functions that column defaults need before any routine
+-- exists (the clock and the ids).
+--
+-- Everything DarkPearl has lives in schema darkpearl and belongs to
+-- darkpearl_owner, a role that cannot log in. SECURITY DEFINER functions run
+-- as that role, so not even a bug in one of them reaches beyond the schema.
+
+do $$
+begin
+    create role darkpearl_owner nologin;
+exception
+    when duplicate_object or unique_violation then null;
+end
+$$;
+
+do $$
+begin
+    -- Since 16, who creates a role is a member of it that may not yet act as it.
+    if not pg_has_role(
+        current_user, 'darkpearl_owner',
+        case when current_setting('server_version_num')::int >= 160000 then 'set' else 'member' end
+    ) then
+        execute format('grant darkpearl_owner to %I', current_user);
+    end if;
+end
+$$;
+
+create schema darkpearl authorization darkpearl_owner;
+set local role darkpearl_owner;
+set local search_path = darkpearl, pg_temp;
+
+comment on schema darkpearl is
+    'Order fulfilment: catalogue, stock ledger, orders, payments, sagas. Start with select * from order_overview.';
+
+-- Nobody may call a function of ours unless routines/90_access.sql says so.
+alter default privileges for role darkpearl_owner revoke execute on functions from public;
+
+create type order_status as enum (
+    'pending', 'reserved', 'payment_processing', 'payment_failed',
+    'paid', 'fulfilling', 'fulfilled', 'cancelled'
+);
+
+create type movement_type as enum (
+    'receive', 'transfer_out', 'transfer_in', 'adjust', 'reserve', 'release', 'fulfill'
+);
+
+create type payment_status as enum (
+    'requested', 'captured', 'declined', 'void_requested', 'voided', 'refunded'
+);
+
+create type saga_status as enum (
+    'running', 'waiting', 'compensating', 'completed', 'compensated', 'stuck'
+);
+
+create type saga_event_type as enum (
+    'saga_started', 'step_completed', 'step_waiting', 'step_failed',
+    'compensation_started', 'step_compensated',
+    'saga_completed', 'saga_compensated', 'saga_stuck',
+    'retried', 'cancelled', 'skipped'
+);
+
+-- What a step function says of one saga. 'failed' is only ever written by the
+-- engine, for a step that raised: steps themselves return or raise.
+create type step_result as enum ('done', 'refused', 'waiting', 'failed');
+
+-- An amount of money in major units. Four decimals hold every ISO 4217
+-- currency; the upper bound also refuses 'NaN' and 'Infinity'.
+create domain amount as numeric
+    constraint amount_is_a_sane_sum check (value >= 0 and value < 1e12 and scale(value) <= 4);
+
+create domain currency_code as text
+    constraint currency_is_iso_4217 check (value ~ '^[A-Z]{3}$');
+
+-- The only clock. Every timer and time stamp of ours reads it, so that a test
+-- can turn it by replacing the function; in production there is nothing to turn.
+create function clock() returns timestamptz
+language sql volatile parallel safe
+begin atomic
+    select clock_timestamp();
+end;
+comment on function clock() is 'The time by which every DarkPearl timer and time stamp goes.';
+
+-- UUIDv7: ids that sort by time keep index inserts at the right edge. Built in
+-- since PostgreSQL 18; below, a random UUID whose first 48 bits are the
+-- milliseconds of the Unix time.
+do $$
+begin
+    if current_setting('server_version_num')::int >= 180000 then
+        create function new_id() returns uuid
+        language sql volatile parallel safe
+        return uuidv7();
+    else
+        create function new_id() returns uuid
+        language sql volatile parallel safe
+        return encode(
+            set_bit(
+                set_bit(
+                    overlay(
+                        uuid_send(gen_random_uuid())
+                        placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
+                        from 1 for 6
+                    ),
+                    52, 1
+                ),
+                53, 1
+            ),
+            'hex'
+        )::uuid;
+    end if;
+end
+$$;
+comment on function new_id() is 'A new UUIDv7: unique, and sorted by the time it was made.';
+
+-- Both are called by column defaults, whoever inserts.
+grant execute on function clock() to public;
+grant execute on function new_id() to public;

@@ -1,0 +1,37 @@
+-- What can be sold, and from where. Reference data: small, shared by every
+-- warehouse, the only tables that other tables may point at across warehouses.
+
+create table products (
+    id uuid primary key default new_id(),
+    sku text not null,
+    name text not null,
+    description text,
+    unit_price amount not null default 0,
+    currency currency_code not null default 'USD',
+    is_active boolean not null default true,
+    created_at timestamptz not null default clock(),
+    updated_at timestamptz not null default clock(),
+    constraint products_sku_is_unique unique (sku),
+    constraint products_sku_is_short_and_not_blank check (sku ~ '\S' and length(sku) <= 100),
+    constraint products_name_is_short_and_not_blank check (name ~ '\S' and length(name) <= 255),
+    constraint products_description_is_bounded check (length(description) <= 10000)
+);
+comment on table products is 'The catalogue. An order line takes its price from here.';
+comment on column products.unit_price is 'Price of one unit, in major units of currency.';
+comment on column products.is_active is 'An inactive product stays in old orders and refuses new ones.';
+
+create table warehouses (
+    id uuid primary key default new_id(),
+    code text not null,
+    name text not null,
+    address text,
+    is_active boolean not null default true,
+    created_at timestamptz not null default clock(),
+    updated_at timestamptz not null default clock(),
+    constraint warehouses_code_is_unique unique (code),
+    constraint warehouses_code_is_short_and_not_blank check (code ~ '\S' and length(code) <= 50),
+    constraint warehouses_name_is_short_and_not_blank check (name ~ '\S' and length(name) <= 255),
+    constraint warehouses_address_is_bounded check (length(address) <= 1000)
+);
+comment on table warehouses is 'Where stock lies. Its id is part of every key of what belongs to it.';
+comment on column warehouses.is_active is 'An inactive warehouse refuses new orders; running ones end normally.';

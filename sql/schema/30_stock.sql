@@ -1,0 +1,65 @@
+-- Stock: one row per product and warehouse that says how much there is, and
+-- the ledger that says why. The ledger is the only writer of the quantities:
+-- apply_movements() appends to it and moves the row in the same statement pair.
+--
+-- quantity_available is what is physically on the shelf, promised units
+-- included; quantity_reserved the promised part; the difference can be sold.
+
+create table inventory (
+    id uuid not null default new_id(),
+    product_id uuid not null references products (id),
+    warehouse_id uuid not null references warehouses (id),
+    quantity_available integer not null default 0,
+    quantity_reserved integer not null default 0,
+    quantity_sellable integer not null
+    generated always as (quantity_available - quantity_reserved) stored,
+    reorder_point integer not null default 10,
+    reorder_quantity integer not null default 50,
+    created_at timestamptz not null default clock(),
+    updated_at timestamptz not null default clock(),
+    constraint inventory_pkey primary key (id, warehouse_id),
+    constraint inventory_product_is_stocked_once unique (product_id, warehouse_id),
+    constraint inventory_reserved_within_available
+    check (0 <= quantity_reserved and quantity_reserved <= quantity_available),
+    constraint inventory_quantity_is_bounded check (quantity_available <= 1000000000),
+    constraint inventory_reorder_point_is_sane check (reorder_point between 0 and 1000000000),
+    constraint inventory_reorder_quantity_is_sane check (reorder_quantity between 0 and 1000000000)
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
+comment on table inventory is 'How much of a product a warehouse has. Quantities change only through the ledger.';
+comment on column inventory.quantity_available is 'Units on the shelf, reserved ones included.';
+comment on column inventory.quantity_reserved is 'Units on the shelf that are promised to orders.';
+comment on column inventory.quantity_sellable is 'Units that a new order can have: available - reserved.';
+comment on column inventory.reorder_point is 'At or below this many units on the shelf the row counts as low stock.';
+
+create table stock_movements (
+    id bigint generated always as identity,
+    correlation_id uuid not null,
+    warehouse_id uuid not null,
+    product_id uuid not null,
+    movement_type movement_type not null,
+    quantity integer not null,
+    available_after integer not null,
+    reserved_after integer not null,
+    reference_type text,
+    reference_id uuid,
+    notes text,
+    actor text,
+    created_at timestamptz not null default clock(),
+    constraint stock_movements_pkey primary key (id, warehouse_id),
+    constraint stock_movements_happen_once
+    unique (correlation_id, movement_type, product_id, warehouse_id),
+    constraint stock_movements_quantity_is_signed_by_type
+    check (quantity > 0 or (movement_type = 'adjust' and quantity < 0)),
+    constraint stock_movements_notes_are_bounded check (length(notes) <= 2000),
+    constraint stock_movements_reference_type_is_bounded check (length(reference_type) <= 50)
+);
+create index stock_movements_history_idx on stock_movements (product_id, warehouse_id, id);
+create index stock_movements_reference_idx on stock_movements (reference_id)
+where reference_id is not null;
+comment on table stock_movements is
+    'The ledger: append-only, one row per change of stock, with the quantities after it.';
+comment on column stock_movements.correlation_id is
+    'The operation this row belongs to; a movement of a saga carries the id of its order. Repeating an operation adds nothing.';
+comment on column stock_movements.quantity is 'Units moved: positive, except for adjust, which is signed.';
+comment on column stock_movements.available_after is 'quantity_available of the inventory row after this movement.';
+comment on column stock_movements.reserved_after is 'quantity_reserved of the inventory row after this movement.';

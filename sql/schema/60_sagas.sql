@@ -1,0 +1,112 @@
+-- Sagas: the plan of each type as rows, where each saga stands, and its
+-- history. A saga about an order carries the order's id, so that one id leads
+-- from the HTTP request to the gateway and to the last event.
+
+create table saga_steps (
+    saga_type text not null,
+    position smallint not null,
+    step_name text not null,
+    step_function text not null,
+    settle_function text,
+    undo_name text,
+    undo_function text,
+    undo_settle_function text,
+    order_status_waiting order_status,
+    order_status_done order_status,
+    order_status_refused order_status,
+    max_attempts smallint not null default 5,
+    backoff_seconds numeric not null default 1,
+    timeout_seconds numeric not null default 30,
+    constraint saga_steps_pkey primary key (saga_type, position),
+    constraint saga_steps_name_is_unique unique (saga_type, step_name),
+    constraint saga_steps_start_at_one check (position >= 1),
+    constraint saga_steps_undo_has_a_name check ((undo_name is null) = (undo_function is null)),
+    constraint saga_steps_max_attempts_is_sane check (max_attempts between 1 and 100),
+    constraint saga_steps_backoff_is_sane check (backoff_seconds between 0 and 3600),
+    constraint saga_steps_timeout_is_sane check (timeout_seconds between 0.01 and 86400)
+);
+comment on table saga_steps is 'The plan of each saga type: its steps in order, each with its undo.';
+comment on column saga_steps.step_function is 'Function of this schema: (warehouse_ids uuid[], saga_ids uuid[]) returns setof step_outcome.';
+comment on column saga_steps.settle_function is
+    'Set for an external step: takes the answers, (warehouse_ids, saga_ids, answers jsonb[]) returns setof step_outcome.';
+comment on column saga_steps.max_attempts is 'After so many tries a step counts as failed for good. Yours to tune.';
+comment on column saga_steps.backoff_seconds is 'Wait before the second try; doubles with each, at most an hour, with jitter. Yours to tune.';
+comment on column saga_steps.timeout_seconds is 'How long an external answer may take before the call is made again. Yours to tune.';
+
+create table sagas (
+    id uuid not null,
+    warehouse_id uuid not null,
+    saga_type text not null,
+    status saga_status not null default 'running',
+    position smallint not null default 1,
+    attempts smallint not null default 0,
+    cancel_requested boolean not null default false,
+    lease_token bigint not null default 0,
+    ready_at timestamptz default clock(),
+    created_at timestamptz not null default clock(),
+    updated_at timestamptz not null default clock(),
+    constraint sagas_pkey primary key (id, warehouse_id),
+    constraint sagas_rest_when_they_end
+    check ((status in ('completed', 'compensated', 'stuck')) = (ready_at is null))
+) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
+create index sagas_ready_idx on sagas (ready_at, id) where ready_at is not null;
+create index sagas_stuck_idx on sagas (updated_at) where status = 'stuck';
+comment on table sagas is 'Where each saga stands. Narrow: what the claim reads. The story is in saga_events.';
+comment on column sagas.id is 'For a saga about an order: the id of the order.';
+comment on column sagas.position is 'The step it is at (saga_steps.position).';
+comment on column sagas.attempts is 'Tries of the current step so far.';
+comment on column sagas.lease_token is 'Fencing token: grows with every external request; an answer with an old one is refused.';
+comment on column sagas.ready_at is 'When the engine looks at it next: at once, after a backoff, or when a lease runs out. Null once it has ended.';
+
+create table saga_events (
+    id bigint generated always as identity,
+    saga_id uuid not null,
+    warehouse_id uuid not null,
+    event_type saga_event_type not null,
+    step_name text,
+    attempt smallint,
+    error_code text,
+    message text,
+    next_attempt_at timestamptz,
+    actor text,
+    started_at timestamptz,
+    created_at timestamptz not null default clock(),
+    constraint saga_events_pkey primary key (saga_id, id, warehouse_id, created_at)
+) partition by range (created_at);
+create table saga_events_default partition of saga_events default;
+comment on table saga_events is 'The history of every saga: append-only, one row per transition.';
+comment on column saga_events.error_code is 'SQLSTATE of what went wrong; class DP is ours.';
+comment on column saga_events.started_at is 'When the step began; created_at is when it ended.';
+comment on column saga_events.next_attempt_at is 'When it is tried again, or when the lease of an external request runs out.';
+
+-- One row of a pass: a saga that has been claimed and what became of it so far.
+create type saga_work as (
+    saga_id uuid,
+    warehouse_id uuid,
+    saga_type text,
+    status saga_status,
+    position smallint,
+    attempts smallint,
+    cancel_requested boolean,
+    lease_token bigint,
+    ready_at timestamptz,
+    order_status order_status,
+    parked boolean
+);
+
+-- What a step function returns, one row per saga it was given.
+create type step_outcome as (
+    saga_id uuid,
+    result step_result,
+    error_code text,
+    message text,
+    request json
+);
+
+-- An inventory row that this transaction has locked, as it was found.
+create type locked_stock as (
+    product_id uuid,
+    warehouse_id uuid,
+    quantity_available integer,
+    quantity_reserved integer
+);

@@ -1,0 +1,119 @@
+"""A shop with an API in front of it, in one process: no socket, no listener."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+from litestar import Litestar
+from psycopg.types.json import Jsonb
+
+from darkpearl import database
+from darkpearl.api.app import create_app
+from darkpearl.config import Settings
+
+Json = dict[str, Any]
+
+
+@pytest.fixture
+async def shop(open_shop: Callable[..., Awaitable[Any]]) -> Any:
+    """100 units of product P0, 5 of P1, at 10.00, in warehouse W."""
+    shop = await open_shop(100, 5)
+    for number, product in enumerate(shop.products):
+        await shop.fetch(
+            "update products set sku = %s, name = %s where id = %s returning id",
+            [f"P{number}", f"Product {number}", product],
+        )
+    await shop.fetch("update warehouses set code = 'W', name = 'W' returning id")
+    return shop
+
+
+@pytest.fixture
+async def app(database_url: str) -> AsyncIterator[Litestar]:
+    """The application, started, with the rights of the API's login."""
+    app = create_app(Settings(pool_size=4), database.as_role(database_url, "darkpearl_api"))
+    async with app.lifespan():
+        yield app
+
+
+@pytest.fixture
+async def api(app: Litestar) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of it."""
+    transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+        yield client
+
+
+@pytest.fixture
+def order_body(shop: Any) -> Callable[..., Json]:
+    """The body of an order over (index of the product, quantity) lines."""
+
+    def body(*lines: tuple[int, int], **more: Any) -> Json:
+        items = [{"product_id": str(shop.products[p]), "quantity": q} for p, q in lines]
+        return {"warehouse_id": str(shop.warehouse), "items": items, **more}
+
+    return body
+
+
+@pytest.fixture
+def run_sagas(shop: Any) -> Callable[..., Awaitable[None]]:
+    """Takes every saga to its end, as a listener whose gateway gives one answer to all."""
+
+    async def run(outcome: str | None = "approved") -> None:
+        while requests := [
+            request
+            for (group,) in await shop.fetch("select requests from advance()")
+            for request in group or []
+        ]:
+            if outcome is None:
+                return
+            answer = {"outcome": outcome, "gateway": "test", "reference": "ref-1"}
+            if outcome == "declined":
+                answer["code"] = "card_declined"
+            answers = [
+                {
+                    "saga_id": each["saga_id"],
+                    "lease_token": each["lease_token"],
+                    "answer": answer,
+                }
+                for each in requests
+            ]
+            await shop.fetch("select * from settle(%s)", [Jsonb(answers)])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def problem() -> Callable[..., Json]:
+    """The document of a response, checked for status, code and shape."""
+
+    def told(response: httpx.Response, status: int, code: str = "") -> Json:
+        assert response.status_code == status, response.text
+        assert response.headers["content-type"] == "application/problem+json"
+        document: Json = response.json()
+        assert document["status"] == status
+        assert document["title"]
+        assert document["instance"] == response.request.url.path
+        assert document["type"] == (f"/problems/{code}" if code else "about:blank")
+        assert document.get("code", "") == code
+        return document
+
+    return told
+
+
+@pytest.fixture
+def listed(api: httpx.AsyncClient) -> Callable[..., Awaitable[list[Json]]]:
+    """The data of the list at a path with some parameters, checked for its shape."""
+
+    async def fetch(path: str, **parameters: Any) -> list[Json]:
+        response = await api.get(path, params=parameters)
+        assert response.status_code == 200, response.text
+        page = response.json()
+        assert page.keys() == {"data", "count", "limit", "offset"}
+        assert page["limit"] == int(parameters.get("limit", 100))
+        assert page["offset"] == int(parameters.get("offset", 0))
+        assert page["count"] >= len(page["data"])
+        data: list[Json] = page["data"]
+        return data
+
+    return fetch

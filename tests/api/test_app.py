@@ -1,0 +1,210 @@
+"""What holds for every route: problems, health, the description of the API."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from litestar import Litestar, get
+from litestar.datastructures import State
+from litestar.di import NamedDependency
+
+from darkpearl import __version__, database
+from darkpearl.api.access import Caller
+from darkpearl.api.app import create_app
+from darkpearl.config import Settings
+
+Api = httpx.AsyncClient
+Problem = Callable[..., dict[str, Any]]
+
+
+async def test_unknown_routes_and_methods_are_problems(api: Api, problem: Problem) -> None:
+    """404 and 405 come as problem documents; 405 says what is allowed."""
+    problem(await api.get("/nowhere"), 404)
+    told = await api.patch("/orders")
+    problem(told, 405)
+    assert set(told.headers["allow"].split(", ")) >= {"GET", "POST"}
+
+
+async def test_a_body_has_to_be_json_and_say_so(api: Api, problem: Problem) -> None:
+    """No other media type, none at all, nothing unreadable and nothing huge."""
+    problem(await api.post("/orders", content="{}", headers={"content-type": "text/plain"}), 415)
+    json = {"content-type": "application/json"}
+    for body in ("", "{", "\x00", "[[[["):
+        problem(await api.post("/orders", content=body, headers=json), 400)
+    problem(await api.post("/orders", content="[" * 500_000, headers=json), 400)
+    problem(await api.post("/orders", content="1" * 1_000_001, headers=json), 413)
+    said = {"content-type": "application/json; charset=utf-8"}
+    told = problem(await api.post("/orders", content="{}", headers=said), 400)
+    assert {each["field"] for each in told["errors"]} == {"items", "warehouse_id"}
+
+
+async def test_a_text_that_cannot_be_stored_is_refused(api: Api, problem: Problem) -> None:
+    """A NUL in a body or a query is the client's mistake, not a bug."""
+    body = {"sku": "A\0", "name": "A", "unit_price": 1}
+    problem(await api.post("/products", json=body), 422, "22021")
+    problem(await api.get("/products?search=%00"), 422, "22021")
+
+
+async def test_a_bug_says_nothing_and_is_logged(
+    app: Litestar, api: Api, problem: Problem, caplog: pytest.LogCaptureFixture
+) -> None:
+    """500 as a problem document without a word of the exception; the log has it."""
+
+    @get("/bug")
+    async def bug() -> None:
+        raise RuntimeError("password=hunter2")
+
+    @get("/sql-bug")
+    async def sql_bug(caller: NamedDependency[Caller]) -> None:
+        await caller.run(("select secret_column from orders", {}))
+
+    app.register(bug)
+    app.register(sql_bug)
+    assert "hunter2" not in str(problem(await api.get("/bug"), 500))
+    assert "hunter2" in caplog.text
+    told = await api.get("/sql-bug")
+    assert told.status_code == 500
+    assert "secret_column" not in told.text
+    assert "secret_column" in caplog.text
+
+
+async def test_requests_act_as_service_role_alone(api: Api, app: Litestar) -> None:
+    """The API's login does nothing by itself; the role lasts for a transaction."""
+    roles = []
+
+    @get("/whoami")
+    async def whoami(caller: NamedDependency[Caller]) -> dict[str, str]:
+        row = await caller.run(("select current_user::text as role", {}))
+        return row or {}
+
+    app.register(whoami)
+    roles.append((await api.get("/whoami")).json())
+    async with app.state.pool.connection() as connection:
+        cursor = await connection.execute("select current_user::text as role")
+        roles.append(await cursor.fetchone())
+    assert roles == [{"role": "service_role"}, {"role": "darkpearl_api"}]
+
+
+async def test_a_statement_has_a_time_limit(
+    app: Litestar, api: Api, problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A query that takes too long is given up with 503 and Retry-After."""
+    monkeypatch.setattr("darkpearl.api.access.STATEMENT_TIMEOUT", "20ms")
+
+    @get("/slow")
+    async def slow(caller: NamedDependency[Caller]) -> None:
+        await caller.run(("select pg_sleep(30)", {}))
+
+    app.register(slow)
+    told = await api.get("/slow")
+    problem(told, 503, "57014")
+    assert told.headers["retry-after"] == "1"
+
+
+async def test_health_of_a_whole_service(api: Api) -> None:
+    """Alive and ready."""
+    for path in ("/health/live", "/health/ready"):
+        told = await api.get(path)
+        assert (told.status_code, told.json()) == (200, {"status": "ok"})
+
+
+@pytest.mark.parametrize("lost", ["server", "schema", "role"])
+async def test_without_its_database_it_lives_and_is_not_ready(
+    lost: str, server_url: str, problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It starts all the same; ready says 503 soon, whether server, schema or role is missing."""
+    monkeypatch.setattr("darkpearl.api.health.READY_SECONDS", 0.3 if lost == "server" else 5)
+    address = {
+        "server": "postgresql://nobody@127.0.0.1:1/nothing",
+        "schema": server_url,
+        "role": database.with_options(server_url, "-c search_path=pg_temp"),
+    }[lost]
+    if lost == "role":
+
+        def nobody(state: State) -> Caller:
+            return Caller(state.pool, "nobody")
+
+        monkeypatch.setattr("darkpearl.api.app.caller", nobody)
+    app = create_app(Settings(pool_size=1), address)
+    transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
+    async with (
+        app.lifespan(),
+        httpx.AsyncClient(transport=transport, base_url="http://api") as client,
+    ):
+        assert (await client.get("/health/live")).status_code == 200
+        told = await client.get("/health/ready")
+        problem(told, 503)
+        assert told.headers["retry-after"] == "1"
+
+
+async def test_an_outage_in_the_middle_is_503_and_passes(
+    app: Litestar, api: Api, shop: Any
+) -> None:
+    """A connection that dies under a request is told as such; the next request gets another."""
+    kill = (
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where application_name = 'darkpearl api' and {} pg_backend_pid()"
+    )
+
+    @get("/killed")
+    async def killed(caller: NamedDependency[Caller]) -> None:
+        await caller.run(("set role none", {}), (kill.format("pid ="), {}))
+
+    app.register(killed)
+    told = await api.get("/killed")
+    assert told.status_code == 503
+    assert told.headers["content-type"] == "application/problem+json"
+    assert told.headers["retry-after"] == "1"
+    assert (await api.get("/orders")).status_code == 200
+    await shop.fetch(kill.format("pid <>"))
+    assert (await api.get("/orders")).status_code == 200, "a checkout notices dead connections"
+
+
+async def test_every_problem_type_is_explained(api: Api, problem: Problem) -> None:
+    """The type of a problem document leads to what it stands for."""
+    every = (await api.get("/problems")).json()
+    assert {"code": "DP006", "title": "Not enough stock", "status": 409} in every
+    assert (await api.get("/problems/DP006")).json() in every
+    problem(await api.get("/problems/DP999"), 404)
+
+
+async def test_the_api_describes_itself(api: Api) -> None:
+    """OpenAPI 3.1 of this version: each operation with summary, tag, description and refusals."""
+    told = (await api.get("/schema/openapi.json")).json()
+    assert told["openapi"].startswith("3.1")
+    assert told["info"]["version"] == __version__
+    known = {tag["name"] for tag in told["tags"]}
+    for path, operations in told["paths"].items():
+        for method, operation in operations.items():
+            where = f"{method} {path}"
+            assert operation["summary"], where
+            assert operation["description"], where
+            assert set(operation["tags"]) <= known, where
+            for status, response in operation["responses"].items():
+                if int(status) >= 400:
+                    assert "application/problem+json" in response["content"], where
+    amount = told["components"]["schemas"]["Product"]["properties"]["unit_price"]
+    assert amount["type"] == "number"
+    page = await api.get("/schema")
+    assert "swagger" in page.text.lower()
+
+
+async def test_logs_tell_no_secrets(
+    database_url: str, caplog: pytest.LogCaptureFixture, shop: Any
+) -> None:
+    """At the finest level a request is its method, path and status: no query, body or header."""
+    del shop
+    caplog.set_level(logging.DEBUG, logger="darkpearl")
+    app = create_app(Settings(pool_size=1), database_url)
+    transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
+    async with (
+        app.lifespan(),
+        httpx.AsyncClient(transport=transport, base_url="http://api") as client,
+    ):
+        await client.get("/products?search=secret1", headers={"authorization": "Bearer secret2"})
+        await client.post("/products", json={"sku": "secret3"})
+    ours = [each.getMessage() for each in caplog.records if each.name.startswith("darkpearl")]
+    assert ours == ["GET /products 200", "POST /products 400"]
+    assert "secret" not in caplog.text

@@ -1,0 +1,205 @@
+"""One server for the session, one template database, and a fresh clone of it for every test.
+
+The server is the embedded one, with its data in memory where there is room and without fsync.
+DARKPEARL_TEST_DATABASE_URL runs the suite on another server, as a superuser of it.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+from pytest_postgresql import factories
+from pytest_postgresql.executors import NoopExecutor
+from shop import Shop
+
+from darkpearl import embedded, schema
+
+Connect = Callable[..., Awaitable[AsyncConnection[Any]]]
+
+
+@dataclass(frozen=True)
+class Address:
+    """A server as pytest-postgresql wants it."""
+
+    host: str
+    port: int
+    user: str
+    password: str | None
+    maintenance_dbname: str
+    options: str = ""
+    template_dbname: str | None = None
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Async tests run on asyncio alone."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def server_url() -> Iterator[str]:
+    """A server with a superuser; what its own database holds is of no interest."""
+    if url := os.environ.get("DARKPEARL_TEST_DATABASE_URL"):
+        yield url
+        return
+    with embedded.temporary() as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def server_address(server_url: str) -> Address:
+    """The same server for pytest-postgresql."""
+    parts = conninfo_to_dict(server_url)
+    return Address(
+        host=str(parts.get("host", "")),
+        port=int(parts.get("port") or 5432),
+        user=str(parts["user"]),
+        password=parts.get("password"),
+        maintenance_dbname=str(parts.get("dbname", "postgres")),
+    )
+
+
+def load_schema(*, autocommit: bool, **connection: Any) -> None:
+    """Fill the template database."""
+    assert not autocommit
+    asyncio.run(schema.migrate(make_conninfo(**connection)))
+
+
+template = factories.postgresql_noproc(
+    depends_on="server_address", dbname="darkpearl_test", load=[load_schema]
+)
+
+
+@pytest.fixture(scope="session")
+def clone(server_url: str, template: NoopExecutor) -> Iterator[Callable[[], str]]:
+    """Clones the template, and only then drops the clone before, whose sessions have now ended.
+
+    DROP DATABASE sleeps for 100 ms when it meets a session, even one that is just ending.
+    """
+    new, old = f"{template.dbname}_a", f"{template.dbname}_b"
+    create = f"create database {{}} template {template.template_dbname} strategy file_copy"
+    drop = "drop database if exists {} with (force)"
+    with psycopg.connect(server_url, autocommit=True) as connection:
+
+        def make() -> str:
+            nonlocal new, old
+            connection.execute(create.format(new).encode())
+            connection.execute(drop.format(old).encode())
+            new, old = old, new
+            return make_conninfo(server_url, dbname=old)
+
+        yield make
+        for name in (new, old):
+            connection.execute(drop.format(name).encode())
+
+
+@pytest.fixture
+def database_url(clone: Callable[[], str]) -> str:
+    """A migrated, empty database of this test alone, as its superuser."""
+    return clone()
+
+
+@pytest.fixture
+async def connect(database_url: str) -> AsyncIterator[Connect]:
+    """Opens connections in autocommit that see schema darkpearl; closes them at the end.
+
+    `await connect()` is the superuser, `await connect("darkpearl_app")` has that role; named
+    arguments go to psycopg.
+    """
+    async with AsyncExitStack() as stack:
+
+        async def connect_as(role: str | None = None, **options: Any) -> AsyncConnection[Any]:
+            session = "-c search_path=darkpearl -c statement_timeout=20s" + (
+                f" -c role={role}" if role else ""
+            )
+            options = {"autocommit": True, "options": session, **options}
+            connection = await AsyncConnection.connect(database_url, **options)
+            return await stack.enter_async_context(connection)
+
+        yield connect_as
+
+
+@pytest.fixture
+async def shop(connect: Connect) -> AsyncIterator[Shop]:
+    """Two warehouses and nothing in them. What the test leaves behind must pass the audit."""
+    shop = Shop(await connect(row_factory=dict_row))
+    await shop.run(
+        "insert into warehouses (id, code, name) values (%s, 'LIS', 'Lisbon'), (%s, 'RTM', 'R')",
+        shop.lisbon,
+        shop.rotterdam,
+    )
+    yield shop
+    if shop.audited:
+        assert await shop.audit() == []
+
+
+@dataclass(frozen=True)
+class NumberedShop:
+    """For tests/api: products go by number, rows are tuples, parameters come as a list."""
+
+    connection: AsyncConnection[Any]
+    warehouse: UUID
+    products: list[UUID]
+
+    async def execute(self, query: str, parameters: Any = ()) -> None:
+        """Run a statement for its effect."""
+        await self.connection.execute(query.encode(), parameters)
+
+    async def fetch(self, query: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
+        """Every row of a query."""
+        cursor = await self.connection.execute(query.encode(), parameters)
+        return await cursor.fetchall()
+
+    async def value(self, query: str, parameters: Any = ()) -> Any:
+        """The first column of the first row."""
+        return (await self.fetch(query, parameters))[0][0]
+
+    async def order(self, *lines: tuple[int, int]) -> UUID:
+        """Place an order of (index of the product, quantity) lines; its id."""
+        items = [{"product_id": str(self.products[p]), "quantity": q} for p, q in lines]
+        query = "select id from place_order(%s, %s)"
+        return UUID(str(await self.value(query, [self.warehouse, Jsonb(items)])))
+
+    async def statuses(self) -> dict[str, int]:
+        """How many orders have which status."""
+        return dict(await self.fetch("select status::text, count(*) from orders group by 1"))
+
+    async def audit(self) -> list[tuple[Any, ...]]:
+        """What contradicts the rules: nothing, if all is well."""
+        return await self.fetch("select * from audit")
+
+
+@pytest.fixture
+async def open_shop(connect: Connect) -> Callable[..., Awaitable[NumberedShop]]:
+    """Make a shop: `open_shop(5, 10)` stocks two products with 5 and 10 units at 10.00 each."""
+
+    async def open_with(*quantities: int) -> NumberedShop:
+        connection = await connect()
+        shop = NumberedShop(connection, uuid4(), [])
+        await shop.fetch(
+            "insert into warehouses (id, code, name) values (%s, %s, 'W') returning id",
+            [shop.warehouse, str(shop.warehouse)],
+        )
+        for number, quantity in enumerate(quantities):
+            product = await shop.value(
+                "insert into products (sku, name, unit_price) values (%s, %s, 10) returning id",
+                [f"{shop.warehouse} {number}", f"Product {number}"],
+            )
+            shop.products.append(product)
+            if quantity:
+                await shop.value(
+                    "select receive_stock(%s, %s, %s)", [shop.warehouse, product, quantity]
+                )
+        return shop
+
+    return open_with

@@ -1,0 +1,116 @@
+"""Many sessions and few units."""
+
+from typing import Any
+
+import anyio
+import psycopg
+import pytest
+from shop import Shop
+
+CLIENTS = 50
+
+
+async def test_fifty_clients_for_the_last_unit(shop: Shop, connect: Any) -> None:
+    """Of fifty orders for one unit, placed and advanced at once, exactly one gets it."""
+    product = await shop.product(on_hand=1)
+
+    async def buy_and_advance() -> None:
+        connection = await connect()
+        await connection.execute(
+            "select place_order(%s, jsonb_build_array("
+            "jsonb_build_object('product_id', %s::uuid, 'quantity', 1)))",
+            [shop.lisbon, product],
+        )
+        await connection.execute("select advance()")
+
+    async with anyio.create_task_group() as group:
+        for _ in range(CLIENTS):
+            group.start_soon(buy_and_advance)
+
+    assert await shop.statuses() == {"payment_processing": 1, "cancelled": CLIENTS - 1}
+    assert await shop.stock(product) == (1, 1)
+    assert await shop.value("select quantity_sellable from inventory") == 0
+
+
+async def test_reservations_of_one_product_queue_behind_each_other(
+    shop: Shop, connect: Any, waits: Any
+) -> None:
+    """A second pass over the same product waits for the first to commit, then counts with it."""
+    product = await shop.product(on_hand=5)
+    first, second = await shop.order((product, 3)), await shop.order((product, 3))
+    one = await connect("darkpearl_listener", autocommit=False)
+    other = await connect("darkpearl_listener")
+    await one.execute("select advance(1)")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(other.execute, "select advance(1)")
+        await waits(other.info.backend_pid)
+        await one.commit()
+
+    assert await shop.order_status(first) == "payment_processing"
+    assert await shop.order_status(second) == "cancelled"
+
+
+async def test_opposite_transfers_do_not_deadlock(shop: Shop, connect: Any, waits: Any) -> None:
+    """Transfers lock both shelves in key order, whichever way the goods go."""
+    product = await shop.product(on_hand=10)
+    await shop.receive(product, 10, shop.rotterdam)
+    one = await connect(autocommit=False)
+    other = await connect()
+    transfer = "select transfer_stock(%s, %s, %s, 4)"
+    await one.execute(transfer, [shop.lisbon, shop.rotterdam, product])
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(other.execute, transfer, [shop.rotterdam, shop.lisbon, product])
+        await waits(other.info.backend_pid)
+        await one.commit()
+
+    assert await shop.values("select quantity_available from inventory") == [10, 10]
+
+
+async def test_the_same_receipt_twice_at_once_is_booked_once(
+    shop: Shop, connect: Any, waits: Any
+) -> None:
+    """Two sessions that repeat one operation at once book it once, and both are told the same."""
+    product = await shop.product(on_hand=1)
+    receipt = "select (receive_stock(%s, %s, 7, '01890000-0000-7000-8000-000000000001')).id"
+    one = await connect(autocommit=False)
+    other = await connect()
+    booked = await (await one.execute(receipt, [shop.lisbon, product])).fetchone()
+    told: list[Any] = []
+
+    async def repeat() -> None:
+        cursor = await other.execute(receipt, [shop.lisbon, product])
+        told.append(await cursor.fetchone())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(repeat)
+        await waits(other.info.backend_pid)
+        await one.commit()
+
+    assert told == [booked]
+    assert await shop.stock(product) == (8, 0)
+
+
+async def test_a_dispatch_cannot_take_what_a_reservation_in_flight_has_promised(
+    shop: Shop, connect: Any, waits: Any
+) -> None:
+    """Stock that an uncommitted reservation holds can't be adjusted away under it."""
+    product = await shop.product(on_hand=5)
+    await shop.order((product, 4))
+    one = await connect("darkpearl_listener", autocommit=False)
+    other = await connect()
+    await one.execute("select advance()")
+    refused: list[str | None] = []
+
+    async def adjust() -> None:
+        with pytest.raises(psycopg.Error) as raised:
+            await other.execute("select adjust_stock(%s, %s, -2)", [shop.lisbon, product])
+        refused.append(raised.value.sqlstate)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(adjust)
+        await waits(other.info.backend_pid)
+        await one.commit()
+
+    assert refused == ["DP006"]

@@ -1,0 +1,51 @@
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from darkpearl import database
+from darkpearl.config import Settings
+from darkpearl.gateways import Gateway
+from darkpearl.listener import Listener
+
+PATIENCE_SECONDS = 20.0
+
+
+@pytest.fixture
+async def listening(database_url: str) -> AsyncIterator[Callable[..., Awaitable[Listener]]]:
+    """Starts listeners in this process, under their role; stops them at the end."""
+    url = database.as_role(database_url, "darkpearl_listener")
+
+    @asynccontextmanager
+    async def running(listener: Listener) -> AsyncIterator[None]:
+        task = asyncio.create_task(listener.run())
+        try:
+            yield
+        finally:
+            listener.stop()
+            await task
+
+    async with AsyncExitStack() as stack:
+
+        async def start(gateway: Gateway | None = None, **settings: Any) -> Listener:
+            listener = Listener(Settings(**settings), url, gateway)
+            await stack.enter_async_context(running(listener))
+            return listener
+
+        yield start
+
+
+@pytest.fixture
+def until() -> Callable[..., Awaitable[None]]:
+    """Waits for a condition by looking again and again, never by guessing how long it takes."""
+
+    async def condition_holds(condition: Callable[[], Awaitable[object]]) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not await condition():
+            assert time.monotonic() < deadline, "it did not happen"
+            await asyncio.sleep(0.005)
+
+    return condition_holds

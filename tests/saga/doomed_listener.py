@@ -1,0 +1,67 @@
+"""A listener that kills itself at a boundary: `python doomed_listener.py URL PLACE LOG`.
+
+Every call of its gateway is a line in LOG, flushed before it is answered.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from darkpearl.config import Settings
+from darkpearl.gateways import Answer, Charge
+from darkpearl.listener import Listener
+
+url, place, log = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+
+
+def die_at(here: str) -> None:
+    """End without a word, if this is the place."""
+    if here == place:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write(line: str) -> None:
+    """Keep a line, whatever happens next."""
+    with log.open("a") as file:
+        file.write(line + "\n")
+
+
+class LoggingGateway:
+    """Approves everything and writes down what it was asked."""
+
+    async def charge(self, charge: Charge) -> Answer:
+        """Charge, or die before or after."""
+        die_at("before the charge")
+        write(f"charge {charge.idempotency_key}")
+        die_at("after the charge")
+        return Answer("approved", gateway="test")
+
+    async def void(self, charge: Charge) -> Answer:
+        """Void."""
+        write(f"void {charge.idempotency_key}")
+        return Answer("approved", gateway="test")
+
+
+class DoomedListener(Listener):
+    """Dies around its two calls of the engine."""
+
+    async def _advance(self, *arguments: Any) -> bool:
+        die_at("before the claim")
+        claimed = await super()._advance(*arguments)
+        if claimed:
+            die_at("after the first commit")
+        return claimed
+
+    async def _settle(self, *arguments: Any) -> bool:
+        if self._answers:
+            die_at("before settle")
+        settled = await super()._settle(*arguments)
+        if settled:
+            die_at("after settle")
+        return settled
+
+
+asyncio.run(DoomedListener(Settings(), url, LoggingGateway()).run())

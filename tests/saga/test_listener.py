@@ -1,0 +1,275 @@
+"""The listener at work: to the end of a saga, through outages, to an orderly stop."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import psycopg
+import pytest
+from shop import Shop
+
+from darkpearl.gateways import Answer, Charge
+from darkpearl.gateways.mock import MockGateway
+
+
+class Deaf:
+    """Never answers."""
+
+    async def charge(self, charge: Charge) -> Answer:
+        await asyncio.Event().wait()
+        raise AssertionError(charge)
+
+    async def void(self, charge: Charge) -> Answer:
+        return Answer("approved")
+
+
+class Broken:
+    """Raises on every charge; voids work."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def charge(self, charge: Charge) -> Answer:
+        self.asked.append(charge.idempotency_key)
+        raise ConnectionResetError("peer went away")
+
+    async def void(self, charge: Charge) -> Answer:
+        self.asked.append(f"void {charge.idempotency_key}")
+        return Answer("approved")
+
+
+class Gated:
+    """Answers when told to."""
+
+    def __init__(self) -> None:
+        self.called = asyncio.Event()
+        self.answer = asyncio.Event()
+
+    async def charge(self, charge: Charge) -> Answer:
+        self.called.set()
+        await self.answer.wait()
+        return Answer("approved", reference=charge.idempotency_key)
+
+    async def void(self, charge: Charge) -> Answer:
+        return Answer("approved")
+
+
+async def test_orders_end_fulfilled_or_cancelled(shop: Shop, listening: Any, until: Any) -> None:
+    """Every order ends: fulfilled and paid, or cancelled and owing nothing."""
+    few, many = await shop.product(on_hand=30), await shop.product(on_hand=1000)
+    for _ in range(100):
+        await shop.order((few, 1), (many, 2))
+    await listening(MockGateway(approval_rate=0.5))
+
+    async def all_ended() -> bool:
+        return await shop.value("select count(*) = 0 from sagas where ready_at is not null")
+
+    await until(all_ended)
+    statuses = await shop.statuses()
+    assert sum(statuses.values()) == 100
+    assert 1 <= statuses["fulfilled"] <= 30
+    assert statuses["cancelled"] >= 70
+
+
+def asleep(shop: Shop) -> Callable[[], Awaitable[bool]]:
+    """Whether a listener has closed the gate and so sleeps, or is about to."""
+
+    async def gate_is_closed() -> bool:
+        return await shop.value(
+            "select count(*) = 1 from pg_locks where locktype = 'advisory' and granted"
+            " and mode = 'ExclusiveLock'"
+        )
+
+    return gate_is_closed
+
+
+async def test_the_bell_wakes_a_sleeping_listener(shop: Shop, listening: Any, until: Any) -> None:
+    """With the poll an hour away, an order is fulfilled because the bell rang, and at once."""
+    product = await shop.product(on_hand=100)
+    await listening(MockGateway(1.0), poll_seconds=3600)
+    took = []
+    for number in range(1, 21):
+        await until(asleep(shop))
+        begun = time.monotonic()
+        await shop.order((product, 1))
+
+        async def done(number: int = number) -> bool:
+            return (await shop.statuses()).get("fulfilled") == number
+
+        await until(done)
+        took.append(time.monotonic() - begun)
+    assert sorted(took)[10] < 0.25
+
+
+async def test_a_lost_bell_is_caught_up_by_the_poll(shop: Shop, listening: Any, until: Any) -> None:
+    """An order whose bell nobody heard is found by the next poll."""
+    product = await shop.product(on_hand=10)
+    await shop.run("alter table sagas disable trigger sagas_ring_the_bell")
+    await listening(MockGateway(1.0), poll_seconds=0.2)
+    await shop.order((product, 1))
+
+    async def done() -> bool:
+        return await shop.statuses() == {"fulfilled": 1}
+
+    await until(done)
+
+
+async def test_a_writer_that_began_before_the_sleep_is_not_missed(
+    shop: Shop, connect: Any, listening: Any, until: Any
+) -> None:
+    """An order committed after the queue was drained is seen, though it rang no bell."""
+    product = await shop.product(on_hand=10)
+    writer = await connect("darkpearl_app", autocommit=False)
+    await writer.execute(
+        "select place_order(%s, jsonb_build_array("
+        "jsonb_build_object('product_id', %s::uuid, 'quantity', 1)))",
+        [shop.lisbon, product],
+    )
+    await listening(MockGateway(1.0), poll_seconds=3600)
+
+    async def at_the_gate() -> bool:
+        return await shop.value(
+            "select count(*) = 1 from pg_locks where locktype = 'advisory' and not granted"
+        )
+
+    await until(at_the_gate)
+    await writer.commit()
+
+    async def done() -> bool:
+        return await shop.statuses() == {"fulfilled": 1}
+
+    await until(done)
+
+
+async def test_several_listeners_share_the_work(shop: Shop, listening: Any, until: Any) -> None:
+    """Three listeners on one queue: each order is charged once and every saga has one end."""
+    products = [await shop.product(on_hand=1000) for _ in range(3)]
+    gateways = [MockGateway(1.0, latency_seconds=0.005) for _ in range(3)]
+    for gateway in gateways:
+        await listening(gateway, batch_size=7)
+    for number in range(120):
+        await shop.order((products[number % 3], 1), (products[(number + 1) % 3], 1))
+
+    async def done() -> bool:
+        return await shop.statuses() == {"fulfilled": 120}
+
+    await until(done)
+    assert (
+        await shop.value("select count(*) from saga_events where event_type = 'step_waiting'")
+        == 120
+    )
+
+
+async def test_a_gateway_that_never_answers_is_asked_again_then_voided(
+    shop: Shop, listening: Any, until: Any
+) -> None:
+    """No answer is not a no: the charge is asked for again, and voided when nobody ever answers."""
+    product = await shop.product(on_hand=10)
+    await shop.run(
+        "update saga_steps set timeout_seconds = 0.05, backoff_seconds = 0, max_attempts = 3"
+    )
+    await shop.order((product, 1))
+    await listening(Deaf(), poll_seconds=0.05)
+
+    async def done() -> bool:
+        return await shop.statuses() == {"cancelled": 1}
+
+    await until(done)
+    events = await shop.rows("select event_type::text, attempt from saga_events order by id")
+    assert {"event_type": "step_waiting", "attempt": 1} in events
+    assert {"event_type": "step_failed", "attempt": 3} in events
+    assert await shop.rows("select status::text, voided_amount from payments") == [
+        {"status": "voided", "voided_amount": 10}
+    ]
+
+
+async def test_a_gateway_that_breaks_is_asked_under_the_same_key(
+    shop: Shop, listening: Any, until: Any
+) -> None:
+    """An exception of the gateway is an unknown outcome: same key again, then a void."""
+    product = await shop.product(on_hand=10)
+    await shop.run("update saga_steps set backoff_seconds = 0, max_attempts = 2")
+    saga = await shop.order((product, 1))
+    gateway = Broken()
+    await listening(gateway, poll_seconds=0.05)
+
+    async def done() -> bool:
+        return await shop.statuses() == {"cancelled": 1}
+
+    await until(done)
+    key = f"{saga}:process_payment"
+    assert gateway.asked == [key, key, f"void {key}"]
+    assert (
+        await shop.value("select message from saga_events where event_type = 'step_failed' limit 1")
+        == "ConnectionResetError: peer went away"
+    )
+
+
+async def test_no_transaction_is_open_during_a_call(shop: Shop, listening: Any, until: Any) -> None:
+    """While the gateway is being asked, the listener has no transaction open and holds no row."""
+    product = await shop.product(on_hand=10)
+    gateway = Gated()
+    await listening(gateway)
+    await shop.order((product, 1))
+    await asyncio.wait_for(gateway.called.wait(), 20)
+
+    async def idle() -> bool:
+        states = await shop.values(
+            "select distinct state from pg_stat_activity where datname = current_database()"
+            " and application_name like 'darkpearl%'"
+        )
+        return states == ["idle"]
+
+    await until(idle)
+    await shop.run("select id from sagas for update nowait")
+    gateway.answer.set()
+
+    async def done() -> bool:
+        return await shop.statuses() == {"fulfilled": 1}
+
+    await until(done)
+
+
+async def test_stop_finishes_what_is_in_hand(shop: Shop, listening: Any, until: Any) -> None:
+    """A stop signal claims nothing more, but an answer that comes within the deadline is kept."""
+    product = await shop.product(on_hand=10)
+    gateway = Gated()
+    listener = await listening(gateway, poll_seconds=3600)
+    await shop.order((product, 1))
+    await asyncio.wait_for(gateway.called.wait(), 20)
+    await until(asleep(shop))
+    listener.stop()
+    await shop.order((product, 1))
+    gateway.answer.set()
+
+    async def done() -> bool:
+        return await shop.statuses() == {"fulfilled": 1, "pending": 1}
+
+    await until(done)
+
+
+async def test_an_outage_is_outlived(shop: Shop, listening: Any, until: Any) -> None:
+    """Listeners whose connections are cut come back by themselves and go on."""
+    product = await shop.product(on_hand=100)
+    await listening(MockGateway(1.0), poll_seconds=3600)
+    for number in range(1, 4):
+        await shop.run(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid()"
+        )
+        await shop.order((product, 1))
+
+        async def done(number: int = number) -> bool:
+            return await shop.statuses() == {"fulfilled": number}
+
+        await until(done)
+
+
+async def test_a_listener_needs_no_right_but_the_engine(connect: Any) -> None:
+    """The listener's role can run the engine, and can't read one table."""
+    session = await connect("darkpearl_listener")
+    await session.execute("select * from advance()")
+    for table in ("orders", "payments", "inventory", "saga_events"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await session.execute(f"select from {table}")

@@ -1,0 +1,209 @@
+"""`darkpearl up` as a process of its own, the way `make run` starts it."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from darkpearl import embedded
+
+PATIENCE_SECONDS = 60
+
+
+class Up:
+    """A running `darkpearl up`, and what it has printed."""
+
+    def __init__(self, home: Path, *arguments: str, **settings: str) -> None:
+        kept = {name: each for name, each in os.environ.items() if not name.startswith("DARKPEARL")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "darkpearl", *(arguments or ("up",))],
+            env={**kept, "DARKPEARL_HOME": str(home), "DARKPEARL_PORT": "0", **settings},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+        self.printed = ""
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self) -> None:
+        assert self.process.stdout
+        with self.process.stdout as lines:
+            for line in lines:
+                self.printed += line
+
+    def ready(self) -> "Up":
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while "Ctrl-C stops" not in self.printed:
+            assert self.process.poll() is None, self.printed
+            assert time.monotonic() < deadline, self.printed
+            time.sleep(0.02)
+        return self
+
+    def word(self, label: str) -> str:
+        return next(line.split()[1] for line in self.printed.splitlines() if line.startswith(label))
+
+    def end(self) -> int:
+        code = self.process.wait(PATIENCE_SECONDS)
+        self.reader.join()
+        return code
+
+
+Run = Callable[..., Up]
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    """Starts an `Up` like its class does, and kills what a failed test leaves running."""
+    started: list[Up] = []
+
+    def start(home: Path, *arguments: str, **settings: str) -> Up:
+        started.append(Up(home, *arguments, **settings))
+        return started[-1]
+
+    yield start
+    for up in started:
+        up.process.kill()
+        up.end()
+
+
+@pytest.fixture
+def home(run: Run) -> Iterator[Path]:
+    """A home without a server in it at the end."""
+    assert run
+    with tempfile.TemporaryDirectory(prefix="darkpearl ") as folder:
+        Path(folder).chmod(0o711)
+        try:
+            yield Path(folder) / "home"
+        finally:
+            if server := embedded.running(Path(folder) / "home"):
+                embedded.stop(server)
+
+
+def processes_of(home: Path) -> list[psutil.Process]:
+    """Processes that have the home on their command line or work in it."""
+    found = []
+    for each in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if str(home) in " ".join([*each.cmdline(), each.cwd()]):
+                found.append(each)
+    return found
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_up_serves_until_a_signal_and_leaves_nothing(
+    run: Run, home: Path, stop: signal.Signals
+) -> None:
+    """It prints a fulfilled order and its addresses, and one signal ends it all in order."""
+    up = run(home, DARKPEARL_MOCK_APPROVAL_RATE="1").ready()
+    assert ": fulfilled" in up.printed
+    with urllib.request.urlopen(up.word("OpenAPI"), timeout=10) as answer:
+        assert answer.status == 200
+    up.process.send_signal(stop)
+    assert up.end() == 0
+    assert "Traceback" not in up.printed
+    assert processes_of(home) == []
+
+
+def test_a_second_run_finds_the_data(run: Run, home: Path) -> None:
+    """The seed is loaded once; order numbers go on."""
+    for loaded in (True, False):
+        up = run(home).ready()
+        up.process.send_signal(signal.SIGINT)
+        assert up.end() == 0
+        assert ("demo data loaded" in up.printed) is loaded
+
+
+def test_a_run_after_kill_9_of_everything_recovers(run: Run, home: Path) -> None:
+    """Whatever was killed, the next run starts as if it had been stopped."""
+    up = run(home).ready()
+    killed = [up.process.pid, *(each.pid for each in processes_of(home))]
+    for pid in killed:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert up.end() == -signal.SIGKILL
+    up = run(home).ready()
+    up.process.send_signal(signal.SIGINT)
+    assert up.end() == 0
+
+
+def test_a_run_after_kill_9_of_itself_alone_stops_what_was_left(run: Run, home: Path) -> None:
+    """The server that the killed run left behind is used, and doesn't outlive this one."""
+    up = run(home).ready()
+    up.process.kill()
+    up.end()
+    left = embedded.running(home)
+    assert left
+    up = run(home).ready()
+    assert embedded.running(home) == left
+    up.process.send_signal(signal.SIGTERM)
+    assert up.end() == 0
+    assert processes_of(home) == []
+
+
+def test_up_ends_when_its_server_does(run: Run, home: Path) -> None:
+    """Whoever supervises it gets an exit code instead of a process that can do nothing."""
+    up = run(home).ready()
+    server = embedded.running(home)
+    assert server
+    os.kill(server.pid, signal.SIGKILL)
+    assert up.end() == 1
+    assert up.printed.splitlines()[-1].startswith("darkpearl: PostgreSQL has ended")
+
+
+def test_a_taken_port_is_one_line_and_starts_nothing(run: Run, home: Path) -> None:
+    """Not even the folder is made."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        up = run(home, DARKPEARL_PORT=port)
+        assert up.end() == 1
+    assert up.printed == (
+        f"darkpearl: 127.0.0.1:{port}: Address already in use; DARKPEARL_PORT sets another\n"
+    )
+    assert not home.exists()
+
+
+def test_a_second_up_in_one_home_is_one_line(run: Run, home: Path) -> None:
+    """It names the process that is there already, which goes on."""
+    first = run(home).ready()
+    second = run(home)
+    assert second.end() == 1
+    assert second.printed == (
+        f"darkpearl: {home} is in use by another darkpearl (process {first.process.pid})\n"
+    )
+    first.process.send_signal(signal.SIGINT)
+    assert first.end() == 0
+
+
+def test_a_bad_setting_is_one_line(run: Run) -> None:
+    """Exit code 2: the command was wrong, not the world."""
+    up = run(Path("/dev/null"), DARKPEARL_PORT="many")
+    assert up.end() == 2
+    assert up.printed.count("\n") == 1
+    assert up.printed.startswith("darkpearl: DARKPEARL_PORT: 'many' is not allowed; give")
+
+
+def test_a_bad_home_is_one_line(run: Run) -> None:
+    """A folder that can't be written is named."""
+    up = run(Path("/dev/null"))
+    assert up.end() == 1
+    assert up.printed.startswith("darkpearl: cannot use /dev/null/lock: ")
+    assert up.printed.count("\n") == 1
+
+
+def test_the_demo_shows_every_ending(run: Run, home: Path) -> None:
+    """Fulfilled, without stock, declined; in a database of its own, exit code 0."""
+    demo = run(home, "demo")
+    assert demo.end() == 0, demo.printed
+    titles = [line for line in demo.printed.splitlines() if line.startswith("order ")]
+    assert [title.split()[-1] for title in titles] == ["fulfilled"] * 2 + ["cancelled"] * 2
+    assert not home.exists()

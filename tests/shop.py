@@ -1,0 +1,255 @@
+"""The words that tests of the database use: a shop on one connection, and what is done in it."""
+
+import json
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection, sql
+
+APPROVED = {"outcome": "approved", "gateway": "mock", "reference": "ch_1"}
+DECLINED = {"outcome": "declined", "gateway": "mock", "code": "card_declined"}
+UNKNOWN = {"outcome": "unknown", "message": "no answer"}
+
+COMPENSATED = ["step_compensated release_stock", "saga_compensated"]
+"""The last events of an order that had stock and was cancelled."""
+LONG = 4000
+"""Seconds after which every backoff and every lease is over."""
+
+Row = dict[str, Any]
+
+
+class Shop:
+    """A superuser's connection, and what people and programs do through it."""
+
+    def __init__(self, connection: AsyncConnection[Row]) -> None:
+        self.connection = connection
+        self.audited = True  # a test that leaves a contradiction behind on purpose says False
+        self.lisbon = uuid4()
+        self.rotterdam = uuid4()
+        self.turned_seconds = 0.0
+        self.claimed = 0
+        self.stale: list[tuple[UUID, str]] = []
+
+    async def rows(self, query: str, *parameters: Any) -> list[Row]:
+        """Every row of a query."""
+        cursor = await self.connection.execute(query.encode(), parameters or None)
+        return await cursor.fetchall() if cursor.description else []
+
+    async def row(self, query: str, *parameters: Any) -> Row:
+        """The only row of a query."""
+        (row,) = await self.rows(query, *parameters)
+        return row
+
+    async def value(self, query: str, *parameters: Any) -> Any:
+        """The only value of a query."""
+        (value,) = (await self.row(query, *parameters)).values()
+        return value
+
+    async def values(self, query: str, *parameters: Any) -> list[Any]:
+        """The first column of a query."""
+        return [next(iter(row.values())) for row in await self.rows(query, *parameters)]
+
+    run = rows
+
+    @asynccontextmanager
+    async def acting_as(self, role: str) -> AsyncIterator[None]:
+        """What is done inside is done by a role."""
+        await self.connection.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
+        try:
+            yield
+        finally:
+            await self.connection.execute("reset role")
+
+    @asynccontextmanager
+    async def unguarded(self) -> AsyncIterator[None]:
+        """What is done inside meets no trigger and no foreign key, as after a broken restore."""
+        self.audited = False
+        await self.connection.execute("set session_replication_role = replica")
+        try:
+            yield
+        finally:
+            await self.connection.execute("reset session_replication_role")
+
+    async def product(self, price: str = "10", *, on_hand: int = 0, **columns: Any) -> UUID:
+        """A new product, with units of it in Lisbon."""
+        columns = {"sku": str(uuid4()), "name": "Pearl", "unit_price": price, **columns}
+        product = await self.value(
+            f"insert into products ({', '.join(columns)})"
+            f" values ({', '.join(['%s'] * len(columns))}) returning id",
+            *columns.values(),
+        )
+        if on_hand:
+            await self.receive(product, on_hand)
+        return product
+
+    async def receive(self, product: UUID, quantity: int, warehouse: UUID | None = None) -> None:
+        """Goods arrive."""
+        await self.run(
+            "select receive_stock(%s, %s, %s)", warehouse or self.lisbon, product, quantity
+        )
+
+    async def stock(self, product: UUID, warehouse: UUID | None = None) -> tuple[int, int]:
+        """Units on the shelf, and those of them that are reserved."""
+        row = await self.row(
+            "select quantity_available, quantity_reserved from inventory"
+            " where product_id = %s and warehouse_id = %s",
+            product,
+            warehouse or self.lisbon,
+        )
+        return row["quantity_available"], row["quantity_reserved"]
+
+    async def order(
+        self, *lines: tuple[UUID, int], warehouse: UUID | None = None, **arguments: Any
+    ) -> UUID:
+        """Place an order; its id."""
+        items = [{"product_id": str(product), "quantity": count} for product, count in lines]
+        arguments = {
+            "p_warehouse_id": warehouse or self.lisbon,
+            "p_items": json.dumps(items),
+            **arguments,
+        }
+        named = ", ".join(f"{name} => %s" for name in arguments)
+        return await self.value(f"select id from place_order({named})", *arguments.values())
+
+    async def cancel(self, order: UUID) -> str:
+        """An application cancels an order; the status that the order has for now."""
+        async with self.acting_as("darkpearl_app"):
+            return await self.value("select status from cancel_order(%s, 'changed my mind')", order)
+
+    async def order_status(self, order: UUID) -> str:
+        """The status of an order."""
+        return await self.value("select status from orders where id = %s", order)
+
+    async def statuses(self) -> dict[str, int]:
+        """How many orders have which status."""
+        rows = await self.rows("select status::text, count(*) from orders group by 1")
+        return {row["status"]: row["count"] for row in rows}
+
+    async def saga(self, saga: UUID) -> Row:
+        """Where a saga stands."""
+        return await self.row("select * from sagas where id = %s", saga)
+
+    async def payment(self, order: UUID) -> Row:
+        """The payment of an order."""
+        return await self.row("select * from payments where order_id = %s", order)
+
+    async def events(self, saga: UUID) -> list[str]:
+        """The history of a saga, each event as its type and, if it has one, its step."""
+        return await self.values(
+            "select concat_ws(' ', event_type, step_name) from saga_events"
+            " where saga_id = %s order by id",
+            saga,
+        )
+
+    async def event(self, saga: UUID, event_type: str) -> Row:
+        """The only event of a type of a saga."""
+        return await self.row(
+            "select * from saga_events where saga_id = %s and event_type = %s", saga, event_type
+        )
+
+    async def advance(self, limit: int = 500, warehouses: list[UUID] | None = None) -> list[Row]:
+        """The listener claims; the requests it has to make. `claimed` says how many sagas moved."""
+        async with self.acting_as("darkpearl_listener"):
+            rows = await self.rows("select * from advance(%s, %s)", limit, warehouses)
+        self.claimed = sum(row["claimed"] for row in rows)
+        return [request for row in rows for request in row["requests"] or []]
+
+    async def settle(
+        self, requests: Iterable[Row], answer: Row, warehouses: list[UUID] | None = None
+    ) -> list[Row]:
+        """The listener brings one answer to each request; the requests that follow.
+
+        `stale` has the sagas whose answer was refused, with the error code.
+        """
+        answers = [
+            {"saga_id": each["saga_id"], "lease_token": each["lease_token"], "answer": answer}
+            for each in requests
+        ]
+        rows = await self.bring(answers, warehouses)
+        self.stale = [(row["saga_id"], row["error_code"]) for row in rows if row["saga_id"]]
+        return [request for row in rows for request in row["requests"] or []]
+
+    async def bring(self, answers: list[Row], warehouses: list[UUID] | None = None) -> list[Row]:
+        """The listener brings answers, word for word; the rows that come back."""
+        async with self.acting_as("darkpearl_listener"):
+            return await self.rows(
+                "select * from settle(%s, %s)", json.dumps(answers, default=str), warehouses
+            )
+
+    async def fulfilled(self, *lines: tuple[UUID, int]) -> UUID:
+        """An order that went all the way."""
+        order = await self.order(*lines)
+        await self.settle(await self.advance(), APPROVED)
+        assert await self.order_status(order) == "fulfilled"
+        return order
+
+    async def poison(self, function: str, *sagas: UUID, sqlstate: str = "XX001") -> None:
+        """Make a step function raise when it is given one of these sagas."""
+        arguments = await self.value("select pg_get_function_arguments(%s::regproc)", function)
+        names = ", ".join(each.split()[0] for each in arguments.split(", "))
+        bad = ", ".join(f"'{saga}'" for saga in sagas)
+        await self.run(
+            f"""
+            alter function {function} rename to sound_{function};
+            create function {function}({arguments}) returns setof step_outcome language plpgsql
+            security definer set search_path = darkpearl as $$
+            begin
+                if p_saga_ids && array[{bad}]::uuid[] then
+                    raise exception 'poison' using errcode = '{sqlstate}';
+                end if;
+                return query select * from sound_{function}({names});
+            end $$;
+            """
+        )
+
+    async def cure(self, function: str) -> None:
+        """Take the poison away again."""
+        await self.run(
+            f"drop function {function}; alter function sound_{function} rename to {function}"
+        )
+
+    async def turn_clock(self, seconds: float) -> None:
+        """Move the database's clock on by so many seconds; it goes on from there."""
+        self.turned_seconds += seconds
+        await self.run(
+            "create or replace function clock() returns timestamptz language sql volatile parallel"
+            f" safe return clock_timestamp() + interval '{self.turned_seconds} seconds'"
+        )
+
+    async def audit(self) -> list[Row]:
+        """What contradicts the rules, and sagas that stand elsewhere than their events say."""
+        return await self.rows("select * from audit") + await self.rows(
+            "select id, s.status, s.attempts, e.status as told, e.attempts as told_attempts"
+            " from sagas as s full join sagas_from_events as e using (id)"
+            " where (s.status, s.attempts) is distinct from (e.status, e.attempts)"
+        )
+
+    @contextmanager
+    def refused(self, sqlstate: str) -> Iterator["Refusal"]:
+        """What is done inside raises the SQLSTATE; one of ours explains itself and says a way out.
+
+        Yields what will hold the error's fields.
+        """
+        refusal = Refusal()
+        with pytest.raises(psycopg.Error) as raised:
+            yield refusal
+        refusal.message = raised.value.diag.message_primary or ""
+        refusal.detail = raised.value.diag.message_detail or ""
+        refusal.hint = raised.value.diag.message_hint or ""
+        assert raised.value.sqlstate == sqlstate, raised.value
+        if sqlstate.startswith("DP"):
+            assert refusal.message
+            assert refusal.detail
+            assert refusal.hint
+
+
+class Refusal:
+    """The fields of an error that was raised."""
+
+    message: str
+    detail: str
+    hint: str

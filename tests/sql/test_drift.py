@@ -1,0 +1,158 @@
+"""Migrations, routines, and what a migrate does to them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from darkpearl import schema, wheel
+from darkpearl.cli import find_pg_dump
+
+
+@pytest.fixture
+async def empty(server_url: str) -> AsyncIterator[str]:
+    """An empty database."""
+    async with schema.scratch_database(server_url) as url:
+        yield url
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in the place of sql/, with one table and one function."""
+    for part in ("schema", "routines", "migrations"):
+        (tmp_path / part).mkdir()
+    table = "create schema darkpearl; create table products (id int); -- 100% $$ ';"
+    (tmp_path / "schema/10.sql").write_text(table)
+    (tmp_path / "migrations/0001.baseline.sql").write_text(table)
+    (tmp_path / "routines/10.sql").write_text(function("one"))
+    monkeypatch.setattr(schema, "folder", lambda: tmp_path)
+    return tmp_path
+
+
+def function(name: str, arguments: str = "") -> str:
+    """SQL that makes a function."""
+    return (
+        f"create or replace function {name}({arguments}) returns int"
+        " language plpgsql as $$ begin return 7 % 4; end $$;\n"
+    )
+
+
+async def functions(url: str) -> set[str]:
+    """Signatures of the functions in schema darkpearl."""
+    async with schema.connect(url) as connection:
+        found = await connection.execute(
+            "select oid::regprocedure::text from pg_proc"
+            " where pronamespace = to_regnamespace('darkpearl')"
+        )
+        return {name.removeprefix("darkpearl.") for (name,) in await found.fetchall()}
+
+
+async def test_migrations_add_up_to_the_schema(server_url: str) -> None:
+    """What sql/schema says is what sql/migrations build, down to the last grant."""
+    assert await schema.drift(server_url, find_pg_dump()) == ""
+
+
+async def test_migrating_again_changes_nothing(database_url: str) -> None:
+    """Routines can be applied over themselves, and nothing is pending afterwards."""
+    before = await asyncio.to_thread(schema._dump, database_url, find_pg_dump())
+    assert await schema.migrate(database_url) == []
+    assert await asyncio.to_thread(schema._dump, database_url, find_pg_dump()) == before
+    assert (await schema.status(database_url)).pending == []
+
+
+async def test_nothing_is_created_in_public(database_url: str) -> None:
+    """Everything of ours is in schema darkpearl, yoyo's books in one beside it."""
+    async with schema.connect(database_url) as connection:
+        found = await connection.execute(
+            """
+            select distinct nspname from (
+                select relnamespace from pg_class union all select pronamespace from pg_proc
+                union all select typnamespace from pg_type
+            ) as things (namespace) join pg_namespace n on n.oid = namespace
+            where nspname !~ '^pg_' and nspname <> 'information_schema'
+            """
+        )
+        assert {name for (name,) in await found.fetchall()} == {"darkpearl", "darkpearl_migrations"}
+
+
+async def test_two_migrates_at_once_queue_up(empty: str, files: Path) -> None:
+    """One applies, the other finds nothing left to do."""
+    assert files
+    done = await asyncio.gather(schema.migrate(empty), schema.migrate(empty))
+    assert sorted(done) == [[], ["0001.baseline"]]
+
+
+async def test_a_migration_that_fails_leaves_nothing(empty: str, files: Path) -> None:
+    """A file is applied and marked whole or not at all, so it can be corrected and run again."""
+    await schema.migrate(empty)
+    second = files / "migrations/0002.more.sql"
+    second.write_text("-- depends: 0001.baseline\ncreate table more (id int);\nselect missing;")
+    with pytest.raises(schema.SchemaError, match=r"sql/migrations/0002\.more\.sql:3: column"):
+        await schema.migrate(empty)
+    assert (await schema.status(empty)).pending == ["0002.more"]
+    second.write_text("-- depends: 0001.baseline\ncreate table more (id int);")
+    assert await schema.migrate(empty) == ["0002.more"]
+
+
+async def test_a_killed_run_does_not_block_the_next(empty: str, files: Path) -> None:
+    """The lock row that yoyo leaves behind when it is killed is cleared."""
+    await schema.migrate(empty)
+    async with schema.connect(empty) as connection:
+        await connection.execute("insert into darkpearl_migrations.yoyo_lock values (1, now(), 1)")
+    (files / "migrations/0002.more.sql").write_text("create table more (id int);")
+    assert await schema.migrate(empty) == ["0002.more"]
+
+
+async def test_a_function_that_left_the_files_leaves_the_database(empty: str, files: Path) -> None:
+    """So does the old version of one whose arguments changed; grants on all don't save it."""
+    routines = files / "routines/10.sql"
+    routines.write_text(function("one") + function("two") + function("three"))
+    (files / "routines/90.sql").write_text(
+        "grant execute on all functions in schema darkpearl to public"
+    )
+    await schema.migrate(empty)
+    routines.write_text(function("one") + function("two", "p_more int"))
+    await schema.migrate(empty)
+    assert await functions(empty) == {"one()", "two(integer)"}
+
+
+async def test_a_function_still_in_use_is_not_dropped(empty: str, files: Path) -> None:
+    """The migrate fails as a whole and says who uses it."""
+    (files / "routines/80.sql").write_text("create or replace view v as select one();")
+    await schema.migrate(empty)
+    (files / "routines/10.sql").write_text(function("two"))
+    (files / "routines/80.sql").write_text("")
+    with pytest.raises(schema.SchemaError, match=r"one\(\) is in no file any more, but view v"):
+        await schema.migrate(empty)
+    assert await functions(empty) == {"one()"}
+
+
+async def test_drift_shows_what_a_migration_forgot(empty: str, files: Path) -> None:
+    """A table in sql/schema without its migration is a line with a plus."""
+    (files / "schema/20.sql").write_text("create table forgotten (id int);")
+    assert "+CREATE TABLE darkpearl.forgotten (" in await schema.drift(empty, find_pg_dump())
+
+
+async def test_a_busy_table_is_an_error_to_try_again(
+    empty: str, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A migrate doesn't queue behind a long transaction with everybody else behind it."""
+    assert files
+    monkeypatch.setattr(schema, "LOCK_SECONDS", 0.1)
+    await schema.migrate(empty)
+    async with schema.connect(empty) as connection, connection.transaction():
+        await connection.execute("lock table darkpearl.products")
+        with pytest.raises(schema.SchemaError, match="busy, try again"):
+            await schema.reset(empty)
+
+
+async def test_an_unreachable_database_is_one_line() -> None:
+    """The driver's paragraphs don't reach the user."""
+    with pytest.raises(schema.SchemaError, match=r"^[^\n]+refused$"):
+        await schema.status("postgresql://nobody@127.0.0.1:1/none")
+
+
+def test_pg_dump_is_the_wheels_own() -> None:
+    """The machine's may be older than the server."""
+    assert find_pg_dump().parent == wheel.binaries()

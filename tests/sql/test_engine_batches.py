@@ -1,0 +1,320 @@
+"""routines/60_engine.sql: limits and cost of a batch, other plans, housekeeping."""
+
+from collections.abc import Awaitable, Callable
+from operator import sub
+from typing import Any
+from uuid import UUID
+
+import pytest
+from shop import APPROVED, LONG, UNKNOWN, Shop
+
+# Limits and warehouses.
+
+
+async def test_advance_takes_no_more_than_its_limit(shop: Shop) -> None:
+    """A limit of n claims n sagas, those first that have been ready for longest."""
+    product = await shop.product(on_hand=9)
+    orders = []
+    for _ in range(5):
+        orders.append(await shop.order((product, 1)))
+        await shop.turn_clock(1)
+    await shop.run("update sagas set ready_at = clock() - interval '1 h' where id = %s", orders[4])
+    claimed = [each["saga_id"] for each in await shop.advance(2)]
+    assert shop.claimed == 2
+    assert set(claimed) == {str(orders[4]), str(orders[0])}
+    assert len(await shop.advance(2)) == 2
+    assert len(await shop.advance(2)) == 1
+    assert await shop.advance(2) == []
+
+
+@pytest.mark.parametrize("limit", [0, -1, 10001, None])
+async def test_a_limit_makes_sense(shop: Shop, limit: int | None) -> None:
+    """A batch has between 1 and 10,000 sagas."""
+    with shop.refused("DP015"):
+        await shop.run("select * from advance(%s)", limit)
+
+
+async def test_an_engine_call_keeps_to_its_warehouses(shop: Shop) -> None:
+    """advance and settle touch sagas of the warehouses they are called for, and no others."""
+    product = await shop.product(on_hand=1)
+    await shop.receive(product, 1, shop.rotterdam)
+    here = await shop.order((product, 1))
+    there = await shop.order((product, 1), warehouse=shop.rotterdam)
+    (request,) = await shop.advance(500, [shop.lisbon])
+    assert request["saga_id"] == str(here)
+    assert (await shop.saga(there))["status"] == "running"
+    await shop.settle([request], APPROVED, [shop.rotterdam])
+    assert shop.stale == [(here, "DP009")]
+    assert (await shop.saga(here))["status"] == "waiting"
+    await shop.settle([request], APPROVED, [shop.lisbon, shop.rotterdam])
+    assert await shop.order_status(here) == "fulfilled"
+    assert await shop.order_status(there) == "pending"
+
+
+async def test_sagas_of_one_batch_may_stand_anywhere(shop: Shop) -> None:
+    """New ones, retried ones, paid ones and returning ones go on together in one call."""
+    product = await shop.product(on_hand=9)
+    retried, voided, paid, lost = [await shop.order((product, 1)) for _ in range(4)]
+    requests = {UUID(each["saga_id"]): each for each in await shop.advance()}
+    await shop.settle([requests[retried], requests[voided]], UNKNOWN)
+    await shop.poison("fulfill_order", paid)
+    await shop.settle([requests[paid]], APPROVED)
+    await shop.cure("fulfill_order")
+    await shop.cancel(voided)
+    fresh = await shop.order((product, 1))
+    free = await shop.order((await shop.product("0", on_hand=1), 1))
+    await shop.turn_clock(LONG)
+    names = {UUID(each["saga_id"]): each["step_name"] for each in await shop.advance()}
+    assert names == {
+        retried: "process_payment",
+        voided: "void_payment",
+        fresh: "process_payment",
+    }
+    assert await shop.order_status(paid) == await shop.order_status(free) == "fulfilled"
+    assert (await shop.saga(lost))["status"] == "running"
+
+
+# What a batch costs.
+
+
+async def test_a_batch_is_two_transactions(shop: Shop) -> None:
+    """Fifty orders go from placed to fulfilled in one advance and one settle, each atomic."""
+    product = await shop.product(on_hand=100)
+    for _ in range(50):
+        await shop.order((product, 2))
+    await shop.settle(await shop.advance(), APPROVED)
+    assert await shop.value("select count(*) from orders where status = 'fulfilled'") == 50
+    writers = "select count(distinct xmin::text) from {} where {}"
+    assert await shop.value(writers.format("saga_events", "event_type <> 'saga_started'")) == 2
+    assert await shop.value(writers.format("stock_movements", "movement_type <> 'receive'")) == 2
+    for table in ("sagas", "orders", "payments", "inventory"):
+        assert await shop.value(writers.format(table, "true")) == 1, table
+
+
+async def test_a_pass_writes_each_row_once(shop: Shop) -> None:
+    """However many steps are taken in one call, sagas, orders and shelves are updated once each."""
+    products = [await shop.product("0", on_hand=100), await shop.product("1", on_hand=100)]
+    for _ in range(10):
+        await shop.order((products[1], 1), (products[1], 2), (products[0], 1))
+    names = ("sagas", "orders", "payments", "inventory")
+
+    async def updates() -> list[int]:
+        return await shop.values(
+            "select pg_stat_get_xact_tuples_updated(t::regclass)"
+            " from unnest(%s::text[]) with ordinality as t (t, n) order by n",
+            list(names),
+        )
+
+    async def written_by(call: Callable[[], Awaitable[Any]]) -> dict[str, int]:
+        async with shop.connection.transaction():
+            before = await updates()
+            await call()
+            return dict(zip(names, map(sub, await updates(), before), strict=True))
+
+    requests: list[Any] = []
+
+    async def advance() -> None:
+        requests.extend(await shop.advance())
+
+    assert await written_by(advance) == {"sagas": 10, "orders": 10, "payments": 0, "inventory": 2}
+    settled = await written_by(lambda: shop.settle(requests, APPROVED))
+    assert settled == {"sagas": 10, "orders": 10, "payments": 10, "inventory": 2}
+
+
+async def test_nothing_to_do_writes_nothing(shop: Shop) -> None:
+    """A call that finds nothing ready leaves no transaction in the log."""
+    async with shop.connection.transaction():
+        assert await shop.advance() == []
+        assert await shop.settle([], APPROVED) == []
+        assert await shop.value("select pg_current_xact_id_if_assigned()") is None
+
+
+# Another plan.
+
+
+async def test_the_engine_runs_any_plan(shop: Shop) -> None:
+    """A saga type is rows in saga_steps and functions; nothing of the engine knows about it."""
+    await shop.run(
+        """
+        create table toys (saga_id uuid primary key, state text);
+        grant all on toys to darkpearl_owner;
+        create function make_toy(p_warehouse_ids uuid[], p_saga_ids uuid[])
+        returns setof step_outcome language plpgsql set search_path = darkpearl as $$
+        begin
+            insert into toys select unnest(p_saga_ids), 'made';
+            return query select i, 'done'::step_result, null, null, null::json
+            from unnest(p_saga_ids) as i;
+        end $$;
+        create function break_toy(p_warehouse_ids uuid[], p_saga_ids uuid[])
+        returns setof step_outcome language plpgsql set search_path = darkpearl as $$
+        begin
+            update toys set state = 'broken' where saga_id = any(p_saga_ids);
+            return query select i, 'done'::step_result, null, null, null::json
+            from unnest(p_saga_ids) as i;
+        end $$;
+        create function give_toy(p_warehouse_ids uuid[], p_saga_ids uuid[])
+        returns setof step_outcome language plpgsql set search_path = darkpearl as $$
+        begin
+            return query
+            select t.saga_id,
+                (case row_number() over (order by t.saga_id) when 1 then 'refused' else 'done' end)
+                    ::step_result,
+                'TOY01', 'nobody wants it', null::json
+            from toys as t where t.saga_id = any(p_saga_ids);
+        end $$;
+        insert into saga_steps (saga_type, position, step_name, step_function, undo_name,
+            undo_function)
+        values ('toy', 1, 'make_toy', 'make_toy', 'break_toy', 'break_toy'),
+            ('toy', 2, 'give_toy', 'give_toy', null, null);
+        """
+    )
+    order = await shop.order((await shop.product(on_hand=1), 1))
+    sagas = sorted(
+        await shop.values(
+            "insert into sagas (id, warehouse_id, saga_type)"
+            " select new_id(), %s, 'toy' from generate_series(1, 3) returning id",
+            shop.lisbon,
+        )
+    )
+    await shop.run(
+        "insert into saga_events (saga_id, warehouse_id, event_type)"
+        " select id, warehouse_id, 'saga_started' from sagas where saga_type = 'toy'"
+    )
+    (request,) = await shop.advance()
+    assert request["saga_id"] == str(order)
+    assert [(await shop.saga(saga))["status"] for saga in sagas] == [
+        "compensated",
+        "completed",
+        "completed",
+    ]
+    assert await shop.events(sagas[0]) == [
+        "saga_started",
+        "step_completed make_toy",
+        "step_failed give_toy",
+        "compensation_started",
+        "step_compensated break_toy",
+        "saga_compensated",
+    ]
+    states = await shop.values("select state from toys order by saga_id")
+    assert states == ["broken", "made", "made"]
+
+
+async def test_a_saga_without_a_plan_is_stuck(shop: Shop) -> None:
+    """A saga whose type or step isn't in the plan waits for a person, and stops nobody."""
+    order = await shop.order((await shop.product(on_hand=1), 1))
+    lost = await shop.value(
+        "insert into sagas (id, warehouse_id, saga_type) values (new_id(), %s, 'unheard of')"
+        " returning id",
+        shop.lisbon,
+    )
+    assert len(await shop.advance()) == 1
+    assert (await shop.saga(lost))["status"] == "stuck"
+    assert await shop.events(lost) == ["step_failed", "saga_stuck"]
+    assert (await shop.saga(order))["status"] == "waiting"
+
+
+async def test_an_order_that_cant_be_written_is_stuck_in_the_end(shop: Shop) -> None:
+    """When the order itself refuses the saga's status, a person is called and others go on."""
+    product = await shop.product(on_hand=9)
+    bad, good = await shop.order((product, 1)), await shop.order((product, 1))
+    async with shop.unguarded():
+        await shop.run("update orders set status = 'fulfilled' where id = %s", bad)
+    for _ in range(12):
+        await shop.settle(await shop.advance(), APPROVED)
+        await shop.turn_clock(LONG)
+    assert (await shop.saga(bad))["status"] == "stuck"
+    assert await shop.order_status(good) == "fulfilled"
+    assert (await shop.events(bad))[-1] == "saga_stuck"
+    stuck = await shop.row("select status from sagas_from_events where id = %s", bad)
+    assert stuck["status"] == "stuck"
+
+
+# Housekeeping.
+
+
+async def bounds(shop: Shop) -> dict[str, str]:
+    """Each partition of saga_events and what it is for."""
+    await shop.run("set timezone = 'UTC'")
+    rows = await shop.rows(
+        "select inhrelid::regclass::text as name, pg_get_expr(relpartbound, oid) as bounds"
+        " from pg_inherits join pg_class on oid = inhrelid"
+        " where inhparent = 'saga_events'::regclass order by 1"
+    )
+    return {row["name"]: row["bounds"] for row in rows}
+
+
+async def test_partitions_are_made_once(shop: Shop) -> None:
+    """The months ahead have their partitions after a migrate; making them again makes none."""
+    assert await shop.rows("select ensure_event_partitions()") == []
+    this_month = await shop.value(
+        "select 'saga_events_' || to_char(clock() at time zone 'UTC', 'YYYY_MM')"
+    )
+    made = await bounds(shop)
+    assert this_month in made
+    assert len(made) == 4
+    (more,) = await shop.values("select ensure_event_partitions(3)")
+    assert more in await bounds(shop)
+    assert await shop.rows("select ensure_event_partitions(3)") == []
+
+
+async def test_events_land_in_their_month(shop: Shop) -> None:
+    """Once a month has its partition no event of it lies in the default one."""
+    await shop.turn_clock(200 * 86400)
+    made = await shop.values("select ensure_event_partitions()")
+    assert len(made) == 3
+    await shop.fulfilled((await shop.product(on_hand=1), 1))
+    assert await shop.values("select distinct tableoid::regclass::text from saga_events") == [
+        made[0]
+    ]
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Tokyo", "Europe/Lisbon"])
+async def test_a_month_is_a_month_everywhere(shop: Shop, zone: str) -> None:
+    """Partitions run from the first of a month to that of the next in UTC, in any session."""
+    seconds = await shop.value(
+        "select extract(epoch from date_trunc('year', clock() + interval '2 years') - clock())"
+    )
+    await shop.turn_clock(float(seconds) + 86400)
+    await shop.run(f"set timezone = '{zone}'")
+    made = await shop.values("select ensure_event_partitions(11)")
+    assert len(made) == 12
+    found = await bounds(shop)
+    for name in made:
+        year, month = int(name[-7:-3]), int(name[-2:])
+        after = (year + 1, 1) if month == 12 else (year, month + 1)
+        assert found[name] == (
+            f"FOR VALUES FROM ('{year}-{month:02}-01 00:00:00+00')"
+            f" TO ('{after[0]}-{after[1]:02}-01 00:00:00+00')"
+        )
+
+
+async def test_late_housekeeping_still_works(shop: Shop) -> None:
+    """Events of a month that nobody made a partition for don't stop the ones that are to come."""
+    await shop.turn_clock(200 * 86400)
+    order = await shop.fulfilled((await shop.product(on_hand=1), 1))
+    assert await shop.values("select distinct tableoid::regclass::text from saga_events") == [
+        "saga_events_default"
+    ]
+    made = await shop.values("select ensure_event_partitions()")
+    assert len(made) >= 2
+    assert (await shop.events(order))[-1] == "saga_completed"
+
+
+async def test_retention_drops_old_months_but_no_living_saga(shop: Shop) -> None:
+    """Partitions that end before a day go; the first that tells of an unended saga stays."""
+    partition = "select tableoid::regclass::text from saga_events where saga_id = %s limit 1"
+    product = await shop.product(on_hand=5)
+    ended = await shop.order((product, 1))
+    (request,) = await shop.advance()
+    await shop.settle([request], APPROVED)
+    old = await shop.value(partition, ended)
+    await shop.turn_clock(40 * 86400)
+    await shop.rows("select ensure_event_partitions()")
+    living = await shop.order((product, 1))
+    dropped = await shop.values("select drop_event_partitions(current_date + 800)")
+    assert dropped[0] == old
+    assert await shop.value(partition, living) > dropped[-1]
+    assert await shop.events(ended) == []
+    assert await shop.events(living) == ["saga_started"]
+    assert await shop.values("select finding from audit") == []
+    shop.audited = False  # what was dropped can't be rebuilt

@@ -1,0 +1,152 @@
+"""routines/60_engine.sql: a saga that can't be done among others, and what is an outage."""
+
+import pytest
+from shop import APPROVED, LONG, Shop
+
+
+@pytest.mark.parametrize("place", [0, 7, 19])
+async def test_a_poisonous_saga_hurts_nobody_else(shop: Shop, place: int) -> None:
+    """The batch is halved until it stands alone: all others go on, it alone has a failure."""
+    product = await shop.product(on_hand=100)
+    orders = [await shop.order((product, 1)) for _ in range(20)]
+    bad = orders[place]
+    await shop.poison("reserve_stock", bad, sqlstate="22012")
+    requests = await shop.advance()
+    assert {each["saga_id"] for each in requests} == {str(each) for each in orders} - {str(bad)}
+    assert shop.claimed == 20
+    failure = await shop.row("select * from saga_events where event_type = 'step_failed'")
+    assert (failure["saga_id"], failure["error_code"]) == (bad, "22012")
+    assert (failure["message"], failure["attempt"]) == ("poison", 1)
+    saga = await shop.saga(bad)
+    assert (saga["status"], saga["attempts"]) == ("running", 1)
+    assert saga["ready_at"] == failure["next_attempt_at"]
+    await shop.settle(requests, APPROVED)
+    for _ in range(5):
+        await shop.turn_clock(LONG)
+        await shop.advance()
+    assert (await shop.saga(bad))["status"] == "compensated"
+    assert await shop.order_status(bad) == "cancelled"
+    assert await shop.value("select count(*) from orders where status = 'fulfilled'") == 19
+    assert await shop.stock(product) == (81, 0)
+    assert await shop.values("select distinct saga_id from saga_events where error_code <> ''") == [
+        bad
+    ]
+
+
+async def test_several_poisonous_sagas_are_told_apart(shop: Shop) -> None:
+    """Each one that fails is recorded with its own failure, wherever they stand in the batch."""
+    product = await shop.product(on_hand=100)
+    orders = [await shop.order((product, 1)) for _ in range(16)]
+    bad = {orders[0], orders[7], orders[8], orders[15]}
+    await shop.poison("reserve_stock", *bad)
+    assert len(await shop.advance()) == 12
+    failures = await shop.values("select saga_id from saga_events where event_type = 'step_failed'")
+    assert sorted(failures) == sorted(bad)
+
+
+async def test_a_failure_is_recorded_under_the_step_that_raised(shop: Shop) -> None:
+    """When the second step of a pass raises, the first has been done and is not blamed."""
+    product = await shop.product(on_hand=1)
+    order = await shop.order((product, 1))
+    await shop.poison("request_payment", order)
+    for _ in range(2):
+        await shop.advance()
+    assert await shop.events(order) == [
+        "saga_started",
+        "step_completed reserve_stock",
+        "step_failed process_payment",
+    ]
+    assert await shop.stock(product) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "sqlstate", ["40P01", "40001", "53100", "55P03", "57P01", "58030", "08006"]
+)
+async def test_an_outage_is_nobodys_failure(shop: Shop, sqlstate: str) -> None:
+    """An error of the system is raised to the listener, and written on no saga."""
+    product = await shop.product(on_hand=9)
+    orders = [await shop.order((product, 1)) for _ in range(3)]
+    await shop.poison("reserve_stock", orders[1], sqlstate=sqlstate)
+    with shop.refused(sqlstate):
+        await shop.advance()
+    assert await shop.values("select distinct event_type::text from saga_events") == [
+        "saga_started"
+    ]
+    assert await shop.values("select distinct attempts from sagas") == [0]
+    await shop.cure("reserve_stock")
+    await shop.poison("fulfill_order", orders[1], sqlstate=sqlstate)
+    requests = await shop.advance()
+    with shop.refused(sqlstate):
+        await shop.settle(requests, APPROVED)
+    assert await shop.values("select distinct status::text from sagas") == ["waiting"]
+    await shop.cure("fulfill_order")
+    await shop.settle(requests, APPROVED)
+    assert await shop.values("select distinct status::text from orders") == ["fulfilled"]
+
+
+async def test_a_step_that_raises_keeps_the_answer_before_it(shop: Shop) -> None:
+    """Money that was taken is written down even if what comes next can't be done."""
+    product = await shop.product(on_hand=9)
+    orders = [await shop.order((product, 1)) for _ in range(5)]
+    await shop.poison("fulfill_order", orders[3])
+    await shop.settle(await shop.advance(), APPROVED)
+    assert [await shop.order_status(order) for order in orders] == [
+        *["fulfilled"] * 3,
+        "paid",
+        "fulfilled",
+    ]
+    assert (await shop.payment(orders[3]))["captured_amount"] == 10
+    await shop.advance()
+    assert (await shop.events(orders[3]))[-2:] == [
+        "step_completed process_payment",
+        "step_failed fulfill_order",
+    ]
+    await shop.cure("fulfill_order")
+    await shop.turn_clock(LONG)
+    await shop.advance()
+    assert await shop.order_status(orders[3]) == "fulfilled"
+
+
+async def test_a_step_that_never_works_is_compensated(shop: Shop) -> None:
+    """When fulfilment raises to the last attempt, the money goes back and the stock as well."""
+    product = await shop.product(on_hand=1)
+    order = await shop.order((product, 1))
+    await shop.poison("fulfill_order", order)
+    requests = await shop.settle(await shop.advance(), APPROVED)
+    for _ in range(8):
+        await shop.turn_clock(LONG)
+        requests = await shop.settle([*requests, *await shop.advance()], APPROVED)
+    assert await shop.order_status(order) == "cancelled"
+    assert (await shop.payment(order))["status"] == "refunded"
+    assert await shop.stock(product) == (1, 0)
+    assert (await shop.events(order)).count("step_failed fulfill_order") == 5
+
+
+async def test_an_answer_that_cant_be_recorded_is_asked_for_again(shop: Shop) -> None:
+    """A settle function that raises for one saga fails that one; the answers of others count."""
+    product = await shop.product(on_hand=9)
+    orders = [await shop.order((product, 1)) for _ in range(5)]
+    await shop.poison("record_payment", orders[0], sqlstate="22012")
+    await shop.settle(await shop.advance(), APPROVED)
+    assert await shop.value("select count(*) from orders where status = 'fulfilled'") == 4
+    failure = await shop.event(orders[0], "step_failed")
+    assert (failure["error_code"], failure["attempt"]) == ("22012", 1)
+    await shop.cure("record_payment")
+    await shop.turn_clock(LONG)
+    (again,) = await shop.advance()
+    assert again["attempt"] == 2
+    await shop.settle([again], APPROVED)
+    assert await shop.order_status(orders[0]) == "fulfilled"
+
+
+async def test_a_step_answers_for_each_saga(shop: Shop) -> None:
+    """A step function that forgets a saga is an error of that saga, not a silent success."""
+    order = await shop.order((await shop.product(on_hand=1), 1))
+    await shop.run(
+        "create or replace function reserve_stock(p_warehouse_ids uuid[], p_saga_ids uuid[])"
+        " returns setof step_outcome language sql as 'select null::step_outcome where false'"
+    )
+    assert await shop.advance() == []
+    failure = await shop.event(order, "step_failed")
+    assert failure["error_code"] == "XX000"
+    assert "0 outcomes for 1 sagas" in failure["message"]

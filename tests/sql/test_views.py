@@ -1,0 +1,211 @@
+"""routines/80_views.sql: what DBAs read, and the audit that finds what can't be."""
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+from psycopg import AsyncConnection
+from shop import DECLINED, Shop
+
+from darkpearl import schema
+
+LogIn = Callable[[str], Awaitable[AsyncConnection[Any]]]
+
+
+# What is broken behind the guards' back, and what the audit calls it. :fulfilled, :cancelled and
+# :waiting stand for the ids of orders that are so.
+PLANTED = [
+    ("inventory is not the sum of its ledger", "update inventory set quantity_available = 90"),
+    ("inventory is not the sum of its ledger", "update inventory set quantity_reserved = 3"),
+    (
+        "inventory is not the sum of its ledger",
+        "delete from stock_movements where movement_type = 'receive'",
+    ),
+    (
+        "movement does not follow from the one before",
+        "update stock_movements set available_after = 1 where movement_type = 'receive'",
+    ),
+    (
+        "movement does not follow from the one before",
+        "update stock_movements set quantity = 1 where movement_type = 'receive'",
+    ),
+    ("movement names no inventory row", "delete from inventory"),
+    ("order total is not the sum of its lines", "update orders set total_amount = 1"),
+    ("order total is not the sum of its lines", "delete from order_items"),
+    ("order has no saga", "delete from sagas where id = :fulfilled"),
+    ("saga has no order", "delete from orders where id = :waiting"),
+    ("order and saga disagree", "update orders set status = 'paid' where id = :fulfilled"),
+    ("order and saga disagree", "update orders set status = 'pending' where id = :cancelled"),
+    ("order and saga disagree", "update orders set status = 'fulfilled' where id = :waiting"),
+    ("order and saga disagree", "update orders set status = 'cancelled' where id = :waiting"),
+    (
+        "ended order does not balance in the ledger",
+        "delete from stock_movements where movement_type = 'fulfill'",
+    ),
+    (
+        "ended order does not balance in the ledger",
+        "delete from stock_movements where movement_type = 'release'",
+    ),
+    (
+        "ended order does not balance in the ledger",
+        "delete from stock_movements where correlation_id = :fulfilled",
+    ),
+    (
+        "ended order does not balance in the ledger",
+        "update order_items set quantity = 5 where order_id = :fulfilled",
+    ),
+    (
+        "movement of a saga that does not exist",
+        (
+            "update stock_movements set correlation_id = gen_random_uuid()"
+            " where movement_type = 'reserve'"
+        ),
+    ),
+    ("payment has no order", "delete from orders where id = :cancelled"),
+    ("order and payment disagree", "delete from payments where order_id = :fulfilled"),
+    (
+        "order and payment disagree",
+        "update payments set captured_amount = 1 where order_id = :fulfilled",
+    ),
+    (
+        "order and payment disagree",
+        "update payments set refunded_amount = 1 where order_id = :fulfilled",
+    ),
+    (
+        "order and payment disagree",
+        (
+            "update payments set authorized_amount = 5, captured_amount = 5"
+            " where order_id = :cancelled"
+        ),
+    ),
+    (
+        "order and payment disagree",
+        "update payments set status = 'requested' where order_id = :cancelled",
+    ),
+    ("event has no saga", "delete from sagas where id = :cancelled"),
+    ("saga and its events disagree", "delete from saga_events where saga_id = :waiting"),
+    (
+        "saga and its events disagree",
+        "delete from saga_events where event_type in ('saga_completed', 'saga_compensated')",
+    ),
+    (
+        "saga and its events disagree",
+        "update sagas set status = 'running' where id = :waiting",
+    ),
+]
+
+SEEDS_QUERY = (
+    b"select se.*, s.status as saga_status from saga_events se"
+    b" join sagas s on se.saga_id = s.id order by se.created_at"
+)
+
+
+@pytest.fixture
+async def orders(shop: Shop) -> dict[str, UUID]:
+    """One fulfilled, one cancelled, one that waits for its payment."""
+    product = await shop.product(on_hand=10)
+    fulfilled = await shop.fulfilled((product, 2))
+    cancelled = await shop.order((product, 1))
+    await shop.settle(await shop.advance(), DECLINED)
+    waiting = await shop.order((product, 1))
+    await shop.advance()
+    return {"fulfilled": fulfilled, "cancelled": cancelled, "waiting": waiting}
+
+
+@pytest.mark.parametrize(("finding", "plant"), PLANTED)
+async def test_the_audit_finds_it(
+    shop: Shop, orders: dict[str, UUID], finding: str, plant: str
+) -> None:
+    """A contradiction that got in behind the guards' back is named."""
+    assert await shop.rows("select * from audit") == []
+    async with shop.unguarded():
+        for name, order in orders.items():
+            plant = plant.replace(f":{name}", f"'{order}'")
+        await shop.run(plant)
+    found = await shop.rows("select * from audit")
+    assert finding in {row["finding"] for row in found}
+    assert all(row["subject"] and row["detail"] for row in found)
+
+
+def test_every_finding_is_tried() -> None:
+    """Each rule of the audit is shown to find something."""
+    (views,) = (each for each in schema.files("routines") if each.stem == "80_views")
+    audit = views.read_text().partition("view audit")[2]
+    rules = set(re.findall(r"^select '([^']+)'", audit, re.MULTILINE))
+    assert rules == {finding for finding, _ in PLANTED}
+
+
+async def test_orders_are_overseen(shop: Shop, orders: dict[str, UUID]) -> None:
+    """order_overview shows each order with its warehouse, payment, saga and step."""
+    rows = {row["id"]: row for row in await shop.rows("select * from order_overview")}
+    told = {
+        name: [rows[order][column] for column in ("status", "payment_status", "saga_status")]
+        for name, order in orders.items()
+    }
+    assert told == {
+        "fulfilled": ["fulfilled", "captured", "completed"],
+        "cancelled": ["cancelled", "declined", "compensated"],
+        "waiting": ["payment_processing", "requested", "waiting"],
+    }
+    waiting = rows[orders["waiting"]]
+    assert (waiting["warehouse"], waiting["saga_step"]) == ("LIS", "process_payment")
+
+
+async def test_sagas_are_overseen(shop: Shop, orders: dict[str, UUID]) -> None:
+    """saga_overview shows where each saga stands, its last failure and when it ended."""
+    rows = {row["id"]: row for row in await shop.rows("select * from saga_overview")}
+    waiting, cancelled = rows[orders["waiting"]], rows[orders["cancelled"]]
+    assert (waiting["current_step"], waiting["attempts"]) == ("process_payment", 1)
+    assert waiting["completed_at"] is None
+    assert waiting["ready_at"] is not None
+    assert cancelled["last_error_code"] == "DP014"
+    assert cancelled["last_error"] == "payment declined: card_declined"
+    assert cancelled["completed_at"] == cancelled["updated_at"]
+    assert rows[orders["fulfilled"]]["completed_at"] is not None
+    assert len(rows) == 3
+
+
+async def test_a_saga_turning_back_shows_its_undo(shop: Shop) -> None:
+    """While it compensates, the current step of a saga is the undo."""
+    order = await shop.order((await shop.product(on_hand=1), 1))
+    await shop.poison("release_stock", order)
+    await shop.settle(await shop.advance(), DECLINED)
+    row = await shop.row("select * from saga_overview")
+    assert (row["status"], row["current_step"]) == ("compensating", "release_stock")
+
+
+async def test_the_queue_in_one_row(shop: Shop, orders: dict[str, UUID]) -> None:
+    """engine_health counts what is ready, since when, what waits and what backs off."""
+    assert orders
+    health = await shop.row("select * from engine_health")
+    assert (health["ready"], health["waiting"], health["backing_off"]) == (0, 1, 0)
+    assert health["oldest_ready_seconds"] == 0
+    product = await shop.product(on_hand=2)
+    order = await shop.order((product, 1))
+    await shop.poison("reserve_stock", order)
+    await shop.advance()
+    await shop.order((product, 1))
+    health = await shop.row("select * from engine_health")
+    assert (health["ready"], health["waiting"], health["backing_off"]) == (1, 1, 1)
+    await shop.turn_clock(20)
+    health = await shop.row("select * from engine_health")
+    assert (health["ready"], health["waiting"], health["backing_off"]) == (2, 1, 0)
+    assert 20 <= health["oldest_ready_seconds"] < 25
+    assert health["stuck"] == 0
+
+
+@pytest.mark.parametrize("role", ["darkpearl_app", "darkpearl_reader", "service_role"])
+async def test_the_plain_query_works_as_written(
+    shop: Shop, orders: dict[str, UUID], log_in: LogIn, role: str
+) -> None:
+    """Every role that reads events does so with no schema named and nothing set."""
+    connection = await log_in("darkpearl_api" if role == "service_role" else role)
+    if role == "service_role":
+        await connection.execute("set role service_role")
+    rows = await (await connection.execute(SEEDS_QUERY)).fetchall()
+    assert len(rows) == await shop.value("select count(*) from saga_events") > 10
+    assert {row["saga_status"] for row in rows} == {"completed", "compensated", "waiting"}
+    assert {row["saga_id"] for row in rows} == set(orders.values())
+    assert [row["created_at"] for row in rows] == sorted(row["created_at"] for row in rows)

@@ -1,0 +1,98 @@
+"""Settings come from the environment, checked, or not at all."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from darkpearl.config import PREFIX, ConfigError, Settings, variables
+
+
+def test_an_empty_environment_gives_the_documented_defaults() -> None:
+    """Nothing has to be set to run."""
+    settings = Settings.from_environment({})
+    assert settings == Settings()
+    assert settings.port == 8000
+    assert settings.home == Path(".darkpearl")
+    assert settings.database_url is None
+
+
+def test_every_setting_is_read_from_its_variable() -> None:
+    """Texts become the types of their fields."""
+    settings = Settings.from_environment(
+        {
+            "DARKPEARL_PORT": "9000",
+            "DARKPEARL_HOME": "/a b",
+            "DARKPEARL_POLL_SECONDS": "60",
+            "DARKPEARL_MOCK_SEED": "7",
+            "DARKPEARL_DATABASE_URL": "postgresql://me@there/db",
+            "PATH": "/bin",
+        }
+    )
+    assert settings == Settings(
+        port=9000,
+        home=Path("/a b"),
+        poll_seconds=60.0,
+        mock_seed=7,
+        database_url="postgresql://me@there/db",
+    )
+
+
+def test_an_empty_value_counts_as_not_set() -> None:
+    """`DARKPEARL_DATABASE_URL= make run` runs the embedded server."""
+    assert Settings.from_environment({"DARKPEARL_DATABASE_URL": ""}).database_url is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "http"),
+        ("PORT", "65536"),
+        ("BATCH_SIZE", "0"),
+        ("BATCH_SIZE", "5001"),
+        ("POLL_SECONDS", "0"),
+        ("POLL_SECONDS", "nan"),
+        ("MOCK_APPROVAL_RATE", "1.1"),
+        ("GATEWAY", "barter"),
+        ("LOG_LEVEL", "loud"),
+    ],
+)
+def test_a_bad_value_names_variable_value_and_what_is_allowed(name: str, value: str) -> None:
+    """One line is enough to put it right."""
+    allowed = next(each.allowed for each in variables() if each.name == PREFIX + name)
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_environment({PREFIX + name: value})
+    assert str(caught.value) == f"DARKPEARL_{name}: {value!r} is not allowed; give {allowed}"
+
+
+def test_a_misspelt_name_is_an_error() -> None:
+    """A setting that would do nothing is not accepted in silence."""
+    with pytest.raises(ConfigError, match=r"DARKPEARL_PROT is no setting; known are .*_PORT"):
+        Settings.from_environment({"DARKPEARL_PROT": "1"})
+
+
+def test_names_of_the_test_suite_are_left_alone() -> None:
+    """DARKPEARL_TEST_DATABASE_URL doesn't stop the processes that tests start."""
+    assert Settings.from_environment({"DARKPEARL_TEST_DATABASE_URL": "x"}) == Settings()
+
+
+def test_a_bad_address_is_not_repeated() -> None:
+    """A password in it doesn't reach a log."""
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_environment({"DARKPEARL_DATABASE_URL": "mysql://me:secret@there"})
+    assert "secret" not in str(caught.value)
+
+
+def test_every_setting_is_documented() -> None:
+    """The list that `darkpearl settings` prints has no gaps."""
+    assert [each.name for each in variables()] == [
+        PREFIX + name.upper() for name in Settings.__struct_fields__
+    ]
+    assert all(each.description and each.allowed for each in variables())
+
+
+def test_settings_cannot_be_changed() -> None:
+    """Whoever has them may rely on them."""
+    with pytest.raises(AttributeError):
+        Settings().port = 1  # type: ignore[misc]
+    assert msgspec.structs.replace(Settings(), port=1).port == 1

@@ -1,0 +1,107 @@
+"""The house's rule: a module imports only lower ones, and drivers stay where they belong."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[2] / "darkpearl"
+LEVELS = {
+    "errors": 0,
+    "config": 0,
+    "models": 0,
+    "wheel": 1,
+    "database": 1,
+    "gateways": 1,
+    "schema": 2,
+    "embedded": 2,
+    "listener": 2,
+    "api": 2,
+    "monitor": 2,
+    "demo": 3,
+    "serving": 3,
+    "cli": 4,
+    "__main__": 5,
+}
+CONFINED = {
+    "psycopg": {"errors", "database", "schema", "listener"},
+    "psycopg_pool": {"database", "listener"},
+    "litestar": {"api", "monitor", "cli"},
+    "yoyo": {"schema"},
+    "uvicorn": {"serving"},
+}
+
+
+def modules() -> dict[str, Path]:
+    """Every module by its dotted name, without the package's own."""
+    paths = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
+    names = [path.relative_to(PACKAGE).with_suffix("").parts for path in paths]
+    return {
+        ".".join(each for each in name if each != "__init__"): path
+        for name, path in zip(names, paths, strict=True)
+    }
+
+
+def imports(path: Path, *, lazy: bool = True) -> set[str]:
+    """Dotted names that a file imports, inside functions too; `from a import b` is a and a.b."""
+    tree = ast.parse(path.read_text())
+    found: set[str] = set()
+    for node in ast.walk(tree) if lazy else tree.body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide where things live"
+            found |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def ours(path: Path, *, lazy: bool = True) -> set[str]:
+    """Modules of this package that a file imports."""
+    return {
+        name.removeprefix("darkpearl.")
+        for name in imports(path, lazy=lazy)
+        if name.removeprefix("darkpearl.") in modules()
+    }
+
+
+def room(name: str) -> str:
+    """The folder or file right in the package that a module belongs to."""
+    return name.partition(".")[0]
+
+
+def test_every_module_has_a_level() -> None:
+    """A new module gets a place in the house before it is used."""
+    assert {room(name) for name in modules()} <= LEVELS.keys()
+
+
+def test_a_module_imports_only_lower_ones() -> None:
+    """Level by level, outside of its own folder."""
+    wrong = [
+        f"{name} imports {other}"
+        for name, path in modules().items()
+        for other in ours(path)
+        if room(other) != room(name) and LEVELS[room(other)] >= LEVELS[room(name)]
+    ]
+    assert wrong == []
+
+
+def test_there_are_no_cycles() -> None:
+    """Inside of a folder neither, when modules are loaded."""
+    graph = {name: ours(path, lazy=False) - {name} for name, path in modules().items()}
+    TopologicalSorter(graph).prepare()
+
+
+def test_drivers_stay_in_their_modules() -> None:
+    """Another database driver or HTTP framework would touch these modules alone."""
+    wrong = [
+        f"{name} imports {library}"
+        for name, path in modules().items()
+        for library, rooms in CONFINED.items()
+        if library in {room(each) for each in imports(path)} and room(name) not in rooms
+    ]
+    assert wrong == []
+
+
+def test_no_file_is_too_long() -> None:
+    """A file over about 400 lines wants a second room."""
+    lengths = {name: len(path.read_text().splitlines()) for name, path in modules().items()}
+    assert {name: length for name, length in lengths.items() if length > 420} == {}
