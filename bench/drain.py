@@ -1,0 +1,38 @@
+"""Ready orders, and listeners that work them off."""
+
+import asyncio
+from typing import Any
+
+from bench.harness import Meter, Shop, listeners, until_drained
+
+
+async def drain(target: Shop, orders: int, count: int, batch_size: int) -> dict[str, Any]:
+    """Fill, then measure from the moment that the held-back sagas become ready to the last end."""
+    await target.fill(orders)
+    # Listeners start first and find nothing: their start is not what is measured.
+    await target.value("with h as (update sagas set ready_at = 'infinity' returning 1) select 1")
+    await target.settle_down()
+    with listeners(target.url, count, batch_size=batch_size) as processes:
+        await _all_asleep(target, count)
+        meter = Meter(target, processes)
+        await meter.begin()
+        async with target.connection.transaction():
+            await target.connection.execute(
+                "update sagas set ready_at = created_at where ready_at = 'infinity'"
+            )
+            await target.connection.execute("select ring_bell()")
+        await until_drained(target)
+        figures = await meter.end(orders)
+    await target.check()
+    return {"bench": "drain", "listeners": count, "batch_size": batch_size, **figures}
+
+
+async def _all_asleep(target: Shop, count: int) -> None:
+    while True:
+        connected = await target.value(
+            "select count(*) from pg_stat_activity where application_name = 'darkpearl bell'"
+            " and datname = current_database() and state = 'idle'"
+        )
+        if connected == count:
+            return
+        await asyncio.sleep(0.05)

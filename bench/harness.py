@@ -1,0 +1,218 @@
+"""What every benchmark needs: a durable server, filled databases, listeners, honest counters.
+
+Figures are of this machine and this moment; compare them only within one run. The server keeps its
+data on disk with fsync and synchronous_commit on. After every round the audit must be empty.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+
+from darkpearl import database, embedded, schema
+
+HOME = Path(".bench")
+OPTIONS = {
+    "shared_buffers": "1GB",
+    "max_wal_size": "8GB",
+    "checkpoint_timeout": "30min",
+    "max_connections": "200",
+    "track_commit_timestamp": "on",
+}
+
+
+@contextlib.contextmanager
+def server() -> Iterator[embedded.Server]:
+    """A durable PostgreSQL of the benchmarks' own."""
+    if left_behind := embedded.running(HOME):
+        embedded.stop(left_behind)
+    with embedded.serve(HOME, OPTIONS) as running:
+        yield running
+
+
+@dataclass
+class Shop:
+    """A database with stock in it, and an open connection to it as its owner."""
+
+    url: str
+    connection: psycopg.AsyncConnection[Any]
+    server_pid: int
+    asked: int = 0
+    """Statements of the benchmark's own, each a commit that is none of the system's."""
+
+    async def value(self, query: str, *parameters: Any) -> Any:
+        """The first column of the first row."""
+        self.asked += 1
+        row = await (await self.connection.execute(query.encode(), parameters)).fetchone()
+        return row[0] if row else None
+
+    async def fill(self, orders: int, *, products: int | None = None, lines: int = 2) -> None:
+        """Place two-line orders, set-based, a thousand to a transaction, over random products.
+
+        Args:
+            orders: how many.
+            products: among the first so many products; all when not given.
+            lines: per order.
+        """
+        for start in range(0, orders, 1000):
+            async with self.connection.transaction():
+                await self.connection.execute(
+                    """
+                    create temp table placed on commit drop as
+                    with w as (select array_agg(id order by code) as ids from warehouses)
+                    select new_id() as id, w.ids[1 + floor(random() * cardinality(w.ids))::int]
+                        as warehouse_id
+                    from w, generate_series(1, %s)
+                    """,
+                    [min(1000, orders - start)],
+                )
+                await self.connection.execute(
+                    "insert into orders (id, warehouse_id) select id, warehouse_id from placed"
+                )
+                await self.connection.execute(
+                    """
+                    with p as (
+                        select array_agg(id order by sku) as ids
+                        from (select * from products order by sku limit %s) as p
+                    )
+                    insert into order_items (order_id, warehouse_id, product_id, quantity)
+                    select o.id, o.warehouse_id,
+                        p.ids[1 + floor(random() * cardinality(p.ids))::int],
+                        1 + floor(random() * 3)::int
+                    from placed as o, p, generate_series(1, %s)
+                    """,
+                    [products, lines],
+                )
+
+    async def settle_down(self) -> None:
+        """Leave no work of the preparation to be paid for during the measurement."""
+        await self.connection.execute("vacuum analyze")
+        await self.connection.execute("checkpoint")
+
+    async def drained(self) -> bool:
+        """Whether every saga has ended."""
+        return bool(
+            await self.value("select not exists (select from sagas where ready_at is not null)")
+        )
+
+    async def check(self) -> None:
+        """Stop the benchmark if stock, ledger, payments, orders and events disagree anywhere."""
+        findings = await (await self.connection.execute("select * from audit limit 5")).fetchall()
+        if findings:
+            raise SystemExit(f"the audit is not empty: {findings}")
+
+
+@contextlib.asynccontextmanager
+async def shop(
+    running: embedded.Server, *, warehouses: int = 1, products: int = 1000, stock: int = 1_000_000
+) -> AsyncIterator[Shop]:
+    """A fresh database: every product stocked in every warehouse."""
+    async with (
+        schema.scratch_database(running.url) as url,
+        await psycopg.AsyncConnection.connect(
+            database.with_options(url, "-c search_path=darkpearl"), autocommit=True
+        ) as connection,
+    ):
+        await schema.migrate(url)
+        await connection.execute(
+            "insert into warehouses (code, name)"
+            " select to_char(n, 'FM0000'), 'W' from generate_series(1, %s) as n",
+            [warehouses],
+        )
+        await connection.execute(
+            "insert into products (sku, name, unit_price)"
+            " select to_char(n, 'FM000000'), 'P', 10 from generate_series(1, %s) as n",
+            [products],
+        )
+        await connection.execute(
+            "select count(receive_stock(w.id, p.id, %s)) from warehouses as w, products as p",
+            [stock],
+        )
+        yield Shop(url, connection, running.pid)
+
+
+@contextlib.contextmanager
+def listeners(url: str, count: int, **settings: Any) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """So many listener processes, ended in order."""
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("DARKPEARL")},
+        "DARKPEARL_DATABASE_URL": url,
+        "DARKPEARL_MOCK_APPROVAL_RATE": "1",
+        **{f"DARKPEARL_{name.upper()}": str(value) for name, value in settings.items()},
+    }
+    command = [sys.executable, "-m", "darkpearl", "listener"]
+    started = [subprocess.Popen(command, env=environment) for _ in range(count)]
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.send_signal(signal.SIGTERM)
+        for process in started:
+            process.wait(30)
+
+
+@dataclass
+class Meter:
+    """Counters of the server and of client processes, between `begin` and `end`."""
+
+    shop: Shop
+    clients: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)
+
+    async def begin(self) -> None:
+        """Read the counters."""
+        self._before = await self._read()
+
+    async def end(self, orders: int) -> dict[str, float]:
+        """Read them again; the difference per order."""
+        after = await self._read()
+        seconds, commits, wal, server_cpu, client_cpu = (
+            b - a for a, b in zip(self._before, after, strict=True)
+        )
+        return {
+            "orders": orders,
+            "seconds": round(seconds, 3),
+            "orders_per_second": round(orders / seconds),
+            "commits_per_order": round(commits / orders, 5),
+            "wal_bytes_per_order": round(wal / orders),
+            "server_cpu_us_per_order": round(server_cpu / orders * 1e6, 1),
+            "client_cpu_us_per_order": round(client_cpu / orders * 1e6, 1),
+        }
+
+    async def _read(self) -> tuple[float, ...]:
+        await self.shop.connection.execute("select pg_stat_force_next_flush()")
+        commits = await self.shop.value(
+            "select xact_commit from pg_stat_database where datname = current_database()"
+        )
+        wal = await self.shop.value("select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')")
+        postmaster = psutil.Process(self.shop.server_pid)
+        server_cpu = sum(map(_cpu, [postmaster, *postmaster.children(recursive=True)]))
+        # Of backends that have ended, the postmaster keeps the account.
+        server_cpu += sum(postmaster.cpu_times()[2:4])
+        client_cpu = sum(_cpu(psutil.Process(process.pid)) for process in self.clients)
+        commits -= self.shop.asked
+        return time.monotonic(), float(commits), float(wal), server_cpu, client_cpu
+
+
+def _cpu(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
+
+
+async def until_drained(target: Shop) -> None:
+    """Wait until every saga has ended."""
+    while not await target.drained():
+        await asyncio.sleep(0.02)

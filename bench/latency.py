@@ -1,0 +1,57 @@
+"""From an order's commit to its fulfilment, one order at a time."""
+
+import asyncio
+from typing import Any
+
+import psycopg
+
+from bench.harness import Shop, listeners, until_drained
+from darkpearl import database
+
+WARM_UP = 100
+PAUSE_SECONDS = 0.02
+
+
+async def latency(target: Shop, orders: int) -> dict[str, Any]:
+    """Place orders one by one, each long after the one before has ended and the listener sleeps.
+
+    Both moments are commit timestamps of the server (track_commit_timestamp): of the transaction
+    that placed the order, and of the one that last wrote it, which fulfilled it.
+    """
+    product = await target.value("select id from products order by sku limit 1")
+    warehouse = await target.value("select id from warehouses limit 1")
+    async with await psycopg.AsyncConnection.connect(
+        database.as_role(target.url, "darkpearl_app"), autocommit=True
+    ) as app:
+        with listeners(target.url, 1):
+            for _ in range(orders + WARM_UP):
+                async with app.transaction():
+                    cursor = await app.execute(
+                        "insert into darkpearl.orders (warehouse_id) values (%s) returning id",
+                        [warehouse],
+                    )
+                    ((order,),) = await cursor.fetchall()
+                    await app.execute(
+                        "insert into darkpearl.order_items"
+                        " (order_id, warehouse_id, product_id, quantity) values (%s, %s, %s, 1)",
+                        [order, warehouse, product],
+                    )
+                await asyncio.sleep(PAUSE_SECONDS)
+            await until_drained(target)
+    await target.check()
+    figures = await target.value(
+        """
+        select percentile_cont(array[0.5, 0.95, 0.99]) within group (order by took)
+        from (
+            select extract(epoch from pg_xact_commit_timestamp(xmin)
+                - pg_xact_commit_timestamp(placed_in::xid)) * 1000 as took
+            from orders order by order_number offset %s
+        ) as o
+        """,
+        WARM_UP,
+    )
+    return {
+        "bench": "latency at idle",
+        "orders": orders,
+        **{f"{p}_ms": round(ms, 2) for p, ms in zip(("p50", "p95", "p99"), figures, strict=True)},
+    }
