@@ -10,14 +10,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
-from psycopg.types.json import Jsonb
 from pytest_postgresql import factories
 from pytest_postgresql.executors import NoopExecutor
 from shop import Shop
@@ -141,65 +139,3 @@ async def shop(connect: Connect) -> AsyncIterator[Shop]:
     yield shop
     if shop.audited:
         assert await shop.audit() == []
-
-
-@dataclass(frozen=True)
-class NumberedShop:
-    """For tests/api: products go by number, rows are tuples, parameters come as a list."""
-
-    connection: AsyncConnection[Any]
-    warehouse: UUID
-    products: list[UUID]
-
-    async def execute(self, query: str, parameters: Any = ()) -> None:
-        """Run a statement for its effect."""
-        await self.connection.execute(query.encode(), parameters)
-
-    async def fetch(self, query: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
-        """Every row of a query."""
-        cursor = await self.connection.execute(query.encode(), parameters)
-        return await cursor.fetchall()
-
-    async def value(self, query: str, parameters: Any = ()) -> Any:
-        """The first column of the first row."""
-        return (await self.fetch(query, parameters))[0][0]
-
-    async def order(self, *lines: tuple[int, int]) -> UUID:
-        """Place an order of (index of the product, quantity) lines; its id."""
-        items = [{"product_id": str(self.products[p]), "quantity": q} for p, q in lines]
-        query = "select id from place_order(%s, %s)"
-        return UUID(str(await self.value(query, [self.warehouse, Jsonb(items)])))
-
-    async def statuses(self) -> dict[str, int]:
-        """How many orders have which status."""
-        return dict(await self.fetch("select status::text, count(*) from orders group by 1"))
-
-    async def audit(self) -> list[tuple[Any, ...]]:
-        """What contradicts the rules: nothing, if all is well."""
-        return await self.fetch("select * from audit")
-
-
-@pytest.fixture
-async def open_shop(connect: Connect) -> Callable[..., Awaitable[NumberedShop]]:
-    """Make a shop: `open_shop(5, 10)` stocks two products with 5 and 10 units at 10.00 each."""
-
-    async def open_with(*quantities: int) -> NumberedShop:
-        connection = await connect()
-        shop = NumberedShop(connection, uuid4(), [])
-        await shop.fetch(
-            "insert into warehouses (id, code, name) values (%s, %s, 'W') returning id",
-            [shop.warehouse, str(shop.warehouse)],
-        )
-        for number, quantity in enumerate(quantities):
-            product = await shop.value(
-                "insert into products (sku, name, unit_price) values (%s, %s, 10) returning id",
-                [f"{shop.warehouse} {number}", f"Product {number}"],
-            )
-            shop.products.append(product)
-            if quantity:
-                await shop.value(
-                    "select receive_stock(%s, %s, %s)", [shop.warehouse, product, quantity]
-                )
-        return shop
-
-    return open_with

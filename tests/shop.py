@@ -30,6 +30,7 @@ class Shop:
         self.audited = True  # a test that leaves a contradiction behind on purpose says False
         self.lisbon = uuid4()
         self.rotterdam = uuid4()
+        self.products: list[UUID] = []
         self.turned_seconds = 0.0
         self.claimed = 0
         self.stale: list[tuple[UUID, str]] = []
@@ -82,6 +83,7 @@ class Shop:
             f" values ({', '.join(['%s'] * len(columns))}) returning id",
             *columns.values(),
         )
+        self.products.append(product)
         if on_hand:
             await self.receive(product, on_hand)
         return product

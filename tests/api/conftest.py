@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 from litestar import Litestar
-from psycopg.types.json import Jsonb
+from shop import Shop
 
 from darkpearl import database
 from darkpearl.api.app import create_app
@@ -16,15 +16,12 @@ Json = dict[str, Any]
 
 
 @pytest.fixture
-async def shop(open_shop: Callable[..., Awaitable[Any]]) -> Any:
-    """100 units of product P0, 5 of P1, at 10.00, in warehouse W."""
-    shop = await open_shop(100, 5)
-    for number, product in enumerate(shop.products):
-        await shop.fetch(
-            "update products set sku = %s, name = %s where id = %s returning id",
-            [f"P{number}", f"Product {number}", product],
-        )
-    await shop.fetch("update warehouses set code = 'W', name = 'W' returning id")
+async def shop(shop: Shop) -> Shop:
+    """100 units of product P0, 5 of P1, at 10.00, in warehouse W, the only one."""
+    await shop.run("delete from warehouses where id = %s", shop.rotterdam)
+    await shop.run("update warehouses set code = 'W', name = 'W'")
+    for number, on_hand in enumerate((100, 5)):
+        await shop.product(sku=f"P{number}", name=f"Product {number}", on_hand=on_hand)
     return shop
 
 
@@ -45,40 +42,27 @@ async def api(app: Litestar) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-def order_body(shop: Any) -> Callable[..., Json]:
+def order_body(shop: Shop) -> Callable[..., Json]:
     """The body of an order over (index of the product, quantity) lines."""
 
     def body(*lines: tuple[int, int], **more: Any) -> Json:
         items = [{"product_id": str(shop.products[p]), "quantity": q} for p, q in lines]
-        return {"warehouse_id": str(shop.warehouse), "items": items, **more}
+        return {"warehouse_id": str(shop.lisbon), "items": items, **more}
 
     return body
 
 
 @pytest.fixture
-def run_sagas(shop: Any) -> Callable[..., Awaitable[None]]:
+def run_sagas(shop: Shop) -> Callable[..., Awaitable[None]]:
     """Takes every saga to its end, as a listener whose gateway gives one answer to all."""
 
     async def run(outcome: str | None = "approved") -> None:
-        while requests := [
-            request
-            for (group,) in await shop.fetch("select requests from advance()")
-            for request in group or []
-        ]:
-            if outcome is None:
-                return
+        requests = await shop.advance()
+        while outcome and requests:
             answer = {"outcome": outcome, "gateway": "test", "reference": "ref-1"}
             if outcome == "declined":
                 answer["code"] = "card_declined"
-            answers = [
-                {
-                    "saga_id": each["saga_id"],
-                    "lease_token": each["lease_token"],
-                    "answer": answer,
-                }
-                for each in requests
-            ]
-            await shop.fetch("select * from settle(%s)", [Jsonb(answers)])
+            requests = await shop.settle(requests, answer) + await shop.advance()
 
     return run
 

@@ -158,7 +158,7 @@ async def test_an_outage_in_the_middle_is_503_and_passes(
     assert told.headers["content-type"] == "application/problem+json"
     assert told.headers["retry-after"] == "1"
     assert (await api.get("/orders")).status_code == 200
-    await shop.fetch(kill.format("pid <>"))
+    await shop.run(kill.format("pid <>"))
     assert (await api.get("/orders")).status_code == 200, "a checkout notices dead connections"
 
 

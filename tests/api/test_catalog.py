@@ -168,4 +168,4 @@ async def test_a_warehouse_lives_as_a_product_does(api: Api, shop: Any, problem:
     problem(await api.post("/warehouses", json=body), 409, "23505")
     assert (await api.put(path, json={"address": None})).json()["address"] is None
     assert (await api.delete(path)).status_code == 204
-    problem(await api.delete(f"/warehouses/{shop.warehouse}"), 409, "DP016")
+    problem(await api.delete(f"/warehouses/{shop.lisbon}"), 409, "DP016")

@@ -107,17 +107,14 @@ async def test_history_comes_first_then_each_event_as_it_is_committed(
     shop: Any, follow: Callable[..., Any], run_sagas: RunSagas
 ) -> None:
     """A client that connects midway misses nothing, and the end of the saga ends the stream."""
-    order = await shop.order((0, 1))
+    order = await shop.order((shop.products[0], 1))
     await run_sagas(None)
     async with follow(order) as stream:
         assert (await stream.start())["status"] == 200
         seen = [await stream.event() for _ in range(3)]
         assert [kind for _, kind in seen] == HISTORY[:3]
-        await shop.fetch("update sagas set ready_at = clock() - interval '1 second' returning id")
-        await shop.fetch(
-            "select cancel_order(%s)",
-            [order],
-        )
+        await shop.run("update sagas set ready_at = clock() - interval '1 second'")
+        await shop.cancel(order)
         assert (await stream.event())[1] == "cancelled"
 
 
@@ -125,7 +122,7 @@ async def test_the_stream_ends_with_the_saga(
     shop: Any, follow: Callable[..., Any], run_sagas: RunSagas
 ) -> None:
     """Events arrive once each in order, and the last one closes it."""
-    order = await shop.order((0, 1))
+    order = await shop.order((shop.products[0], 1))
     async with follow(order) as stream:
         await stream.start()
         seen = [await stream.event()]
@@ -140,7 +137,7 @@ async def test_a_client_goes_on_where_it_was(
     shop: Any, follow: Callable[..., Any], run_sagas: RunSagas
 ) -> None:
     """Last-Event-ID leaves out what was seen; after the end it gets 204 and stays away."""
-    order = await shop.order((0, 1))
+    order = await shop.order((shop.products[0], 1))
     await run_sagas()
     async with follow(order) as stream:
         await stream.start()
@@ -158,7 +155,7 @@ async def test_a_long_history_comes_whole(
 ) -> None:
     """More events than one look reads are read by the next looks."""
     monkeypatch.setattr(events, "BATCH", 2)
-    order = await shop.order((0, 1))
+    order = await shop.order((shop.products[0], 1))
     await run_sagas()
     async with follow(order) as stream:
         await stream.start()
@@ -172,7 +169,7 @@ async def test_silence_is_filled_with_pings(
     """A comment keeps proxies from closing a stream on which nothing happens."""
     monkeypatch.setattr(events, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(events, "PING_SECONDS", 0.02)
-    order = await shop.order((0, 1))
+    order = await shop.order((shop.products[0], 1))
     async with follow(order) as stream:
         await stream.start()
         await stream.event()
@@ -183,7 +180,7 @@ async def test_a_client_that_leaves_ends_its_stream(
     app: Litestar, shop: Any, follow: Callable[..., Any]
 ) -> None:
     """Nothing polls for nobody."""
-    order = await shop.order((0, 1))
+    order = await shop.order((shop.products[0], 1))
     async with follow(order) as stream:
         await stream.start()
         await stream.event()
@@ -195,7 +192,7 @@ async def test_a_stopping_server_ends_its_streams(
     app: Litestar, shop: Any, follow: Callable[..., Any]
 ) -> None:
     """An open stream doesn't keep the process alive."""
-    order = await shop.order((0, 1))
+    order = await shop.order((shop.products[0], 1))
     async with follow(order) as stream:
         await stream.start()
         await stream.event()
@@ -207,7 +204,7 @@ async def test_a_stream_holds_no_connection(
     app: Litestar, shop: Any, follow: Callable[..., Any], api: httpx.AsyncClient
 ) -> None:
     """More streams than the pool has connections leave room for requests."""
-    orders = [await shop.order((0, 1)) for _ in range(10)]
+    orders = [await shop.order((shop.products[0], 1)) for _ in range(10)]
     async with asyncio.TaskGroup() as group:
         done = asyncio.Event()
         ready = asyncio.Semaphore(0)
@@ -232,7 +229,7 @@ async def test_there_are_only_so_many_streams(
     app: Litestar, api: httpx.AsyncClient, shop: Any, problem: Callable[..., Any]
 ) -> None:
     """One more than the limit is told to come back later."""
-    order = await shop.order((0, 1))
+    order = await shop.order((shop.products[0], 1))
     app.state.streams = events.MAX_STREAMS
     told = await api.get(f"/orders/{order}/events")
     problem(told, 503)

@@ -26,7 +26,7 @@ def move(api: Api, shop: Any) -> Callable[..., Awaitable[httpx.Response]]:
 
     async def post(kind: str, quantity: int, **more: Any) -> httpx.Response:
         body = {
-            "warehouse_id": str(shop.warehouse),
+            "warehouse_id": str(shop.lisbon),
             "product_id": str(shop.products[0]),
             "movement_type": kind,
             "quantity": quantity,
@@ -38,7 +38,7 @@ def move(api: Api, shop: Any) -> Callable[..., Awaitable[httpx.Response]]:
 
 async def shelf(api: Api, shop: Any, product: int = 0, warehouse: str = "") -> dict[str, Any]:
     """The inventory row of a product."""
-    where = {"product_id": shop.products[product], "warehouse_id": warehouse or shop.warehouse}
+    where = {"product_id": shop.products[product], "warehouse_id": warehouse or shop.lisbon}
     ((row),) = (await api.get("/inventory", params=where)).json()["data"]
     found: dict[str, Any] = row
     return found
@@ -53,7 +53,7 @@ async def test_inventory_tells_product_and_warehouse(api: Api, shop: Any) -> Non
         100,
     ]
     assert row["product"] == {"id": str(shop.products[0]), "sku": "P0", "name": "Product 0"}
-    assert row["warehouse"] == {"id": str(shop.warehouse), "code": "W", "name": "W"}
+    assert row["warehouse"] == {"id": str(shop.lisbon), "code": "W", "name": "W"}
     assert (await api.get(f"/inventory/{row['id']}")).json() == row
 
 
@@ -104,7 +104,7 @@ async def test_stocking_twice_or_nowhere_is_refused_whole(
     api: Api, shop: Any, problem: Problem
 ) -> None:
     """409 for a second row, 404 for an unknown product or warehouse; nothing is received."""
-    body = {"product_id": str(shop.products[0]), "warehouse_id": str(shop.warehouse)}
+    body = {"product_id": str(shop.products[0]), "warehouse_id": str(shop.lisbon)}
     problem(await api.post("/inventory", json={**body, "quantity_available": 5}), 409, "23505")
     assert (await shelf(api, shop))["quantity_available"] == 100
     nowhere = {**body, "warehouse_id": str(uuid4())}
@@ -136,7 +136,7 @@ async def test_a_count_below_what_is_reserved_is_refused_whole(
     api: Api, shop: Any, problem: Problem, run_sagas: Callable[..., Awaitable[None]]
 ) -> None:
     """409, and the reorder settings of the same request stay as they were."""
-    await shop.order((0, 10))
+    await shop.order((shop.products[0], 10))
     await run_sagas(None)
     path = f"/inventory/{(await shelf(api, shop))['id']}"
     body = {"quantity_available": 9, "reorder_point": 1}
@@ -217,7 +217,7 @@ async def test_movements_that_make_no_sense_are_refused(
     problem(await move("receive", 1, product_id=str(uuid4())), 404, "DP010")
     problem(await move("transfer_out", 1), 422)
     problem(await move("transfer_out", 1, from_warehouse_id=other_warehouse), 422)
-    problem(await move("transfer_out", 1, to_warehouse_id=str(shop.warehouse)), 422, "DP015")
+    problem(await move("transfer_out", 1, to_warehouse_id=str(shop.lisbon)), 422, "DP015")
     problem(await move("transfer_out", 101, to_warehouse_id=other_warehouse), 409, "DP006")
     problem(await move("transfer_out", 1, to_warehouse_id=other_warehouse, reference_type="x"), 422)
     problem(await move("receive", 1, to_warehouse_id=other_warehouse), 422)
@@ -249,7 +249,7 @@ async def test_movements_filter(
     reference = uuid4()
     made = (await move("receive", 5, reference_id=str(reference))).json()
     out = (await move("transfer_out", 1, to_warehouse_id=other_warehouse)).json()
-    order: UUID = await shop.order((1, 2))
+    order: UUID = await shop.order((shop.products[1], 2))
     await run_sagas()
 
     async def kinds(**filters: Any) -> list[str]:
@@ -263,7 +263,7 @@ async def test_movements_filter(
     assert await kinds(reference_id=reference) == ["receive"]
     assert await kinds(reference_id=order) == ["fulfill", "reserve"]
     assert await kinds(correlation_id=made["correlation_id"]) == ["receive"]
-    assert await kinds(correlation_id=out["correlation_id"], warehouse_id=shop.warehouse) == [
+    assert await kinds(correlation_id=out["correlation_id"], warehouse_id=shop.lisbon) == [
         "transfer_out"
     ]
 
