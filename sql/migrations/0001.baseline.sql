@@ -82,8 +82,8 @@ end;
 comment on function clock() is 'The time by which every DarkPearl timer and time stamp goes.';
 
 -- UUIDv7: ids that sort by time keep index inserts at the right edge. Built in
--- since PostgreSQL 18; below, a random UUID whose first 48 bits are the
--- milliseconds of the Unix time.
+-- since PostgreSQL 18; below, a random UUID whose first bits are the Unix time,
+-- to the microsecond.
 do $$
 begin
     if current_setting('server_version_num')::int >= 180000 then
@@ -93,20 +93,20 @@ begin
     else
         create function new_id() returns uuid
         language sql volatile parallel safe
-        return encode(
-            set_bit(
-                set_bit(
+        begin atomic
+            select encode(
+                overlay(
                     overlay(
                         uuid_send(gen_random_uuid())
-                        placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
-                        from 1 for 6
-                    ),
-                    52, 1
+                        placing substring(int8send(t.us / 1000) from 3) from 1 for 6
+                    )
+                    -- Version 7 and, in twelve bits, the fraction of the millisecond.
+                    placing substring(int8send(28672 + t.us % 1000 * 4096 / 1000) from 7) from 7 for 2
                 ),
-                53, 1
-            ),
-            'hex'
-        )::uuid;
+                'hex'
+            )::uuid
+            from (select (extract(epoch from clock_timestamp()) * 1000000)::bigint as us) as t;
+        end;
     end if;
 end
 $$;

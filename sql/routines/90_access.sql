@@ -42,6 +42,22 @@ begin
             end;
         end if;
     end loop;
+    -- Who migrates may act as the others, so that one login is enough to try it
+    -- all. Roles that somebody else has made are theirs to give.
+    foreach v_role in array array[
+        'darkpearl_app', 'darkpearl_listener', 'darkpearl_reader', 'darkpearl_api'
+    ] loop
+        if not pg_has_role(
+            current_user, v_role,
+            case when current_setting('server_version_num')::int >= 160000 then 'set' else 'member' end
+        ) then
+            begin
+                execute format('grant %I to %I', v_role, current_user);
+            exception
+                when insufficient_privilege or unique_violation then null;
+            end;
+        end if;
+    end loop;
     -- So that "select * from saga_events" just works. A setting of the role in
     -- this database: other databases of the server are none of ours.
     foreach v_role in array array[

@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
+import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from darkpearl import embedded
 
@@ -207,3 +209,16 @@ def test_the_demo_shows_every_ending(run: Run, home: Path) -> None:
     titles = [line for line in demo.printed.splitlines() if line.startswith("order ")]
     assert [title.split()[-1] for title in titles] == ["fulfilled"] * 2 + ["cancelled"] * 2
     assert not home.exists()
+
+
+def test_the_owner_of_a_database_needs_no_superuser(run: Run) -> None:
+    """On any server, the owner of a database who may create roles can migrate it and run it all."""
+    with embedded.temporary() as server:
+        with psycopg.connect(server.url, autocommit=True) as superuser:
+            superuser.execute("create role landlord login createrole password 'x'")
+            superuser.execute("create database house owner landlord")
+        url = make_conninfo(server.url, user="landlord", password="x", dbname="house")
+        up = run(server.home, DARKPEARL_DATABASE_URL=url).ready()
+        assert "fulfilled" in up.printed
+        up.process.send_signal(signal.SIGTERM)
+        assert up.end() == 0
