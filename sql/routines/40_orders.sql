@@ -58,10 +58,10 @@ create or replace function add_up_order_items() returns trigger
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
-    v_late uuid;
-    v_foreign record;
+    v_wrong record;
 begin
     update orders as o
     set total_amount = o.total_amount + i.line_total
@@ -73,35 +73,32 @@ begin
     where o.id = i.order_id and o.warehouse_id = i.warehouse_id
         and o.placed_in = pg_current_xact_id() and o.created_at >= transaction_timestamp();
 
-    select n.order_id into v_late
+    select
+        n.order_id, n.product_id, p.currency as product_currency, o.currency as order_currency,
+        -- The time tells apart a transaction of this cluster from one of the
+        -- cluster that an order was restored from.
+        o.placed_in is distinct from pg_current_xact_id() or o.created_at < transaction_timestamp() as late
+    into v_wrong
     from new_items as n
     left join orders as o on o.id = n.order_id and o.warehouse_id = n.warehouse_id
-    -- The time tells apart a transaction of this cluster from one of the cluster
-    -- that an order was restored from.
-    where o.placed_in is distinct from pg_current_xact_id() or o.created_at < transaction_timestamp()
+    left join products as p on p.id = n.product_id
+    where o.placed_in is distinct from pg_current_xact_id()
+        or o.created_at < transaction_timestamp()
+        or p.currency <> o.currency
     limit 1;
-    if found then
+    if found and v_wrong.late then
         raise exception using
             errcode = 'DP012',
             message = 'order is already placed',
-            detail = format('Order %s was not placed by this transaction; its lines are frozen.', v_late),
+            detail = format('Order %s was not placed by this transaction; its lines are frozen.', v_wrong.order_id),
             hint = 'Insert an order and its order_items, with the same warehouse_id, in one transaction, or place a new order.';
-    end if;
-
-    select n.order_id, p.id as product_id, p.currency as product_currency, o.currency as order_currency
-    into v_foreign
-    from new_items as n
-    inner join orders as o on o.id = n.order_id and o.warehouse_id = n.warehouse_id
-    inner join products as p on p.id = n.product_id
-    where p.currency <> o.currency
-    limit 1;
-    if found then
+    elsif found then
         raise exception using
             errcode = 'DP003',
             message = 'product is sold in another currency',
             detail = format(
                 'Product %s is priced in %s, order %s is in %s.',
-                v_foreign.product_id, v_foreign.product_currency, v_foreign.order_id, v_foreign.order_currency
+                v_wrong.product_id, v_wrong.product_currency, v_wrong.order_id, v_wrong.order_currency
             ),
             hint = 'Place one order per currency.';
     end if;

@@ -577,6 +577,7 @@ returns table (claimed integer, requests json)
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_warehouse_ids uuid[];
@@ -761,6 +762,7 @@ returns table (requests json, saga_id uuid, error_code text)
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_warehouse_ids uuid[];
