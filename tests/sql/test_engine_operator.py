@@ -1,4 +1,4 @@
-"""routines/60_engine.sql: undos that fail, stuck sagas, and what an operator does."""
+"""routines/58_history.sql: undos that fail, stuck sagas, and what an operator does."""
 
 from uuid import UUID, uuid4
 
