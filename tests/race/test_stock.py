@@ -51,6 +51,27 @@ async def test_reservations_of_one_product_queue_behind_each_other(
     assert await shop.order_status(second) == "cancelled"
 
 
+async def test_a_reservation_is_written_over_the_one_it_waited_for(
+    shop: Shop, connect: Any, waits: Any
+) -> None:
+    """The ledger of a pass that waited begins where the pass before it ended."""
+    product = await shop.product(on_hand=10)
+    await shop.order((product, 3))
+    await shop.order((product, 4))
+    one = await connect("darkpearl_listener", autocommit=False)
+    other = await connect("darkpearl_listener")
+    await one.execute("select advance(1)")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(other.execute, "select advance(1)")
+        await waits(other.info.backend_pid)
+        await one.commit()
+
+    assert await shop.values(
+        "select reserved_after from stock_movements where movement_type = 'reserve' order by id"
+    ) == [3, 7]
+
+
 async def test_opposite_transfers_do_not_deadlock(shop: Shop, connect: Any, waits: Any) -> None:
     """Transfers lock both shelves in key order, whichever way the goods go."""
     product = await shop.product(on_hand=10)

@@ -1,6 +1,8 @@
 """The set-based engine against a model that serves orders one by one."""
 
+import json
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 from hypothesis import HealthCheck, given, settings
@@ -65,9 +67,7 @@ async def test_batches_do_what_one_by_one_would(
         for lines, _ in wave:
             orders.append(await shop.order(*((products[p], q) for p, q in lines)))
             model.reserve(lines)
-        requests = await shop.advance(limit)
-        while shop.claimed:
-            requests += await shop.advance(limit)
+        requests = await _reserve(shop, limit)
         await _agree(shop, model, products, orders)
 
         decided = dict(zip(orders[first:], (approved for _, approved in wave), strict=True))
@@ -79,11 +79,24 @@ async def test_batches_do_what_one_by_one_would(
             }
             for each in requests
         ]
-        assert await shop.bring(answers) == []
+        await shop.run("select settle_pass(all_warehouses(), %s::jsonb, true)", json.dumps(answers))
         for number, (_, approved) in enumerate(wave, first):
             model.settle(number, approved=approved)
         await _agree(shop, model, products, orders)
     assert await shop.audit() == []
+
+
+async def _reserve(shop: Shop, limit: int) -> list[Any]:
+    """What advance() does, without its second tries: no batch that raises is mended by halves."""
+    requests: list[Any] = []
+    while await shop.value("select exists (select from sagas where ready_at <= clock())"):
+        for each in await shop.values(
+            "select run_pass(all_warehouses(), work)"
+            " from claim_sagas(all_warehouses(), %s) as work",
+            limit,
+        ):
+            requests += each
+    return requests
 
 
 async def _agree(shop: Shop, model: Model, products: list[UUID], orders: list[UUID]) -> None:
