@@ -11,7 +11,7 @@ BIN := .venv/bin
 DARKPEARL := $(BIN)/darkpearl
 SQL = $(wildcard sql/*.sql sql/*/*.sql)
 
-.PHONY: help run demo api listener test check format migrate wheel clean \
+.PHONY: help run demo api listener test check bench format migrate wheel clean \
 	db-start db-stop db-reset db-seed db-diff db-status db-url
 
 help: ## list these targets
@@ -38,6 +38,9 @@ check: .venv/dev ## lint, formatting, types, SQL lint, schema drift
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/squawk $(SQL)
 	@$(DARKPEARL) db drift
+
+bench: .venv/dev ## measure; ARGS="drain --rounds 5" chooses (docs/performance.md says what)
+	@$(BIN)/python -m bench $(ARGS)
 
 format: .venv/dev ## write the formatting that check wants
 	@$(BIN)/ruff format --quiet .
@@ -79,6 +82,7 @@ clean: ## remove what make and the tools made; the data in .darkpearl stays
 .venv/dev: EXTRAS := embedded,dev
 
 .venv/run .venv/dev: pyproject.toml | $(BIN)/python
+	@echo 'installing into .venv, once: $(EXTRAS)'
 	@if command -v uv >/dev/null; then \
 		uv pip install --quiet --python $(BIN)/python -e '.[$(EXTRAS)]'; \
 	else \

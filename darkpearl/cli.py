@@ -257,7 +257,10 @@ def _database(settings: Settings, *, exclusive: bool = False) -> Iterator[str]:
     if settings.database_url:
         yield settings.database_url
         return
-    with embedded.serve(settings.home, exclusive=exclusive, say=out.print) as server:
+    with contextlib.ExitStack() as stack:
+        with out.status("starting PostgreSQL"):
+            serving_it = embedded.serve(settings.home, exclusive=exclusive, say=out.print)
+            server = stack.enter_context(serving_it)
         yield server.url
 
 
@@ -273,7 +276,8 @@ def _running(settings: Settings, *, through_socket: bool = False) -> str:
 
 
 async def _prepare(url: str) -> None:
-    applied = await schema.migrate(url)
+    with out.status("applying the schema"):
+        applied = await schema.migrate(url)
     for role in serving.ROLES:  # so that a login that may not act as them is told so at once
         async with schema.connect(database.as_role(url, role)):
             pass
