@@ -8,6 +8,9 @@
 -- join arrays to each other switch nested loops off, so that five hundred are
 -- hashed; functions that look rows up by an array keep them, and switch
 -- sequential scans off, so that a plan made while a table was small stays good.
+-- advance() and settle() plan each statement once per session, and compile none:
+-- an order alone would pay for the planning, and a switched-off plan node looks
+-- expensive enough to be worth compiling.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;

@@ -161,6 +161,7 @@ language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
 set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 declare
     v_warehouse_ids uuid[];
@@ -346,6 +347,7 @@ language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
 set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 declare
     v_warehouse_ids uuid[];
