@@ -42,10 +42,11 @@ def taken_socket(settings: Settings) -> socket.socket:
         ServiceError: the address can't be had.
     """
     try:
-        family, kind, *_, address = socket.getaddrinfo(
+        family, kind, protocol, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        taken = socket.socket(family, kind)
+        # With its protocol, or asyncio doesn't know it for TCP and leaves Nagle's algorithm on.
+        taken = socket.socket(family, kind, protocol)
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(address)
     except OSError as error:
