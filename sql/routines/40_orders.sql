@@ -59,6 +59,7 @@ language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
 set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
 as $$
 declare
     v_wrong record;
@@ -125,6 +126,7 @@ create or replace function refuse_empty_order() returns trigger
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 begin
     if not exists (
