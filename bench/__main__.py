@@ -1,58 +1,169 @@
-"""`python -m bench [NAME …]`: runs benchmarks, prints a line of JSON and a table row for each."""
+"""`python -m bench [NAME …] [--rounds N]`: see docs/performance.md for what each measures."""
 
 import asyncio
 import json
-import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from bench import bell as bells
 from bench import drain as drains
+from bench import end_to_end as ends
+from bench import floor as floors
+from bench import growth as growths
 from bench import latency as latencies
+from bench import open_loop as open_loops
+from bench import shapes
+from bench.chart import chart
 from bench.harness import server, shop
+from bench.machine import machine
+from bench.rounds import interleaved
 from darkpearl import embedded
 
 RESULTS = Path(".bench") / "results.jsonl"
+Rows = AsyncIterator[dict[str, Any]]
 
 
-async def drain(running: embedded.Server) -> AsyncIterator[dict[str, Any]]:
-    """20,000 ready orders, one and two listeners."""
-    for count, batch_size in ((1, 500), (2, 500), (1, 100)):
+async def drain(running: embedded.Server, options: Namespace) -> Rows:
+    """20,000 ready orders: listeners, batch sizes."""
+
+    async def one(listeners: int, batch_size: int) -> dict[str, Any]:
         async with shop(running) as target:
-            yield await drains.drain(target, 20_000, count, batch_size)
+            return await drains.drain(target, 20_000, listeners, batch_size)
+
+    variants = {
+        f"{listeners} x {batch_size}": partial(one, listeners, batch_size)
+        for listeners, batch_size in ((1, 500), (2, 500), (1, 100), (1, 2000))
+    }
+    async for row in interleaved(options.rounds, variants, ["1 x 500"]):
+        yield row
 
 
-async def latency(running: embedded.Server) -> AsyncIterator[dict[str, Any]]:
+async def latency(running: embedded.Server, options: Namespace) -> Rows:
     """500 orders, one at a time."""
+
+    async def one() -> dict[str, Any]:
+        async with shop(running) as target:
+            return await latencies.latency(target, 500)
+
+    async for row in interleaved(options.rounds, {"idle": one}):
+        yield row
+
+
+async def open_loop(running: embedded.Server, options: Namespace) -> Rows:
+    """Orders that fall due at a given rate: from then to their fulfilment."""
+    async for row in interleaved(options.rounds, open_loops.variants(running)):
+        yield row
+
+
+async def floor(running: embedded.Server, options: Namespace) -> Rows:
+    """Order by order at 1 to 16 clients, against the drain; ratio to the best client count."""
+    async for row in interleaved(options.rounds, *floors.variants(running)):
+        yield row
+
+
+async def end_to_end(running: embedded.Server, options: Namespace) -> Rows:
+    """16 clients place orders while listeners work; ratio to the same without sagas."""
+    async for row in interleaved(options.rounds, *ends.variants(running)):
+        yield row
+
+
+async def end_to_end_http(running: embedded.Server, options: Namespace) -> Rows:
+    """16 clients POST orders; ratio to the same without sagas."""
+    async for row in interleaved(options.rounds, *ends.http_variants(running)):
+        yield row
+
+
+async def hot(running: embedded.Server, options: Namespace) -> Rows:
+    """Every order wants one product; 30 % can't be served; ratio to the ordinary drain."""
+    async for row in interleaved(options.rounds, *shapes.hot(running)):
+        yield row
+
+
+async def warehouses(running: embedded.Server, options: Namespace) -> Rows:
+    """20,000 shelves in 1, 10, 1,000 warehouses; ratio to one."""
+    async for row in interleaved(options.rounds, *shapes.warehouses(running)):
+        yield row
+
+
+async def bell(running: embedded.Server, options: Namespace) -> Rows:
+    """Inserts by 1, 8, 32 producers; ratio to the same without a bell."""
     async with shop(running) as target:
-        yield await latencies.latency(target, 500)
+        await target.connection.execute(bells.NOTIFY)
+        for producers in bells.PRODUCERS:
+            async for row in interleaved(options.rounds, *bells.variants(target, producers)):
+                yield row
+        await target.check()
 
 
-BENCHES: dict[str, Callable[[embedded.Server], AsyncIterator[dict[str, Any]]]] = {
-    "drain": drain,
-    "latency": latency,
-}
+async def growth(running: embedded.Server, options: Namespace) -> Rows:
+    """The drain beside finished orders (--finished); ratio to empty tables. Takes its time."""
+    async with shop(running, stock=growths.STOCK) as grown:
+        await growths.load(grown, options.finished)
+        await grown.check()
+        variants = growths.variants(running, grown, options.finished)
+        async for row in interleaved(options.rounds, variants, ["0 finished"]):
+            yield row
+        await grown.check()
 
 
-async def run(names: list[str]) -> None:
+ALL = (
+    *(drain, latency, open_loop, floor, end_to_end, end_to_end_http, hot, warehouses, bell),
+    growth,
+)
+BENCHES: dict[str, Callable[[embedded.Server, Namespace], Rows]] = {b.__name__: b for b in ALL}
+
+
+def show(console: Console, rows: list[dict[str, Any]]) -> None:
+    """One table; a column for every figure that any row has."""
+    keys = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "bench"]
+    table = Table(box=None, pad_edge=False)
+    for key in keys:
+        numeric = all(isinstance(row.get(key, 0), int | float) for row in rows)
+        table.add_column(key.replace("_", " "), justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*(str(row.get(key, "")) for key in keys))
+    console.print(table)
+
+
+async def run(names: list[str], options: Namespace) -> None:
     """Run them one after another."""
     console = Console()
+    started = datetime.now(UTC).isoformat(timespec="seconds")
     with server() as running, RESULTS.open("a") as results:
+
+        def record(row: dict[str, Any]) -> None:
+            results.write(json.dumps({"run": started, **row}) + "\n")
+            results.flush()
+
+        facts = machine(running.url)
+        record(facts)
+        console.print(", ".join(f"{k} {v}" for k, v in facts.items() if k != "bench"))
         for name in names:
             console.print(f"[bold]{name}[/]: {BENCHES[name].__doc__}")
-            async for figures in BENCHES[name](running):
-                results.write(json.dumps(figures) + "\n")
-                table = Table(box=None, pad_edge=False)
-                for key in figures:
-                    table.add_column(key.replace("_", " "), justify="right")
-                table.add_row(*map(str, figures.values()))
-                console.print(table)
+            rows = []
+            async for row in BENCHES[name](running, options):
+                rows.append({**row, "bench": name})
+                record(rows[-1])
+            show(console, rows)
 
 
-chosen = sys.argv[1:] or list(BENCHES)
-if unknown := set(chosen) - BENCHES.keys():
-    sys.exit(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(BENCHES)}")
-asyncio.run(run(chosen))
+parser = ArgumentParser(prog="python -m bench", description=__doc__)
+parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(BENCHES)}")
+parser.add_argument("--rounds", type=int, default=3, help="rounds of what is interleaved")
+parser.add_argument("--finished", type=int, default=1_000_000, help="orders for growth")
+parser.add_argument("--chart", action="store_true", help="only draw docs/performance.svg")
+arguments = parser.parse_args()
+if unknown := set(arguments.names) - BENCHES.keys():
+    parser.error(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(BENCHES)}")
+if arguments.chart:
+    Console().print(f"wrote {chart(RESULTS)}")
+else:
+    by_default = [name for name in BENCHES if name != "growth"]
+    asyncio.run(run(arguments.names or by_default, arguments))

@@ -1,0 +1,79 @@
+"""Clients of the HTTP API that cost little themselves: keep-alive connections, no HTTP library."""
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+
+from bench.harness import Shop
+from bench.pgbench import Run
+
+
+@contextlib.asynccontextmanager
+async def api(url: str) -> AsyncIterator[int]:
+    """`darkpearl api` in a process of its own; its port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "darkpearl", "api"),
+        env={
+            **{k: v for k, v in os.environ.items() if not k.startswith("DARKPEARL")},
+            "DARKPEARL_DATABASE_URL": url,
+            "DARKPEARL_PORT": str(port),
+            "DARKPEARL_LOG_LEVEL": "warning",
+        },
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(200):
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                break
+            await asyncio.sleep(0.1)
+        yield port
+    finally:
+        process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(process.wait(), 30)
+
+
+async def place_orders(target: Shop, *, clients: int, seconds: int) -> Run:
+    """Clients that POST two-line orders, each the next when the one before is answered."""
+    warehouse = str(await target.value("select id from warehouses order by code limit 1"))
+    rows = await target.connection.execute("select id from products order by sku limit 1000")
+    products = [str(product) for (product,) in await rows.fetchall()]
+
+    def order() -> bytes:
+        items = [
+            {"product_id": random.choice(products[:500]), "quantity": random.randint(1, 3)},
+            {"product_id": random.choice(products[500:]), "quantity": 1},
+        ]
+        body = json.dumps({"warehouse_id": warehouse, "items": items}).encode()
+        head = "POST /orders HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+        return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+    async def client(port: int, deadline: float) -> int:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        placed = 0
+        while time.monotonic() < deadline:
+            writer.write(order())
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
+            body = await reader.readexactly(length)
+            if b" 201 " not in head.split(b"\r\n")[0]:
+                raise SystemExit(f"the API refused an order: {body.decode()}")
+            placed += 1
+        writer.close()
+        return placed
+
+    async with api(target.url) as port:
+        began = time.monotonic()
+        placed = sum(await asyncio.gather(*(client(port, began + seconds) for _ in range(clients))))
+        return Run(placed, placed / (time.monotonic() - began))
