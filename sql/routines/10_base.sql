@@ -29,9 +29,9 @@ set local search_path = darkpearl, pg_temp;
 -- Who to write into the audit trail: the subject of the caller's token where
 -- the API has set one, else the login role. Only the API's login may carry
 -- claims; for anyone else they would be a forged signature.
+-- No SET clause: the body is bound when it is made, and can be inlined.
 create or replace function current_actor() returns text
 language sql stable
-set search_path = darkpearl, pg_temp
 return coalesce(
     case
         when session_user = 'darkpearl_api'
@@ -44,7 +44,6 @@ comment on function current_actor() is 'Who acts: the token''s subject for API s
 -- The customer that the caller's token names, or null. Same rule as above.
 create or replace function current_customer() returns uuid
 language sql stable
-set search_path = darkpearl, pg_temp
 return case
     when session_user = 'darkpearl_api'
         then nullif(nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub', '')::uuid
