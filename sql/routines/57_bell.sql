@@ -37,9 +37,7 @@ security definer
 set search_path = darkpearl, pg_temp
 as $$
 begin
-    if not pg_try_advisory_xact_lock_shared(gate_key()) then
-        perform pg_notify('darkpearl_bell', '');
-    end if;
+    perform ring_bell();
     return null;
 end
 $$;

@@ -16,14 +16,13 @@ set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
 -- Turns the outcomes of one group into events and the next place of each saga.
--- p_work may hold other sagas too; they are returned as they are. The lease
+-- p_work is the group, p_outcomes one outcome for each saga of it. The lease
 -- token moves on with every outcome, so whatever was handed out before is void.
 -- p_started_at: when the step began; null for the answer to a request, which
 -- began when its lease did. Locks nothing.
 create or replace function apply_outcomes(
     p_work saga_work[],
     p_step saga_steps,
-    p_last_position integer,
     p_forward boolean,
     p_outcomes step_outcome[],
     p_started_at timestamptz
@@ -34,6 +33,9 @@ set enable_nestloop = off
 as $$
 declare
     v_now constant timestamptz := clock();
+    v_last_position constant smallint := (
+        select max(s.position) from saga_steps as s where s.saga_type = p_step.saga_type
+    );
     v_name constant text := case when p_forward then p_step.step_name else p_step.undo_name end;
     v_lease_until constant timestamptz := v_now + p_step.timeout_seconds * interval '1 second';
     -- A step that raised left nothing behind, unless it is external: then the
@@ -53,7 +55,7 @@ begin
                     when p_forward then
                         case
                             when o.result = 'done' then
-                                case when p_step.position = p_last_position then 'completed' else 'running' end
+                                case when p_step.position = v_last_position then 'completed' else 'running' end
                             when t.again then 'running'
                             when t.undo_from = 0 then 'compensated'
                             else 'compensating'
@@ -69,7 +71,7 @@ begin
                     when p_forward then
                         case
                             when o.result <> 'done' then t.undo_from
-                            when p_step.position = p_last_position then p_step.position
+                            when p_step.position = v_last_position then p_step.position
                             else p_step.position + 1
                         end
                     when o.result = 'done' then p_step.position - 1
@@ -128,17 +130,10 @@ begin
     order by o.saga_id;
 
     v_next := finish_sagas(v_next, p_forward);
-
-    if cardinality(v_next) < cardinality(p_work) then
-        select v_next || array_agg(w)
-        into v_next
-        from unnest(p_work) as w
-        where not exists (select from unnest(p_outcomes) as o where o.saga_id = w.saga_id);
-    end if;
     return v_next;
 end
 $$;
-comment on function apply_outcomes(saga_work[], saga_steps, integer, boolean, step_outcome[], timestamptz) is
+comment on function apply_outcomes(saga_work[], saga_steps, boolean, step_outcome[], timestamptz) is
     'Internal: writes the events of one group and works out where each saga goes next.';
 
 -- Writes the event of each saga that has just turned back or ended, and parks
@@ -278,7 +273,6 @@ declare
     v_group saga_work[];
     v_at record;
     v_step saga_steps;
-    v_last_position smallint;
     v_function text;
     v_outcomes step_outcome[];
     v_started_at timestamptz;
@@ -315,10 +309,6 @@ begin
         select s.* into strict v_step
         from saga_steps as s
         where s.saga_type = v_at.saga_type and s.position = v_at.position;
-        select max(s.position) into v_last_position
-        from saga_steps as s
-        where s.saga_type = v_at.saga_type;
-
         v_started_at := clock();
         select
             array_agg(
@@ -379,7 +369,7 @@ begin
         end if;
 
         v_group := apply_outcomes(
-            v_group, v_step, v_last_position, v_at.status <> 'compensating', v_outcomes, v_started_at
+            v_group, v_step, v_at.status <> 'compensating', v_outcomes, v_started_at
         );
 
         v_requests := requests_of(

@@ -116,7 +116,6 @@ begin
         p_work.attempts := v_saga.attempts + case when v_saga.status = 'waiting' then 0 else 1 end;
         v_next := (apply_outcomes(
             array[p_work], v_step,
-            (select max(s.position) from saga_steps as s where s.saga_type = v_saga.saga_type),
             v_saga.status <> 'compensating',
             array[row(p_work.saga_id, 'failed', p_sqlstate, p_message, null)::step_outcome],
             clock()
@@ -242,7 +241,6 @@ declare
     v_work saga_work[];
     v_at record;
     v_step saga_steps;
-    v_last_position smallint;
     v_group saga_work[];
     v_group_answers jsonb[];
     v_outcomes step_outcome[];
@@ -294,9 +292,6 @@ begin
         select s.* into strict v_step
         from saga_steps as s
         where s.saga_type = v_at.saga_type and s.position = v_at.position;
-        select max(s.position) into v_last_position
-        from saga_steps as s
-        where s.saga_type = v_at.saga_type;
 
         select
             array_agg(
@@ -321,7 +316,7 @@ begin
         into v_outcomes
         using p_warehouse_ids, array(select w.saga_id from unnest(v_group) as w order by w.saga_id), v_group_answers;
         v_done := v_done || apply_outcomes(
-            v_group, v_step, v_last_position, v_at.status <> 'compensating', v_outcomes, null
+            v_group, v_step, v_at.status <> 'compensating', v_outcomes, null
         );
     end loop;
 
