@@ -1,71 +1,152 @@
 """Payment gateways: what a saga asks of the world outside, as one small Protocol.
 
-A gateway is asked to charge or to void under an idempotency key. It gives the same answer for the
-same key, however often it is asked; that is what makes asking again safe. An exception or a
-timeout is no answer: the listener reports it as unknown, and the engine asks again.
+Every call carries an idempotency key that is the same for each try of one purpose of one saga.
+A gateway gives the same answer for the same key, however often it is asked; that is what makes
+asking again safe. An exception or a timeout is no answer: the listener reports it as unknown, and
+the engine asks again, after a look at what became of the first call.
 """
 
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
 from decimal import Decimal
 from typing import Literal, Protocol
 
 import msgspec
 
-from darkpearl.config import Settings
+Operation = Literal["authorize", "capture", "void", "refund"]
+Outcome = Literal["approved", "declined", "pending", "unknown"]
 
 
-class Charge(msgspec.Struct, frozen=True):
+class Call(msgspec.Struct, frozen=True, kw_only=True):
     """What the gateway is asked for.
 
     Attributes:
-        idempotency_key: the same for every try of one charge, and for its void.
+        operation: what to do.
+        idempotency_key: the same for every try of this operation.
+        payment_key: the idempotency key that the payment was authorised under, and so the name
+            that both sides know the payment by. For authorize, the idempotency key itself.
         amount: in major units of the currency.
         currency: ISO 4217.
-        reference: the gateway's own name for the charge, when it is known.
+        capture: for authorize: take the money at once.
+        reference: the gateway's own name for the payment, when it is known.
+        token: for authorize: the payer's means of payment, in the gateway's terms.
     """
 
+    operation: Operation
     idempotency_key: str
+    payment_key: str
     amount: Decimal
     currency: str
+    capture: bool = False
     reference: str | None = None
+    token: str | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the gateway said.
 
     Attributes:
-        outcome: approved and declined are final; unknown means that it has to be asked again.
+        outcome: approved and declined are final; pending will be decided later, by webhook;
+            unknown means that it has to be asked again.
         gateway: the name of the gateway.
-        reference: the gateway's own name for the charge.
+        reference: the gateway's own name: of the refund for refund, else of the payment.
         code: why it was declined, in the gateway's terms.
         message: what went wrong, for people.
+        deadline_seconds: for pending: how long from now an answer may take.
+        captured: what the gateway has captured of the payment, in major units, where it says so.
+        refunded: what it has given back of that.
     """
 
-    outcome: Literal["approved", "declined", "unknown"]
+    outcome: Outcome
     gateway: str | None = None
     reference: str | None = None
     code: str | None = None
     message: str | None = None
+    deadline_seconds: float | None = None
+    captured: Decimal | None = None
+    refunded: Decimal | None = None
+
+
+class WebhookEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """What a gateway tells by webhook.
+
+    Attributes:
+        event_id: the gateway's name for the event; the same for every delivery of it.
+        idempotency_key: of the call that this is the answer to; None when the gateway can't say.
+        answer: what became of the call.
+    """
+
+    event_id: str
+    idempotency_key: str | None
+    answer: Answer
+
+
+class GatewayPayment(msgspec.Struct, frozen=True, kw_only=True):
+    """A payment as the gateway's own books have it.
+
+    Attributes:
+        payment_key: the idempotency key it was authorised under.
+        reference: the gateway's own name for it.
+        currency: ISO 4217.
+        authorized: in major units, as are the others.
+        captured: what was taken.
+        refunded: what was given back.
+        voided: whether it was cancelled; nothing can be captured any more.
+        created_at: when the gateway first knew of it.
+    """
+
+    payment_key: str
+    reference: str
+    currency: str
+    authorized: Decimal
+    captured: Decimal
+    refunded: Decimal
+    voided: bool
+    created_at: datetime
+
+
+class SignatureError(ValueError):
+    """A webhook that isn't signed by whom it says it is from."""
 
 
 class Gateway(Protocol):
     """Someone who takes money and gives it back."""
 
-    async def charge(self, charge: Charge) -> Answer:
-        """Take the money of one order."""
+    name: str
 
-    async def void(self, charge: Charge) -> Answer:
-        """Undo a charge, wholly: cancel what isn't captured, refund what is.
+    async def authorize(self, call: Call) -> Answer:
+        """Hold the money of one order, or take it at once when the call says so."""
 
-        A key that was never charged is approved, and must not be charged later.
+    async def capture(self, call: Call) -> Answer:
+        """Take what was authorised."""
+
+    async def void(self, call: Call) -> Answer:
+        """Undo a payment wholly: cancel what isn't captured, refund what is.
+
+        A payment that the gateway has never heard of is approved, and must not be made later,
+        however late the call to authorise it arrives.
         """
 
+    async def refund(self, call: Call) -> Answer:
+        """Give back a part of what was captured. The idempotency key is the refund's."""
 
-def make_gateway(settings: Settings) -> Gateway:
-    """The gateway that the settings name."""
-    from darkpearl.gateways.mock import MockGateway  # noqa: PLC0415 - only the one in use is loaded
+    async def lookup(self, call: Call) -> Answer | None:
+        """What became of a call; None when its idempotency key was never heard of."""
 
-    return MockGateway(
-        approval_rate=settings.mock_approval_rate,
-        latency_seconds=settings.mock_latency_seconds,
-        seed=settings.mock_seed,
-    )
+    def payments(self, since: datetime) -> AsyncIterator[GatewayPayment]:
+        """Every payment the gateway has had since then, by its own books."""
+
+    def webhook(self, headers: Mapping[str, str], body: bytes) -> WebhookEvent | None:
+        """The event of a webhook; None for events that say nothing of a call.
+
+        Args:
+            headers: of the request, with lower-case names.
+            body: of the request, to the byte.
+
+        Raises:
+            SignatureError: the signature is missing, wrong or too old.
+            ValueError: the body makes no sense.
+        """
+
+    async def close(self) -> None:
+        """Let go of connections."""
