@@ -62,6 +62,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     payment_concurrency: Annotated[
         int, Meta(ge=1, le=1000, description="payments in flight at once in one listener")
     ] = 64
+    payment_timeout_seconds: Annotated[
+        float, Meta(ge=0.01, le=3600, description="how long the gateway may take for one call")
+    ] = 10.0
+    payment_failures: Annotated[
+        int,
+        Meta(
+            ge=1, le=1000, description="failed calls in a row after which calls pause for a while"
+        ),
+    ] = 10
     pool_size: Annotated[
         int, Meta(ge=1, le=100, description="database connections of the API at most")
     ] = 8

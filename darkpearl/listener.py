@@ -19,42 +19,17 @@ import psycopg
 from psycopg_pool import PoolTimeout
 
 from darkpearl import database
+from darkpearl.calls import Breaker, Calls, Request, Settlement
 from darkpearl.config import Settings
-from darkpearl.gateways import Answer, Charge, Gateway, make_gateway
+from darkpearl.gateways import Gateway
+from darkpearl.gateways.make import make_gateway
 
 HOUSEKEEPING_SECONDS = 3600.0
 LONGEST_BACKOFF_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
 
-class Request(msgspec.Struct, frozen=True):
-    """An external request that advance() or settle() has committed to.
-
-    Attributes:
-        saga_id: whose request it is.
-        lease_token: fencing token; the answer is refused when the saga has moved on since.
-        timeout_seconds: how long the lease lasts.
-        step_name: which step asks, and so what is asked for.
-        request: what goes to the gateway.
-    """
-
-    saga_id: str
-    lease_token: int
-    timeout_seconds: float
-    step_name: str
-    request: msgspec.Raw
-
-
-class Settlement(msgspec.Struct, frozen=True):
-    """One element of what settle() takes."""
-
-    saga_id: str
-    lease_token: int
-    answer: Answer
-
-
 _requests = msgspec.json.Decoder(list[Request], strict=False)
-_charge = msgspec.json.Decoder(Charge, strict=False)
 _encoder = msgspec.json.Encoder()
 
 
@@ -62,34 +37,37 @@ class Listener:
     """One worker. `run()` it until `stop()` lets it finish, or `kill()` ends it at once."""
 
     def __init__(self, settings: Settings, url: str, gateway: Gateway | None = None) -> None:
-        gateway = gateway or make_gateway(settings)
         self._settings = settings
         self._url = url
-        self._handlers = {"process_payment": gateway.charge, "void_payment": gateway.void}
-        self._queue: asyncio.Queue[tuple[Request, float]] = asyncio.Queue()
-        self._answers: list[Settlement] = []
+        self._gateway = gateway or make_gateway(settings)
+        self._breaker = Breaker(settings.payment_failures)
+        self._calls = Calls(
+            self._gateway,
+            self._breaker,
+            concurrency=settings.payment_concurrency,
+            timeout_seconds=settings.payment_timeout_seconds,
+        )
+        self._wake = self._calls.answered
+        self._unsettled: list[Settlement] = []
         self._outstanding = 0
-        self._wake = asyncio.Event()
         self._stopping = False
         self._main: asyncio.Task[None] | None = None
         self._housekept = float("-inf")
 
     async def run(self) -> None:
         """Work until told to stop. Outlives restarts of the database."""
-        callers = [
-            asyncio.create_task(self._call()) for _ in range(self._settings.payment_concurrency)
-        ]
+        calling = asyncio.create_task(self._calls.run())
         self._main = asyncio.create_task(self._work_through_outages())
         try:
-            await asyncio.wait([self._main, *callers], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([self._main, calling], return_when=asyncio.FIRST_COMPLETED)
             if self._main.done():
                 with contextlib.suppress(asyncio.CancelledError):
                     self._main.result()
         finally:
             self._main.cancel()
-            for caller in callers:
-                caller.cancel()
-            ended = await asyncio.gather(self._main, *callers, return_exceptions=True)
+            calling.cancel()
+            ended = await asyncio.gather(self._main, calling, return_exceptions=True)
+            await self._gateway.close()
         for outcome in ended:
             if isinstance(outcome, Exception):
                 raise outcome
@@ -143,6 +121,10 @@ class Listener:
         await asyncio.sleep(0)  # callers whose gateway answers at once have their answers now
         self._wake.clear()
         room = self._settings.batch_size - self._outstanding
+        if self._breaker.half_open:
+            room = min(room, 1 - self._outstanding)
+        if seconds := self._breaker.take_pause():
+            await database.fetch_all(pool, "select pause_external_steps(%s)", [seconds])
         return any(await _all(self._settle(pool), self._advance(pool, room)))
 
     async def _advance(self, pool: database.Pool, limit: int) -> bool:
@@ -156,7 +138,7 @@ class Listener:
         return any(row["claimed"] for row in rows)
 
     async def _settle(self, pool: database.Pool) -> bool:
-        answers, self._answers = self._answers, []
+        answers = self._unsettled + self._calls.take_answers()
         if not answers:
             return False
         try:
@@ -166,8 +148,9 @@ class Listener:
                 [_encoder.encode(answers).decode()],
             )
         except BaseException:
-            self._answers = answers + self._answers
+            self._unsettled = answers
             raise
+        self._unsettled = []
         self._outstanding -= len(answers)
         for row in rows:
             self._take(row["requests"])
@@ -176,33 +159,10 @@ class Listener:
         return True
 
     def _take(self, requests: str | None) -> None:
-        """Hand requests over to the callers, each with the moment its lease runs out."""
-        if requests is None:
-            return
-        now = time.monotonic()
-        for request in _requests.decode(requests):
+        """Hand requests over to the callers."""
+        for request in _requests.decode(requests) if requests else ():
             self._outstanding += 1
-            self._queue.put_nowait((request, now + request.timeout_seconds))
-
-    async def _call(self) -> None:
-        """Answer requests, one at a time; as many of these run as calls may be in flight."""
-        while True:
-            request, lease_until = await self._queue.get()
-            answer = await self._ask(request, lease_until - time.monotonic())
-            self._answers.append(Settlement(request.saga_id, request.lease_token, answer))
-            self._wake.set()
-
-    async def _ask(self, request: Request, seconds: float) -> Answer:
-        if seconds <= 0:
-            return Answer("unknown", message="its lease ran out before it could be made")
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._handlers[request.step_name](_charge.decode(request.request))
-        except TimeoutError:
-            return Answer("unknown", message=f"no answer within {seconds:.1f} s")
-        except Exception as error:  # noqa: BLE001 - whatever a gateway raises, it was no answer
-            _log.exception("saga %s: the gateway failed", request.saga_id)
-            return Answer("unknown", message=f"{type(error).__name__}: {error}")
+            self._calls.put(request)
 
     async def _finish(self, pool: database.Pool) -> None:
         """Settle what is still out, within the deadline."""

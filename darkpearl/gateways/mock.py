@@ -3,9 +3,9 @@
 import asyncio
 from hashlib import blake2b
 
-from darkpearl.gateways import Answer, Charge
+from darkpearl.gateways import Answer, Call
 
-_APPROVED_VOID = Answer("approved", gateway="mock")
+_APPROVED = Answer("approved", gateway="mock")
 
 
 class MockGateway:
@@ -15,6 +15,8 @@ class MockGateway:
     again gives the same answer in any process, which is what a real gateway promises too.
     """
 
+    name = "mock"
+
     def __init__(
         self, approval_rate: float = 0.9, latency_seconds: float = 0.0, seed: int | None = None
     ) -> None:
@@ -22,17 +24,27 @@ class MockGateway:
         self._threshold = round(approval_rate * 2**64)
         self._key = str(seed or 0).encode()
 
-    async def charge(self, charge: Charge) -> Answer:
+    async def authorize(self, call: Call) -> Answer:
         """Approve or decline after the latency."""
-        if self._latency_seconds:
-            await asyncio.sleep(self._latency_seconds)
-        digest = blake2b(charge.idempotency_key.encode(), digest_size=8, key=self._key).digest()
+        await self._wait()
+        digest = blake2b(call.idempotency_key.encode(), digest_size=8, key=self._key).digest()
         if int.from_bytes(digest) < self._threshold:
             return Answer("approved", gateway="mock", reference=f"mock-{digest.hex()}")
         return Answer("declined", gateway="mock", code="card_declined")
 
-    async def void(self, charge: Charge) -> Answer:  # noqa: ARG002 - nothing was taken
+    async def capture(self, call: Call) -> Answer:  # noqa: ARG002 - nothing was taken
         """Approve after the latency."""
+        await self._wait()
+        return _APPROVED
+
+    void = refund = capture
+
+    async def lookup(self, call: Call) -> Answer | None:
+        """None: it keeps no books, and asking again gives the same answer."""
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    async def _wait(self) -> None:
         if self._latency_seconds:
             await asyncio.sleep(self._latency_seconds)
-        return _APPROVED_VOID

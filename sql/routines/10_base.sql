@@ -22,6 +22,10 @@
 --   DP015  an argument that makes no sense
 --   DP016  a row that is still in use
 --   DP017  what an outside system answered makes no sense, or it failed
+--   DP018  a step that nobody can do by hand
+--   DP019  a refund or return of an order that is not fulfilled
+--   DP020  a refund of more than is left
+--   DP021  a return of more than was sent
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;

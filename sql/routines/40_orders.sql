@@ -6,18 +6,38 @@
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
+-- Refuses an amount that nobody can pay, for it has more decimals than its
+-- currency. Locks nothing. Raises: DP015.
+create or replace function refuse_unpayable(p_amount numeric, p_currency text) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    if scale(trim_scale(p_amount)) > minor_units(p_currency) then
+        raise exception using
+            errcode = 'DP015',
+            message = 'amount has too many decimals',
+            detail = format('%s is no amount of %s, which has %s decimals.', p_amount, p_currency, minor_units(p_currency)),
+            hint = 'Round it to what can be paid.';
+    end if;
+end
+$$;
+comment on function refuse_unpayable(numeric, text) is 'Internal: raises for an amount with more decimals than its currency has.';
+
 -- Trigger on each new line: takes the price from the catalogue.
 -- Locks nothing. Raises: DP002 when somebody else than service_role names
--- another price, DP003 when the product is unknown or not sold any more.
+-- another price, DP003 when the product is unknown or not sold any more,
+-- DP015 when the price has more decimals than its currency.
 create or replace function price_order_item() returns trigger
 language plpgsql
 set search_path = darkpearl, pg_temp
 as $$
 declare
     v_price amount;
+    v_currency currency_code;
     v_active boolean;
 begin
-    select p.unit_price, p.is_active into v_price, v_active
+    select p.unit_price, p.currency, p.is_active into v_price, v_currency, v_active
     from products as p
     where p.id = new.product_id;
 
@@ -40,6 +60,8 @@ begin
             message = 'price is not the catalogue''s',
             detail = format('Product %s costs %s; the line says %s.', new.product_id, v_price, new.unit_price),
             hint = 'Leave unit_price out. Only service_role may set another price.';
+    elsif new.unit_price <> v_price then
+        perform refuse_unpayable(new.unit_price, v_currency);
     end if;
     return new;
 end
@@ -243,7 +265,8 @@ for each row execute function start_order_clean();
 -- checked that the tables do not check themselves.
 --
 -- p_items: [{"product_id": uuid, "quantity": int, "unit_price": number}, …],
--- unit_price only from service_role. Locks nothing but what it inserts.
+-- unit_price only from service_role. p_payment_token: the payer's means of
+-- payment, as the gateway calls it. Locks nothing but what it inserts.
 -- Raises: DP001, DP002, DP003, DP015 for items that are no such array.
 create or replace function place_order(
     p_warehouse_id uuid,
@@ -251,7 +274,8 @@ create or replace function place_order(
     p_customer_id uuid default null,
     p_notes text default null,
     p_currency text default 'USD',
-    p_order_id uuid default new_id()
+    p_order_id uuid default new_id(),
+    p_payment_token text default null
 ) returns orders
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -282,23 +306,30 @@ begin
             hint = 'Pass at least one item.';
     end if;
 
+    if p_payment_token is not null then
+        insert into payment_tokens (order_id, warehouse_id, token)
+        values (p_order_id, p_warehouse_id, p_payment_token);
+    end if;
+
     select o.* into strict v_order
     from orders as o
     where o.id = p_order_id and o.warehouse_id = p_warehouse_id;
     return v_order;
 end
 $$;
-comment on function place_order(uuid, jsonb, uuid, text, text, uuid) is
+comment on function place_order(uuid, jsonb, uuid, text, text, uuid, text) is
     'Places an order: place_order(warehouse_id, ''[{"product_id": "…", "quantity": 2}]''). Returns the order; its saga starts at commit.';
 
 -- Asks for an order to be stopped. The saga turns back at its next step: what
 -- it reserved is released, what it charged is given back. While an answer from
 -- the gateway is due, it waits for that first. Asking twice is asking once.
+-- Where the money is captured right before the goods leave, nothing stops the
+-- order once that was asked for.
 --
 -- Returns the order as it stands now; it is cancelled once its saga is.
 -- Locks: the saga.
--- Raises: DP007 when the order is fulfilled or its saga is stuck, DP010 when
--- there is none.
+-- Raises: DP007 when the order is fulfilled, on its way or its saga is stuck,
+-- DP010 when there is none.
 create or replace function cancel_order(p_order_id uuid, p_reason text default null) returns orders
 language plpgsql
 security definer
@@ -307,6 +338,7 @@ as $$
 declare
     v_saga sagas;
     v_order orders;
+    v_pivot integer;  -- the step before the first that only goes forward
 begin
     select s.* into v_saga
     from sagas as s
@@ -324,14 +356,23 @@ begin
             hint = 'Look it up in order_overview.';
     end if;
 
-    if v_saga.status in ('completed', 'stuck') then
+    select min(s.position) - 1 into v_pivot
+    from saga_steps as s
+    where s.saga_type = v_saga.saga_type and s.forward_only;
+
+    if v_saga.status in ('completed', 'stuck')
+        or (
+            v_saga.status in ('running', 'waiting')
+            and (v_saga.position > v_pivot or (v_saga.position = v_pivot and v_saga.attempts > 0))
+        )
+    then
         raise exception using
             errcode = 'DP007',
             message = 'order cannot be cancelled any more',
             detail = format('Order %s is %s, its saga is %s.', p_order_id, v_order.status, v_saga.status),
             hint = case v_saga.status
                 when 'stuck' then 'An operator has to look at it first: see stuck_sagas.'
-                else 'What has been fulfilled can only be returned.'
+                else 'What leaves can only come back: return_items() takes the goods, refund_order() gives the money.'
             end;
     end if;
 

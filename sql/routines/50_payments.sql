@@ -1,6 +1,14 @@
--- What holds for a payment row whoever writes it: it is never removed, and
--- money that was captured, refunded or voided stays so. The steps that move
--- money are in 61_order_fulfilment.sql.
+-- Payments: the steps that take money and give it back, each beside its undo.
+--
+-- The intent is committed with its idempotency key, then the gateway is asked
+-- with no transaction open, then the answer is committed. A key is the saga's
+-- id and the name of the step, so every try of a step asks under the same key.
+-- An answer is {"outcome": "approved" | "declined" | "pending" | "unknown",
+-- "gateway", "reference", "code", "message", "deadline_seconds", "captured",
+-- "refunded"}. Unknown is never taken for an answer: the step is tried again.
+--
+-- What holds whoever writes: a payment is never removed, and money that was
+-- captured or refunded stays so.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
@@ -13,15 +21,318 @@ create or replace trigger payments_refuse_truncate
 before truncate on payments
 for each statement execute function refuse_change();
 
+-- What was voided shrinks only by what turns out to have been captured after all.
 create or replace trigger payments_only_add_up
 before update on payments
 for each row
 when (
     new.captured_amount < old.captured_amount
     or new.refunded_amount < old.refunded_amount
-    or new.voided_amount < old.voided_amount
+    or new.voided_amount + new.captured_amount < old.voided_amount + old.captured_amount
     or (old.order_id, old.warehouse_id, old.requested_amount, old.currency, old.idempotency_key)
     is distinct from
     (new.order_id, new.warehouse_id, new.requested_amount, new.currency, new.idempotency_key)
 )
 execute function refuse_change();
+
+create or replace trigger payment_tokens_refuse_change
+before update on payment_tokens
+for each row execute function refuse_change();
+
+-- One outcome for each answer. p_declined_code is the SQLSTATE of a refusal,
+-- p_what names what was refused. Locks nothing.
+create or replace function outcomes_of_answers(
+    p_saga_ids uuid[], p_answers jsonb[], p_what text, p_declined_code text default 'DP014'
+) returns setof step_outcome
+language sql stable
+set search_path = darkpearl, pg_temp
+begin atomic
+    select
+        a.saga_id,
+        case a.answer ->> 'outcome'
+            when 'approved' then 'done'
+            when 'declined' then 'refused'
+            when 'pending' then 'waiting'
+            else 'failed'
+        end::step_result,
+        case
+            when a.answer ->> 'outcome' in ('approved', 'pending') then null
+            when a.answer ->> 'outcome' = 'declined' then p_declined_code
+            else 'DP017'
+        end,
+        case a.answer ->> 'outcome'
+            when 'approved' then null
+            when 'pending' then 'pending at the gateway'
+            when 'declined' then p_what || ' declined: ' || coalesce(a.answer ->> 'code', a.answer ->> 'message', 'no reason given')
+            else coalesce(a.answer ->> 'message', 'the gateway gave no usable answer')
+        end,
+        null::json,
+        case a.answer ->> 'outcome'
+            when 'pending' then least(greatest((a.answer ->> 'deadline_seconds')::numeric, 1), 604800)
+        end
+    from unnest(p_saga_ids, p_answers) as a (saga_id, answer);
+end;
+comment on function outcomes_of_answers(uuid[], jsonb[], text, text) is
+    'Internal: what the answers of a gateway mean for the sagas. A pending answer is waited for at most a week.';
+
+-- Before a charge or an authorisation. Writes the intent with its idempotency
+-- key, and what the gateway is to be asked. Asking again asks under the same
+-- key. An order that costs nothing is paid already; gateways refuse to charge zero.
+-- Locks: payments.
+create or replace function request_charge(
+    p_warehouse_ids uuid[], p_saga_ids uuid[], p_step_name text, p_capture boolean
+) returns setof step_outcome
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_now constant timestamptz := clock();
+begin
+    insert into payments (
+        order_id, warehouse_id, status, currency, requested_amount, idempotency_key, created_at, updated_at
+    )
+    select
+        o.id, o.warehouse_id,
+        case when o.total_amount = 0 then 'captured' else 'requested' end::payment_status,
+        o.currency, o.total_amount, concat(o.id, ':', p_step_name), v_now, v_now
+    from orders as o
+    where o.id = any(p_saga_ids) and o.warehouse_id = any(p_warehouse_ids)
+    order by o.id
+    on conflict (order_id, warehouse_id) do nothing;
+
+    return query
+    select
+        p.order_id,
+        case when p.status in ('authorized', 'captured') then 'done' else 'waiting' end::step_result,
+        null::text, null::text,
+        case
+            when p.status not in ('authorized', 'captured') then json_build_object(
+                'operation', 'authorize',
+                'idempotency_key', p.idempotency_key,
+                'payment_key', p.idempotency_key,
+                'amount', p.requested_amount::text,
+                'currency', p.currency,
+                'capture', p_capture,
+                'token', t.token
+            )
+        end,
+        null::numeric
+    from payments as p
+    left join payment_tokens as t on t.order_id = p.order_id and t.warehouse_id = p.warehouse_id
+    where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids);
+end
+$$;
+comment on function request_charge(uuid[], uuid[], text, boolean) is
+    'Internal: writes the intent to take the money of each order and hands out the calls.';
+
+-- After it: what the gateway answered.
+-- Locks: payments.
+create or replace function record_charge(
+    p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[], p_capture boolean
+) returns setof step_outcome
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    update payments as p
+    set
+        status = case a.outcome
+            when 'declined' then 'declined'
+            when 'pending' then 'pending'
+            else case when p_capture then 'captured' else 'authorized' end
+        end::payment_status,
+        authorized_amount = case when a.outcome = 'approved' then p.requested_amount else 0 end,
+        captured_amount = case when a.outcome = 'approved' and p_capture then p.requested_amount else 0 end,
+        gateway = a.gateway,
+        gateway_reference = a.reference,
+        decline_code = a.code,
+        updated_at = clock()
+    from (
+        select
+            s.saga_id, s.answer ->> 'outcome' as outcome, s.answer ->> 'gateway' as gateway,
+            s.answer ->> 'reference' as reference, s.answer ->> 'code' as code
+        from unnest(p_saga_ids, p_answers) as s (saga_id, answer)
+    ) as a
+    where a.outcome in ('approved', 'declined', 'pending')
+        and p.order_id = a.saga_id and p.warehouse_id = any(p_warehouse_ids);
+
+    return query
+    select o.* from outcomes_of_answers(p_saga_ids, p_answers, 'payment') as o;
+end
+$$;
+comment on function record_charge(uuid[], uuid[], jsonb[], boolean) is
+    'Internal: records what the gateway answered to each charge or authorisation.';
+
+-- Step, captured at payment: the money is taken at once. Locks: payments.
+create or replace function request_payment(p_warehouse_ids uuid[], p_saga_ids uuid[])
+returns setof step_outcome
+language sql
+set search_path = darkpearl, pg_temp
+begin atomic
+    select o.* from request_charge(p_warehouse_ids, p_saga_ids, 'process_payment', true) as o;
+end;
+comment on function request_payment(uuid[], uuid[]) is 'Step, external: asks for the money of each order.';
+
+-- After it: what the gateway answered. Locks: payments.
+create or replace function record_payment(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[])
+returns setof step_outcome
+language sql
+set search_path = darkpearl, pg_temp
+begin atomic
+    select o.* from record_charge(p_warehouse_ids, p_saga_ids, p_answers, true) as o;
+end;
+comment on function record_payment(uuid[], uuid[], jsonb[]) is 'Step, external: records what the gateway answered to each charge.';
+
+-- Step, captured at fulfilment: the money is held. Locks: payments.
+create or replace function request_authorization(p_warehouse_ids uuid[], p_saga_ids uuid[])
+returns setof step_outcome
+language sql
+set search_path = darkpearl, pg_temp
+begin atomic
+    select o.* from request_charge(p_warehouse_ids, p_saga_ids, 'authorize_payment', false) as o;
+end;
+comment on function request_authorization(uuid[], uuid[]) is 'Step, external: asks to hold the money of each order.';
+
+-- After it: what the gateway answered. Locks: payments.
+create or replace function record_authorization(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[])
+returns setof step_outcome
+language sql
+set search_path = darkpearl, pg_temp
+begin atomic
+    select o.* from record_charge(p_warehouse_ids, p_saga_ids, p_answers, false) as o;
+end;
+comment on function record_authorization(uuid[], uuid[], jsonb[]) is 'Step, external: records what the gateway answered to each authorisation.';
+
+-- Step, captured at fulfilment: what is held is taken. The pivot: once it is
+-- done the saga only goes forward. Locks: payments.
+create or replace function request_capture(p_warehouse_ids uuid[], p_saga_ids uuid[])
+returns setof step_outcome
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    update payments as p
+    set status = 'capture_requested', updated_at = clock()
+    where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids) and p.status = 'authorized';
+
+    return query
+    select
+        p.order_id,
+        case when p.status = 'captured' then 'done' else 'waiting' end::step_result,
+        null::text, null::text,
+        case when p.status <> 'captured' then payment_call('capture', 'capture_payment', p) end,
+        null::numeric
+    from payments as p
+    where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids);
+end
+$$;
+comment on function request_capture(uuid[], uuid[]) is 'Step, external: asks to take what was held for each order.';
+
+-- After it: what the gateway answered. Locks: payments.
+create or replace function record_capture(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[])
+returns setof step_outcome
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    update payments as p
+    set
+        -- What could not be taken is still held, until it is voided.
+        status = case a.answer ->> 'outcome' when 'approved' then 'captured' else 'authorized' end::payment_status,
+        captured_amount = case a.answer ->> 'outcome' when 'approved' then p.authorized_amount else 0 end,
+        decline_code = a.answer ->> 'code',
+        updated_at = clock()
+    from unnest(p_saga_ids, p_answers) as a (saga_id, answer)
+    where a.answer ->> 'outcome' in ('approved', 'declined')
+        and p.order_id = a.saga_id and p.warehouse_id = any(p_warehouse_ids);
+
+    return query
+    select o.* from outcomes_of_answers(p_saga_ids, p_answers, 'capture') as o;
+end
+$$;
+comment on function record_capture(uuid[], uuid[], jsonb[]) is 'Step, external: records what the gateway answered to each capture.';
+
+-- Undo, before the call: whatever became of the payment, it is to be nothing
+-- in the end. One that was declined, voided or never asked for needs no call.
+-- Locks: payments.
+create or replace function request_void(p_warehouse_ids uuid[], p_saga_ids uuid[])
+returns setof step_outcome
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    update payments as p
+    set status = 'void_requested', updated_at = clock()
+    where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
+        and p.status in ('requested', 'pending', 'authorized', 'capture_requested', 'captured')
+        and p.requested_amount > 0;
+
+    return query
+    select
+        i,
+        case when p.order_id is null then 'done' else 'waiting' end::step_result,
+        null::text, null::text,
+        case when p.order_id is not null then payment_call('void', 'void_payment', p) end,
+        null::numeric
+    from unnest(p_saga_ids) as i
+    left join payments as p
+        on p.order_id = i and p.warehouse_id = any(p_warehouse_ids) and p.status = 'void_requested';
+end
+$$;
+comment on function request_void(uuid[], uuid[]) is 'Undo, external: asks for the payment of each order to be voided or refunded.';
+
+-- Undo, with the answers. What had been captured counts as refunded, what had
+-- not as voided; the gateway knows better than we do which it was. One that
+-- will not void needs a person.
+-- Locks: payments.
+create or replace function record_void(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[])
+returns setof step_outcome
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    update payments as p
+    set
+        status = case when a.captured > 0 then 'refunded' else 'voided' end::payment_status,
+        authorized_amount = greatest(p.authorized_amount, a.captured),
+        captured_amount = a.captured,
+        refunded_amount = a.captured,
+        voided_amount = p.requested_amount - a.captured,
+        gateway = coalesce(p.gateway, a.gateway),
+        gateway_reference = coalesce(p.gateway_reference, a.reference),
+        updated_at = clock()
+    from (
+        select
+            q.order_id, q.warehouse_id,
+            greatest(q.captured_amount, (s.answer ->> 'captured')::numeric) as captured,
+            s.answer ->> 'gateway' as gateway, s.answer ->> 'reference' as reference
+        from unnest(p_saga_ids, p_answers) as s (saga_id, answer)
+        inner join payments as q on q.order_id = s.saga_id and q.warehouse_id = any(p_warehouse_ids)
+        where s.answer ->> 'outcome' = 'approved'
+    ) as a
+    where p.order_id = a.order_id and p.warehouse_id = a.warehouse_id;
+
+    return query
+    select o.* from outcomes_of_answers(p_saga_ids, p_answers, 'void', 'DP017') as o;
+end
+$$;
+comment on function record_void(uuid[], uuid[], jsonb[]) is 'Undo, external: records what the gateway answered to each void.';
+
+-- A call about a payment that the gateway knows. Locks nothing.
+create or replace function payment_call(p_operation text, p_step_name text, p_payment payments) returns json
+language sql stable
+return json_build_object(
+    'operation', p_operation,
+    'idempotency_key', concat(p_payment.order_id, ':', p_step_name),
+    'payment_key', p_payment.idempotency_key,
+    'amount', p_payment.requested_amount::text,
+    'currency', p_payment.currency,
+    'reference', p_payment.gateway_reference
+);
+comment on function payment_call(text, text, payments) is 'Internal: what the gateway is asked about a payment.';

@@ -130,8 +130,8 @@ end
 $$;
 comment on function lock_stuck_saga(uuid) is 'Internal: locks a stuck saga for an operator action.';
 
--- An operator has removed the cause: tries the compensation of a stuck saga
--- again, with all attempts anew. Locks: the saga. Raises DP008, DP010.
+-- An operator has removed the cause: tries the step of a stuck saga again, an
+-- undo as a rule, with all attempts anew. Locks: the saga. Raises DP008, DP010.
 create or replace function retry_saga(p_saga_id uuid, p_reason text) returns sagas
 language plpgsql
 security definer
@@ -139,11 +139,18 @@ set search_path = darkpearl, pg_temp
 as $$
 declare
     v_saga sagas := lock_stuck_saga(p_saga_id);
+    v_step saga_steps := step_of(v_saga);
 begin
-    insert into saga_events (saga_id, warehouse_id, event_type, message, actor)
-    values (v_saga.id, v_saga.warehouse_id, 'retried', p_reason, current_actor());
+    insert into saga_events (saga_id, warehouse_id, event_type, step_name, message, actor)
+    values (
+        v_saga.id, v_saga.warehouse_id, 'retried',
+        case when v_step.forward_only then v_step.step_name else v_step.undo_name end,
+        p_reason, current_actor()
+    );
     update sagas as s
-    set status = 'compensating', attempts = 0, ready_at = clock(), updated_at = clock()
+    set
+        status = case when v_step.forward_only then 'running' else 'compensating' end::saga_status,
+        attempts = 0, ready_at = clock(), updated_at = clock()
     where s.id = v_saga.id and s.warehouse_id = v_saga.warehouse_id
     returning s.* into v_saga;
     perform ring_bell();
@@ -152,8 +159,10 @@ end
 $$;
 comment on function retry_saga(uuid, text) is 'Operator: tries a stuck saga again, once its cause is gone. Says who and why in saga_events.';
 
--- An operator has undone the step by hand: goes on behind it. Locks: the saga.
--- Raises DP008, DP010.
+-- An operator has done by hand, at the gateway, what a stuck saga asked for:
+-- that counts as its answer, and the saga goes on. Steps of ours can't be done
+-- by hand; their cause is mended and they are retried.
+-- Locks: sagas, payments. Raises DP008, DP010, DP018.
 create or replace function skip_step(p_saga_id uuid, p_reason text) returns sagas
 language plpgsql
 security definer
@@ -161,22 +170,53 @@ set search_path = darkpearl, pg_temp
 as $$
 declare
     v_saga sagas := lock_stuck_saga(p_saga_id);
+    v_step saga_steps := step_of(v_saga);
+    v_name constant text := case when v_step.forward_only then v_step.step_name else v_step.undo_name end;
+    v_settle_function constant text := case
+        when v_step.forward_only then v_step.settle_function else v_step.undo_settle_function
+    end;
 begin
+    if v_settle_function is null then
+        raise exception using
+            errcode = 'DP018',
+            message = 'step cannot be skipped',
+            detail = format('Saga %s is stuck at %s, which nobody can do by hand.', p_saga_id, coalesce(v_name, 'no step')),
+            hint = 'Remove the cause and call retry_saga().';
+    end if;
     insert into saga_events (saga_id, warehouse_id, event_type, step_name, message, actor)
-    select v_saga.id, v_saga.warehouse_id, 'skipped', s.undo_name, p_reason, current_actor()
-    from (values (null)) as one
-    left join saga_steps as s on s.saga_type = v_saga.saga_type and s.position = v_saga.position;
-    -- Position 0 is the end of a compensation; the engine writes it.
+    values (v_saga.id, v_saga.warehouse_id, 'skipped', v_name, p_reason, current_actor());
     update sagas as s
     set
-        status = 'compensating', position = v_saga.position - 1, attempts = 0,
-        ready_at = clock(), updated_at = clock()
-    where s.id = v_saga.id and s.warehouse_id = v_saga.warehouse_id
-    returning s.* into v_saga;
+        status = case when v_step.forward_only then 'waiting' else 'compensating' end::saga_status,
+        attempts = 1, ready_at = clock()
+    where s.id = v_saga.id and s.warehouse_id = v_saga.warehouse_id;
+    perform settle_pass(
+        array[v_saga.warehouse_id],
+        jsonb_build_array(jsonb_build_object(
+            'saga_id', v_saga.id,
+            'lease_token', v_saga.lease_token,
+            'answer', jsonb_build_object('outcome', 'approved', 'gateway', 'by hand', 'message', p_reason)
+        )),
+        false
+    );
+    select s.* into strict v_saga
+    from sagas as s
+    where s.id = v_saga.id and s.warehouse_id = v_saga.warehouse_id;
     perform ring_bell();
     return v_saga;
 end
 $$;
-comment on function skip_step(uuid, text) is 'Operator: the present undo of a stuck saga was done by hand; goes on with the one before it.';
+comment on function skip_step(uuid, text) is 'Operator: what a stuck saga asked of the gateway was done by hand; records it and goes on.';
+
+-- The step at which a saga stands; of nulls when its plan has none there.
+-- Locks nothing.
+create or replace function step_of(p_saga sagas) returns saga_steps
+language sql stable
+set search_path = darkpearl, pg_temp
+return (
+    select s from saga_steps as s
+    where s.saga_type = p_saga.saga_type and s.position = p_saga.position
+);
+comment on function step_of(sagas) is 'Internal: the step of the plan at which a saga stands.';
 
 do $$ begin perform ensure_event_partitions(); end $$;

@@ -37,7 +37,6 @@ declare
         select max(s.position) from saga_steps as s where s.saga_type = p_step.saga_type
     );
     v_name constant text := case when p_forward then p_step.step_name else p_step.undo_name end;
-    v_lease_until constant timestamptz := v_now + p_step.timeout_seconds * interval '1 second';
     -- A step that raised left nothing behind, unless it is external: then the
     -- call may have had its effect, and the step has to be undone as well.
     v_undo_from constant integer := case
@@ -57,6 +56,7 @@ begin
                             when o.result = 'done' then
                                 case when p_step.position = v_last_position then 'completed' else 'running' end
                             when t.again then 'running'
+                            when t.no_way_back then 'stuck'
                             when t.undo_from = 0 then 'compensated'
                             else 'compensating'
                         end
@@ -67,7 +67,7 @@ begin
                 end,
                 -- position
                 case
-                    when o.result = 'waiting' or t.again then p_step.position
+                    when o.result = 'waiting' or t.again or t.no_way_back then p_step.position
                     when p_forward then
                         case
                             when o.result <> 'done' then t.undo_from
@@ -83,7 +83,8 @@ begin
                 w.lease_token + 1,
                 -- ready_at
                 case
-                    when o.result = 'waiting' then v_lease_until
+                    when o.result = 'waiting'
+                        then v_now + coalesce(o.wait_seconds, p_step.timeout_seconds) * interval '1 second'
                     when t.again then next_attempt(p_step.backoff_seconds, w.attempts)
                     else v_now
                 end,
@@ -92,7 +93,7 @@ begin
                     when not p_forward then w.order_status
                     when o.result = 'done' then coalesce(p_step.order_status_done, w.order_status)
                     when o.result = 'waiting' then coalesce(p_step.order_status_waiting, w.order_status)
-                    when t.again then w.order_status
+                    when t.again or t.no_way_back then w.order_status
                     else coalesce(p_step.order_status_refused, w.order_status)
                 end,
                 -- parked: nothing more to do in this pass
@@ -106,6 +107,9 @@ begin
     cross join lateral (
         select
             o.result = 'failed' and w.attempts < p_step.max_attempts as again,
+            -- Refused as the first step is nothing done; anything else has to be seen through.
+            p_forward and p_step.forward_only
+            and (o.result = 'failed' or (o.result = 'refused' and p_step.position > 1)) as no_way_back,
             case when o.result = 'refused' then p_step.position - 1 else v_undo_from end as undo_from
     ) as t;
 
@@ -276,6 +280,8 @@ declare
     v_function text;
     v_outcomes step_outcome[];
     v_started_at timestamptz;
+    v_backwards boolean;
+    v_paused boolean;
     v_requests json;
     v_now timestamptz;
 begin
@@ -289,34 +295,24 @@ begin
         limit 1;
         exit when not found;
 
-        if v_at.position = 0 then
-            -- Its last undo was skipped by an operator: nothing is left to do.
-            select
-                array_agg(
-                    row(
-                        w.saga_id, w.warehouse_id, w.saga_type,
-                        case when w.position = 0 and not w.parked then 'compensated' else w.status::text end,
-                        w.position, w.attempts, w.cancel_requested, w.lease_token, w.ready_at,
-                        w.order_status, w.parked
-                    )::saga_work
-                )
-            into v_work
-            from unnest(v_work) as w;
-            v_work := finish_sagas(v_work, false);
-            continue;
-        end if;
-
         select s.* into strict v_step
         from saga_steps as s
         where s.saga_type = v_at.saga_type and s.position = v_at.position;
         v_started_at := clock();
+        v_backwards := v_at.status = 'compensating';
+        v_paused := coalesce(v_step.paused_until > v_started_at, false) and v_at.status <> 'waiting'
+            and case when v_backwards then v_step.undo_settle_function else v_step.settle_function end is not null;
         select
             array_agg(
                 row(
                     w.saga_id, w.warehouse_id, w.saga_type, w.status, w.position,
                     -- An expired lease was counted when the request was made.
-                    w.attempts + case when w.status = 'waiting' or w.attempts >= v_step.max_attempts then 0 else 1 end,
-                    w.cancel_requested, w.lease_token, w.ready_at, w.order_status, w.parked
+                    w.attempts
+                    + case when v_paused or w.status = 'waiting' or w.attempts >= v_step.max_attempts then 0 else 1 end,
+                    w.cancel_requested, w.lease_token,
+                    -- Those that waited out a pause come back one after the other.
+                    case when v_paused then v_step.paused_until + random() * interval '1 second' else w.ready_at end,
+                    w.order_status, w.parked or v_paused
                 )::saga_work
             )
         into v_group
@@ -334,24 +330,29 @@ begin
             v_work := '{}';
         end if;
 
-        v_function := case when v_at.status = 'compensating' then v_step.undo_function else v_step.step_function end;
+        if v_paused then
+            v_work := v_work || v_group;
+            continue;
+        end if;
+
+        v_function := case when v_backwards then v_step.undo_function else v_step.step_function end;
         if v_at.status = 'waiting' then
             select
                 array_agg(
                     row(
                         w.saga_id, 'failed', 'DP013',
-                        format('no answer within %s s', trim_scale(v_step.timeout_seconds)), null
+                        format('no answer within %s s', trim_scale(v_step.timeout_seconds)), null, null
                     )::step_outcome
                 )
             into v_outcomes
             from unnest(v_group) as w;
         elsif v_function is null then
-            select array_agg(row(w.saga_id, 'done', null, null, null)::step_outcome)
+            select array_agg(row(w.saga_id, 'done', null, null, null, null)::step_outcome)
             into v_outcomes
             from unnest(v_group) as w;
         elsif v_at.attempts >= v_step.max_attempts then
             -- The last request to undo was never answered, or the plan was tightened.
-            select array_agg(row(w.saga_id, 'failed', 'DP013', 'attempts used up', null)::step_outcome)
+            select array_agg(row(w.saga_id, 'failed', 'DP013', 'attempts used up', null, null)::step_outcome)
             into v_outcomes
             from unnest(v_group) as w;
         else
@@ -369,12 +370,12 @@ begin
         end if;
 
         v_group := apply_outcomes(
-            v_group, v_step, v_at.status <> 'compensating', v_outcomes, v_started_at
+            v_group, v_step, not v_backwards, v_outcomes, v_started_at
         );
 
         v_requests := requests_of(
             v_outcomes, v_group, v_step.timeout_seconds,
-            case when v_at.status = 'compensating' then v_step.undo_name else v_step.step_name end
+            case when v_backwards then v_step.undo_name else v_step.step_name end
         );
         if v_requests is not null then
             return next v_requests;

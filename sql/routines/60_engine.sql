@@ -117,7 +117,7 @@ begin
         v_next := (apply_outcomes(
             array[p_work], v_step,
             v_saga.status <> 'compensating',
-            array[row(p_work.saga_id, 'failed', p_sqlstate, p_message, null)::step_outcome],
+            array[row(p_work.saga_id, 'failed', p_sqlstate, p_message, null, null)::step_outcome],
             clock()
         ))[1];
     end if;
@@ -415,3 +415,39 @@ end
 $$;
 comment on function settle(jsonb, uuid[]) is
     'Takes the answers to external requests, records them and runs the sagas on; late answers are refused with DP009.';
+
+-- Stops calls to the world outside for a while: sagas wait before their next
+-- external step, at no cost of attempts, while all other steps go on. A
+-- listener calls it when its gateway fails again and again; an operator may
+-- before maintenance. Zero seconds ends the pause.
+-- Locks: sagas that wait for the end of a pause, saga_steps. Raises DP015.
+create or replace function pause_external_steps(p_seconds numeric) returns void
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    if p_seconds is null or p_seconds not between 0 and 86400 then
+        raise exception using
+            errcode = 'DP015',
+            message = 'pause makes no sense',
+            detail = format('A pause of %s seconds was asked for.', coalesce(p_seconds::text, 'null')),
+            hint = 'Use 0 to end a pause, at most 86400 for a day.';
+    end if;
+    if p_seconds = 0 then
+        -- Those who wait for its end are found by their time; see run_pass().
+        update sagas as s
+        set ready_at = clock()
+        from saga_steps as t
+        where t.saga_type = s.saga_type and t.position = s.position
+            and s.status in ('running', 'compensating')
+            and s.ready_at between t.paused_until and t.paused_until + interval '1 second';
+        perform ring_bell();
+    end if;
+    update saga_steps as s
+    set paused_until = case when p_seconds > 0 then clock() + p_seconds * interval '1 second' end
+    where s.settle_function is not null or s.undo_settle_function is not null;
+end
+$$;
+comment on function pause_external_steps(numeric) is
+    'Holds back all calls to the world outside for so many seconds; 0 goes on at once.';

@@ -4,9 +4,18 @@
 --          │                  │ (gateway)
 --     release_stock ◀── void_payment           on the way back
 --
--- Each step stands beside its undo. A step function does its effect for all
--- the sagas it is given and returns one outcome each; it writes neither sagas
--- nor orders nor events. An undo is safe when there is nothing to undo.
+-- A warehouse whose capture_method is at_fulfilment has the money held first
+-- and taken right before the goods leave; from then on its sagas only go
+-- forward:
+--
+--     reserve_stock ──▶ authorize_payment ──▶ capture_payment ══▶ fulfill_order
+--          │                  │ (gateway)          │ (gateway)
+--     release_stock ◀── void_payment ◀─────────────┘
+--
+-- Each step stands beside its undo; those of payments are in 50_payments.sql.
+-- A step function does its effect for all the sagas it is given and returns one
+-- outcome each; it writes neither sagas nor orders nor events. An undo is safe
+-- when there is nothing to undo.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
@@ -15,23 +24,43 @@ set local search_path = darkpearl, pg_temp;
 insert into saga_steps (
     saga_type, position, step_name, step_function, settle_function,
     undo_name, undo_function, undo_settle_function,
-    order_status_waiting, order_status_done, order_status_refused
+    order_status_waiting, order_status_done, order_status_refused, forward_only
 )
 values
 (
     'order_fulfilment', 1, 'reserve_stock', 'reserve_stock', null,
     'release_stock', 'release_stock', null,
-    null, 'reserved', null
+    null, 'reserved', null, false
 ),
 (
     'order_fulfilment', 2, 'process_payment', 'request_payment', 'record_payment',
     'void_payment', 'request_void', 'record_void',
-    'payment_processing', 'paid', 'payment_failed'
+    'payment_processing', 'paid', 'payment_failed', false
 ),
 (
     'order_fulfilment', 3, 'fulfill_order', 'fulfill_order', null,
     null, null, null,
-    'fulfilling', 'fulfilled', null
+    'fulfilling', 'fulfilled', null, false
+),
+(
+    'order_fulfilment_with_capture', 1, 'reserve_stock', 'reserve_stock', null,
+    'release_stock', 'release_stock', null,
+    null, 'reserved', null, false
+),
+(
+    'order_fulfilment_with_capture', 2, 'authorize_payment', 'request_authorization', 'record_authorization',
+    'void_payment', 'request_void', 'record_void',
+    'payment_processing', null, 'payment_failed', false
+),
+(
+    'order_fulfilment_with_capture', 3, 'capture_payment', 'request_capture', 'record_capture',
+    null, null, null,
+    null, 'paid', 'payment_failed', false
+),
+(
+    'order_fulfilment_with_capture', 4, 'fulfill_order', 'fulfill_order', null,
+    null, null, null,
+    'fulfilling', 'fulfilled', null, true
 )
 on conflict (saga_type, position) do update set
     step_name = excluded.step_name,
@@ -42,7 +71,8 @@ on conflict (saga_type, position) do update set
     undo_settle_function = excluded.undo_settle_function,
     order_status_waiting = excluded.order_status_waiting,
     order_status_done = excluded.order_status_done,
-    order_status_refused = excluded.order_status_refused;
+    order_status_refused = excluded.order_status_refused,
+    forward_only = excluded.forward_only;
 
 -- Trigger after a set of new orders: starts their sagas. The saga carries the
 -- order's id. Locks nothing.
@@ -55,8 +85,14 @@ declare
     v_now constant timestamptz := clock();
 begin
     insert into sagas (id, warehouse_id, saga_type, ready_at, created_at, updated_at)
-    select o.id, o.warehouse_id, 'order_fulfilment', v_now, v_now, v_now
-    from new_orders as o;
+    select
+        o.id, o.warehouse_id,
+        case w.capture_method
+            when 'at_payment' then 'order_fulfilment' else 'order_fulfilment_with_capture'
+        end,
+        v_now, v_now, v_now
+    from new_orders as o
+    inner join warehouses as w on w.id = o.warehouse_id;
 
     insert into saga_events (saga_id, warehouse_id, event_type, actor, created_at)
     select o.id, o.warehouse_id, 'saga_started', current_actor(), v_now
@@ -161,7 +197,7 @@ begin
                 v_left[v_line.ks[i]] := v_left[v_line.ks[i]] - v_line.quantities[i];
             end loop;
         else
-            v_refused := v_refused || row(v_line.saga_id, 'refused', 'DP006', v_reason, null)::step_outcome;
+            v_refused := v_refused || row(v_line.saga_id, 'refused', 'DP006', v_reason, null, null)::step_outcome;
         end if;
     end loop;
 
@@ -179,7 +215,7 @@ begin
 
     return query select r.* from unnest(v_refused) as r;
     return query
-    select i, 'done'::step_result, null::text, null::text, null::json
+    select i, 'done'::step_result, null::text, null::text, null::json, null::numeric
     from unnest(p_saga_ids) as i
     where i not in (select r.saga_id from unnest(v_refused) as r);
 end
@@ -197,7 +233,7 @@ as $$
 begin
     perform end_reservations('release', p_warehouse_ids, p_saga_ids);
     return query
-    select i, 'done'::step_result, null::text, null::text, null::json
+    select i, 'done'::step_result, null::text, null::text, null::json, null::numeric
     from unnest(p_saga_ids) as i;
 end
 $$;
@@ -213,7 +249,7 @@ as $$
 begin
     perform end_reservations('fulfill', p_warehouse_ids, p_saga_ids);
     return query
-    select i, 'done'::step_result, null::text, null::text, null::json
+    select i, 'done'::step_result, null::text, null::text, null::json, null::numeric
     from unnest(p_saga_ids) as i;
 end
 $$;
@@ -263,162 +299,3 @@ end
 $$;
 comment on function end_reservations(movement_type, uuid[], uuid[]) is
     'Internal: ends the open reservations of sagas, by release or by fulfill.';
-
--- Step 2, before the call. Writes the intent with its idempotency key, and
--- what the gateway is to be asked. Asking again asks under the same key. An
--- order that costs nothing is paid already; gateways refuse to charge zero.
--- Locks: payments.
-create or replace function request_payment(p_warehouse_ids uuid[], p_saga_ids uuid[])
-returns setof step_outcome
-language plpgsql
-set search_path = darkpearl, pg_temp
-set enable_seqscan = off
-as $$
-declare
-    v_now constant timestamptz := clock();
-begin
-    insert into payments (
-        order_id, warehouse_id, status, currency, requested_amount, idempotency_key, created_at, updated_at
-    )
-    select
-        o.id, o.warehouse_id,
-        case when o.total_amount = 0 then 'captured' else 'requested' end::payment_status,
-        o.currency, o.total_amount, o.id || ':process_payment', v_now, v_now
-    from orders as o
-    where o.id = any(p_saga_ids) and o.warehouse_id = any(p_warehouse_ids)
-    order by o.id
-    on conflict (order_id, warehouse_id) do nothing;
-
-    return query
-    select
-        p.order_id,
-        case when p.status = 'captured' then 'done' else 'waiting' end::step_result,
-        null::text, null::text,
-        case
-            when p.status <> 'captured' then json_build_object(
-                'idempotency_key', p.idempotency_key,
-                'amount', p.requested_amount::text,
-                'currency', p.currency
-            )
-        end
-    from payments as p
-    where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids);
-end
-$$;
-comment on function request_payment(uuid[], uuid[]) is 'Step, external: writes the intent to charge each order and hands out the requests.';
-
--- Step 2, with the answers: {"outcome": "approved" | "declined" | "unknown",
--- "gateway", "reference", "code", "message"}. Unknown is never taken for an
--- answer: the same request is made again.
--- Locks: payments.
-create or replace function record_payment(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[])
-returns setof step_outcome
-language plpgsql
-set search_path = darkpearl, pg_temp
-set enable_seqscan = off
-as $$
-begin
-    update payments as p
-    set
-        status = case when a.outcome = 'approved' then 'captured' else 'declined' end::payment_status,
-        authorized_amount = case when a.outcome = 'approved' then p.requested_amount else 0 end,
-        captured_amount = case when a.outcome = 'approved' then p.requested_amount else 0 end,
-        gateway = a.gateway,
-        gateway_reference = a.reference,
-        decline_code = a.code,
-        updated_at = clock()
-    from (
-        select
-            s.saga_id, s.answer ->> 'outcome' as outcome, s.answer ->> 'gateway' as gateway,
-            s.answer ->> 'reference' as reference, s.answer ->> 'code' as code
-        from unnest(p_saga_ids, p_answers) as s (saga_id, answer)
-    ) as a
-    where a.outcome in ('approved', 'declined')
-        and p.order_id = a.saga_id and p.warehouse_id = any(p_warehouse_ids);
-
-    return query
-    select
-        a.saga_id,
-        case a.answer ->> 'outcome' when 'approved' then 'done' when 'declined' then 'refused' else 'failed' end::step_result,
-        case a.answer ->> 'outcome' when 'approved' then null when 'declined' then 'DP014' else 'DP017' end,
-        case a.answer ->> 'outcome'
-            when 'approved' then null
-            when 'declined' then 'payment declined: ' || coalesce(a.answer ->> 'code', 'no reason given')
-            else coalesce(a.answer ->> 'message', 'the gateway gave no usable answer')
-        end,
-        null::json
-    from unnest(p_saga_ids, p_answers) as a (saga_id, answer);
-end
-$$;
-comment on function record_payment(uuid[], uuid[], jsonb[]) is 'Step, external: records what the gateway answered to each charge.';
-
--- Undo of step 2, before the call. A payment that was declined, voided or
--- never asked for needs none.
--- Locks: payments.
-create or replace function request_void(p_warehouse_ids uuid[], p_saga_ids uuid[])
-returns setof step_outcome
-language plpgsql
-set search_path = darkpearl, pg_temp
-set enable_seqscan = off
-as $$
-begin
-    update payments as p
-    set status = 'void_requested', updated_at = clock()
-    where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
-        and p.status in ('requested', 'captured') and p.requested_amount > 0;
-
-    return query
-    select
-        i,
-        case when p.order_id is null then 'done' else 'waiting' end::step_result,
-        null::text, null::text,
-        case
-            when p.order_id is not null then json_build_object(
-                'idempotency_key', p.idempotency_key,
-                'reference', p.gateway_reference,
-                'amount', p.requested_amount::text,
-                'currency', p.currency
-            )
-        end
-    from unnest(p_saga_ids) as i
-    left join payments as p
-        on p.order_id = i and p.warehouse_id = any(p_warehouse_ids) and p.status = 'void_requested';
-end
-$$;
-comment on function request_void(uuid[], uuid[]) is 'Undo, external: asks for the charge of each order to be voided or refunded.';
-
--- Undo of step 2, with the answers: {"outcome": "approved" | "declined" |
--- "unknown", …}. What had been captured counts as refunded, what had not as
--- voided. A gateway that will not void needs a person.
--- Locks: payments.
-create or replace function record_void(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[])
-returns setof step_outcome
-language plpgsql
-set search_path = darkpearl, pg_temp
-set enable_seqscan = off
-as $$
-begin
-    update payments as p
-    set
-        status = case when p.captured_amount > 0 then 'refunded' else 'voided' end::payment_status,
-        refunded_amount = p.captured_amount,
-        voided_amount = p.requested_amount - p.captured_amount,
-        updated_at = clock()
-    from unnest(p_saga_ids, p_answers) as a (saga_id, answer)
-    where a.answer ->> 'outcome' = 'approved'
-        and p.order_id = a.saga_id and p.warehouse_id = any(p_warehouse_ids);
-
-    return query
-    select
-        a.saga_id,
-        case a.answer ->> 'outcome' when 'approved' then 'done' when 'declined' then 'refused' else 'failed' end::step_result,
-        case when a.answer ->> 'outcome' <> 'approved' then 'DP017' end,
-        case
-            when a.answer ->> 'outcome' <> 'approved'
-                then coalesce(a.answer ->> 'message', a.answer ->> 'code', 'the gateway gave no usable answer')
-        end,
-        null::json
-    from unnest(p_saga_ids, p_answers) as a (saga_id, answer);
-end
-$$;
-comment on function record_void(uuid[], uuid[], jsonb[]) is 'Undo, external: records what the gateway answered to each void.';

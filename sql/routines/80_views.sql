@@ -23,7 +23,10 @@ comment on view order_overview is 'Every order with its payment and where its sa
 create or replace view saga_overview with (security_invoker = true) as
 select
     s.id, s.saga_type, s.status,
-    case when s.status in ('compensating', 'compensated', 'stuck') then st.undo_name else st.step_name end as current_step,
+    case
+        when s.status in ('compensating', 'compensated', 'stuck') and not st.forward_only then st.undo_name
+        else st.step_name
+    end as current_step,
     s.attempts, st.max_attempts, s.cancel_requested,
     s.ready_at,
     failure.error_code as last_error_code,
@@ -48,12 +51,20 @@ select
     o.order_number, o.status as order_status, o.total_amount, o.currency,
     p.status as payment_status,
     p.captured_amount - p.refunded_amount as amount_held,
-    v.updated_at as stuck_since, v.warehouse_id
+    v.updated_at as stuck_since, v.warehouse_id,
+    o.id as order_id,
+    -- Whom what is held may have to go back to, and how much of it.
+    o.customer_id as owed_to,
+    case
+        when r.id is not null then r.amount
+        when v.current_step = 'void_payment' then greatest(p.captured_amount - p.refunded_amount, p.requested_amount)
+    end as amount_owed
 from saga_overview as v
-left join orders as o on o.id = v.id and o.warehouse_id = v.warehouse_id
-left join payments as p on p.order_id = v.id and p.warehouse_id = v.warehouse_id
+left join refunds as r on r.id = v.id and r.warehouse_id = v.warehouse_id
+left join orders as o on o.id = coalesce(r.order_id, v.id) and o.warehouse_id = v.warehouse_id
+left join payments as p on p.order_id = o.id and p.warehouse_id = o.warehouse_id
 where v.status = 'stuck';
-comment on view stuck_sagas is 'Sagas that need a person, with what is held. Then: retry_saga() or skip_step().';
+comment on view stuck_sagas is 'Sagas that need a person, with what is held and what may be owed to whom. Then: retry_saga() or skip_step().';
 
 -- Where each saga stands by its events alone: the last event that moved it.
 create or replace view sagas_from_events with (security_invoker = true) as
@@ -87,8 +98,8 @@ select
         when 'saga_stuck' then 'stuck'
         when 'compensation_started' then 'compensating'
         when 'step_compensated' then 'compensating'
-        when 'retried' then 'compensating'
-        when 'skipped' then 'compensating'
+        when 'retried' then case when l.forward then 'running' else 'compensating' end
+        when 'skipped' then case when l.forward then 'running' else 'compensating' end
         when 'step_waiting' then case when l.forward then 'waiting' else 'compensating' end
         when 'step_failed' then case when l.forward then 'running' else 'compensating' end
         else 'running'
@@ -106,7 +117,9 @@ select
     count(*) filter (where s.ready_at > t.now and s.status = 'waiting') as waiting,
     count(*) filter (where s.ready_at > t.now and s.status <> 'waiting') as backing_off,
     (select count(*) from sagas as k where k.status = 'stuck') as stuck,
-    pg_notification_queue_usage() as notification_queue_usage
+    pg_notification_queue_usage() as notification_queue_usage,
+    (select max(t.paused_until) from saga_steps as t where t.paused_until > clock()) as external_steps_paused_until,
+    (select count(*) from gateway_events as g where g.disposition = 'unmatched') as unmatched_gateway_events
 from (select clock() as now) as t
 left join sagas as s on s.ready_at is not null
 group by t.now;
@@ -172,7 +185,7 @@ union all
 select 'saga has no order', s.id, s.status::text
 from sagas as s
 left join orders as o on o.id = s.id and o.warehouse_id = s.warehouse_id
-where s.saga_type = 'order_fulfilment' and o.id is null
+where s.saga_type like 'order\_fulfilment%' and o.id is null
 union all
 select 'order and saga disagree', o.id, format('order %s, saga %s', o.status, s.status)
 from orders as o
@@ -216,16 +229,51 @@ left join payments as p on p.order_id = o.id and p.warehouse_id = o.warehouse_id
 left join sagas as s on s.id = o.id and s.warehouse_id = o.warehouse_id
 -- While a saga turns back the order keeps the status it had.
 where (o.status in ('paid', 'fulfilling', 'fulfilled') and s.status not in ('compensating', 'stuck')
-        and (p.captured_amount is distinct from o.total_amount or p.refunded_amount <> 0))
+        and (
+            p.captured_amount is distinct from o.total_amount
+            or p.refunded_amount <> (
+                select coalesce(sum(r.amount), 0) from refunds as r
+                where r.order_id = o.id and r.warehouse_id = o.warehouse_id and r.status = 'refunded'
+            )
+        ))
     or (
         o.status = 'cancelled'
-        and (p.captured_amount <> p.refunded_amount or p.status in ('requested', 'void_requested'))
-        -- What an operator has seen to by hand is in no row but the event that says so.
-        and not exists (
-            select from saga_events as e
-            where e.saga_id = o.id and e.event_type = 'skipped' and e.step_name = 'void_payment'
+        and (
+            -- What turned up after its void is on its way back.
+            p.captured_amount <> p.refunded_amount + (
+                select coalesce(sum(r.amount), 0) from refunds as r
+                where r.order_id = o.id and r.warehouse_id = o.warehouse_id and r.status = 'requested'
+            )
+            or p.status in ('requested', 'pending', 'authorized', 'capture_requested', 'void_requested')
         )
     )
+union all
+select 'refund and saga disagree', r.id, format('refund %s, saga %s', r.status, coalesce(s.status::text, 'none'))
+from refunds as r
+left join sagas as s on s.id = r.id and s.warehouse_id = r.warehouse_id
+where s.id is null or (s.status = 'completed') <> (r.status = 'refunded') or (s.status = 'compensated') <> (r.status = 'declined')
+union all
+select 'saga has no refund', s.id, s.status::text
+from sagas as s
+left join refunds as r on r.id = s.id and r.warehouse_id = s.warehouse_id
+where s.saga_type = 'refund' and r.id is null
+union all
+select 'more came back than was sent', o.id, format('product %s: %s returned, %s fulfilled', m.product_id, m.returned, m.fulfilled)
+from orders as o
+inner join lateral (
+    select
+        m.product_id,
+        sum(m.quantity) filter (where m.movement_type = 'receive') as returned,
+        coalesce(sum(m.quantity) filter (where m.movement_type = 'fulfill'), 0) as fulfilled
+    from (
+        select r.product_id, r.movement_type, r.quantity from stock_movements as r
+        where r.reference_id = o.id and r.reference_type = 'return' and r.movement_type = 'receive'
+        union all
+        select f.product_id, f.movement_type, f.quantity from stock_movements as f
+        where f.correlation_id = o.id and f.movement_type = 'fulfill'
+    ) as m
+    group by m.product_id
+) as m on m.returned > m.fulfilled
 union all
 -- Events.
 select 'event has no saga', e.saga_id, e.event_type::text

@@ -83,7 +83,9 @@ public, anon, authenticated, service_role, darkpearl_app, darkpearl_listener, da
 -- … to what each needs.
 grant usage on schema darkpearl to
 anon, authenticated, service_role, darkpearl_app, darkpearl_listener, darkpearl_reader, darkpearl_api;
-grant execute on function clock(), new_id(), current_actor(), current_customer() to public;
+grant execute on function
+clock(), new_id(), minor_units(text), refuse_unpayable(numeric, text), current_actor(), current_customer()
+to public;
 
 -- The catalogue.
 grant select on products, warehouses to anon, authenticated, service_role, darkpearl_app, darkpearl_reader;
@@ -111,15 +113,24 @@ authenticated, service_role, darkpearl_app;
 grant insert (order_id, warehouse_id, product_id, quantity, unit_price) on order_items to
 authenticated, service_role, darkpearl_app;
 grant update (notes) on orders to service_role, darkpearl_app;
-grant execute on function place_order(uuid, jsonb, uuid, text, text, uuid) to
+grant execute on function place_order(uuid, jsonb, uuid, text, text, uuid, text) to
 authenticated, service_role, darkpearl_app;
+grant insert (order_id, warehouse_id, token) on payment_tokens to authenticated, service_role, darkpearl_app;
 grant execute on function cancel_order(uuid, text) to service_role, darkpearl_app;
 
 -- Payments, sagas and history: read.
-grant select on payments, sagas, saga_events to authenticated, service_role, darkpearl_app, darkpearl_reader;
+grant select on payments, refunds, sagas, saga_events to authenticated, service_role, darkpearl_app, darkpearl_reader;
 grant select on saga_steps to authenticated, service_role, darkpearl_app, darkpearl_reader;
 grant update (max_attempts, backoff_seconds, timeout_seconds) on saga_steps to service_role;
 grant execute on function retry_saga(uuid, text), skip_step(uuid, text) to service_role;
+
+-- What comes back, and what gateways tell.
+grant execute on function
+refund_order(uuid, numeric, text, uuid), return_items(uuid, jsonb, text, uuid)
+to service_role, darkpearl_app;
+grant select on gateway_events to service_role, darkpearl_reader;
+grant execute on function record_gateway_event(text, text, text, jsonb) to service_role;
+grant execute on function pause_external_steps(numeric) to service_role, darkpearl_listener;
 
 -- The engine.
 grant execute on function
@@ -165,7 +176,7 @@ begin
     -- Staff, applications and reports see every row of what they may select.
     foreach v_table in array array[
         'products', 'warehouses', 'inventory', 'stock_movements', 'orders', 'order_items',
-        'payments', 'saga_steps', 'sagas', 'saga_events'
+        'payments', 'refunds', 'gateway_events', 'saga_steps', 'sagas', 'saga_events'
     ] loop
         execute format(
             'create policy "staff, applications and reports read everything" on %I for select '
@@ -212,7 +223,9 @@ declare
     v_column text;
 begin
     for v_table, v_column in
-        values ('order_items', 'order_id'), ('payments', 'order_id'), ('sagas', 'id'), ('saga_events', 'saga_id')
+        values
+            ('order_items', 'order_id'), ('payments', 'order_id'), ('refunds', 'order_id'),
+            ('sagas', 'id'), ('saga_events', 'saga_id')
     loop
         execute format(
             'create policy "customers see what belongs to their orders" on %1$I for select to authenticated '
@@ -225,4 +238,8 @@ $$;
 
 create policy "customers add lines to their orders" on order_items
 for insert to authenticated
+with check (exists (select from orders as o where o.id = order_id));
+
+create policy "who places an order says how it is paid" on payment_tokens
+for insert to authenticated, service_role, darkpearl_app
 with check (exists (select from orders as o where o.id = order_id));

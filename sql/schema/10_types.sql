@@ -46,8 +46,18 @@ create type movement_type as enum (
 );
 
 create type payment_status as enum (
-    'requested', 'captured', 'declined', 'void_requested', 'voided', 'refunded'
+    'requested', 'pending', 'authorized', 'capture_requested', 'captured',
+    'declined', 'void_requested', 'voided', 'refunded'
 );
+
+create type refund_status as enum ('requested', 'refunded', 'declined');
+
+-- When the money of an order is taken: together with the authorisation, or
+-- right before the goods leave.
+create type capture_method as enum ('at_payment', 'at_fulfilment');
+
+-- What became of an event that a gateway sent.
+create type disposition as enum ('applied', 'stale', 'unmatched');
 
 create type saga_status as enum (
     'running', 'waiting', 'compensating', 'completed', 'compensated', 'stuck'
@@ -71,6 +81,22 @@ create domain amount as numeric
 
 create domain currency_code as text
     constraint currency_is_iso_4217 check (value ~ '^[A-Z]{3}$');
+
+-- How many decimals an amount of a currency has, by ISO 4217.
+create function minor_units(p_currency text) returns integer
+language sql immutable parallel safe
+begin atomic
+    select case
+        when p_currency in (
+            'BIF', 'CLP', 'DJF', 'GNF', 'ISK', 'JPY', 'KMF', 'KRW', 'PYG', 'RWF',
+            'UGX', 'UYI', 'VND', 'VUV', 'XAF', 'XOF', 'XPF'
+        ) then 0
+        when p_currency in ('BHD', 'IQD', 'JOD', 'KWD', 'LYD', 'OMR', 'TND') then 3
+        when p_currency in ('CLF', 'UYW') then 4
+        else 2
+    end;
+end;
+comment on function minor_units(text) is 'How many decimals an amount of a currency has: 2 for USD, 0 for JPY, 3 for KWD.';
 
 -- The only clock. Every timer and time stamp of ours reads it, so that a test
 -- can turn it by replacing the function; in production there is nothing to turn.
@@ -112,6 +138,7 @@ end
 $$;
 comment on function new_id() is 'A new UUIDv7: unique, and sorted by the time it was made.';
 
--- Both are called by column defaults, whoever inserts.
+-- Called by column defaults and constraints, whoever inserts.
 grant execute on function clock() to public;
+grant execute on function minor_units(text) to public;
 grant execute on function new_id() to public;

@@ -14,7 +14,9 @@ create table products (
     constraint products_sku_is_unique unique (sku),
     constraint products_sku_is_short_and_not_blank check (sku ~ '\S' and length(sku) <= 100),
     constraint products_name_is_short_and_not_blank check (name ~ '\S' and length(name) <= 255),
-    constraint products_description_is_bounded check (length(description) <= 10000)
+    constraint products_description_is_bounded check (length(description) <= 10000),
+    constraint products_price_has_the_decimals_of_its_currency
+    check (scale(trim_scale(unit_price)) <= minor_units(currency))
 );
 comment on table products is 'The catalogue. An order line takes its price from here.';
 comment on column products.unit_price is 'Price of one unit, in major units of currency.';
@@ -28,6 +30,7 @@ create table warehouses (
     is_active boolean not null default true,
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
+    capture_method capture_method not null default 'at_payment',
     constraint warehouses_code_is_unique unique (code),
     constraint warehouses_code_is_short_and_not_blank check (code ~ '\S' and length(code) <= 50),
     constraint warehouses_name_is_short_and_not_blank check (name ~ '\S' and length(name) <= 255),
@@ -35,3 +38,5 @@ create table warehouses (
 );
 comment on table warehouses is 'Where stock lies. Its id is part of every key of what belongs to it.';
 comment on column warehouses.is_active is 'An inactive warehouse refuses new orders; running ones end normally.';
+comment on column warehouses.capture_method is
+    'at_payment: an order is charged at once. at_fulfilment: it is authorised, and captured right before the goods leave; from then on it only goes forward. Counts for new orders.';

@@ -1,5 +1,6 @@
 -- Money. One payment per order, written before the gateway is called (the
--- intent, with its idempotency key) and again with the answer.
+-- intent, with its idempotency key) and again with the answer. Refunds of
+-- fulfilled orders have rows of their own, and so has what gateways report.
 
 create table payments (
     order_id uuid not null,
@@ -28,3 +29,57 @@ create table payments (
 ) with (fillfactor = 70);
 comment on table payments is 'What was asked, authorised, captured, refunded and voided for each order, in major units.';
 comment on column payments.idempotency_key is 'Sent with every call for this charge, so that asking again never charges again.';
+
+create table payment_tokens (
+    order_id uuid not null,
+    warehouse_id uuid not null,
+    token text not null,
+    constraint payment_tokens_pkey primary key (order_id, warehouse_id),
+    constraint payment_tokens_order_exists
+    foreign key (order_id, warehouse_id) references orders (id, warehouse_id),
+    constraint payment_tokens_are_bounded check (length(token) between 1 and 500)
+);
+comment on table payment_tokens is
+    'The payer''s means of payment, in the gateway''s terms. Written by place_order(), read by nobody but the engine.';
+
+create table refunds (
+    id uuid not null default new_id(),
+    order_id uuid not null,
+    warehouse_id uuid not null,
+    status refund_status not null default 'requested',
+    amount amount not null,
+    currency currency_code not null,
+    reason text,
+    gateway_reference text,
+    decline_code text,
+    created_at timestamptz not null default clock(),
+    updated_at timestamptz not null default clock(),
+    constraint refunds_pkey primary key (id, warehouse_id),
+    constraint refunds_order_exists
+    foreign key (order_id, warehouse_id) references orders (id, warehouse_id),
+    constraint refunds_give_something_back check (amount > 0),
+    constraint refunds_reason_is_bounded check (length(reason) <= 2000)
+);
+create index refunds_order_idx on refunds (order_id, id);
+comment on table refunds is 'Money given back after fulfilment, wholly or in part. Each has a saga with its id; refund_order() makes them.';
+comment on column refunds.status is 'refunded and declined are final.';
+
+create table gateway_events (
+    gateway text not null,
+    event_id text not null,
+    idempotency_key text,
+    answer jsonb not null,
+    disposition disposition not null,
+    received_at timestamptz not null default clock(),
+    constraint gateway_events_pkey primary key (gateway, event_id),
+    constraint gateway_events_are_bounded
+    check (
+        length(gateway) <= 50 and length(event_id) between 1 and 255
+        and length(idempotency_key) <= 255 and pg_column_size(answer) <= 10000
+    )
+);
+create index gateway_events_unmatched_idx on gateway_events (received_at) where disposition = 'unmatched';
+comment on table gateway_events is 'What gateways sent by webhook: each event once, with what became of it.';
+comment on column gateway_events.idempotency_key is 'Of the call that the event answers.';
+comment on column gateway_events.disposition is
+    'applied: the answer was news; stale: it changed nothing; unmatched: it belongs to nothing we know and wants a look.';

@@ -17,6 +17,8 @@ create table saga_steps (
     max_attempts smallint not null default 5,
     backoff_seconds numeric not null default 1,
     timeout_seconds numeric not null default 30,
+    forward_only boolean not null default false,
+    paused_until timestamptz,
     constraint saga_steps_pkey primary key (saga_type, position),
     constraint saga_steps_name_is_unique unique (saga_type, step_name),
     constraint saga_steps_start_at_one check (position >= 1),
@@ -32,6 +34,9 @@ comment on column saga_steps.settle_function is
 comment on column saga_steps.max_attempts is 'After so many tries a step counts as failed for good. Yours to tune.';
 comment on column saga_steps.backoff_seconds is 'Wait before the second try; doubles with each, at most an hour, with jitter. Yours to tune.';
 comment on column saga_steps.timeout_seconds is 'How long an external answer may take before the call is made again. Yours to tune.';
+comment on column saga_steps.forward_only is
+    'No way back from here: cancelling is refused, and a step that fails for good leaves the saga stuck.';
+comment on column saga_steps.paused_until is 'Until then the engine starts no call of this step; sagas wait before it. Set by pause_external_steps().';
 
 create table sagas (
     id uuid not null,
@@ -100,7 +105,8 @@ create type step_outcome as (
     result step_result,
     error_code text,
     message text,
-    request json
+    request json,
+    wait_seconds numeric
 );
 
 -- An inventory row that this transaction has locked, as it was found.

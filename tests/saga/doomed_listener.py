@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from darkpearl.config import Settings
-from darkpearl.gateways import Answer, Charge
+from darkpearl.gateways import Answer, Call
 from darkpearl.listener import Listener
 
 url, place, log = sys.argv[1], sys.argv[2], Path(sys.argv[3])
@@ -32,17 +32,25 @@ def write(line: str) -> None:
 class LoggingGateway:
     """Approves everything and writes down what it was asked."""
 
-    async def charge(self, charge: Charge) -> Answer:
+    async def authorize(self, call: Call) -> Answer:
         """Charge, or die before or after."""
         die_at("before the charge")
-        write(f"charge {charge.idempotency_key}")
+        write(f"charge {call.idempotency_key}")
         die_at("after the charge")
         return Answer("approved", gateway="test")
 
-    async def void(self, charge: Charge) -> Answer:
+    async def void(self, call: Call) -> Answer:
         """Void."""
-        write(f"void {charge.idempotency_key}")
+        write(f"void {call.idempotency_key}")
         return Answer("approved", gateway="test")
+
+    capture = refund = void
+
+    async def lookup(self, call: Call) -> None:
+        """It has no memory."""
+
+    async def close(self) -> None:
+        """Nothing to close."""
 
 
 class DoomedListener(Listener):
@@ -56,7 +64,7 @@ class DoomedListener(Listener):
         return claimed
 
     async def _settle(self, *arguments: Any) -> bool:
-        if self._answers:
+        if self._calls.answered.is_set():
             die_at("before settle")
         settled = await super()._settle(*arguments)
         if settled:

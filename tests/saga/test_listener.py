@@ -8,51 +8,40 @@ from typing import Any
 import psycopg
 import pytest
 from shop import Shop
+from stand_in import StandIn
 
-from darkpearl.gateways import Answer, Charge
+from darkpearl.gateways import Answer, Call
 from darkpearl.gateways.mock import MockGateway
 
 
-class Deaf:
-    """Never answers."""
+class Deaf(StandIn):
+    """Never answers a charge."""
 
-    async def charge(self, charge: Charge) -> Answer:
+    async def authorize(self, call: Call) -> Answer:
         await asyncio.Event().wait()
-        raise AssertionError(charge)
-
-    async def void(self, charge: Charge) -> Answer:
-        return Answer("approved")
+        raise AssertionError(call)
 
 
-class Broken:
+class Broken(StandIn):
     """Raises on every charge; voids work."""
 
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-
-    async def charge(self, charge: Charge) -> Answer:
-        self.asked.append(charge.idempotency_key)
+    async def authorize(self, call: Call) -> Answer:
+        self.asked.append(call.idempotency_key)
         raise ConnectionResetError("peer went away")
 
-    async def void(self, charge: Charge) -> Answer:
-        self.asked.append(f"void {charge.idempotency_key}")
-        return Answer("approved")
 
-
-class Gated:
+class Gated(StandIn):
     """Answers when told to."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.called = asyncio.Event()
         self.answer = asyncio.Event()
 
-    async def charge(self, charge: Charge) -> Answer:
+    async def authorize(self, call: Call) -> Answer:
         self.called.set()
         await self.answer.wait()
-        return Answer("approved", reference=charge.idempotency_key)
-
-    async def void(self, charge: Charge) -> Answer:
-        return Answer("approved")
+        return self.approve(call)
 
 
 async def test_orders_end_fulfilled_or_cancelled(shop: Shop, listening: Any, until: Any) -> None:
@@ -199,7 +188,7 @@ async def test_a_gateway_that_breaks_is_asked_under_the_same_key(
 
     await until(done)
     key = f"{saga}:process_payment"
-    assert gateway.asked == [key, key, f"void {key}"]
+    assert gateway.asked == [key, key, f"{saga}:void_payment"]
     assert (
         await shop.value("select message from saga_events where event_type = 'step_failed' limit 1")
         == "ConnectionResetError: peer went away"

@@ -55,9 +55,13 @@ async def test_a_request_says_all_that_a_gateway_needs(shop: Shop) -> None:
         "timeout_seconds": 30,
         "step_name": "process_payment",
         "request": {
+            "operation": "authorize",
             "idempotency_key": f"{order}:process_payment",
+            "payment_key": f"{order}:process_payment",
             "amount": "21.00",
             "currency": "USD",
+            "capture": True,
+            "token": None,
         },
     }
 

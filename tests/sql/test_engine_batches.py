@@ -142,14 +142,14 @@ async def test_the_engine_runs_any_plan(shop: Shop) -> None:
         returns setof step_outcome language plpgsql set search_path = darkpearl as $$
         begin
             insert into toys select unnest(p_saga_ids), 'made';
-            return query select i, 'done'::step_result, null, null, null::json
+            return query select i, 'done'::step_result, null, null, null::json, null::numeric
             from unnest(p_saga_ids) as i;
         end $$;
         create function break_toy(p_warehouse_ids uuid[], p_saga_ids uuid[])
         returns setof step_outcome language plpgsql set search_path = darkpearl as $$
         begin
             update toys set state = 'broken' where saga_id = any(p_saga_ids);
-            return query select i, 'done'::step_result, null, null, null::json
+            return query select i, 'done'::step_result, null, null, null::json, null::numeric
             from unnest(p_saga_ids) as i;
         end $$;
         create function give_toy(p_warehouse_ids uuid[], p_saga_ids uuid[])
@@ -159,7 +159,7 @@ async def test_the_engine_runs_any_plan(shop: Shop) -> None:
             select t.saga_id,
                 (case row_number() over (order by t.saga_id) when 1 then 'refused' else 'done' end)
                     ::step_result,
-                'TOY01', 'nobody wants it', null::json
+                'TOY01', 'nobody wants it', null::json, null::numeric
             from toys as t where t.saga_id = any(p_saga_ids);
         end $$;
         insert into saga_steps (saga_type, position, step_name, step_function, undo_name,

@@ -52,7 +52,8 @@ async def test_attempts_end_in_a_void(shop: Shop) -> None:
         requests = await shop.advance()
     (void,) = await shop.settle(requests, UNKNOWN)
     assert void["step_name"] == "void_payment"
-    assert void["request"]["idempotency_key"] == f"{order}:process_payment"
+    assert void["request"]["idempotency_key"] == f"{order}:void_payment"
+    assert void["request"]["payment_key"] == f"{order}:process_payment"
     assert await shop.order_status(order) == "payment_failed"
     assert await shop.settle([void], APPROVED) == []
     assert await shop.order_status(order) == "cancelled"

@@ -95,7 +95,7 @@ async def test_a_refused_order_takes_nothing_from_the_next(shop: Shop) -> None:
 
 async def test_a_demand_beyond_all_bounds_is_refused(shop: Shop) -> None:
     """Lines that add up to more than an integer holds are a shortage, not an error."""
-    product = await shop.product("0.0001", on_hand=1_000_000_000)
+    product = await shop.product("0.01", on_hand=1_000_000_000)
     small = await shop.order((product, 1))
     async with shop.connection.transaction():
         huge = await shop.value(

@@ -1,0 +1,343 @@
+-- What comes back after fulfilment: money by refund_order(), goods by
+-- return_items(). Either goes without the other, in parts, and is idempotent
+-- by an id that the caller may choose.
+
+set local role darkpearl_owner;
+set local search_path = darkpearl, pg_temp;
+
+insert into saga_steps (saga_type, position, step_name, step_function, settle_function, forward_only)
+values ('refund', 1, 'refund_payment', 'request_refund', 'record_refund', true)
+on conflict (saga_type, position) do update set
+    step_name = excluded.step_name,
+    step_function = excluded.step_function,
+    settle_function = excluded.settle_function,
+    forward_only = excluded.forward_only;
+
+-- What a refund is for, when, and how much of it, never changes.
+create or replace trigger refunds_keep_their_identity
+before update on refunds
+for each row
+when (
+    (old.id, old.order_id, old.warehouse_id, old.amount, old.currency, old.created_at)
+    is distinct from
+    (new.id, new.order_id, new.warehouse_id, new.amount, new.currency, new.created_at)
+    or (old.status <> 'requested' and old.status <> new.status)
+)
+execute function refuse_change();
+
+create or replace trigger refunds_refuse_removal
+before delete on refunds
+for each row execute function refuse_change();
+
+create or replace trigger refunds_refuse_truncate
+before truncate on refunds
+for each statement execute function refuse_change();
+
+-- Writes a refund and starts its saga. Locks nothing but what it inserts.
+create or replace function start_refund(
+    p_payment payments, p_amount numeric, p_reason text, p_refund_id uuid
+) returns refunds
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_refund refunds;
+begin
+    insert into refunds (id, order_id, warehouse_id, amount, currency, reason)
+    values (p_refund_id, p_payment.order_id, p_payment.warehouse_id, p_amount, p_payment.currency, p_reason)
+    returning * into v_refund;
+    insert into sagas (id, warehouse_id, saga_type)
+    values (v_refund.id, v_refund.warehouse_id, 'refund');
+    insert into saga_events (saga_id, warehouse_id, event_type, message, actor)
+    values (v_refund.id, v_refund.warehouse_id, 'saga_started', p_reason, current_actor());
+    return v_refund;
+end
+$$;
+comment on function start_refund(payments, numeric, text, uuid) is 'Internal: writes a refund and starts its saga.';
+
+-- Gives back money of a fulfilled order: p_amount, or all that is left of it.
+-- The same p_refund_id again returns the refund it made. The goods are another
+-- matter: see return_items().
+-- Locks: payments.
+-- Raises: DP010 when there is no such order, DP011 when the id stands for
+-- another refund, DP015 for an amount that makes no sense, DP019 when the order
+-- is not fulfilled, DP020 when less than that is left.
+create or replace function refund_order(
+    p_order_id uuid, p_amount numeric default null, p_reason text default null, p_refund_id uuid default new_id()
+) returns refunds
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_payment payments;
+    v_refund refunds;
+    v_status order_status;
+    v_left numeric;
+begin
+    select p.* into v_payment
+    from payments as p
+    where p.order_id = p_order_id
+    for no key update;
+
+    select r.* into v_refund from refunds as r where r.id = p_refund_id;
+    if found then
+        if v_refund.order_id is distinct from p_order_id or v_refund.amount <> coalesce(p_amount, v_refund.amount) then
+            raise exception using
+                errcode = 'DP011',
+                message = 'refund id already used',
+                detail = format('Refund %s stands for %s %s of order %s.', v_refund.id, v_refund.amount, v_refund.currency, v_refund.order_id),
+                hint = 'Repeat a refund unchanged, or give a new one a new id.';
+        end if;
+        return v_refund;
+    end if;
+
+    select o.status into v_status from orders as o where o.id = p_order_id;
+    if not found then
+        raise exception using
+            errcode = 'DP010',
+            message = 'no such order',
+            detail = format('There is no order %s.', p_order_id),
+            hint = 'Look it up in order_overview.';
+    elsif v_status <> 'fulfilled' then
+        raise exception using
+            errcode = 'DP019',
+            message = 'order is not fulfilled',
+            detail = format('Order %s is %s.', p_order_id, v_status),
+            hint = 'An order that is not fulfilled is cancelled, which gives the money back: see cancel_order().';
+    end if;
+
+    v_left := v_payment.captured_amount - v_payment.refunded_amount - (
+        select coalesce(sum(r.amount), 0) from refunds as r
+        where r.order_id = p_order_id and r.status = 'requested'
+    );
+    if p_amount <= 0 then
+        raise exception using
+            errcode = 'DP015',
+            message = 'amount makes no sense',
+            detail = format('A refund of %s was asked for.', p_amount),
+            hint = 'Give a positive amount, or none for all that is left.';
+    elsif coalesce(p_amount, 1) > v_left or v_left = 0 then
+        raise exception using
+            errcode = 'DP020',
+            message = 'not so much is left to refund',
+            detail = format('Of order %s, %s %s can still be given back.', p_order_id, v_left, v_payment.currency),
+            hint = 'See refunds for what was given back already.';
+    end if;
+    perform refuse_unpayable(p_amount, v_payment.currency);
+    return start_refund(v_payment, coalesce(p_amount, v_left), p_reason, p_refund_id);
+end
+$$;
+comment on function refund_order(uuid, numeric, text, uuid) is
+    'Gives back money of a fulfilled order, all that is left or a part. Safe to repeat with the same refund id.';
+
+-- Step, before the call. Locks nothing.
+create or replace function request_refund(p_warehouse_ids uuid[], p_saga_ids uuid[])
+returns setof step_outcome
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    return query
+    select
+        r.id, 'waiting'::step_result, null::text, null::text,
+        json_build_object(
+            'operation', 'refund',
+            'idempotency_key', concat(r.id, ':refund_payment'),
+            'payment_key', p.idempotency_key,
+            'amount', r.amount::text,
+            'currency', r.currency,
+            'reference', p.gateway_reference
+        ),
+        null::numeric
+    from refunds as r
+    inner join payments as p on p.order_id = r.order_id and p.warehouse_id = r.warehouse_id
+    where r.id = any(p_saga_ids) and r.warehouse_id = any(p_warehouse_ids);
+end
+$$;
+comment on function request_refund(uuid[], uuid[]) is 'Step, external: asks for each refund to be paid out.';
+
+-- Step, with the answers. Locks: payments by order, refunds.
+create or replace function record_refund(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[])
+returns setof step_outcome
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    perform p.order_id
+    from payments as p
+    where (p.order_id, p.warehouse_id) in (
+        select r.order_id, r.warehouse_id from refunds as r
+        where r.id = any(p_saga_ids) and r.warehouse_id = any(p_warehouse_ids)
+    )
+    order by p.order_id
+    for no key update;
+
+    with answered as (
+        update refunds as r
+        set
+            status = case a.answer ->> 'outcome' when 'approved' then 'refunded' else 'declined' end::refund_status,
+            gateway_reference = a.answer ->> 'reference',
+            decline_code = a.answer ->> 'code',
+            updated_at = clock()
+        from unnest(p_saga_ids, p_answers) as a (saga_id, answer)
+        where a.answer ->> 'outcome' in ('approved', 'declined')
+            and r.id = a.saga_id and r.warehouse_id = any(p_warehouse_ids)
+        returning r.order_id, r.warehouse_id, r.status, r.amount
+    )
+    update payments as p
+    set
+        refunded_amount = p.refunded_amount + a.amount,
+        status = case when p.refunded_amount + a.amount = p.captured_amount then 'refunded' else p.status end,
+        updated_at = clock()
+    from (
+        select t.order_id, t.warehouse_id, sum(t.amount) as amount
+        from answered as t
+        where t.status = 'refunded'
+        group by t.order_id, t.warehouse_id
+    ) as a
+    where p.order_id = a.order_id and p.warehouse_id = a.warehouse_id;
+
+    return query
+    select o.* from outcomes_of_answers(p_saga_ids, p_answers, 'refund') as o;
+end
+$$;
+comment on function record_refund(uuid[], uuid[], jsonb[]) is 'Step, external: records what the gateway answered to each refund.';
+
+-- Goods of a fulfilled order come back to their warehouse and are stock again:
+-- p_items, [{"product_id", "quantity"}, …], or all that has not come back yet.
+-- The same p_return_id again returns the movements it made. The money is
+-- another matter: see refund_order().
+-- Locks: orders, then inventory by (product_id, warehouse_id).
+-- Raises: DP010 when there is no such order, DP011 when the id stands for
+-- another return, DP015 for items that make no sense, DP019 when the order is
+-- not fulfilled, DP021 when more would come back than was sent.
+create or replace function return_items(
+    p_order_id uuid, p_items jsonb default null, p_reason text default null, p_return_id uuid default new_id()
+) returns setof stock_movements
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_order orders;
+    v_products uuid[];
+    v_quantities integer[];
+    v_count integer;
+    v_wrong record;
+begin
+    select o.* into v_order
+    from orders as o
+    where o.id = p_order_id
+    for no key update;
+    if not found then
+        raise exception using
+            errcode = 'DP010',
+            message = 'no such order',
+            detail = format('There is no order %s.', p_order_id),
+            hint = 'Look it up in order_overview.';
+    elsif v_order.status <> 'fulfilled' then
+        raise exception using
+            errcode = 'DP019',
+            message = 'order is not fulfilled',
+            detail = format('Order %s is %s.', p_order_id, v_order.status),
+            hint = 'What has not left cannot come back; cancel_order() stops an order.';
+    elsif p_items is not null and jsonb_typeof(p_items) <> 'array' then
+        raise exception using
+            errcode = 'DP015',
+            message = 'items must be an array',
+            detail = format('p_items is a JSON %s.', jsonb_typeof(p_items)),
+            hint = 'Pass [{"product_id": "…", "quantity": 1}], or null for everything.';
+    end if;
+
+    select array_agg(i.product_id), array_agg(i.quantity) into v_products, v_quantities
+    from (
+        select j.product_id, sum(j.quantity)::integer as quantity
+        from jsonb_to_recordset(p_items) as j (product_id uuid, quantity integer)
+        group by j.product_id
+        order by j.product_id
+    ) as i;
+    if p_items is not null and (v_products is null or 0 >= any(v_quantities) or array_position(v_quantities, null) > 0) then
+        raise exception using
+            errcode = 'DP015',
+            message = 'quantity makes no sense',
+            detail = 'Each returned item needs a product and a positive number of units.',
+            hint = 'Pass [{"product_id": "…", "quantity": 1}], or null for everything.';
+    end if;
+
+    select count(*) into v_count from stock_movements as m where m.correlation_id = p_return_id;
+    if v_count > 0 then
+        if exists (
+            select from stock_movements as m
+            where m.correlation_id = p_return_id and (
+                m.reference_id is distinct from p_order_id or m.reference_type is distinct from 'return'
+                or p_items is not null
+                and not exists (
+                    select from unnest(v_products, v_quantities) as i (product_id, quantity)
+                    where i.product_id = m.product_id and i.quantity = m.quantity
+                )
+            )
+        ) or (p_items is not null and v_count <> cardinality(v_products)) then
+            raise exception using
+                errcode = 'DP011',
+                message = 'return id already used',
+                detail = format('Return %s stands for other goods.', p_return_id),
+                hint = 'Repeat a return unchanged, or give a new one a new id.';
+        end if;
+        return query select m.* from stock_movements as m where m.correlation_id = p_return_id order by m.id;
+        return;
+    end if;
+
+    -- What is still out there, by product.
+    for v_wrong in
+        with out_there as (
+            select m.product_id, sum(m.quantity) as quantity
+            from (
+                select f.product_id, f.quantity from stock_movements as f
+                where f.correlation_id = p_order_id and f.movement_type = 'fulfill'
+                union all
+                select r.product_id, -r.quantity from stock_movements as r
+                where r.reference_id = p_order_id and r.reference_type = 'return' and r.movement_type = 'receive'
+            ) as m
+            group by m.product_id
+        ),
+        asked as (
+            select i.product_id, i.quantity
+            from unnest(v_products, v_quantities) as i (product_id, quantity)
+            union all
+            select o.product_id, o.quantity from out_there as o where p_items is null and o.quantity > 0
+        )
+        select
+            a.product_id, a.quantity, coalesce(o.quantity, 0) as out_there
+        from asked as a
+        left join out_there as o using (product_id)
+        order by a.product_id
+    loop
+        if v_wrong.quantity > v_wrong.out_there then
+            raise exception using
+                errcode = 'DP021',
+                message = 'more would come back than was sent',
+                detail = format(
+                    'Product %s of order %s: %s units came, %s are out there.',
+                    v_wrong.product_id, p_order_id, v_wrong.quantity, v_wrong.out_there
+                ),
+                hint = 'Goods that this order did not send are received with receive_stock().';
+        end if;
+        return next move_stock(
+            'receive', v_order.warehouse_id, v_wrong.product_id, v_wrong.quantity::integer, p_return_id,
+            p_reason, 'return', p_order_id
+        );
+    end loop;
+    if not found then
+        raise exception using
+            errcode = 'DP021',
+            message = 'nothing is left to come back',
+            detail = format('All goods of order %s have come back already.', p_order_id),
+            hint = 'See stock_movements where reference_id is the order.';
+    end if;
+end
+$$;
+comment on function return_items(uuid, jsonb, text, uuid) is
+    'Goods of a fulfilled order come back into stock, all or a part. Safe to repeat with the same return id.';

@@ -1,0 +1,131 @@
+-- What gateways tell by webhook. An event is written once, whoever delivers it
+-- how often; it is taken for the answer to a call where that is still open, and
+-- kept for a person where it belongs to nothing we know.
+
+set local role darkpearl_owner;
+set local search_path = darkpearl, pg_temp;
+
+create or replace trigger gateway_events_refuse_removal
+before delete on gateway_events
+for each row execute function refuse_change();
+
+create or replace trigger gateway_events_refuse_truncate
+before truncate on gateway_events
+for each statement execute function refuse_change();
+
+-- Takes an event of a gateway. p_answer is an answer as of 50_payments.sql,
+-- p_idempotency_key that of the call it answers. Returns what became of it:
+--   applied    it was news: the saga goes on with it, or, for a charge that
+--              turned up after its void, a refund has been started
+--   duplicate  it was delivered before
+--   stale      the answer is known, or nobody waits for it any more
+--   unmatched  it names no call of ours; engine_health counts those
+-- Locks: the event, the saga, then as settle().
+-- Raises: DP015 when the answer has no outcome.
+create or replace function record_gateway_event(
+    p_gateway text, p_event_id text, p_idempotency_key text, p_answer jsonb
+) returns text
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_saga sagas;
+    v_disposition disposition;
+begin
+    if coalesce(p_answer ->> 'outcome', '') not in ('approved', 'declined', 'pending', 'unknown') then
+        raise exception using
+            errcode = 'DP015',
+            message = 'answer has no outcome',
+            detail = format('The answer of event %s says %s.', p_event_id, coalesce(p_answer ->> 'outcome', 'nothing')),
+            hint = 'Pass {"outcome": "approved" | "declined" | "pending" | "unknown", …}.';
+    end if;
+
+    insert into gateway_events (gateway, event_id, idempotency_key, answer, disposition)
+    values (p_gateway, p_event_id, p_idempotency_key, p_answer, 'unmatched')
+    on conflict (gateway, event_id) do nothing;
+    if not found then
+        return 'duplicate';
+    end if;
+
+    if p_idempotency_key ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:[a-z_]+$' then
+        select s.* into v_saga
+        from sagas as s
+        where s.id = split_part(p_idempotency_key, ':', 1)::uuid
+        for no key update;
+        v_disposition := apply_gateway_event(
+            v_saga, split_part(p_idempotency_key, ':', 2), p_answer || jsonb_build_object('gateway', p_gateway)
+        );
+    end if;
+    if v_disposition <> 'unmatched' then
+        update gateway_events as e
+        set disposition = v_disposition
+        where e.gateway = p_gateway and e.event_id = p_event_id;
+    end if;
+    return coalesce(v_disposition, 'unmatched');
+end
+$$;
+comment on function record_gateway_event(text, text, text, jsonb) is
+    'Takes an event that a gateway sent: applied, duplicate, stale or unmatched. Safe to repeat.';
+
+-- What an answer means to the saga that asked at some step, which is locked.
+create or replace function apply_gateway_event(p_saga sagas, p_step_name text, p_answer jsonb) returns disposition
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_step saga_steps := step_of(p_saga);
+    v_here constant text := case when p_saga.status = 'compensating' then v_step.undo_name else v_step.step_name end;
+    v_payment payments;
+begin
+    if p_saga.id is null or not exists (
+        select from saga_steps as s
+        where s.saga_type = p_saga.saga_type and (
+            (s.step_name = p_step_name and s.settle_function is not null)
+            or (s.undo_name = p_step_name and s.undo_settle_function is not null)
+        )
+    ) then
+        return 'unmatched';
+    end if;
+    if p_answer ->> 'outcome' not in ('approved', 'declined') then
+        return 'stale';
+    end if;
+
+    if v_here = p_step_name and p_saga.attempts > 0 and p_saga.status in ('running', 'waiting', 'compensating') then
+        -- Between two tries the saga is running; for this answer it waits again.
+        if p_saga.status = 'running' then
+            update sagas as s
+            set status = 'waiting', ready_at = clock()
+            where s.id = p_saga.id and s.warehouse_id = p_saga.warehouse_id;
+        end if;
+        perform settle_pass(
+            array[p_saga.warehouse_id],
+            jsonb_build_array(jsonb_build_object(
+                'saga_id', p_saga.id, 'lease_token', p_saga.lease_token, 'answer', p_answer
+            )),
+            false
+        );
+        perform ring_bell();
+        return 'applied';
+    end if;
+
+    -- Money that was taken although it was voided, or said to be declined, goes back.
+    if p_step_name in ('process_payment', 'capture_payment') and p_answer ->> 'outcome' = 'approved' then
+        update payments as p
+        set
+            status = 'captured', authorized_amount = p.requested_amount, captured_amount = p.requested_amount,
+            voided_amount = 0, gateway = p_answer ->> 'gateway',
+            gateway_reference = coalesce(p.gateway_reference, p_answer ->> 'reference'), updated_at = clock()
+        where p.order_id = p_saga.id and p.warehouse_id = p_saga.warehouse_id
+            and p.status in ('voided', 'declined') and p.captured_amount = 0
+        returning p.* into v_payment;
+        if found then
+            perform start_refund(v_payment, v_payment.captured_amount, 'charged although it was voided', new_id());
+            return 'applied';
+        end if;
+    end if;
+    return 'stale';
+end
+$$;
+comment on function apply_gateway_event(sagas, text, jsonb) is
+    'Internal: settles the step that waits for an answer, or refunds a charge that turned up late.';
