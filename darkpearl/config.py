@@ -68,7 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     payment_failures: Annotated[
         int,
         Meta(
-            ge=1, le=1000, description="failed calls in a row after which calls pause for a while"
+            ge=1, le=1000, description="failed calls in a row after which all calls pause"
         ),
     ] = 10
     pool_size: Annotated[

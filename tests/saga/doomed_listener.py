@@ -64,7 +64,7 @@ class DoomedListener(Listener):
         return claimed
 
     async def _settle(self, *arguments: Any) -> bool:
-        if self._calls.answered.is_set():
+        if self._calls._answers:
             die_at("before settle")
         settled = await super()._settle(*arguments)
         if settled:
