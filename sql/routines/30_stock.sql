@@ -53,7 +53,8 @@ as $$
 declare
     v_locked locked_stock[];
 begin
-    select array_agg(l)
+    -- A record of no named type would go through text to become one.
+    select array_agg(row(l.product_id, l.warehouse_id, l.quantity_available, l.quantity_reserved)::locked_stock)
     into v_locked
     from (
         select i.product_id, i.warehouse_id, i.quantity_available, i.quantity_reserved

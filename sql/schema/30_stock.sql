@@ -45,14 +45,14 @@ create table stock_movements (
     notes text,
     actor text,
     created_at timestamptz not null default clock(),
-    constraint stock_movements_pkey primary key (id, warehouse_id),
     constraint stock_movements_happen_once
-    unique (correlation_id, movement_type, product_id, warehouse_id),
+    primary key (correlation_id, movement_type, product_id, warehouse_id),
     constraint stock_movements_quantity_is_signed_by_type
     check (quantity > 0 or (movement_type = 'adjust' and quantity < 0)),
     constraint stock_movements_notes_are_bounded check (length(notes) <= 2000),
     constraint stock_movements_reference_type_is_bounded check (length(reference_type) <= 50)
 );
+create index stock_movements_newest_idx on stock_movements (id);
 create index stock_movements_history_idx on stock_movements (product_id, warehouse_id, id);
 create index stock_movements_reference_idx on stock_movements (reference_id)
 where reference_id is not null;

@@ -19,8 +19,6 @@ create table payments (
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
     constraint payments_pkey primary key (order_id, warehouse_id),
-    constraint payments_order_exists
-    foreign key (order_id, warehouse_id) references orders (id, warehouse_id),
     constraint payments_never_exceed_what_was_asked check (authorized_amount <= requested_amount),
     constraint payments_captured_within_authorized check (captured_amount <= authorized_amount),
     constraint payments_refunded_within_captured check (refunded_amount <= captured_amount),
