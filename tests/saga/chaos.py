@@ -1,0 +1,302 @@
+"""Everything fails at once: `make chaos`, which takes too long for `make test`.
+
+A payment service that loses answers, answers twice and late, and sends its webhooks twice;
+listeners killed with SIGKILL every two seconds; PostgreSQL restarted three times, twice without a
+shutdown. Orders come in all the while, and some are cancelled. Then the books are compared.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from darkpearl import embedded, schema, wheel
+from darkpearl.gateways import GatewayPayment
+from darkpearl.gateways.http import HttpGateway
+
+ORDERS = int(os.environ.get("DARKPEARL_TEST_CHAOS_ORDERS", "5000"))
+PATIENCE_SECONDS = 60 + ORDERS / 25
+KILL_SECONDS = 2.0
+LOT = 50
+SECRET = "whsec_" + "x" * 32
+PAYSIM = {
+    "seed": 11,
+    "latency-ms": 50,
+    "decline-rate": 0.1,
+    "drop-rate": 0.02,
+    "reset-rate": 0.005,
+    "error-rate": 0.005,
+    "late-rate": 0.002,
+    "late-seconds": 4,
+    "pending-rate": 0.01,
+    "pending-seconds": 1,
+    "pending-deadline-seconds": 5,
+    "answer-twice-rate": 0.1,
+    "webhook-first-rate": 0.05,
+    "duplicate-webhook-rate": 0.02,
+    "reorder-seconds": 0.5,
+}
+Rows = list[dict[str, Any]]
+
+
+@dataclass
+class Storm:
+    """A durable server, the processes around it, and what was done to them."""
+
+    home: Path
+    server: embedded.Server
+    counts: Counter[str] = field(default_factory=Counter)
+
+    async def rows(self, query: str, *parameters: Any) -> Rows:
+        """Every row of a query, whatever happens to the server meanwhile."""
+        while True:
+            with contextlib.suppress(psycopg.OperationalError):
+                async with await psycopg.AsyncConnection.connect(
+                    self.server.url,
+                    row_factory=dict_row,
+                    autocommit=True,
+                    options="-c search_path=darkpearl",
+                ) as connection:
+                    cursor = await connection.execute(query.encode(), parameters or None)
+                    return await cursor.fetchall() if cursor.description else []
+            await asyncio.sleep(0.05)
+
+    async def value(self, query: str, *parameters: Any) -> Any:
+        """The only value of a query."""
+        ((value,),) = [each.values() for each in await self.rows(query, *parameters)]
+        return value
+
+    async def restart(self, mode: str) -> None:
+        """Restart the server on the same port; `immediate` is as good as a power cut."""
+        account = wheel.account_for(self.home)
+        process = await asyncio.create_subprocess_exec(
+            *(wheel.binaries_for(account) / "pg_ctl", "restart", "-w", "-s"),
+            *("-D", self.server.data, "-m", mode, "-l", os.devnull),
+            cwd="/",
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+            **account.switch(),
+        )
+        assert await process.wait() == 0
+        self.counts[f"restart {mode}"] += 1
+
+    @asynccontextmanager
+    async def process(self, *arguments: str, **settings: str) -> AsyncIterator[str]:
+        """A darkpearl command; its first line of output. Killed at the end."""
+        kept = {name: each for name, each in os.environ.items() if not name.startswith("DARKPEARL")}
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "darkpearl", *arguments),
+            env={
+                **kept,
+                "DARKPEARL_DATABASE_URL": self.server.url,
+                "DARKPEARL_LOG_LEVEL": "error",
+                "DARKPEARL_WEBHOOK_SECRET": SECRET,
+                "DARKPEARL_GATEWAY": "http",
+                **settings,
+            },
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout
+        try:
+            expects_line = arguments[0] == "paysim"
+            yield (await process.stdout.readline()).decode().split()[-1] if expects_line else ""
+        finally:
+            process.kill()
+            await process.wait()
+
+
+@pytest.fixture
+async def storm(tmp_path: Path) -> AsyncIterator[Storm]:
+    """A durable server with forty products, most of them in good supply."""
+    tmp_path.chmod(0o711)
+    with embedded.serve(tmp_path / "home", exclusive=True) as server:
+        await schema.migrate(server.url)
+        storm = Storm(tmp_path / "home", server)
+        await storm.rows(
+            "insert into warehouses (code, name, capture_method)"
+            " values ('A', 'A', 'at_payment'), ('B', 'B', 'at_fulfilment')"
+        )
+        await storm.rows(
+            "insert into products (sku, name, unit_price)"
+            " select 'C' || n, 'P', 9.99 + n from generate_series(1, 40) as n"
+        )
+        await storm.rows(
+            "select receive_stock(w.id, p.id, %s) from warehouses as w, products as p", ORDERS // 30
+        )
+        await storm.rows("update saga_steps set timeout_seconds = 5, backoff_seconds = 0.2")
+        yield storm
+        storm.server = embedded.running(storm.home) or server
+
+
+async def place_orders(storm: Storm) -> None:
+    """Orders of two lines, in lots; a lot whose commit was not heard of is looked up first."""
+    products = [row["id"] for row in await storm.rows("select id from products")]
+    warehouses = [row["id"] for row in await storm.rows("select id from warehouses")]
+    dice = random.Random(5)
+    for _ in range(ORDERS // LOT):
+        ids = [UUID(int=dice.getrandbits(128), version=4) for _ in range(LOT)]
+        warehouse = dice.choice(warehouses)
+        lines = [(each, product) for each in ids for product in dice.sample(products, 2)]
+        while not await storm.rows("select from orders where id = %s", ids[0]):
+            with contextlib.suppress(psycopg.OperationalError):
+                async with await psycopg.AsyncConnection.connect(
+                    storm.server.url, options="-c search_path=darkpearl -c role=darkpearl_app"
+                ) as connection:
+                    await connection.execute(
+                        "insert into orders (id, warehouse_id) select unnest(%s::uuid[]), %s",
+                        [ids, warehouse],
+                    )
+                    await connection.execute(
+                        "insert into order_items (order_id, warehouse_id, product_id, quantity)"
+                        " select l.id, %s, l.product, 1 from unnest(%s::uuid[], %s::uuid[])"
+                        " as l (id, product)",
+                        [warehouse, [line[0] for line in lines], [line[1] for line in lines]],
+                    )
+        storm.counts["placed"] += LOT
+        if dice.random() < 0.5:
+            await cancel(storm, dice.choice(ids))
+
+
+async def cancel(storm: Storm, order: UUID) -> None:
+    """Somebody changes their mind; too late is too late."""
+    try:
+        await storm.rows("select cancel_order(%s, 'changed my mind')", order)
+        storm.counts["cancellations"] += 1
+    except psycopg.DatabaseError as error:
+        assert error.sqlstate == "DP007", error
+        storm.counts["cancellations too late"] += 1
+
+
+async def kill_listeners(storm: Storm, gateway_url: str) -> None:
+    """Two listeners at any time, and every two seconds one of them is killed."""
+    async with contextlib.AsyncExitStack() as alive:
+        listener = ("listener",)
+        settings = {"DARKPEARL_GATEWAY_URL": gateway_url, "DARKPEARL_PAYMENT_TIMEOUT_SECONDS": "2"}
+        await alive.enter_async_context(storm.process(*listener, **settings))
+        while True:
+            async with storm.process(*listener, **settings):
+                await asyncio.sleep(KILL_SECONDS)
+            storm.counts["listeners killed"] += 1
+            await alive.aclose()
+            await alive.enter_async_context(storm.process(*listener, **settings))
+            storm.counts["listeners killed"] += 1
+
+
+async def open_sagas(storm: Storm) -> int:
+    """How many sagas have not ended."""
+    count: int = await storm.value("select count(*) from sagas where ready_at is not null")
+    return count
+
+
+async def until(condition: Callable[[], Awaitable[bool]], *doers: asyncio.Task[None]) -> None:
+    """Look again and again, while nobody who is at work has failed."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not await condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        for each in doers:
+            if each.done():
+                each.result()
+        await asyncio.sleep(0.2)
+
+
+async def test_the_books_agree_after_everything_failed(storm: Storm, tmp_path: Path) -> None:
+    """Every saga ends or says why not; the gateway's books and ours agree to the cent."""
+    began = datetime.now(UTC)
+    port = _free_port()
+    webhooks = f"http://127.0.0.1:{port}/payments/webhooks/http"
+    options = [f"--{name}={value}" for name, value in PAYSIM.items()]
+    async with (
+        storm.process("api", DARKPEARL_PORT=str(port)),
+        storm.process(
+            *("paysim", "--port", "0", "--ledger", str(tmp_path / "paysim.db")),
+            *("--webhook-url", webhooks, *options),
+        ) as gateway_url,
+    ):
+        started = time.monotonic()
+        placing = asyncio.create_task(place_orders(storm))
+        killing = asyncio.create_task(kill_listeners(storm, gateway_url))
+        for quarter, mode in enumerate(("immediate", "fast", "immediate"), 1):
+
+            async def so_far(quarter: int = quarter) -> bool:
+                return await storm.value("select count(*) from sagas") >= ORDERS * quarter / 4
+
+            await until(so_far, placing, killing)
+            await storm.restart(mode)
+
+        async def all_ended() -> bool:
+            return placing.done() and await open_sagas(storm) == 0
+
+        await until(all_ended, placing, killing)
+        seconds = time.monotonic() - started
+        killing.cancel()
+        await asyncio.gather(killing, return_exceptions=True)
+
+        gateway = HttpGateway(gateway_url, webhook_secret=SECRET)
+        theirs = {each.payment_key: each async for each in gateway.payments(began)}
+        await gateway.close()
+        await settled_webhooks(gateway_url)
+
+    ours = await storm.rows(
+        "select o.id, o.status::text, o.total_amount, p.*, s.status::text as saga_status"
+        " from orders as o join sagas as s on s.id = o.id left join payments as p on order_id = o.id"
+    )
+    statuses = Counter(row["status"] for row in ours)
+    print(f"\n{ORDERS} orders in {seconds:.0f} s: {dict(statuses)}; {dict(storm.counts)}")  # noqa: T201
+    assert sum(statuses.values()) == ORDERS
+    assert storm.counts["listeners killed"] >= seconds / KILL_SECONDS / 2
+    for row in await storm.rows("select * from stuck_sagas"):
+        assert row["last_error"], row
+    for row in ours:
+        agree(row, theirs.pop(row["idempotency_key"], None))
+    assert theirs == {}, "a charge that nobody here knows of"
+    assert await storm.rows("select * from audit") == []
+
+
+def agree(row: dict[str, Any], theirs: GatewayPayment | None) -> None:
+    """One order against what the gateway has of it."""
+    charged = theirs.captured - theirs.refunded if theirs else 0
+    if theirs:
+        assert theirs.captured <= row["total_amount"], row
+        assert (theirs.captured, theirs.refunded) == (
+            row["captured_amount"],
+            row["refunded_amount"],
+        ), (row, theirs)
+    if row["status"] == "fulfilled":
+        assert charged == row["total_amount"], (row, theirs)
+    elif row["saga_status"] != "stuck":
+        assert row["status"] == "cancelled"
+        assert charged == 0, (row, theirs)
+
+
+async def settled_webhooks(gateway_url: str) -> None:
+    """Nothing that the service still has to tell changes anything any more: wait until it has."""
+    async with httpx.AsyncClient(base_url=gateway_url) as client:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while (await client.get("/v1/ledger")).json()["undelivered"]:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.2)
+
+
+def _free_port() -> int:
+    import socket  # noqa: PLC0415
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
