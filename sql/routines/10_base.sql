@@ -22,6 +22,8 @@
 --   DP015  an argument that makes no sense
 --   DP016  a row that is still in use
 --   DP017  what an outside system answered makes no sense, or it failed
+--   DP030  no token where one is needed (over HTTP)
+--   DP031  a token that is not valid (over HTTP)
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
