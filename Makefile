@@ -11,7 +11,7 @@ BIN := .venv/bin
 DARKPEARL := $(BIN)/darkpearl
 SQL = $(wildcard sql/*.sql sql/*/*.sql)
 
-.PHONY: help run demo api listener test check bench format migrate wheel clean \
+.PHONY: help run demo token api listener test check bench format migrate wheel clean \
 	db-start db-stop db-reset db-seed db-diff db-status db-url
 
 help: ## list these targets
@@ -48,6 +48,9 @@ format: .venv/dev ## write the formatting that check wants
 
 migrate: .venv/run ## bring the database to the newest schema
 	@$(DARKPEARL) db migrate
+
+token: .venv/run ## a token for the API; ARGS="--role authenticated --sub …" says for whom
+	@$(DARKPEARL) token $(ARGS)
 
 db-start: .venv/run ## start the embedded PostgreSQL and leave it running
 	@$(DARKPEARL) db start

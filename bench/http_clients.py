@@ -13,6 +13,10 @@ from collections.abc import AsyncIterator
 
 from bench.harness import Shop
 from bench.pgbench import Run
+from darkpearl import tokens
+from darkpearl.config import Settings
+
+SECRET = "a secret of the benchmarks, and of nothing else"
 
 
 @contextlib.asynccontextmanager
@@ -26,6 +30,7 @@ async def api(url: str) -> AsyncIterator[int]:
         env={
             **{k: v for k, v in os.environ.items() if not k.startswith("DARKPEARL")},
             "DARKPEARL_DATABASE_URL": url,
+            "DARKPEARL_JWT_SECRET": SECRET,
             "DARKPEARL_PORT": str(port),
             "DARKPEARL_LOG_LEVEL": "warning",
         },
@@ -50,6 +55,8 @@ async def place_orders(target: Shop, *, clients: int, seconds: int) -> Run:
     rows = await target.connection.execute("select id from products order by sku limit 1000")
     products = [str(product) for (product,) in await rows.fetchall()]
 
+    token = tokens.mint(Settings(jwt_secret=SECRET), "service_role", None, 3600)
+
     def order() -> bytes:
         items = [
             {"product_id": random.choice(products[:500]), "quantity": random.randint(1, 3)},
@@ -57,6 +64,7 @@ async def place_orders(target: Shop, *, clients: int, seconds: int) -> Run:
         ]
         body = json.dumps({"warehouse_id": warehouse, "items": items}).encode()
         head = "POST /orders HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+        head += f"Authorization: Bearer {token}\r\n"
         return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
     async def client(port: int, deadline: float) -> int:

@@ -14,13 +14,14 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import rich_click as click
 from rich.console import Console
 from rich.table import Table
 
-from darkpearl import __version__, database, demo, embedded, schema, serving, wheel
+from darkpearl import __version__, database, demo, embedded, schema, serving, tokens, wheel
 from darkpearl.config import ConfigError, Settings, variables
 from darkpearl.listener import Listener
 
@@ -28,6 +29,8 @@ FAILURES = (wheel.EmbeddedError, schema.SchemaError, serving.ServiceError, OSErr
 GREETINGS = 5
 WATCH_SECONDS = 1.0
 PIPE_COLUMNS = 120
+TOKEN_SECONDS = 8 * 3600
+LONGEST_TOKEN_SECONDS = 366 * 24 * 3600
 
 
 class _Out(Console):
@@ -44,7 +47,8 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def main() -> None:
     """Run the command line; every expected failure ends as one line and an exit code."""
-    logging.getLogger("yoyo").setLevel(logging.WARNING)
+    for chatty in ("yoyo", "httpx"):  # httpx would write addresses, which may hold a password
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C, in order
     try:
         code = command.main(
@@ -101,15 +105,19 @@ def settings() -> None:
 @click.pass_obj
 def up(settings: Settings) -> None:
     """Run everything in one process: PostgreSQL, schema, demo data, API and listener."""
-    with serving.taken_socket(settings) as taken, _database(settings, exclusive=True) as url:
-        asyncio.run(_prepare(url))
-        services = [
-            serving.api_service(settings, url, taken),
-            serving.listener_service(settings, url),
-        ]
-        if not settings.database_url:
-            services.append(_watch(settings))
-        asyncio.run(serving.serve(services, _greet(settings, url, taken)))
+    with serving.taken_socket(settings) as taken:
+        settings = _with_keys(settings)
+        with _database(settings, exclusive=True) as url:
+            asyncio.run(_prepare(url))
+            api, listener = _logins(settings)
+            asyncio.run(_check_logins(api, listener))
+            services = [
+                serving.api_service(settings, api, taken),
+                serving.listener_service(settings, listener),
+            ]
+            if not settings.database_url:
+                services.append(_watch(settings))
+            asyncio.run(serving.serve(services, _greet(settings, url, taken)))
 
 
 @command.command()
@@ -117,14 +125,33 @@ def up(settings: Settings) -> None:
 def api(settings: Settings) -> None:
     """Serve the HTTP API alone, on a database that is up."""
     with serving.taken_socket(settings) as taken:
-        asyncio.run(serving.serve([serving.api_service(settings, _running(settings), taken)]))
+        settings = _with_keys(settings)
+        asyncio.run(serving.serve([serving.api_service(settings, _logins(settings)[0], taken)]))
 
 
 @command.command()
 @click.pass_obj
 def listener(settings: Settings) -> None:
     """Run one listener alone, on a database that is up; start as many as you like."""
-    asyncio.run(serving.serve([serving.listener_service(settings, _running(settings))]))
+    asyncio.run(serving.serve([serving.listener_service(settings, _logins(settings)[1])]))
+
+
+@command.command()
+@click.option(
+    "--role", type=click.Choice(get_args(tokens.Role)), default="service_role", show_default=True
+)
+@click.option("--sub", help="Who it is for; a customer's id is a UUID.")
+@click.option(
+    "--expires",
+    type=click.IntRange(1, LONGEST_TOKEN_SECONDS),
+    default=TOKEN_SECONDS,
+    show_default=True,
+    help="Seconds from now.",
+)
+@click.pass_obj
+def token(settings: Settings, role: tokens.Role, sub: str | None, expires: int) -> None:
+    """Print a token for the API. In development alone: others get theirs from an issuer."""
+    out.print(tokens.mint(_with_keys(settings), role, sub, expires), markup=False)
 
 
 @command.command(name="demo")
@@ -154,7 +181,7 @@ def start(settings: Settings) -> None:
     """Start the embedded server and leave it running, until `db stop` or the end of an `up`."""
     _needs_embedded(settings)
     with embedded.serve(settings.home, keep=True, say=out.print) as server:
-        out.print(server.socket_url, markup=False)
+        out.print(server.socket_url(), markup=False)
 
 
 @db.command()
@@ -268,19 +295,66 @@ def _running(settings: Settings, *, through_socket: bool = False) -> str:
     """Address of a database that somebody else keeps running."""
     if settings.database_url:
         return settings.database_url
+    server = _server(settings)
+    return server.socket_url() if through_socket else server.url
+
+
+def _server(settings: Settings) -> embedded.Server:
+    """The embedded server that somebody else keeps running."""
     if server := embedded.running(settings.home):
-        return server.socket_url if through_socket else server.url
+        return server
     raise wheel.EmbeddedError(
         f"no server runs in {settings.home}: start one with darkpearl up or darkpearl db start"
     )
 
 
+def _logins(settings: Settings) -> tuple[str, str]:
+    """Where the API and the listener log in; on the embedded server as the roles they are."""
+    given = (settings.api_database_url, settings.listener_database_url)
+    if settings.database_url:
+        api, listener = (each or settings.database_url for each in given)
+    else:
+        roles = (serving.API_ROLE, serving.LISTENER_ROLE)
+        api, listener = (
+            each or _server(settings).socket_url(role)
+            for each, role in zip(given, roles, strict=True)
+        )
+    return api, listener
+
+
+async def _check_logins(api: str, listener: str) -> None:
+    """Tell at once of a login that may not be what it has to be."""
+    try:
+        async with schema.connect(api) as connection:
+            await connection.execute(f"set session authorization {serving.API_ROLE}")
+    except schema.SchemaError as error:
+        raise schema.SchemaError(
+            f"the API can't log in as {serving.API_ROLE}: {error};"
+            " DARKPEARL_API_DATABASE_URL gives it a login of its own"
+        ) from error
+    async with schema.connect(database.as_role(listener, serving.LISTENER_ROLE)):
+        pass
+
+
+def _with_keys(settings: Settings) -> Settings:
+    """The settings with something to verify tokens with: development makes itself a secret.
+
+    Raises:
+        ConfigError: it is for production to be told.
+    """
+    if settings.jwt_secret or settings.jwt_jwks:
+        return settings
+    if settings.environment == "production":
+        raise ConfigError(
+            "in production tokens need DARKPEARL_JWT_SECRET or DARKPEARL_JWT_JWKS to be verified"
+        )
+    secret = embedded.kept_secret(settings.home, "jwt_secret")
+    return msgspec.structs.replace(settings, jwt_secret=secret)
+
+
 async def _prepare(url: str) -> None:
     with out.status("applying the schema"):
         applied = await schema.migrate(url)
-    for role in serving.ROLES:  # so that a login that may not act as them is told so at once
-        async with schema.connect(database.as_role(url, role)):
-            pass
     seeded = await schema.seed(url)
     out.print(
         f"schema: {', '.join(applied) or 'up to date'}" + ("; demo data loaded" if seeded else "")
@@ -314,6 +388,8 @@ async def _greet(settings: Settings, url: str, taken: socket.socket) -> None:
         _fail(f"no demo order: {error}", 1)
     api = f"http://{settings.host}:{taken.getsockname()[1]}"
     out.print(f"API      {api}\nOpenAPI  {api}/schema", markup=False)
+    if settings.environment == "development":
+        out.print("token    darkpearl token (or make -s token); --help has roles", markup=False)
     if not settings.database_url:
         psql, address = wheel.binaries() / "psql", _running(settings, through_socket=True)
         out.print(f"psql     '{psql}' '{address}'", markup=False)

@@ -17,6 +17,8 @@ PREFIX = "DARKPEARL_"
 FOREIGN = "DARKPEARL_TEST_"
 """Names with this prefix belong to the test suite and are left alone."""
 
+ADDRESS = r"^(postgres(ql)?://|\w+ *=)"
+
 
 class ConfigError(ValueError):
     """An environment variable that is unknown or has a value that is not allowed."""
@@ -26,14 +28,64 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How one process of DarkPearl runs."""
 
     database_url: Annotated[
-        Annotated[str, Meta(pattern=r"^(postgres(ql)?://|\w+ *=)")] | None,
+        Annotated[str, Meta(pattern=ADDRESS)] | None,
         Meta(
             description="PostgreSQL 15 to 18 to run on; not set, the embedded server is used",
             extra={"allowed": "a postgresql:// URL or key=value pairs", "secret": True},
         ),
     ] = None
+    api_database_url: Annotated[
+        Annotated[str, Meta(pattern=ADDRESS)] | None,
+        Meta(
+            description="where the API logs in as darkpearl_api, when that isn't DATABASE_URL",
+            extra={"allowed": "a postgresql:// URL or key=value pairs", "secret": True},
+        ),
+    ] = None
+    listener_database_url: Annotated[
+        Annotated[str, Meta(pattern=ADDRESS)] | None,
+        Meta(
+            description="where the listener logs in, when that isn't DATABASE_URL",
+            extra={"allowed": "a postgresql:// URL or key=value pairs", "secret": True},
+        ),
+    ] = None
+    environment: Annotated[
+        Literal["development", "production"],
+        Meta(description="in development tokens can be made here; in production they can't"),
+    ] = "development"
+    jwt_secret: Annotated[
+        Annotated[str, Meta(min_length=32)] | None,
+        Meta(
+            description="what tokens are signed with (HS256); development makes one in HOME",
+            extra={"allowed": "a text of 32 characters or more", "secret": True},
+        ),
+    ] = None
+    jwt_jwks: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(
+            description="public keys of who issues tokens (RS256, ES256)",
+            extra={"allowed": "an http(s):// URL or a path of a JWK set"},
+        ),
+    ] = None
+    jwt_issuer: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(
+            description="the issuer that tokens must name; not set, any",
+            extra={"allowed": "a text"},
+        ),
+    ] = None
+    jwt_audience: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(
+            description="the audience that tokens must name; not set, any",
+            extra={"allowed": "a text"},
+        ),
+    ] = None
+    jwt_leeway_seconds: Annotated[
+        float,
+        Meta(ge=0, le=300, description="how far the clocks of issuer and API may be apart"),
+    ] = 10.0
     home: Annotated[
-        Path, Meta(description="folder of the embedded server: its data, log and password")
+        Path, Meta(description="folder of the embedded server: its data, log and secrets")
     ] = Path(".darkpearl")
     host: Annotated[str, Meta(min_length=1, description="address the API listens on")] = "127.0.0.1"
     port: Annotated[
@@ -77,6 +129,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="least severe log line")
     ] = "info"
+
+    def __repr__(self) -> str:
+        """The settings that may be shown."""
+        shown = [
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in msgspec.structs.fields(self)
+            if not is_secret(field.type)
+        ]
+        return f"Settings({', '.join(shown)})"
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str] = os.environ) -> Self:
@@ -127,8 +188,13 @@ def _convert(name: str, value: str, kind: Any) -> Any:
     try:
         return msgspec.convert(value, kind, strict=False, dec_hook=lambda to, text: to(text))
     except msgspec.ValidationError:
-        shown = "what was given" if (_meta(kind).extra or {}).get("secret") else repr(value)
+        shown = "what was given" if is_secret(kind) else repr(value)
         raise ConfigError(f"{name}: {shown} is not allowed; give {_allowed(kind)}") from None
+
+
+def is_secret(kind: Any) -> bool:
+    """Whether values of this annotated type are kept out of every message."""
+    return bool((_meta(kind).extra or {}).get("secret"))
 
 
 def _meta(kind: Any) -> Meta:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Self
 
 import psycopg
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
@@ -35,7 +36,7 @@ def as_role(url: str, role: str) -> str:
     return with_options(url, f"-c role={role}")
 
 
-def open_pool(url: str, *, size: int, name: str, check: bool = True) -> Pool:
+def open_pool(url: str, *, size: int, name: str, check: bool = True, login: str = "") -> Pool:
     """A pool, not yet opened: `async with` it. Its connections are in autocommit.
 
     Args:
@@ -44,13 +45,22 @@ def open_pool(url: str, *, size: int, name: str, check: bool = True) -> Pool:
         name: what `pg_stat_activity` shows as application_name.
         check: whether to try a connection before it is handed out. It costs a round trip; without
             it the first statement on a lost connection fails.
+        login: whose session it is to be, whatever the address says. Only a superuser can be
+            somebody else; without the right a connection isn't had.
     """
+
+    async def log_in(connection: psycopg.AsyncConnection[Row]) -> None:
+        await connection.execute(
+            sql.SQL("set session authorization {}").format(sql.Identifier(login))
+        )
+
     return AsyncConnectionPool(
         with_options(url, _OPTIONS),
         min_size=1,
         max_size=size,
         open=False,
         timeout=5,
+        configure=log_in if login else None,
         check=AsyncConnectionPool.check_connection if check else None,
         kwargs={"row_factory": dict_row, "application_name": name, "autocommit": True},
     )

@@ -6,6 +6,7 @@ Everything lives in one folder, the home:
     run/            the Unix socket (elsewhere when the path is too long for one)
     postgresql.log  what the server says
     password        of the superuser `darkpearl` over TCP; through the socket none is needed
+    jwt_secret      what tokens for development are signed with
     lock            held by the process that will stop the server
 
 Who starts the server holds the lock and stops it at the end; everybody else uses it meanwhile.
@@ -94,10 +95,9 @@ class Server:
         password = (self.home / "password").read_text().strip()
         return f"postgresql://{OWNER}:{password}@127.0.0.1:{self.port}/{OWNER}"
 
-    @property
-    def socket_url(self) -> str:
-        """Address through the socket, without a password: for psql on this machine."""
-        return f"postgresql://{OWNER}@/{OWNER}?host={quote(str(self.run))}&port={self.port}"
+    def socket_url(self, role: str = OWNER) -> str:
+        """Address through the socket, where every role of ours may log in without a password."""
+        return f"postgresql://{role}@/{OWNER}?host={quote(str(self.run))}&port={self.port}"
 
 
 @contextlib.contextmanager
@@ -201,6 +201,21 @@ def start(
         raise unwritable(home, error) from None
 
 
+def kept_secret(home: Path, name: str) -> str:
+    """A random text that only we can read, kept in the home; EmbeddedError when it can't be."""
+    path = _home(home) / name
+    try:
+        if not path.exists():
+            with tempfile.NamedTemporaryFile("w", dir=path.parent) as fresh:  # its mode is 0600
+                fresh.write(secrets.token_urlsafe(32))
+                fresh.flush()
+                with contextlib.suppress(FileExistsError):  # another process was faster
+                    path.hardlink_to(fresh.name)
+        return path.read_text().strip()
+    except OSError as error:
+        raise unwritable(home, error) from None
+
+
 def running(home: Path) -> Server | None:
     """The server that accepts connections in this home, whoever started it."""
     home = home.absolute()
@@ -274,20 +289,17 @@ def _socket_folder(place: Path, account: Account) -> Path:
 
 def _create(data: Path, home: Path, account: Account, binaries: Path) -> None:
     """Make the cluster and the database, whole or not at all."""
-    password = home / "password"
-    if not password.exists():
-        password.touch(mode=0o600)
-        password.write_text(secrets.token_urlsafe(24))
+    password = kept_secret(home, "password")
     for unfinished in data.parent.glob("new-*"):  # of a start that was killed
         shutil.rmtree(unfinished)
     with tempfile.TemporaryDirectory(prefix="new-", dir=data.parent) as scratch:
         account.give(Path(scratch))
-        secret, fresh = Path(scratch) / "password", Path(scratch) / "data"
-        secret.touch(mode=0o600)
-        secret.write_text(password.read_text())
-        account.give(secret)
+        file, fresh = Path(scratch) / "password", Path(scratch) / "data"
+        file.touch(mode=0o600)
+        file.write_text(password)
+        account.give(file)
         initdb: list[str | Path] = [
-            binaries / "initdb", "--pgdata", fresh, "--username", OWNER, "--pwfile", secret,
+            binaries / "initdb", "--pgdata", fresh, "--username", OWNER, "--pwfile", file,
             "--encoding", "UTF8", "--locale", "C",
             "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8",
             "--auth", "scram-sha-256", "--no-instructions",

@@ -2,6 +2,7 @@
 
     DarkPearlError        500  the root; by itself: a bug of ours, told without details
     ├── BadRequestError   400  the request isn't what the schema says
+    ├── UnauthorizedError 401  no token, or one that isn't valid
     ├── DeclinedError     402  the payment gateway said no
     ├── ForbiddenError    403  this role may not do that
     ├── NotFoundError     404  no such row
@@ -71,6 +72,13 @@ class BadRequestError(DarkPearlError):
 
     status = 400
     standard_title = "The request isn't valid"
+
+
+class UnauthorizedError(DarkPearlError):
+    """No token was given, or one that isn't valid."""
+
+    status = 401
+    standard_title = "A token is needed"
 
 
 class DeclinedError(DarkPearlError):
@@ -165,6 +173,8 @@ PROBLEMS: dict[str, Problem] = {
     "DP019": Problem(ConflictError, "The order isn't fulfilled"),
     "DP020": Problem(ConflictError, "Not so much is left to refund"),
     "DP021": Problem(ConflictError, "More would come back than was sent"),
+    "DP030": Problem(UnauthorizedError, "A token is needed"),
+    "DP031": Problem(UnauthorizedError, "The token isn't valid"),
     "22001": Problem(InvalidError, "A text is too long"),
     "22003": Problem(InvalidError, "A number is out of range"),
     "22007": Problem(InvalidError, "A date or time can't be read"),

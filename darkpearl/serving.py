@@ -12,11 +12,12 @@ from typing import Any
 import uvicorn
 
 from darkpearl import database
-from darkpearl.api.app import create_app
+from darkpearl.api import app as api
 from darkpearl.config import Settings
 from darkpearl.listener import Listener
 
-API_ROLE, LISTENER_ROLE = ROLES = ("darkpearl_api", "darkpearl_listener")
+API_ROLE = api.LOGIN
+LISTENER_ROLE = "darkpearl_listener"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -66,7 +67,7 @@ class _Api(uvicorn.Server):
 
 def api_service(settings: Settings, url: str, taken: socket.socket) -> Service:
     """The HTTP API on a socket that is its own."""
-    app = create_app(settings, database.as_role(url, API_ROLE))
+    app = api.create_app(settings, url)
     server = _Api(
         uvicorn.Config(
             app,

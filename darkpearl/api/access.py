@@ -5,16 +5,26 @@ and exact amounts need no code of ours. All statements of a request go out in on
 transaction whose commit is awaited before there is a response.
 """
 
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, LiteralString, TypeVar
 
 import msgspec
+from litestar import Request
 from litestar.datastructures import State
 from msgspec import UNSET, Struct
 
 from darkpearl.database import Pool
-from darkpearl.errors import NotFoundError, translated
+from darkpearl.errors import (
+    PROBLEMS,
+    ForbiddenError,
+    NotFoundError,
+    UnauthorizedError,
+    translated,
+)
 from darkpearl.models import Page
+from darkpearl.tokens import ANONYMOUS, Identity
 
 STATEMENT_TIMEOUT = "10s"
 
@@ -33,11 +43,21 @@ WAREHOUSE_SUMMARY = """(
 
 
 class Caller:
-    """Whoever makes a request: a role on the pool."""
+    """Whoever makes a request: an identity on the pool."""
 
-    def __init__(self, pool: Pool, role: str) -> None:
+    def __init__(self, pool: Pool, identity: Identity) -> None:
         self._pool = pool
-        self._role = role
+        self._identity = identity
+
+    @property
+    def is_staff(self) -> bool:
+        """Whether the caller may read every column."""
+        return self._identity.role == "service_role"
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether the token has, since it was verified."""
+        return time.time() >= self._identity.expires_at
 
     async def run(self, *statements: Statement) -> dict[str, Any] | None:
         """Run statements as one transaction, in one round trip.
@@ -47,8 +67,9 @@ class Caller:
 
         Raises:
             DarkPearlError: whatever the database says, a constraint checked at commit included.
+            UnauthorizedError: it needs a token, and none was given.
         """
-        with translated():
+        with self._asked_for_a_token(), translated():
             async with self._pool.connection() as connection:
                 # BEGIN and COMMIT by hand: the driver's own would end the pipeline's flight twice.
                 # All is answered by the end of the block, what a COMMIT finds wrong included.
@@ -57,8 +78,9 @@ class Caller:
                         await connection.execute("begin")
                         cursor = await connection.execute(
                             "select set_config('role', %s, true),"
+                            " set_config('request.jwt.claims', %s, true),"
                             " set_config('statement_timeout', %s, true)",
-                            [self._role, STATEMENT_TIMEOUT],
+                            [self._identity.role, self._identity.claims, STATEMENT_TIMEOUT],
                         )
                         for query, parameters in statements:
                             cursor = await connection.execute(query.encode(), parameters)
@@ -69,6 +91,20 @@ class Caller:
                             await pipeline.sync()
                         raise
                 return await cursor.fetchone()
+
+    @contextmanager
+    def _asked_for_a_token(self) -> Iterator[None]:
+        try:
+            yield
+        except ForbiddenError as error:
+            if self._identity is not ANONYMOUS:
+                raise
+            raise UnauthorizedError(
+                "Without a token that isn't allowed.",
+                title=PROBLEMS["DP030"].title,
+                code="DP030",
+                hint="Send Authorization: Bearer and a token.",
+            ) from error
 
     async def find(self, kind: type[T], *statements: Statement) -> T | None:
         """The first row of the last statement as a Struct; None when there is none."""
@@ -147,9 +183,14 @@ class Filters:
         return f"where {' and '.join(self._conditions)}" if self._conditions else ""
 
 
-def caller(state: State) -> Caller:
-    """Who a request acts as. The one place to change when callers have to say who they are."""
-    return Caller(state.pool, "service_role")
+async def caller(request: Request[Any, Any, Any], state: State) -> Caller:
+    """Who a request acts as: whom its token names, or anon.
+
+    Raises:
+        UnauthorizedError: the token isn't valid.
+    """
+    headers = request.headers.getall("authorization", [])
+    return Caller(state.pool, await state.tokens.identify(headers))
 
 
 def insert(table: LiteralString, row: Struct) -> Statement:

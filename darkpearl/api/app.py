@@ -10,7 +10,7 @@ from litestar.di import Provide
 from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
-from litestar.openapi.spec import License, Tag
+from litestar.openapi.spec import Components, License, SecurityScheme, Tag
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from darkpearl import __version__, database
@@ -28,12 +28,17 @@ from darkpearl.api.access import caller
 from darkpearl.api.wire import MAX_BODY_BYTES, DecimalsAreNumbers, JsonRequest, JsonResponse
 from darkpearl.config import Settings
 from darkpearl.errors import DarkPearlError
+from darkpearl.tokens import Verifier
+
+LOGIN = "darkpearl_api"
+"""Whose sessions the API's are: the only ones whose claims the database believes."""
 
 logger = logging.getLogger(__name__)
 
 _ABOUT = """\
 Order fulfilment: place an order and its saga reserves stock, takes the payment and ships, or gives
-everything back. Lists answer `{data, count, limit, offset}`, where `count` is the number of all
+everything back. Who calls says a bearer token; without one only what is sold can be read. Lists
+answer `{data, count, limit, offset}`, where `count` is the number of all
 rows that match. Errors are problem documents (RFC 9457); `/problems` lists their types.
 """
 _TAGS = [
@@ -53,7 +58,7 @@ def create_app(settings: Settings, database_url: str) -> Litestar:
 
     Args:
         settings: of this process.
-        database_url: a login that may take on service_role, such as darkpearl_api.
+        database_url: of darkpearl_api, or of a superuser, who becomes darkpearl_api.
 
     Whoever serves it sets `app.state.stopping` (an asyncio.Event) when the server is told to
     stop, so that streams end in order; else they are cut at the server's deadline.
@@ -61,9 +66,12 @@ def create_app(settings: Settings, database_url: str) -> Litestar:
 
     @asynccontextmanager
     async def pool(app: Litestar) -> AsyncIterator[None]:
-        async with database.open_pool(
-            database_url, size=settings.pool_size, name="darkpearl api"
-        ) as app.state.pool:
+        async with (
+            Verifier(settings) as app.state.tokens,
+            database.open_pool(
+                database_url, size=settings.pool_size, name="darkpearl api", login=LOGIN
+            ) as app.state.pool,
+        ):
             try:
                 yield
             finally:
@@ -80,7 +88,7 @@ def create_app(settings: Settings, database_url: str) -> Litestar:
             health.router,
             problems.router,
         ],
-        dependencies={"caller": Provide(caller, sync_to_thread=False)},
+        dependencies={"caller": Provide(caller)},
         lifespan=[pool],
         middleware=[_log_requests] if logger.isEnabledFor(logging.DEBUG) else [],
         request_class=JsonRequest,
@@ -97,6 +105,12 @@ def create_app(settings: Settings, database_url: str) -> Litestar:
             description=_ABOUT,
             license=License("Apache-2.0", identifier="Apache-2.0"),
             tags=_TAGS,
+            components=Components(
+                security_schemes={
+                    "token": SecurityScheme(type="http", scheme="bearer", bearer_format="JWT")
+                }
+            ),
+            security=[{"token": []}, {}],
             path="/schema",
             use_handler_docstrings=True,
             render_plugins=[SwaggerRenderPlugin(path="/")],

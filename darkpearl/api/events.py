@@ -102,12 +102,12 @@ async def _look(caller: Caller, order_id: UUID, after: int) -> _Look | None:
 async def _follow(
     caller: Caller, state: State, order_id: UUID, after: int, first: _Look
 ) -> AsyncIterator[bytes]:
-    """Events until the saga has ended, the client is gone or the server stops."""
+    """Events until the saga or the token has ended, the client is gone or the server stops."""
     state.streams += 1
     look: _Look | None = first
     said = time.monotonic()
     try:
-        while look is not None:
+        while look is not None and not caller.has_expired:
             for event in look.events:
                 after, said = event.id, time.monotonic()
                 yield _message(event)

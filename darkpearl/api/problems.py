@@ -19,6 +19,7 @@ from darkpearl.errors import (
     DarkPearlError,
     FieldError,
     NotFoundError,
+    UnauthorizedError,
     UnavailableError,
     problem_of,
 )
@@ -62,8 +63,12 @@ class ProblemDetails(Struct, omit_defaults=True):
     ] = msgspec.field(default_factory=list)
 
 
+_CHALLENGES = {"DP030": "Bearer", "DP031": 'Bearer error="invalid_token"'}
+"""WWW-Authenticate (RFC 6750), by the code of the problem."""
+
 _MEANINGS = {
     400: "The request isn't what the schema says; every field is named in errors",
+    401: "A token is needed, or the one that was sent isn't valid",
     403: "Not allowed",
     404: "There is no such row",
     409: "It can't be done in the present state",
@@ -73,8 +78,13 @@ _MEANINGS = {
 }
 
 
-def refusals(*statuses: int) -> dict[int, ResponseSpec]:
-    """What a handler may answer besides success, for its description."""
+def refusals(*statuses: int, needs_token: bool = True) -> dict[int, ResponseSpec]:
+    """What a handler may answer besides success, for its description.
+
+    Args:
+        statuses: its own; 503 is everybody's.
+        needs_token: whether who calls matters.
+    """
     return {
         status: ResponseSpec(
             ProblemDetails,
@@ -82,7 +92,7 @@ def refusals(*statuses: int) -> dict[int, ResponseSpec]:
             media_type=MEDIA_TYPE,
             generate_examples=False,
         )
-        for status in (*statuses, 503)
+        for status in sorted({*statuses, 503} | ({401, 403} if needs_token else set()))
     }
 
 
@@ -90,9 +100,11 @@ def on_error(request: _Request, error: DarkPearlError) -> Response[bytes]:
     """The response for an error of ours."""
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         _log(request, error)
-    headers = (
-        {"Retry-After": str(RETRY_AFTER_SECONDS)} if isinstance(error, UnavailableError) else {}
-    )
+    headers = {}
+    if isinstance(error, UnavailableError):
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if isinstance(error, UnauthorizedError):
+        headers["WWW-Authenticate"] = _CHALLENGES[error.code]
     return _response(
         ProblemDetails(
             type=f"/problems/{error.code}" if problem_of(error.code) else BLANK,
@@ -170,7 +182,11 @@ async def list_problem_types() -> list[ProblemType]:
     ]
 
 
-@get("/{code:str}", summary="What a type of problem stands for", responses=refusals(400, 404))
+@get(
+    "/{code:str}",
+    summary="What a type of problem stands for",
+    responses=refusals(400, 404, needs_token=False),
+)
 async def get_problem_type(code: FromPath[str]) -> ProblemType:
     """What the `type` of a problem document stands for."""
     problem = problem_of(code)

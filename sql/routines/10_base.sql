@@ -26,6 +26,8 @@
 --   DP019  a refund or return of an order that is not fulfilled
 --   DP020  a refund of more than is left
 --   DP021  a return of more than was sent
+--   DP030  no token where one is needed (over HTTP)
+--   DP031  a token that is not valid (over HTTP)
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;

@@ -1,6 +1,7 @@
 """A shop with an API in front of it, in one process: no socket, no listener."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
@@ -8,11 +9,12 @@ import pytest
 from litestar import Litestar
 from shop import Shop
 
-from darkpearl import database
+from darkpearl import tokens
 from darkpearl.api.app import create_app
 from darkpearl.config import Settings
 
 Json = dict[str, Any]
+SECRET = "a secret of the tests, and of nothing else"
 
 
 @pytest.fixture
@@ -27,18 +29,38 @@ async def shop(shop: Shop) -> Shop:
 
 @pytest.fixture
 async def app(database_url: str) -> AsyncIterator[Litestar]:
-    """The application, started, with the rights of the API's login."""
-    app = create_app(Settings(pool_size=4), database.as_role(database_url, "darkpearl_api"))
+    """The application, started."""
+    app = create_app(Settings(pool_size=4, jwt_secret=SECRET), database_url)
     async with app.lifespan():
         yield app
 
 
 @pytest.fixture
-async def api(app: Litestar) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of it."""
-    transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
-    async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
-        yield client
+async def client(app: Litestar) -> AsyncIterator[Callable[..., httpx.AsyncClient]]:
+    """Makes clients of it: `client("authenticated", subject)`; `client()` sends no token."""
+    async with AsyncExitStack() as stack:
+
+        def make(role: tokens.Role | None = None, subject: object = None) -> httpx.AsyncClient:
+            headers = {}
+            if role:
+                name = str(subject) if subject else None
+                token = tokens.mint(Settings(jwt_secret=SECRET), role, name, 60)
+                headers["Authorization"] = f"Bearer {token}"
+            made = httpx.AsyncClient(
+                transport=httpx.ASGITransport(app),  # type: ignore[arg-type]
+                base_url="http://api",
+                headers=headers,
+            )
+            stack.push_async_callback(made.aclose)
+            return made
+
+        yield make
+
+
+@pytest.fixture
+def api(client: Callable[..., httpx.AsyncClient]) -> httpx.AsyncClient:
+    """A client of it whose token says service_role."""
+    return client("service_role")
 
 
 @pytest.fixture

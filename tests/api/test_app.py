@@ -5,15 +5,16 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from litestar import Litestar, get
-from litestar.datastructures import State
 from litestar.di import NamedDependency
 
 from darkpearl import __version__, database
 from darkpearl.api.access import Caller
 from darkpearl.api.app import create_app
 from darkpearl.config import Settings
+from darkpearl.tokens import ANONYMOUS
 
 Api = httpx.AsyncClient
 Problem = Callable[..., dict[str, Any]]
@@ -70,21 +71,28 @@ async def test_a_bug_says_nothing_and_is_logged(
     assert "secret_column" in caplog.text
 
 
-async def test_requests_act_as_service_role_alone(api: Api, app: Litestar) -> None:
-    """The API's login does nothing by itself; the role lasts for a transaction."""
+async def test_requests_act_as_the_role_of_their_token(api: Api, app: Litestar) -> None:
+    """The API's login does nothing by itself; role and claims last for a transaction."""
+    who = (
+        "select session_user::text as login, current_user::text as role,"
+        " coalesce(current_setting('request.jwt.claims', true), '') <> '' as claims"
+    )
     roles = []
 
     @get("/whoami")
     async def whoami(caller: NamedDependency[Caller]) -> dict[str, str]:
-        row = await caller.run(("select current_user::text as role", {}))
+        row = await caller.run((who, {}))
         return row or {}
 
     app.register(whoami)
     roles.append((await api.get("/whoami")).json())
     async with app.state.pool.connection() as connection:
-        cursor = await connection.execute("select current_user::text as role")
+        cursor = await connection.execute(who)
         roles.append(await cursor.fetchone())
-    assert roles == [{"role": "service_role"}, {"role": "darkpearl_api"}]
+    assert roles == [
+        {"login": "darkpearl_api", "role": "service_role", "claims": True},
+        {"login": "darkpearl_api", "role": "darkpearl_api", "claims": False},
+    ]
 
 
 async def test_a_statement_has_a_time_limit(
@@ -122,11 +130,8 @@ async def test_without_its_database_it_lives_and_is_not_ready(
         "role": database.with_options(server_url, "-c search_path=pg_temp"),
     }[lost]
     if lost == "role":
-
-        def nobody(state: State) -> Caller:
-            return Caller(state.pool, "nobody")
-
-        monkeypatch.setattr("darkpearl.api.app.caller", nobody)
+        nobody = msgspec.structs.replace(ANONYMOUS, role="nobody")
+        monkeypatch.setattr("darkpearl.api.health.ANONYMOUS", nobody)
     app = create_app(Settings(pool_size=1), address)
     transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
     async with (
@@ -150,7 +155,8 @@ async def test_an_outage_in_the_middle_is_503_and_passes(
 
     @get("/killed")
     async def killed(caller: NamedDependency[Caller]) -> None:
-        await caller.run(("set role none", {}), (kill.format("pid ="), {}))
+        superuser = "set session authorization default"
+        await caller.run((superuser, {}), (kill.format("pid ="), {}))
 
     app.register(killed)
     told = await api.get("/killed")
@@ -206,5 +212,5 @@ async def test_logs_tell_no_secrets(
         await client.get("/products?search=secret1", headers={"authorization": "Bearer secret2"})
         await client.post("/products", json={"sku": "secret3"})
     ours = [each.getMessage() for each in caplog.records if each.name.startswith("darkpearl")]
-    assert ours == ["GET /products 200", "POST /products 400"]
+    assert ours == ["GET /products 401", "POST /products 400"]
     assert "secret" not in caplog.text

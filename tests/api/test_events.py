@@ -68,13 +68,14 @@ class Stream:
 
 
 @pytest.fixture
-def follow(app: Litestar) -> Callable[..., Any]:
+def follow(app: Litestar, api: httpx.AsyncClient) -> Callable[..., Any]:
     """A client that follows an order until its block ends."""
 
     @asynccontextmanager
     async def connected(order: UUID, last_event_id: int | None = None) -> AsyncIterator[Stream]:
         stream = Stream()
-        headers = [(b"last-event-id", str(last_event_id).encode())] if last_event_id else []
+        headers = [(b"authorization", api.headers["authorization"].encode())]
+        headers += [(b"last-event-id", str(last_event_id).encode())] if last_event_id else []
         scope = {
             "type": "http",
             "method": "GET",

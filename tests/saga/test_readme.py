@@ -110,6 +110,7 @@ class System:
     url: str
     api: str
     printed: str
+    home: str
 
     def login(self, role: str) -> str:
         """The address of the database for a role."""
@@ -127,7 +128,7 @@ class System:
 
 
 @pytest.fixture(scope="module")
-def system(server_url: str) -> Iterator[System]:
+def system(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """Schema, demo data, API and a listener whose gateway approves, on a database of its own."""
     database = f"darkpearl_readme_{os.getpid()}"
     name = sql.Identifier(database)
@@ -139,11 +140,12 @@ def system(server_url: str) -> Iterator[System]:
     address = "postgresql://{user}:{password}@{host}:{port}/{dbname}".format(
         **{"password": "", "port": 5432, **parts}
     )
+    home = str(tmp_path_factory.mktemp("home"))
     process = subprocess.Popen(
         [sys.executable, "-m", "darkpearl", "up"],
         env={
             **given, "DARKPEARL_DATABASE_URL": address, "DARKPEARL_PORT": "0",
-            "DARKPEARL_MOCK_APPROVAL_RATE": "1",
+            "DARKPEARL_HOME": home, "DARKPEARL_MOCK_APPROVAL_RATE": "1",
         },
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
@@ -167,7 +169,7 @@ def system(server_url: str) -> Iterator[System]:
                     sql.SQL("alter role {} password 'secret'").format(sql.Identifier(role))
                 )
         (api,) = re.findall(r"^API +(\S+)$", printed, re.MULTILINE)
-        yield System(url, api, printed)
+        yield System(url, api, printed, home)
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=PATIENCE_SECONDS)
@@ -232,9 +234,11 @@ def test_http_examples_work(system: System) -> None:
     assert examples
     for block in examples:
         script = block.text.replace("http://127.0.0.1:8000", system.api)
+        script = script.replace("make -s token", f"'{sys.executable}' -m darkpearl token")
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],
             capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS,
+            env={"PATH": os.environ["PATH"], "DARKPEARL_HOME": system.home},
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, ""), block.text
         assert shows(done.stdout, block.shown), f"{block.text}\n{done.stdout}"

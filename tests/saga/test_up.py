@@ -212,13 +212,23 @@ def test_the_demo_shows_every_ending(run: Run, home: Path) -> None:
 
 
 def test_the_owner_of_a_database_needs_no_superuser(run: Run) -> None:
-    """On any server, the owner of a database who may create roles can migrate it and run it all."""
+    """The owner of a database who may create roles can migrate it and run it all.
+
+    The API needs the login that is its own, since nobody else's claims are believed.
+    """
     with embedded.temporary() as server:
         with psycopg.connect(server.url, autocommit=True) as superuser:
             superuser.execute("create role landlord login createrole password 'x'")
             superuser.execute("create database house owner landlord")
         url = make_conninfo(server.url, user="landlord", password="x", dbname="house")
-        up = run(server.home, DARKPEARL_DATABASE_URL=url).ready()
+        up = run(server.home, DARKPEARL_DATABASE_URL=url)
+        assert up.end() == 1
+        assert "DARKPEARL_API_DATABASE_URL gives it a login of its own" in up.printed
+        assert "Traceback" not in up.printed
+        with psycopg.connect(url, autocommit=True) as landlord:
+            landlord.execute("alter role darkpearl_api password 'y'")
+        api = make_conninfo(url, user="darkpearl_api", password="y")
+        up = run(server.home, DARKPEARL_DATABASE_URL=url, DARKPEARL_API_DATABASE_URL=api).ready()
         assert "fulfilled" in up.printed
         up.process.send_signal(signal.SIGTERM)
         assert up.end() == 0

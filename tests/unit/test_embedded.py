@@ -58,7 +58,7 @@ def kill(pid: int) -> None:
 def test_both_addresses_lead_to_the_database(home: Path) -> None:
     """With the password over TCP, without one through the socket."""
     with embedded.serve(home, QUICK) as server:
-        for url in (server.url, server.socket_url):
+        for url in (server.url, server.socket_url()):
             assert ask(url, "select current_user || current_database()") == "darkpearldarkpearl"
 
 
@@ -161,7 +161,7 @@ def test_a_deep_home_has_its_socket_elsewhere(made: Path) -> None:
             os.chown(path, owner.st_uid, owner.st_gid)
     with embedded.serve(deep, QUICK) as server:
         assert server.run.stat().st_mode & 0o777 == 0o700
-        assert ask(server.socket_url) == "1"
+        assert ask(server.socket_url()) == "1"
     server.run.rmdir()
 
 

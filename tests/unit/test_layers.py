@@ -10,6 +10,7 @@ LEVELS = {
     "config": 0,
     "models": 0,
     "wheel": 1,
+    "tokens": 1,
     "database": 1,
     "gateways": 1,
     "schema": 2,
@@ -29,6 +30,7 @@ CONFINED = {
     "litestar": {"api", "monitor", "cli"},
     "yoyo": {"schema"},
     "uvicorn": {"serving"},
+    "jwt": {"tokens"},
 }
 
 

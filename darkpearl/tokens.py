@@ -1,0 +1,278 @@
+"""Tokens: who a request says it is, and whether that is so.
+
+PyJWT verifies signature, expiry and not-before, and issuer and audience where the settings name
+them. HS256 is checked with the secret alone, RS256 and ES256 with the published keys alone, so no
+token can choose a key of another kind than it was signed with. The claims are Supabase's: `role`
+is the role of the database to act as, `sub` who it is.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+from uuid import UUID
+
+import httpx
+import jwt
+import msgspec
+
+from darkpearl.config import ConfigError, Settings
+from darkpearl.errors import PROBLEMS, UnauthorizedError, UnavailableError
+
+Role = Literal["anon", "authenticated", "service_role"]
+
+LONGEST_TOKEN = 8192
+LARGEST_KEY_SET = 256 * 1024
+FETCH_SECONDS = 5.0
+KEEP_SECONDS = 300.0
+"""How old fetched keys grow before they are fetched again: a withdrawn key is out by then."""
+REFETCH_SECONDS = 10.0
+"""Rest between two fetches for the sake of a key that isn't known."""
+PUBLIC_ALGORITHMS = ("RS256", "ES256")
+
+_REASONS: dict[type[Exception], str] = {
+    jwt.ExpiredSignatureError: "It has expired.",
+    jwt.ImmatureSignatureError: "It isn't valid yet.",
+    jwt.InvalidIssuerError: "It is from another issuer.",
+    jwt.InvalidAudienceError: "It is for another audience.",
+    jwt.MissingRequiredClaimError: "A claim is missing: it needs exp and role, and those that the"
+    " settings ask for.",
+    jwt.InvalidSignatureError: "Its signature is wrong.",
+}
+
+logger = logging.getLogger(__name__)
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who makes a request: the role to act as, and the claims as JSON."""
+
+    role: Role
+    claims: str
+    expires_at: float = math.inf
+    """Seconds since 1970."""
+
+
+ANONYMOUS = Identity("anon", '{"role": "anon"}')
+"""Who gives no token."""
+
+
+class Verifier:
+    """Tells identities from Authorization headers; used as a context manager."""
+
+    def __init__(
+        self, settings: Settings, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self._settings = settings
+        self._keys = PublishedKeys(settings.jwt_jwks, transport) if settings.jwt_jwks else None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._keys:
+            await self._keys.close()
+
+    async def identify(self, headers: list[str]) -> Identity:
+        """Who sends these Authorization headers; ANONYMOUS without one.
+
+        Raises:
+            UnauthorizedError: it is no Bearer token, or not a valid one.
+            UnavailableError: the keys to check it with could not be fetched.
+        """
+        if not headers:
+            return ANONYMOUS
+        scheme, _, token = headers[0].partition(" ")
+        if len(headers) > 1 or scheme.lower() != "bearer" or not token.strip():
+            raise invalid("The Authorization header isn't Bearer and a token.")
+        if len(token) > LONGEST_TOKEN:
+            raise invalid(f"It is longer than {LONGEST_TOKEN} characters.")
+        try:
+            return _identity(await self._claims(token.strip()))
+        except (jwt.PyJWTError, ValueError, OverflowError, RecursionError) as error:
+            raise invalid(_REASONS.get(type(error), "It can't be read.")) from None
+
+    async def _claims(self, token: str) -> dict[str, Any]:
+        settings = self._settings
+        header = jwt.get_unverified_header(token)
+        algorithm = str(header.get("alg"))
+        key: str | jwt.PyJWK | None = None
+        if algorithm == "HS256":
+            key = settings.jwt_secret
+        elif algorithm in PUBLIC_ALGORITHMS and self._keys:
+            key = await self._keys.find(header.get("kid"), algorithm)
+        if key is None:
+            raise invalid("It is signed with a key or in a way that isn't accepted here.")
+        required = ["exp", "role"]
+        required += ["iss"] if settings.jwt_issuer else []
+        required += ["aud"] if settings.jwt_audience else []
+        return jwt.decode(
+            token,
+            key,
+            algorithms=[algorithm],
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+            leeway=settings.jwt_leeway_seconds,
+            options={"require": required, "verify_aud": settings.jwt_audience is not None},
+        )
+
+
+class PublishedKeys:
+    """The public keys of an issuer, at a URL or in a file, as they are now.
+
+    A file is read again when it has changed. What a URL gave is fetched again when it is
+    KEEP_SECONDS old, aside from the requests, and for a key that isn't known.
+    """
+
+    def __init__(self, source: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self._source = source
+        self._keys: list[jwt.PyJWK] | None = None
+        self._tried_at = -math.inf
+        self._seen: object = self  # no state of a file is equal to this
+        self._loading: asyncio.Task[None] | None = None
+        self._client = (
+            httpx.AsyncClient(timeout=FETCH_SECONDS, transport=transport)
+            if source.startswith(("http://", "https://"))
+            else None
+        )
+
+    async def find(self, key_id: str | None, algorithm: str) -> jwt.PyJWK | None:
+        """The key of this id for an algorithm; without an id the only key there is.
+
+        Raises:
+            UnavailableError: no keys could be had so far.
+        """
+        key = self._known(key_id, algorithm)
+        if self._is_due(known=key is not None):
+            self._loading = asyncio.create_task(self._load())
+        if self._loading and (key is None or not self._client):
+            await asyncio.shield(self._loading)
+            key = self._known(key_id, algorithm)
+        if self._keys is None:
+            raise UnavailableError("The keys of who issues tokens can't be had.")
+        return key
+
+    async def close(self) -> None:
+        """Fetch no more."""
+        if self._loading:
+            self._loading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._loading
+        if self._client:
+            await self._client.aclose()
+
+    def _known(self, key_id: str | None, algorithm: str) -> jwt.PyJWK | None:
+        usable = [
+            key
+            for key in self._keys or []
+            if key.algorithm_name == algorithm and key.public_key_use in {None, "sig"}
+        ]
+        if key_id is None:
+            return usable[0] if len(usable) == 1 else None
+        return next((key for key in usable if key.key_id == key_id), None)
+
+    def _is_due(self, *, known: bool) -> bool:
+        if self._loading and not self._loading.done():
+            return False
+        if self._client:
+            rest = KEEP_SECONDS if known else REFETCH_SECONDS
+            return time.monotonic() - self._tried_at >= rest
+        return self._state() != self._seen
+
+    async def _load(self) -> None:
+        """Take over the keys that are published now; those so far stay when there are none."""
+        self._tried_at = time.monotonic()
+        self._seen = self._state()
+        try:
+            text = await (self._fetch() if self._client else asyncio.to_thread(self._read))
+            self._keys = jwt.PyJWKSet.from_json(text.decode()).keys
+        except Exception as error:  # noqa: BLE001 - what others publish breaks in any way
+            # Not the error's text: an address may hold a password.
+            logger.warning("the keys of DARKPEARL_JWT_JWKS can't be had: %s", type(error).__name__)
+
+    async def _fetch(self) -> bytes:
+        assert self._client  # noqa: S101 - who calls this has looked
+        body = bytearray()
+        async with (
+            asyncio.timeout(FETCH_SECONDS),
+            self._client.stream("GET", self._source) as response,
+        ):
+            response.raise_for_status()
+            async for part in response.aiter_bytes():
+                body += part
+                if len(body) > LARGEST_KEY_SET:
+                    raise ValueError
+        return bytes(body)
+
+    def _read(self) -> bytes:
+        with Path(self._source).open("rb") as file:
+            text = file.read(LARGEST_KEY_SET + 1)
+        if len(text) > LARGEST_KEY_SET:
+            raise ValueError
+        return text
+
+    def _state(self) -> object:
+        """What changes when the file does; None while it isn't there."""
+        if self._client:
+            return None
+        try:
+            found = Path(self._source).stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def mint(settings: Settings, role: Role, subject: str | None, seconds: int) -> str:
+    """A token for development, signed with the secret of the settings.
+
+    Raises:
+        ConfigError: this is no development, the secret isn't ours to know, or a customer's
+            subject is no UUID.
+    """
+    if settings.environment != "development":
+        raise ConfigError(
+            "tokens are made here in development alone; DARKPEARL_ENVIRONMENT is"
+            f" {settings.environment}"
+        )
+    if settings.jwt_secret is None:
+        raise ConfigError("tokens come from who publishes the keys at DARKPEARL_JWT_JWKS")
+    now = int(time.time())
+    claims: dict[str, Any] = {"role": role, "iat": now, "exp": now + seconds}
+    named = {"sub": subject, "iss": settings.jwt_issuer, "aud": settings.jwt_audience}
+    claims |= {name: value for name, value in named.items() if value is not None}
+    try:
+        _identity(claims)
+    except UnauthorizedError as error:
+        raise ConfigError(error.detail) from None
+    return jwt.encode(claims, settings.jwt_secret, algorithm="HS256")
+
+
+def invalid(reason: str) -> UnauthorizedError:
+    """The error for a token that isn't valid; the reason never repeats it."""
+    return UnauthorizedError(
+        reason, title=PROBLEMS["DP031"].title, code="DP031", hint="Get a new token from its issuer."
+    )
+
+
+def _identity(claims: dict[str, Any]) -> Identity:
+    """Who verified claims speak of.
+
+    Raises:
+        UnauthorizedError: the role is none that callers may have, or a customer has no id.
+    """
+    role, subject = claims["role"], claims.get("sub")
+    if role not in get_args(Role):
+        raise invalid(f"Its role is none of {', '.join(get_args(Role))}.")
+    if role == "authenticated" and not _is_uuid(subject):
+        raise invalid("Its sub is no UUID, which is how customers are told apart.")
+    return Identity(role, json.dumps(claims, allow_nan=False), float(claims["exp"]))
+
+
+def _is_uuid(text: object) -> bool:
+    try:
+        return isinstance(text, str) and bool(UUID(text))
+    except ValueError:
+        return False
