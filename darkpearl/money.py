@@ -41,7 +41,8 @@ def to_minor(amount: Decimal, currency: str, decimals: int | None = None) -> int
     if not amount.is_finite():
         raise AmountError(f"{amount} {currency} is no amount")
     whole, parts = amount.as_integer_ratio()
-    minor, rest = divmod(whole * 10**decimals, parts)
+    scale: int = 10**decimals
+    minor, rest = divmod(whole * scale, parts)
     if rest:
         raise AmountError(f"{amount} {currency} has more than {decimals} decimals")
     return minor
