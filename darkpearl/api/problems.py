@@ -64,6 +64,7 @@ class ProblemDetails(Struct, omit_defaults=True):
 
 _MEANINGS = {
     400: "The request isn't what the schema says; every field is named in errors",
+    401: "Not signed by whom it says it is from",
     403: "Not allowed",
     404: "There is no such row",
     409: "It can't be done in the present state",
