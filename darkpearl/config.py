@@ -101,7 +101,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     shutdown_seconds: Annotated[
         float, Meta(ge=0, le=600, description="time to finish work in hand after a stop signal")
     ] = 10.0
-    gateway: Annotated[Literal["mock"], Meta(description="who is asked for payments")] = "mock"
+    gateway: Annotated[Literal["mock", "stripe"], Meta(description="who is asked for payments")] = (
+        "mock"
+    )
+    webhook_secret: Annotated[
+        str | None,
+        Meta(
+            description="what the gateway signs its webhooks with; several, divided by commas, "
+            "while it is being changed",
+            extra={"allowed": "a text", "secret": True},
+        ),
+    ] = None
+    stripe_api_key: Annotated[
+        Annotated[str, Meta(pattern="^(sk|rk)_")] | None,
+        Meta(
+            description="secret or restricted API key of the Stripe account",
+            extra={"allowed": "a text that begins with sk_ or rk_", "secret": True},
+        ),
+    ] = None
     mock_approval_rate: Annotated[
         float, Meta(ge=0, le=1, description="share of payments the mock gateway approves")
     ] = 0.9
@@ -111,6 +128,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mock_seed: Annotated[
         int | None, Meta(description="makes the mock gateway's answers repeatable")
     ] = None
+    mock_script: Annotated[
+        str,
+        Meta(
+            description="what the mock gateway answers to an amount or a token",
+            extra={"allowed": "such as `13.37=declined:stolen_card, tok_slow=pending:30`"},
+        ),
+    ] = ""
     payment_concurrency: Annotated[
         int, Meta(ge=1, le=1000, description="payments in flight at once in one listener")
     ] = 64
@@ -119,9 +143,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 10.0
     payment_failures: Annotated[
         int,
-        Meta(
-            ge=1, le=1000, description="failed calls in a row after which all calls pause"
-        ),
+        Meta(ge=1, le=1000, description="failed calls in a row after which all calls pause"),
     ] = 10
     pool_size: Annotated[
         int, Meta(ge=1, le=100, description="database connections of the API at most")

@@ -23,11 +23,13 @@ from darkpearl.api import (
     sagas,
     stock_movements,
     warehouses,
+    webhooks,
 )
 from darkpearl.api.access import caller
 from darkpearl.api.wire import MAX_BODY_BYTES, DecimalsAreNumbers, JsonRequest, JsonResponse
 from darkpearl.config import Settings
 from darkpearl.errors import DarkPearlError
+from darkpearl.gateways.make import make_gateway
 from darkpearl.tokens import Verifier
 
 LOGIN = "darkpearl_api"
@@ -48,6 +50,7 @@ _TAGS = [
     Tag("warehouses", "Where stock lies."),
     Tag("inventory", "How much there is. Quantities move through the ledger alone."),
     Tag("stock movements", "The ledger: append-only, idempotent by correlation id."),
+    Tag("payments", "What payment gateways tell by themselves, signed."),
     Tag("health", "For probes."),
     Tag("problems", "What the type of a problem document stands for."),
 ]
@@ -59,6 +62,9 @@ def create_app(settings: Settings, database_url: str) -> Litestar:
     Args:
         settings: of this process.
         database_url: of darkpearl_api, or of a superuser, who becomes darkpearl_api.
+
+    Raises:
+        ConfigError: the gateway lacks a setting.
 
     Whoever serves it sets `app.state.stopping` (an asyncio.Event) when the server is told to
     stop, so that streams end in order; else they are cut at the server's deadline.
@@ -76,6 +82,7 @@ def create_app(settings: Settings, database_url: str) -> Litestar:
                 yield
             finally:
                 app.state.stopping.set()
+                await app.state.gateway.close()
 
     app = Litestar(
         route_handlers=[
@@ -85,6 +92,7 @@ def create_app(settings: Settings, database_url: str) -> Litestar:
             warehouses.router,
             inventory.router,
             stock_movements.router,
+            webhooks.router,
             health.router,
             problems.router,
         ],
@@ -118,6 +126,7 @@ def create_app(settings: Settings, database_url: str) -> Litestar:
         plugins=[DecimalsAreNumbers()],
         logging_config=None,
     )
+    app.state.gateway = make_gateway(settings)  # asks nothing; knows the gateway's signature
     app.state.stopping = asyncio.Event()
     app.state.streams = 0
     return app

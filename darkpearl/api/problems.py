@@ -68,7 +68,7 @@ _CHALLENGES = {"DP030": "Bearer", "DP031": 'Bearer error="invalid_token"'}
 
 _MEANINGS = {
     400: "The request isn't what the schema says; every field is named in errors",
-    401: "A token is needed, or the one that was sent isn't valid",
+    401: "A token or a signature is needed, or the one that was sent isn't valid",
     403: "Not allowed",
     404: "There is no such row",
     409: "It can't be done in the present state",

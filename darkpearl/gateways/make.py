@@ -1,15 +1,34 @@
 """The gateway that the settings name; only the one in use is loaded."""
 
-from darkpearl.config import Settings
+from darkpearl.config import ConfigError, Settings
 from darkpearl.gateways import Gateway
 
 
 def make_gateway(settings: Settings) -> Gateway:
-    """The gateway that the settings name."""
+    """The gateway that the settings name, without a connection yet.
+
+    Raises:
+        ConfigError: a setting or a library that this gateway needs is missing.
+    """
+    if settings.gateway == "stripe":
+        return _stripe(settings)
     from darkpearl.gateways.mock import MockGateway  # noqa: PLC0415
 
     return MockGateway(
         approval_rate=settings.mock_approval_rate,
         latency_seconds=settings.mock_latency_seconds,
         seed=settings.mock_seed,
+        script=settings.mock_script,
     )
+
+
+def _stripe(settings: Settings) -> Gateway:
+    if settings.stripe_api_key is None:
+        raise ConfigError("DARKPEARL_STRIPE_API_KEY is needed when DARKPEARL_GATEWAY is stripe")
+    try:
+        from darkpearl.gateways.stripe import StripeGateway  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"DARKPEARL_GATEWAY: stripe needs {error.name}; pip install 'darkpearl[stripe]'"
+        ) from None
+    return StripeGateway(settings.stripe_api_key, settings.webhook_secret)

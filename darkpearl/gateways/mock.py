@@ -1,50 +1,159 @@
-"""A gateway that takes no money: for demos, development and tests."""
+"""A gateway that takes no money: for demos, development and tests.
+
+It keeps no books. What it says of a call follows from the call, the seed and the script alone, so
+asking again, or looking up, gives the same answer in any process, which is what a real gateway
+promises too.
+"""
 
 import asyncio
+import math
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
 from hashlib import blake2b
+from typing import NoReturn
 
-from darkpearl.gateways import Answer, Call
+from darkpearl.config import PREFIX, ConfigError
+from darkpearl.gateways import Answer, Call, GatewayPayment, SignatureError
 
+PENDING_SECONDS = 30.0
 _APPROVED = Answer("approved", gateway="mock")
+_DECLINED = Answer("declined", gateway="mock", code="card_declined")
+
+Script = dict[Decimal | str, Answer]
 
 
 class MockGateway:
-    """Approves a share of all charges and every void.
+    """Approves a share of all authorisations, and every capture, void and refund.
 
-    Whether a charge is approved follows from its idempotency key and the seed alone. So asking
-    again gives the same answer in any process, which is what a real gateway promises too.
+    The script says otherwise for authorisations and refunds of an amount, or of a payer's token:
+    declined and unknown for good; pending until it is looked up, then approved. A call that is
+    answered by unknown never got through: a lookup finds nothing, and a void has nothing to undo.
+
+    Args:
+        approval_rate: share of authorisations that are approved, from 0 to 1.
+        latency_seconds: time that each answer takes.
+        seed: another one approves others.
+        script: as `parse_script` reads it.
+
+    Raises:
+        ConfigError: the script can't be read.
     """
 
     name = "mock"
 
     def __init__(
-        self, approval_rate: float = 0.9, latency_seconds: float = 0.0, seed: int | None = None
+        self,
+        approval_rate: float = 0.9,
+        latency_seconds: float = 0.0,
+        seed: int | None = None,
+        script: str = "",
     ) -> None:
         self._latency_seconds = latency_seconds
         self._threshold = round(approval_rate * 2**64)
         self._key = str(seed or 0).encode()
+        self._script = parse_script(script)
 
     async def authorize(self, call: Call) -> Answer:
-        """Approve or decline after the latency."""
-        await self._wait()
+        """What the script says, else approved or declined by the idempotency key."""
+        if self._latency_seconds:
+            await asyncio.sleep(self._latency_seconds)
+        if self._script and (scripted := self._scripted(call)):
+            return scripted
         digest = blake2b(call.idempotency_key.encode(), digest_size=8, key=self._key).digest()
         if int.from_bytes(digest) < self._threshold:
             return Answer("approved", gateway="mock", reference=f"mock-{digest.hex()}")
-        return Answer("declined", gateway="mock", code="card_declined")
+        return _DECLINED
 
-    async def capture(self, call: Call) -> Answer:  # noqa: ARG002 - nothing was taken
-        """Approve after the latency."""
-        await self._wait()
-        return _APPROVED
-
-    void = refund = capture
-
-    async def lookup(self, call: Call) -> Answer | None:
-        """None: it keeps no books, and asking again gives the same answer."""
-
-    async def close(self) -> None:
-        """Nothing to let go of."""
-
-    async def _wait(self) -> None:
+    async def capture(self, call: Call) -> Answer:  # noqa: ARG002 - there are no books to look into
+        """Approve."""
         if self._latency_seconds:
             await asyncio.sleep(self._latency_seconds)
+        return _APPROVED
+
+    async def void(self, call: Call) -> Answer:
+        """Approve."""
+        return await self.capture(call)
+
+    async def refund(self, call: Call) -> Answer:
+        """What the script says, else approved."""
+        approved = await self.capture(call)
+        return self._scripted(call) or approved
+
+    async def lookup(self, call: Call) -> Answer | None:
+        """The same answer again; but None where it was unknown, approved where it was pending."""
+        answer: Answer = await getattr(self, call.operation)(call)
+        if answer.outcome == "unknown":
+            return None
+        return _APPROVED if answer.outcome == "pending" else answer
+
+    def payments(self, since: datetime) -> AsyncIterator[GatewayPayment]:  # noqa: ARG002
+        """Refuse.
+
+        Raises:
+            ConfigError: there are no books.
+        """
+        raise ConfigError(f"{PREFIX}GATEWAY: mock keeps no books to compare with; give another")
+
+    def webhook(self, headers: Mapping[str, str], body: bytes) -> NoReturn:  # noqa: ARG002
+        """Refuse.
+
+        Raises:
+            SignatureError: whoever sends it, it isn't the mock.
+        """
+        raise SignatureError("the mock gateway sends no webhooks")
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    def _scripted(self, call: Call) -> Answer | None:
+        return self._script.get(call.token or "") or self._script.get(call.amount)
+
+
+def parse_script(script: str) -> Script:
+    """Read scripted outcomes, such as `13.37=declined:insufficient_funds, tok_lost=unknown`.
+
+    Each is an amount in major units or a token, then `approved`, `declined` or `declined:code`,
+    `pending` or `pending:seconds`, or `unknown`.
+
+    Raises:
+        ConfigError: naming the part that can't be read.
+    """
+    answers: Script = {}
+    for part in filter(None, map(str.strip, script.split(","))):
+        match, _, outcome = part.partition("=")
+        answer = _outcome(outcome.strip())
+        if not match.strip() or answer is None:
+            raise ConfigError(
+                f"{PREFIX}MOCK_SCRIPT: {part!r} is not allowed; give AMOUNT=OUTCOME or"
+                " TOKEN=OUTCOME, the outcome one of approved, declined:CODE, pending:SECONDS,"
+                " unknown"
+            )
+        answers[_amount(match.strip())] = answer
+    return answers
+
+
+def _amount(match: str) -> Decimal | str:
+    try:
+        amount = Decimal(match)
+    except InvalidOperation:
+        return match
+    return amount if amount.is_finite() else match
+
+
+def _outcome(text: str) -> Answer | None:
+    outcome, _, detail = text.partition(":")
+    if outcome == "declined":
+        return Answer("declined", gateway="mock", code=detail) if detail else _DECLINED
+    if outcome == "pending":
+        try:
+            seconds = float(detail or PENDING_SECONDS)
+        except ValueError:
+            return None
+        if not (math.isfinite(seconds) and seconds > 0):
+            return None
+        return Answer("pending", gateway="mock", deadline_seconds=seconds)
+    return {
+        "approved": _APPROVED,
+        "unknown": Answer("unknown", gateway="mock", message="scripted: the answer got lost"),
+    }.get(text)

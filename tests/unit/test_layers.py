@@ -9,6 +9,7 @@ LEVELS = {
     "errors": 0,
     "config": 0,
     "models": 0,
+    "money": 0,
     "wheel": 1,
     "tokens": 1,
     "database": 1,

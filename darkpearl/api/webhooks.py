@@ -1,0 +1,76 @@
+"""Webhooks: what payment gateways tell by themselves.
+
+Whoever may send one is known by its signature alone, which the gateway's own code checks over the
+bytes as they came. What follows from an event is the database's to decide.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from litestar import Request, Router, post
+from litestar.datastructures import State
+from litestar.exceptions import NotAuthorizedException
+from litestar.params import FromPath
+from msgspec import Meta, Struct
+
+from darkpearl.api.access import Caller
+from darkpearl.api.problems import refusals
+from darkpearl.errors import BadRequestError, NotFoundError
+from darkpearl.gateways import Gateway, SignatureError
+
+_RECORD = """
+    select record_gateway_event(
+        p_gateway => %(gateway)s, p_event_id => %(event_id)s,
+        p_idempotency_key => %(idempotency_key)s, p_answer => %(answer)s
+    ) as disposition
+"""
+
+
+class Receipt(Struct):
+    """That a webhook was taken, so that the gateway need not send it again."""
+
+    disposition: Annotated[
+        Literal["applied", "duplicate", "stale", "unmatched", "ignored"],
+        Meta(
+            description="applied: it was news; duplicate: it came before; stale: nobody waits for"
+            " it; unmatched: it belongs to nothing known; ignored: it says nothing of a payment"
+        ),
+    ]
+
+
+@post(
+    "/{gateway:str}",
+    status_code=200,
+    summary="Take an event of a payment gateway",
+    responses=refusals(400, 401, 404),
+)
+async def receive_webhook(
+    request: Request[Any, Any, State], state: State, gateway: FromPath[str]
+) -> Receipt:
+    """Takes what the gateway signed, once, however often it is delivered."""
+    known: Gateway = state.gateway
+    if gateway != known.name:
+        raise NotFoundError(f"The gateway here is {known.name}.")
+    try:
+        event = known.webhook(dict(request.headers), await request.body())
+    except SignatureError as error:
+        raise NotAuthorizedException(f"Not signed by {gateway}: {error}") from None
+    except ValueError as error:
+        raise BadRequestError(f"The body is no event: {error}") from None
+    if event is None:
+        return Receipt("ignored")
+    row = await Caller(state.pool, "service_role").run(
+        (
+            _RECORD,
+            {
+                "gateway": gateway,
+                "event_id": event.event_id,
+                "idempotency_key": event.idempotency_key,
+                "answer": msgspec.json.encode(event.answer).decode(),
+            },
+        )
+    )
+    return Receipt(row["disposition"] if row else "ignored")
+
+
+router = Router("/payments/webhooks", route_handlers=[receive_webhook], tags=["payments"])

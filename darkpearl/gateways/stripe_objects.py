@@ -1,0 +1,215 @@
+"""What Stripe's objects say, as far as we look at them, and the answers that they amount to.
+
+A payment is a payment intent with our `payment_key` in its metadata; `capture_key` there is the
+idempotency key of its capture. A refund has the `idempotency_key` of its call.
+"""
+
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from darkpearl.gateways import Answer, Outcome, WebhookEvent
+from darkpearl.money import from_minor, minor_units, to_minor
+
+NAME = "stripe"
+ACTION_SECONDS = 3600.0
+"""How long a payer may take to confirm a payment with their bank."""
+PROCESSING_SECONDS = 86400.0
+"""How long the payer's bank may take to let Stripe know."""
+
+_API_DECIMALS = {"ISK": 2, "UGX": 2, "MGA": 0}
+"""Where Stripe counts differently from ISO 4217."""
+_CHARGED_DECIMALS = {"ISK": 0, "UGX": 0}
+_MOST_CHARGED_DECIMALS = 2
+_TELLING = {
+    "payment_intent.amount_capturable_updated",
+    "payment_intent.succeeded",
+    "payment_intent.payment_failed",
+    "payment_intent.canceled",
+}
+
+
+def to_stripe(amount: Decimal, currency: str) -> int:
+    """An amount in the units that Stripe counts in.
+
+    As https://docs.stripe.com/currencies has it: ISO 4217, but the króna and the Ugandan shilling
+    are whole and counted in hundredths, the ariary is counted whole, and of three decimals the
+    last has to be 0. That HUF and TWD are paid out whole doesn't matter to a charge.
+
+    Raises:
+        AmountError: Stripe can't charge it to the last unit.
+    """
+    decimals = _api_decimals(currency)
+    charged = _CHARGED_DECIMALS.get(currency, min(decimals, _MOST_CHARGED_DECIMALS))
+    scale: int = 10 ** (decimals - charged)
+    return to_minor(amount, currency, charged) * scale
+
+
+def from_stripe(minor: int, currency: str) -> Decimal:
+    """An amount in major units."""
+    return from_minor(minor, currency, _api_decimals(currency))
+
+
+def _api_decimals(currency: str) -> int:
+    return _API_DECIMALS.get(currency, minor_units(currency))
+
+
+class Failure(msgspec.Struct):
+    """Why a charge failed."""
+
+    code: str | None = None
+    decline_code: str | None = None
+    message: str | None = None
+
+
+class Charge(msgspec.Struct):
+    """What a confirmation led to."""
+
+    status: str = ""
+    amount: int = 0
+    amount_captured: int = 0
+    amount_refunded: int = 0
+    captured: bool = False
+
+    @property
+    def returned(self) -> int:
+        """Refunded of what was captured; Stripe counts what it released as refunded too."""
+        return self.captured * (self.amount_refunded - (self.amount - self.amount_captured))
+
+
+class Intent(msgspec.Struct):
+    """A payment intent."""
+
+    id: str
+    status: str
+    amount: int
+    currency: str
+    created: int
+    amount_received: int = 0
+    metadata: dict[str, str] = {}
+    latest_charge: Charge | str | None = None
+    last_payment_error: Failure | None = None
+
+    @property
+    def payment_key(self) -> str | None:
+        """Its name on our side; None for a payment of somebody else on the same account."""
+        return self.metadata.get("payment_key")
+
+    @property
+    def charge(self) -> Charge:
+        """Its charge; an empty one where there is none, or Stripe gave no more than its id."""
+        return self.latest_charge if isinstance(self.latest_charge, Charge) else Charge()
+
+    def money(self, minor: int) -> Decimal:
+        """An amount of it in major units."""
+        return from_stripe(minor, self.currency.upper())
+
+    def authorization(self) -> Answer | None:
+        """What it says of its authorisation; None when that wasn't asked for yet."""
+        match self.status, self.last_payment_error:
+            case "requires_capture" | "succeeded", _:
+                return self._answer("approved", captured=self.money(self.amount_received))
+            case "requires_action", _:
+                return self._answer("pending", deadline_seconds=ACTION_SECONDS)
+            case "processing", _:
+                return self._answer("pending", deadline_seconds=PROCESSING_SECONDS)
+            case "canceled", _:
+                return self._answer("declined", code="canceled")
+            case _, Failure() as why:
+                code = why.decline_code or why.code
+                return self._answer("declined", code=code, message=why.message)
+        return None
+
+    def capture(self) -> Answer | None:
+        """What it says of its capture; None when it can still be captured."""
+        if self.status == "succeeded":
+            return self._answer("approved", captured=self.money(self.amount_received))
+        return self._answer("declined", code="canceled") if self.status == "canceled" else None
+
+    def void(self) -> Answer | None:
+        """What it says of its void; None when it isn't undone."""
+        given_back = self.status == "succeeded" and self.charge.returned >= self.amount_received
+        return self.voided() if self.status == "canceled" or given_back else None
+
+    def voided(self) -> Answer:
+        """That it is undone."""
+        return self._answer("approved")
+
+    def _answer(self, outcome: Outcome, **more: Any) -> Answer:
+        return Answer(outcome, gateway=NAME, reference=self.id, **more)
+
+
+class Refund(msgspec.Struct):
+    """A refund."""
+
+    id: str
+    status: str | None = None
+    metadata: dict[str, str] = {}
+    failure_reason: str | None = None
+
+    @property
+    def idempotency_key(self) -> str | None:
+        """Of the call that asked for it; None when it was made by hand."""
+        return self.metadata.get("idempotency_key")
+
+    def answer(self) -> Answer:
+        """What became of it; pending while Stripe waits for funds or for the bank."""
+        match self.status:
+            case "succeeded":
+                return Answer("approved", gateway=NAME, reference=self.id)
+            case "pending" | "requires_action":
+                return Answer(
+                    "pending",
+                    gateway=NAME,
+                    reference=self.id,
+                    deadline_seconds=PROCESSING_SECONDS,
+                )
+        code = self.failure_reason or self.status
+        return Answer("declined", gateway=NAME, reference=self.id, code=code)
+
+
+class Request(msgspec.Struct):
+    """The request that an event is a consequence of."""
+
+    idempotency_key: str | None = None
+
+
+class Event(msgspec.Struct):
+    """A webhook; `data` has the `object` that it is about."""
+
+    id: str
+    type: str
+    data: dict[str, msgspec.Raw]
+    request: Request | None = None
+
+    def told(self) -> WebhookEvent | None:
+        """What it says of a call of ours; None when it says nothing final.
+
+        Raises:
+            ValueError: the object isn't what the type of the event says.
+        """
+        key, answer = None, None
+        said = self.data.get("object", msgspec.Raw(b"null"))
+        if self.type.startswith("refund.") or self.type == "charge.refund.updated":
+            refund = msgspec.json.decode(said, type=Refund)
+            key, answer = refund.idempotency_key, refund.answer()
+        elif self.type in _TELLING:
+            intent = msgspec.json.decode(said, type=Intent)
+            if intent.payment_key is not None:
+                key, answer = self._of(intent, intent.payment_key)
+        if answer is None or answer.outcome == "pending":
+            return None
+        return WebhookEvent(event_id=self.id, idempotency_key=key, answer=answer)
+
+    def _of(self, intent: Intent, payment_key: str) -> tuple[str, Answer | None]:
+        """Which call it answers, and how. What Stripe cancels by itself was an authorisation."""
+        if self.type == "payment_intent.canceled" and self.request:
+            key, ours, _ = (self.request.idempotency_key or "").partition(CANCEL)
+            if ours:
+                return key, intent.voided()
+        return intent.metadata.get("capture_key", payment_key), intent.authorization()
+
+
+CANCEL = ":cancel:"
+"""Between the idempotency key of a void and the state that the payment was cancelled in."""

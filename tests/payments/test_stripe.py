@@ -1,0 +1,405 @@
+"""Stripe as its documentation has it: every call once, whatever gets lost."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from msgspec.structs import replace
+from stripe_as_documented import Json, Stripe
+
+from darkpearl.gateways import Call, GatewayPayment
+from darkpearl.gateways.stripe import StripeGateway
+from darkpearl.gateways.stripe_objects import from_stripe, to_stripe
+from darkpearl.money import AmountError
+
+# The SDK hands its body to httpx in a way that httpx would rather not see any more.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes/text")
+
+BAD = "pm_card_chargeCustomerFail"
+EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+async def books(gateway: StripeGateway, call: Call) -> GatewayPayment:
+    """The only payment that Stripe has under a key."""
+    found = [each async for each in gateway.payments(EPOCH) if each.payment_key == call.payment_key]
+    assert len(found) == 1
+    return found[0]
+
+
+def charged(server: Stripe) -> int:
+    """How many confirmations went out."""
+    return sum(each.endswith("/confirm") for each in server.requests)
+
+
+async def money(gateway: StripeGateway, call: Call) -> tuple[str, str, str, bool]:
+    """What Stripe holds of a payment: authorised, captured, refunded, and whether it is void."""
+    payment = await books(gateway, call)
+    return str(payment.authorized), str(payment.captured), str(payment.refunded), payment.voided
+
+
+# The ordinary way.
+
+
+async def test_an_authorisation_holds_the_money_until_the_capture(
+    gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """Authorised, captured, refunded in part, refunded again: the books agree at each point."""
+    held = await gateway.authorize(order())
+    assert (held.outcome, held.gateway, held.captured) == ("approved", "stripe", 0)
+    assert await money(gateway, order()) == ("20.00", "0.00", "0.00", False)
+
+    taken = await gateway.capture(order("capture", reference=held.reference))
+    assert (taken.outcome, taken.captured) == ("approved", 20)
+    assert await money(gateway, order()) == ("20.00", "20.00", "0.00", False)
+
+    part = order("refund", reference=held.reference, amount=Decimal("5.50"))
+    for key in ("first", "first", "second"):
+        refund = await gateway.refund(replace(part, idempotency_key=part.payment_key + key))
+        assert refund.outcome == "approved"
+        assert refund.reference
+        assert refund.reference.startswith("re_")
+    assert await money(gateway, order()) == ("20.00", "20.00", "11.00", False)
+
+
+async def test_money_can_be_taken_at_once(
+    gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """An authorisation with capture leaves nothing to capture."""
+    answer = await gateway.authorize(order(capture=True))
+    assert (answer.outcome, answer.captured) == ("approved", 20)
+    assert await money(gateway, order()) == ("20.00", "20.00", "0.00", False)
+
+
+async def test_a_part_can_be_captured(gateway: StripeGateway, order: Callable[..., Call]) -> None:
+    """The rest is released, which is no refund; what is refunded of the part is."""
+    held = await gateway.authorize(order())
+    part = {"reference": held.reference, "amount": Decimal("12.00")}
+    assert (await gateway.capture(order("capture", **part))).captured == 12
+    assert await money(gateway, order()) == ("20.00", "12.00", "0.00", False)
+    assert (await gateway.refund(order("refund", **part))).outcome == "approved"
+    assert await money(gateway, order()) == ("20.00", "12.00", "12.00", False)
+
+
+async def test_a_card_that_is_declined_says_why(
+    gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """A decline has Stripe's code, asked or looked up, and holds nothing."""
+    for answer in (
+        await gateway.authorize(order(token=BAD)),
+        await gateway.lookup(order(token=BAD)),
+    ):
+        assert answer is not None
+        assert (answer.outcome, answer.code) == ("declined", "card_declined")
+    assert await money(gateway, order()) == ("0.00", "0.00", "0.00", False)
+
+
+async def test_the_bank_s_reason_counts_before_the_general_one(
+    server: Stripe, gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """Where Stripe has the decline code of the bank, that is the code."""
+    why = {"type": "card_error", "code": "card_declined", "decline_code": "insufficient_funds"}
+    server.fail("/confirm", 402, message="Your card has insufficient funds.", **why)
+    answer = await gateway.authorize(order())
+    assert (answer.outcome, answer.code) == ("declined", "insufficient_funds")
+    assert answer.message == "Your card has insufficient funds."
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({"token": None}, "payment_method_required"),
+        ({"amount": Decimal("20.001")}, "amount_not_chargeable"),
+        ({"token": "pm_unheard_of"}, "invalid_request"),
+    ],
+)
+async def test_what_cannot_be_charged_is_declined(
+    gateway: StripeGateway, order: Callable[..., Call], asked: Json, code: str
+) -> None:
+    """No payer, an amount that Stripe can't express, an unknown token: final, with a code."""
+    answer = await gateway.authorize(order(**asked))
+    assert (answer.outcome, answer.code) == ("declined", code)
+
+
+async def test_more_than_was_captured_is_not_refunded(
+    gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """Stripe's refusal is a decline with its code."""
+    held = await gateway.authorize(order(capture=True))
+    answer = await gateway.refund(
+        order("refund", reference=held.reference, amount=Decimal("20.01"))
+    )
+    assert (answer.outcome, answer.code) == ("declined", "amount_too_large")
+
+
+# Asked again, and looked up.
+
+
+@pytest.mark.parametrize("lost", ["/payment_intents", "/confirm"])
+async def test_an_authorisation_whose_answer_was_lost_charges_once(
+    server: Stripe, gateway: StripeGateway, order: Callable[..., Call], lost: str
+) -> None:
+    """A lost answer is unknown; asking again finds the same payment and charges it once."""
+    server.lose(lost)
+    assert (await gateway.authorize(order())).outcome == "unknown"
+    again = await gateway.authorize(order())
+    assert again.outcome == "approved"
+    assert await gateway.authorize(order()) == again
+    assert await money(gateway, order()) == ("20.00", "0.00", "0.00", False)
+
+
+@pytest.mark.parametrize("hours", [1, 25])
+async def test_a_lookup_finds_what_a_lost_answer_was(
+    server: Stripe, gateway: StripeGateway, order: Callable[..., Call], hours: int
+) -> None:
+    """At once by the idempotency key, though nothing is searchable; after a day by a search."""
+    server.lose("/confirm")
+    assert (await gateway.authorize(order())).outcome == "unknown"
+    server.is_searchable = hours > 24
+    if hours > 24:
+        server.forget()
+    found = await gateway.lookup(order())
+    assert found is not None
+    assert found.outcome == "approved"
+    assert charged(server) == 1
+
+
+async def test_a_lookup_of_what_never_arrived_finds_nothing(
+    server: Stripe, gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """Nothing is found of a call that never arrived, and it can be made after that."""
+    assert await gateway.lookup(order()) is None
+    assert await gateway.lookup(order("void")) is None
+    assert charged(server) == 0
+    assert (await gateway.authorize(order())).outcome == "approved"
+    assert await money(gateway, order()) == ("20.00", "0.00", "0.00", False)
+
+
+async def test_lookups_tell_each_operation_apart(
+    server: Stripe, gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """Each operation is found once it was done, not before, and each refund by its own key."""
+    held = await gateway.authorize(order())
+    capture, void, refund = (
+        order(operation, reference=held.reference) for operation in ("capture", "void", "refund")
+    )
+    for call, ask in (
+        (capture, gateway.capture),
+        (refund, gateway.refund),
+    ):
+        assert await gateway.lookup(call) is None
+        assert (await ask(call)).outcome == "approved"
+        found = await gateway.lookup(call)
+        assert found is not None
+        assert found.outcome == "approved"
+    assert await gateway.lookup(replace(refund, idempotency_key="another")) is None
+    found = await gateway.lookup(void)  # the refund gave everything back
+    assert found is not None
+    server.forget()
+    found = await gateway.lookup(replace(capture, reference=None))
+    assert found is not None
+    assert found.reference == held.reference
+
+
+async def test_a_capture_whose_answer_was_lost_captures_once(
+    server: Stripe, gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """Asking again is approved, within a day and after."""
+    held = await gateway.authorize(order())
+    capture = order("capture", reference=held.reference)
+    server.lose("/capture")
+    assert (await gateway.capture(capture)).outcome == "unknown"
+    assert (await gateway.capture(capture)).outcome == "approved"
+    server.forget()
+    assert (await gateway.capture(capture)).outcome == "approved"
+    assert await money(gateway, order()) == ("20.00", "20.00", "0.00", False)
+
+
+@pytest.mark.parametrize("status", [401, 403, 409, 429, 500, 503])
+@pytest.mark.parametrize("path", ["/payment_intents", "/confirm"])
+async def test_trouble_is_no_answer(
+    server: Stripe, gateway: StripeGateway, order: Callable[..., Call], status: int, path: str
+) -> None:
+    """A wrong key, a conflict, a limit and a failure are unknown: nobody is declined for them."""
+    server.fail(path, status, message="trouble")
+    answer = await gateway.authorize(order())
+    assert answer.outcome == "unknown"
+    assert "trouble" in str(answer.message)
+    server.fail("/payment_intents", status, message="trouble")
+    found = await gateway.lookup(order())
+    assert found is not None
+    assert found.outcome == "unknown"
+
+
+# Undoing.
+
+
+async def test_a_void_releases_what_is_held(
+    gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """A void of an authorisation cancels it, however often it is asked for."""
+    held = await gateway.authorize(order())
+    for reference in (None, held.reference, held.reference):
+        assert (await gateway.void(order("void", reference=reference))).outcome == "approved"
+    assert await money(gateway, order()) == ("20.00", "0.00", "0.00", True)
+    assert (await gateway.capture(order("capture", reference=held.reference))).code == "canceled"
+
+
+async def test_a_void_gives_back_the_rest_of_what_was_taken(
+    gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """What was refunded before isn't refunded twice."""
+    held = await gateway.authorize(order(capture=True))
+    refund = order("refund", reference=held.reference, amount=Decimal(5))
+    assert (await gateway.refund(refund)).outcome == "approved"
+    for _ in range(2):
+        answer = await gateway.void(order("void"))
+        assert (answer.outcome, answer.reference) == ("approved", held.reference)
+    assert await money(gateway, order()) == ("20.00", "20.00", "20.00", False)
+
+
+async def test_a_void_holds_against_a_charge_that_turns_up_later(
+    gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """A payment that was voided before Stripe heard of it is never made."""
+    assert (await gateway.void(order("void"))).outcome == "approved"
+    late = await gateway.authorize(order())
+    assert (late.outcome, late.code) == ("declined", "canceled")
+    assert await money(gateway, order()) == ("0.00", "0.00", "0.00", True)
+
+
+async def test_a_void_finds_a_payment_of_the_day_before(
+    server: Stripe, gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """After idempotency keys are forgotten, a void without a reference undoes the right one."""
+    held = await gateway.authorize(order(capture=True))
+    server.forget()
+    assert (await gateway.void(order("void"))).outcome == "approved"
+    intent = await server.object(f"/payment_intents/{held.reference}")
+    assert intent["latest_charge"]["amount_refunded"] == 2000
+    found = await gateway.lookup(order("void"))
+    assert found is not None
+
+
+async def test_a_void_may_not_know_the_amount(
+    gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """Where the amount isn't that of the authorisation, the payment is found by a search."""
+    await gateway.authorize(order())
+    answer = await gateway.void(order("void", amount=Decimal("7.00")))
+    assert answer.outcome == "approved"
+    assert await money(gateway, order()) == ("20.00", "0.00", "0.00", True)
+
+
+async def test_a_void_that_is_refused_is_asked_again(
+    server: Stripe, gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """Stripe's refusal to cancel says nothing final: the payment may be in the making."""
+    await gateway.authorize(order())
+    server.fail("/cancel", 400, type="invalid_request_error", message="it is processing")
+    assert (await gateway.void(order("void"))).outcome == "unknown"
+    assert (await gateway.void(order("void"))).outcome == "approved"
+
+
+async def test_what_was_never_chargeable_is_void(
+    gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """An amount that Stripe can't express was never charged, so there is nothing to undo."""
+    odd = Decimal("0.001")
+    assert await gateway.lookup(order(amount=odd)) is None
+    assert (await gateway.void(order("void", amount=odd))).outcome == "approved"
+
+
+# Answers that come later.
+
+
+async def test_a_payer_may_have_to_confirm(
+    server: Stripe, gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """3-D Secure is pending with a deadline, until the payer has confirmed."""
+    card = {"number": "4000002500003155", "exp_month": "12", "exp_year": "2030", "cvc": "123"}
+    method = await server.post(
+        "/payment_methods", type="card", **{f"card[{name}]": value for name, value in card.items()}
+    )
+    answer = await gateway.authorize(order(token=method["id"]))
+    assert answer.outcome == "pending"
+    assert answer.deadline_seconds
+    assert await money(gateway, order()) == ("0.00", "0.00", "0.00", False)
+
+    intent = await server.object(f"/payment_intents/{answer.reference}")
+    await server.post(
+        f"/payment_intents/{answer.reference}/_authenticate",
+        client_secret=intent["client_secret"],
+        success="true",
+    )
+    found = await gateway.lookup(order(reference=answer.reference))
+    assert found is not None
+    assert found.outcome == "approved"
+
+
+async def test_a_bank_may_take_its_time(
+    server: Stripe, gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """A direct debit is pending until the bank has answered."""
+    iban = {"sepa_debit[iban]": "DE62370400440532013001"}
+    method = await server.post("/payment_methods", type="sepa_debit", **iban)
+    answer = await gateway.authorize(order(token=method["id"], capture=True))
+    assert answer.outcome == "pending"
+    async with asyncio.timeout(20):
+        while answer.outcome == "pending":
+            answer = await gateway.lookup(order()) or answer
+    assert (answer.outcome, answer.code) == ("declined", "card_declined")
+
+
+# Its books.
+
+
+async def test_the_list_is_read_to_its_end(
+    server: Stripe, gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """Every page is read; payments from before, and those of others, are left out."""
+    await server.post("/payment_intents", amount="500", currency="usd")
+    keys = [f"{order().payment_key} {n}" for n in range(103)]
+    for key in keys:
+        asked = {"amount": "500", "currency": "usd", "metadata[payment_key]": key}
+        await server.post("/payment_intents", **asked)
+    listed = [each async for each in gateway.payments(EPOCH)]
+    assert {*keys} <= {each.payment_key for each in listed}
+    assert len(listed) == len({each.reference for each in listed})
+    assert sum(each == "GET /payment_intents" for each in server.requests) > 1
+    later = datetime.now(UTC) + timedelta(hours=1)
+    assert [each async for each in gateway.payments(later)] == []
+
+
+# Amounts.
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "counted"),
+    [
+        ("9.99", "USD", 999),
+        ("500", "JPY", 500),
+        ("5", "ISK", 500),
+        ("5", "UGX", 500),
+        ("10", "MGA", 10),
+        ("5.120", "KWD", 5120),
+        ("10.45", "HUF", 1045),
+        ("800.45", "TWD", 80045),
+    ],
+)
+def test_amounts_are_counted_as_stripe_does(amount: str, currency: str, counted: int) -> None:
+    """Stripe's special cases, in both directions."""
+    assert to_stripe(Decimal(amount), currency) == counted
+    assert from_stripe(counted, currency) == Decimal(amount)
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency"),
+    [("9.999", "USD"), ("0.5", "JPY"), ("5.50", "ISK"), ("5.5", "UGX"), ("0.2", "MGA"),
+     ("5.124", "KWD")],
+)  # fmt: skip
+def test_no_amount_is_rounded(amount: str, currency: str) -> None:
+    """What Stripe can't charge to the last unit is refused, not changed."""
+    with pytest.raises(AmountError):
+        to_stripe(Decimal(amount), currency)
