@@ -49,7 +49,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     shutdown_seconds: Annotated[
         float, Meta(ge=0, le=600, description="time to finish work in hand after a stop signal")
     ] = 10.0
-    gateway: Annotated[Literal["mock"], Meta(description="who is asked for payments")] = "mock"
+    gateway: Annotated[Literal["mock", "http"], Meta(description="who is asked for payments")] = (
+        "mock"
+    )
+    gateway_url: Annotated[
+        Annotated[str, Meta(pattern=r"^https?://[^/]")] | None,
+        Meta(
+            description="where a payment service is that speaks the contract of docs/gateway.md",
+            extra={"allowed": "an http:// or https:// URL"},
+        ),
+    ] = None
+    gateway_token: Annotated[
+        str | None,
+        Meta(
+            description="bearer token for that service", extra={"allowed": "a text", "secret": True}
+        ),
+    ] = None
+    webhook_secret: Annotated[
+        str | None,
+        Meta(
+            description="what the gateway signs its webhooks with; several, divided by commas, "
+            "while it is being changed",
+            extra={"allowed": "a text", "secret": True},
+        ),
+    ] = None
     mock_approval_rate: Annotated[
         float, Meta(ge=0, le=1, description="share of payments the mock gateway approves")
     ] = 0.9

@@ -18,6 +18,7 @@ LEVELS = {
     "listener": 3,
     "api": 2,
     "monitor": 2,
+    "paysim": 2,
     "demo": 4,
     "serving": 4,
     "cli": 5,
@@ -26,9 +27,11 @@ LEVELS = {
 CONFINED = {
     "psycopg": {"errors", "database", "schema", "listener"},
     "psycopg_pool": {"database", "listener"},
-    "litestar": {"api", "monitor", "cli"},
+    "litestar": {"api", "monitor", "cli", "paysim"},
     "yoyo": {"schema"},
-    "uvicorn": {"serving"},
+    "uvicorn": {"serving", "paysim"},
+    "httpx": {"gateways", "paysim"},
+    "sqlite3": {"paysim"},
 }
 
 
