@@ -101,9 +101,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     shutdown_seconds: Annotated[
         float, Meta(ge=0, le=600, description="time to finish work in hand after a stop signal")
     ] = 10.0
-    gateway: Annotated[Literal["mock", "stripe"], Meta(description="who is asked for payments")] = (
-        "mock"
-    )
+    gateway: Annotated[
+        Literal["mock", "http", "stripe"], Meta(description="who is asked for payments")
+    ] = "mock"
+    gateway_url: Annotated[
+        Annotated[str, Meta(pattern=r"^https?://[^/]")] | None,
+        Meta(
+            description="where a payment service is that speaks the contract of docs/gateway.md",
+            extra={"allowed": "an http:// or https:// URL"},
+        ),
+    ] = None
+    gateway_token: Annotated[
+        str | None,
+        Meta(
+            description="bearer token for that service", extra={"allowed": "a text", "secret": True}
+        ),
+    ] = None
     webhook_secret: Annotated[
         str | None,
         Meta(

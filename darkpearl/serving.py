@@ -15,9 +15,12 @@ from darkpearl import database
 from darkpearl.api import app as api
 from darkpearl.config import Settings
 from darkpearl.listener import Listener
+from darkpearl.paysim import fates
 
 API_ROLE = api.LOGIN
 LISTENER_ROLE = "darkpearl_listener"
+KEEPALIVE_SECONDS = 60
+"""Longer than the clients of a payment service keep idle connections."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -42,21 +45,29 @@ def taken_socket(settings: Settings) -> socket.socket:
     Raises:
         ServiceError: the address can't be had.
     """
+    return bound_socket(settings.host, settings.port, "DARKPEARL_PORT")
+
+
+def bound_socket(host: str, port: int, setting: str) -> socket.socket:
+    """A socket to serve HTTP on; the error names what sets the port.
+
+    Raises:
+        ServiceError: the address can't be had.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         # With its protocol, or asyncio doesn't know it for TCP and leaves Nagle's algorithm on.
         taken = socket.socket(family, kind, protocol)
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(address)
     except OSError as error:
-        where = f"{settings.host}:{settings.port}"
-        raise ServiceError(f"{where}: {error.strerror}; DARKPEARL_PORT sets another") from None
+        raise ServiceError(f"{host}:{port}: {error.strerror}; {setting} sets another") from None
     return taken
 
 
-class _Api(uvicorn.Server):
+class _Server(uvicorn.Server):
     """uvicorn, with the signals left to us: one place decides what stops in which order."""
 
     @contextlib.contextmanager
@@ -68,7 +79,7 @@ class _Api(uvicorn.Server):
 def api_service(settings: Settings, url: str, taken: socket.socket) -> Service:
     """The HTTP API on a socket that is its own."""
     app = api.create_app(settings, url)
-    server = _Api(
+    server = _Server(
         uvicorn.Config(
             app,
             log_level=logging.WARNING,
@@ -83,6 +94,25 @@ def api_service(settings: Settings, url: str, taken: socket.socket) -> Service:
     return Service(
         run=lambda: server.serve([taken]),
         stop=stop,
+        kill=lambda: setattr(server, "force_exit", True),
+    )
+
+
+def paysim_service(settings: Settings, app: Callable[..., Any], taken: socket.socket) -> Service:
+    """The payment simulator on a socket that is its own."""
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http=fates.Protocol,
+            access_log=False,
+            log_level=logging.WARNING,
+            timeout_keep_alive=KEEPALIVE_SECONDS,
+            timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
+        )
+    )
+    return Service(
+        run=lambda: server.serve([taken]),
+        stop=lambda: setattr(server, "should_exit", True),
         kill=lambda: setattr(server, "force_exit", True),
     )
 
@@ -128,4 +158,4 @@ async def serve(services: list[Service], greeting: Coroutine[Any, Any, None] | N
     for task in tasks:
         task.result()
     if by_itself:
-        raise ServiceError("the API or the listener ended by itself; its log says why")
+        raise ServiceError("a service ended by itself; its log says why")

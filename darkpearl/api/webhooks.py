@@ -17,6 +17,7 @@ from darkpearl.api.access import Caller
 from darkpearl.api.problems import refusals
 from darkpearl.errors import BadRequestError, NotFoundError
 from darkpearl.gateways import Gateway, SignatureError
+from darkpearl.tokens import Identity
 
 _RECORD = """
     select record_gateway_event(
@@ -59,7 +60,7 @@ async def receive_webhook(
         raise BadRequestError(f"The body is no event: {error}") from None
     if event is None:
         return Receipt("ignored")
-    row = await Caller(state.pool, "service_role").run(
+    row = await Caller(state.pool, _identity(known.name)).run(
         (
             _RECORD,
             {
@@ -71,6 +72,12 @@ async def receive_webhook(
         )
     )
     return Receipt(row["disposition"] if row else "ignored")
+
+
+def _identity(gateway: str) -> Identity:
+    """A gateway that has proved who it is."""
+    claims = {"role": "service_role", "sub": f"gateway {gateway}"}
+    return Identity("service_role", msgspec.json.encode(claims).decode())
 
 
 router = Router("/payments/webhooks", route_handlers=[receive_webhook], tags=["payments"])

@@ -12,6 +12,18 @@ def make_gateway(settings: Settings) -> Gateway:
     """
     if settings.gateway == "stripe":
         return _stripe(settings)
+    if settings.gateway == "http":
+        from darkpearl.gateways.http import HttpGateway  # noqa: PLC0415
+
+        if settings.gateway_url is None:
+            raise ConfigError("DARKPEARL_GATEWAY_URL is needed when DARKPEARL_GATEWAY is http")
+        return HttpGateway(
+            settings.gateway_url,
+            token=settings.gateway_token,
+            webhook_secret=settings.webhook_secret,
+            concurrency=settings.payment_concurrency,
+            timeout_seconds=settings.payment_timeout_seconds,
+        )
     from darkpearl.gateways.mock import MockGateway  # noqa: PLC0415
 
     return MockGateway(

@@ -28,6 +28,7 @@ from psycopg.rows import dict_row
 
 from darkpearl import cli, schema, wheel
 from darkpearl.api.app import create_app
+from darkpearl.cli.where import find_pg_dump
 from darkpearl.config import Settings, variables
 from darkpearl.errors import PROBLEMS
 
@@ -295,7 +296,7 @@ async def test_a_step_is_added_as_described(
     )
     plan.write_text(changed)
     assert "0002.messages" in await schema.migrate(database_url)
-    assert await schema.drift(database_url, cli.find_pg_dump()) == ""
+    assert await schema.drift(database_url, find_pg_dump()) == ""
 
     shop = words_of_sql_tests().Shop(await connect(row_factory=dict_row))
     await shop.run("insert into warehouses (id, code, name) values (%s, 'L', 'L')", shop.lisbon)

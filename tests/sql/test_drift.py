@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from darkpearl import schema, wheel
-from darkpearl.cli import find_pg_dump
+from darkpearl.cli.where import find_pg_dump
 
 
 @pytest.fixture

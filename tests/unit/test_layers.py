@@ -20,6 +20,7 @@ LEVELS = {
     "listener": 3,
     "api": 2,
     "monitor": 2,
+    "paysim": 2,
     "demo": 4,
     "serving": 4,
     "cli": 5,
@@ -28,10 +29,12 @@ LEVELS = {
 CONFINED = {
     "psycopg": {"errors", "database", "schema", "listener"},
     "psycopg_pool": {"database", "listener"},
-    "litestar": {"api", "monitor", "cli"},
+    "litestar": {"api", "monitor", "cli", "paysim"},
     "yoyo": {"schema"},
-    "uvicorn": {"serving"},
+    "uvicorn": {"serving", "paysim"},
     "jwt": {"tokens"},
+    "httpx": {"gateways", "paysim", "tokens"},
+    "sqlite3": {"paysim"},
 }
 
 

@@ -1,0 +1,108 @@
+"""`darkpearl db`: looks after the database."""
+
+import asyncio
+
+import rich_click as click
+
+from darkpearl import embedded, schema
+from darkpearl.cli import where
+from darkpearl.cli.console import out
+from darkpearl.config import Settings
+
+
+@click.group(no_args_is_help=False)
+def db() -> None:
+    """Look after the database."""
+
+
+@db.command()
+@click.pass_obj
+def start(settings: Settings) -> None:
+    """Start the embedded server and leave it running, until `db stop` or the end of an `up`."""
+    _needs_embedded(settings)
+    with embedded.serve(settings.home, keep=True, say=out.print) as server:
+        out.print(server.socket_url(), markup=False)
+
+
+@db.command()
+@click.pass_obj
+def stop(settings: Settings) -> None:
+    """Stop the embedded server, whoever started it."""
+    _needs_embedded(settings)
+    server = embedded.running(settings.home)
+    if server:
+        embedded.stop(server)
+    out.print("stopped" if server else "not running")
+
+
+@db.command()
+@click.pass_obj
+def url(settings: Settings) -> None:
+    """Print the address of the database, for psql."""
+    out.print(where.running(settings, through_socket=True), markup=False)
+
+
+@db.command()
+@click.pass_obj
+def migrate(settings: Settings) -> None:
+    """Apply pending migrations, and all routines anew."""
+    with where.database(settings) as url:
+        applied = asyncio.run(schema.migrate(url))
+    out.print(f"applied: {', '.join(applied) or 'nothing new'}; routines are up to date")
+
+
+@db.command()
+@click.pass_obj
+def seed(settings: Settings) -> None:
+    """Load the demo data, into an empty database only."""
+    with where.database(settings) as url:
+        loaded = asyncio.run(schema.seed(url))
+    out.print("demo data loaded" if loaded else "there is data already; nothing loaded")
+
+
+@db.command()
+@click.option("--yes", is_flag=True, help="Do it on a database that isn't the embedded one too.")
+@click.pass_obj
+def reset(settings: Settings, *, yes: bool) -> None:
+    """Throw all data away, migrate and load the demo data."""
+    if settings.database_url and not yes:
+        raise click.UsageError(
+            "this deletes all data in DARKPEARL_DATABASE_URL; say --yes to do it"
+        )
+    with where.database(settings) as url:
+        asyncio.run(schema.reset(url))
+        asyncio.run(schema.seed(url))
+    out.print("reset")
+
+
+@db.command()
+@click.pass_obj
+def status(settings: Settings) -> None:
+    """Print the server's version, and the migrations that are applied and pending."""
+    with where.database(settings) as url:
+        found = asyncio.run(schema.status(url))
+    out.print(f"PostgreSQL {found.server}")
+    for name in found.applied:
+        out.print(f"applied  {name}")
+    for name in found.pending:
+        out.print(f"pending  {name}")
+
+
+@db.command()
+@click.pass_obj
+def drift(settings: Settings) -> None:
+    """Compare what sql/migrations build with what sql/schema says; exit 1 if they differ."""
+    pg_dump = where.find_pg_dump()
+    if settings.database_url:
+        found = asyncio.run(schema.drift(settings.database_url, pg_dump))
+    else:
+        with embedded.temporary() as server:
+            found = asyncio.run(schema.drift(server.url, pg_dump))
+    if found:
+        out.print(found, markup=False, end="")
+        raise schema.SchemaError("sql/migrations and sql/schema differ, as shown")
+
+
+def _needs_embedded(settings: Settings) -> None:
+    if settings.database_url:
+        raise click.UsageError("DARKPEARL_DATABASE_URL is set, so there is no embedded server")
