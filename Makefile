@@ -32,6 +32,9 @@ listener: .venv/run ## run one listener alone
 test: .venv/dev ## the whole suite, on a PostgreSQL of its own
 	@$(BIN)/pytest -q $(PYTEST)
 
+chaos: .venv/dev ## everything fails at once, then the books are compared; ORDERS=20000 for more
+	@DARKPEARL_TEST_CHAOS_ORDERS=$(or $(ORDERS),5000) $(BIN)/pytest -q -s tests/saga/chaos.py
+
 check: .venv/dev ## lint, formatting, types, SQL lint, schema drift
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .

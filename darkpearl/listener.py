@@ -155,7 +155,8 @@ class Listener:
         for row in rows:
             self._take(row["requests"])
             if row["saga_id"]:
-                _log.warning("saga %s: answer refused, its lease had run out", row["saga_id"])
+                # A webhook was faster, or the lease had run out.
+                _log.info("saga %s: answer refused, it has moved on", row["saga_id"])
         return True
 
     def _take(self, requests: str | None) -> None:
