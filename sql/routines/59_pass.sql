@@ -126,7 +126,8 @@ begin
         end::saga_event_type,
         v_name, w.attempts, o.error_code, o.message,
         case when o.result = 'waiting' or n.attempts > 0 then n.ready_at end,
-        coalesce(p_started_at, w.ready_at - p_step.timeout_seconds * interval '1 second'), v_now
+        -- A pending answer may have put the end of the lease off.
+        coalesce(p_started_at, least(w.ready_at - p_step.timeout_seconds * interval '1 second', v_now)), v_now
     from unnest(p_outcomes) as o
     inner join unnest(p_work) as w using (saga_id)
     inner join unnest(v_next) as n using (saga_id)
