@@ -13,6 +13,7 @@ from psycopg import AsyncConnection, sql
 APPROVED = {"outcome": "approved", "gateway": "mock", "reference": "ch_1"}
 DECLINED = {"outcome": "declined", "gateway": "mock", "code": "card_declined"}
 UNKNOWN = {"outcome": "unknown", "message": "no answer"}
+PENDING = {"outcome": "pending", "gateway": "mock", "reference": "ch_1", "deadline_seconds": 600}
 
 COMPENSATED = ["step_compensated release_stock", "saga_compensated"]
 """The last events of an order that had stock and was cancelled."""
@@ -117,6 +118,55 @@ class Shop:
         named = ", ".join(f"{name} => %s" for name in arguments)
         return await self.value(f"select id from place_order({named})", *arguments.values())
 
+    async def capture_at_fulfilment(self) -> None:
+        """From now on Lisbon's orders are authorised first, and captured before the goods leave."""
+        await self.run(
+            "update warehouses set capture_method = 'at_fulfilment' where id = %s", self.lisbon
+        )
+
+    async def lease(self, saga: UUID) -> Row:
+        """What an answer to the present request of a saga has to name."""
+        return {"saga_id": saga, "lease_token": (await self.saga(saga))["lease_token"]}
+
+    async def ask_again(self) -> list[Row]:
+        """Every backoff and every lease is over, and the listener claims; its requests."""
+        await self.turn_clock(LONG)
+        return await self.advance()
+
+    async def told(self, key: str, answer: Row, event: str | None = None) -> str:
+        """The gateway tells by webhook what became of a call; the disposition."""
+        async with self.acting_as("service_role"):
+            return await self.value(
+                "select record_gateway_event('mock', %s, %s, %s)",
+                event or str(uuid4()),
+                key,
+                json.dumps(answer),
+            )
+
+    async def refund(self, order: UUID, amount: Any = None, refund: UUID | None = None) -> Row:
+        """An application gives money back."""
+        async with self.acting_as("darkpearl_app"):
+            return await self.row(
+                "select * from refund_order(%s, %s, 'a scratch', %s)",
+                order,
+                amount,
+                refund or uuid4(),
+            )
+
+    async def take_back(
+        self, order: UUID, *lines: tuple[UUID, int], return_id: UUID | None = None
+    ) -> list[tuple[UUID, int]]:
+        """An application takes goods back, all when no lines are named; what moved."""
+        items = [{"product_id": str(product), "quantity": count} for product, count in lines]
+        async with self.acting_as("darkpearl_app"):
+            rows = await self.rows(
+                "select product_id, quantity from return_items(%s, %s, 'unopened', %s)",
+                order,
+                json.dumps(items) if items else None,
+                return_id or uuid4(),
+            )
+        return [(row["product_id"], row["quantity"]) for row in rows]
+
     async def cancel(self, order: UUID) -> str:
         """An application cancels an order; the status that the order has for now."""
         async with self.acting_as("darkpearl_app"):
@@ -161,7 +211,7 @@ class Shop:
         return [request for row in rows for request in row["requests"] or []]
 
     async def settle(
-        self, requests: Iterable[Row], answer: Row, warehouses: list[UUID] | None = None
+        self, requests: Iterable[Row], answer: Any, warehouses: list[UUID] | None = None
     ) -> list[Row]:
         """The listener brings one answer to each request; the requests that follow.
 

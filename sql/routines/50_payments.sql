@@ -67,8 +67,9 @@ begin atomic
             else coalesce(a.answer ->> 'message', 'the gateway gave no usable answer')
         end,
         null::json,
-        case a.answer ->> 'outcome'
-            when 'pending' then least(greatest((a.answer ->> 'deadline_seconds')::numeric, 1), 604800)
+        -- least() and greatest() pass over nulls: no deadline is the step's own.
+        case when a.answer ->> 'outcome' = 'pending' and a.answer ->> 'deadline_seconds' is not null
+            then least(greatest((a.answer ->> 'deadline_seconds')::numeric, 1), 604800)
         end
     from unnest(p_saga_ids, p_answers) as a (saga_id, answer);
 end;
@@ -145,8 +146,8 @@ begin
         end::payment_status,
         authorized_amount = case when a.outcome = 'approved' then p.requested_amount else 0 end,
         captured_amount = case when a.outcome = 'approved' and p_capture then p.requested_amount else 0 end,
-        gateway = a.gateway,
-        gateway_reference = a.reference,
+        gateway = coalesce(a.gateway, p.gateway),
+        gateway_reference = coalesce(a.reference, p.gateway_reference),
         decline_code = a.code,
         updated_at = clock()
     from (

@@ -254,12 +254,19 @@ begin
 
     select array_agg(i.product_id), array_agg(i.quantity) into v_products, v_quantities
     from (
-        select j.product_id, sum(j.quantity)::integer as quantity
+        select
+            j.product_id,
+            -- 0 stands for what makes no sense.
+            case
+                when j.product_id is not null and bool_and(coalesce(j.quantity, 0) > 0)
+                    then least(sum(j.quantity), 2000000000)::integer
+                else 0
+            end as quantity
         from jsonb_to_recordset(p_items) as j (product_id uuid, quantity integer)
         group by j.product_id
         order by j.product_id
     ) as i;
-    if p_items is not null and (v_products is null or 0 >= any(v_quantities) or array_position(v_quantities, null) > 0) then
+    if p_items is not null and (v_products is null or 0 = any(v_quantities)) then
         raise exception using
             errcode = 'DP015',
             message = 'quantity makes no sense',

@@ -126,7 +126,8 @@ begin
         end::saga_event_type,
         v_name, w.attempts, o.error_code, o.message,
         case when o.result = 'waiting' or n.attempts > 0 then n.ready_at end,
-        coalesce(p_started_at, w.ready_at - p_step.timeout_seconds * interval '1 second'), v_now
+        -- A pending answer may have put the end of the lease off.
+        coalesce(p_started_at, least(w.ready_at - p_step.timeout_seconds * interval '1 second', v_now)), v_now
     from unnest(p_outcomes) as o
     inner join unnest(p_work) as w using (saga_id)
     inner join unnest(v_next) as n using (saga_id)
@@ -265,7 +266,7 @@ comment on function requests_of(step_outcome[], saga_work[], numeric, text) is
 -- Runs sagas that this transaction has locked until each is parked, then
 -- writes saga and order rows, once each. Returns the external requests it has
 -- committed to, a JSON array per group.
--- Locks: what the step functions lock, then orders.
+-- Locks: what the step functions lock, then orders; paused steps of saga_steps.
 create or replace function run_pass(p_warehouse_ids uuid[], p_work saga_work[], p_go_on boolean default true)
 returns setof json
 language plpgsql
@@ -302,6 +303,15 @@ begin
         v_backwards := v_at.status = 'compensating';
         v_paused := coalesce(v_step.paused_until > v_started_at, false) and v_at.status <> 'waiting'
             and case when v_backwards then v_step.undo_settle_function else v_step.settle_function end is not null;
+        if v_paused then
+            -- Who ends the pause meanwhile waits, so that it finds those who wait for its end.
+            select s.paused_until, s.paused_until > v_started_at
+            into v_step.paused_until, v_paused
+            from saga_steps as s
+            where s.saga_type = v_at.saga_type and s.position = v_at.position
+            for share;
+            v_paused := coalesce(v_paused, false);
+        end if;
         select
             array_agg(
                 row(

@@ -1,9 +1,10 @@
 """routines/50_payments.sql: money adds up, and never goes back."""
 
+import json
 from uuid import UUID
 
 import pytest
-from shop import DECLINED, Shop
+from shop import APPROVED, DECLINED, UNKNOWN, Shop
 
 
 @pytest.fixture
@@ -99,3 +100,97 @@ async def test_nobody_but_the_engine_writes_payments(shop: Shop, requested: UUID
                 await shop.run("update payments set status = 'captured'")
             with shop.refused("42501"):
                 await shop.run("insert into payments default values")
+
+
+# The payer's means of payment.
+
+
+async def test_a_payment_token_goes_with_every_try_of_the_charge(shop: Shop) -> None:
+    """The gateway is handed the token whenever it is asked for the money, and at no other time."""
+    async with shop.acting_as("service_role"):
+        product = await shop.product(on_hand=1)
+    async with shop.acting_as("darkpearl_app"):
+        order = await shop.order((product, 1), p_payment_token="tok_visa")
+    (request,) = await shop.advance()
+    assert request["request"]["token"] == "tok_visa"
+    await shop.settle([request], UNKNOWN)
+    (again,) = await shop.ask_again()
+    assert again["request"] == request["request"]
+    await shop.cancel(order)
+    (void,) = await shop.settle([again], APPROVED)
+    assert "tok_visa" not in json.dumps(void)
+    await shop.settle([void], APPROVED)
+
+
+@pytest.mark.parametrize(
+    "role",
+    ["anon", "authenticated", "service_role", "darkpearl_app", "darkpearl_listener",
+     "darkpearl_reader"],
+)  # fmt: skip
+async def test_a_payment_token_is_read_by_nobody(shop: Shop, role: str) -> None:
+    """No role of ours sees a token, not even who has just written it; and it never changes."""
+    await shop.order((await shop.product(on_hand=1), 1), p_payment_token="tok_visa")
+    async with shop.acting_as(role):
+        for column in ("token", "order_id"):
+            with shop.refused("42501"):
+                await shop.run(f"select {column} from payment_tokens")
+    with shop.refused("DP005"):
+        await shop.run("update payment_tokens set token = 'tok_mine'")
+
+
+async def test_a_payment_token_stands_in_no_other_table(shop: Shop) -> None:
+    """Neither history nor payment nor saga repeats it."""
+    order = await shop.order((await shop.product(on_hand=1), 1), p_payment_token="tok_visa")
+    await shop.settle(await shop.advance(), APPROVED)
+    for table in ("orders", "payments", "sagas", "saga_events"):
+        told = await shop.values(f"select to_jsonb(t)::text from {table} as t")
+        assert told
+        assert not [row for row in told if "tok_visa" in row]
+    assert await shop.order_status(order) == "fulfilled"
+
+
+@pytest.mark.parametrize("token", ["", "x" * 501])
+async def test_a_payment_token_is_bounded(shop: Shop, token: str) -> None:
+    """An empty token is a mistake, and a huge one is no token."""
+    product = await shop.product(on_hand=1)
+    with shop.refused("23514"):
+        await shop.order((product, 1), p_payment_token=token)
+
+
+# Currencies.
+
+
+@pytest.mark.parametrize(
+    ("currency", "price", "amount"),
+    [("JPY", "1500", "3000"), ("KWD", "1.125", "2.250"), ("CLF", "0.0001", "0.0002")],
+)
+async def test_a_currency_has_its_own_decimals(
+    shop: Shop, currency: str, price: str, amount: str
+) -> None:
+    """The gateway is asked for exactly what the lines add up to."""
+    product = await shop.product(price, on_hand=2, currency=currency)
+    order = await shop.order((product, 2), p_currency=currency)
+    (request,) = await shop.advance()
+    assert (request["request"]["amount"], request["request"]["currency"]) == (amount, currency)
+    await shop.settle([request], APPROVED)
+    assert str((await shop.payment(order))["captured_amount"]) == amount
+
+
+@pytest.mark.parametrize(
+    ("currency", "price"), [("JPY", "0.5"), ("USD", "9.999"), ("KWD", "1.0001")]
+)
+async def test_a_price_has_the_decimals_of_its_currency(
+    shop: Shop, currency: str, price: str
+) -> None:
+    """What nobody can pay is no price: neither the catalogue's nor that of a line."""
+    with shop.refused("23514"):
+        await shop.product(price, currency=currency)
+    product = await shop.product("7", on_hand=1, currency=currency)
+    items = json.dumps([{"product_id": str(product), "quantity": 1, "unit_price": price}])
+    with shop.refused("DP015"):
+        await shop.order(p_items=items, p_currency=currency)
+
+
+async def test_zeros_at_the_end_are_no_decimals(shop: Shop) -> None:
+    """1500.0000 yen are 1500 yen."""
+    await shop.product("1500.0000", currency="JPY")

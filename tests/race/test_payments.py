@@ -1,0 +1,165 @@
+"""Two sessions and one payment."""
+
+from typing import Any
+from uuid import UUID
+
+import anyio
+import psycopg
+import pytest
+from psycopg.types.json import Jsonb
+from shop import APPROVED, Shop
+
+
+@pytest.fixture
+async def order(shop: Shop) -> UUID:
+    """A fulfilled order of 30.00 for three units."""
+    return await shop.fulfilled((await shop.product("10", on_hand=3), 3))
+
+
+async def race(connect: Any, waits: Any, first: str, second: str, *about: Any) -> list[Any]:
+    """Two applications at once: the second waits for the first; its row, or its SQLSTATE."""
+    one = await connect("darkpearl_app", autocommit=False)
+    other = await connect("darkpearl_app")
+    await one.execute(first, about)
+    found: list[Any] = []
+
+    async def go_second() -> None:
+        try:
+            found.extend(await (await other.execute(second, about)).fetchall())
+        except psycopg.Error as error:
+            found.append(error.sqlstate)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(go_second)
+        await waits(other.info.backend_pid)
+        await one.commit()
+    return found
+
+
+async def test_two_refunds_at_once_stay_within_what_was_captured(
+    shop: Shop, order: UUID, connect: Any, waits: Any
+) -> None:
+    """The second refund waits for the first and counts with it: it is refused, not paid."""
+    refund = "select (refund_order(%s, 20)).amount"
+    assert await race(connect, waits, refund, refund, order) == ["DP020"]
+    await shop.settle(await shop.advance(), APPROVED)
+    assert (await shop.payment(order))["refunded_amount"] == 20
+
+
+async def test_a_refund_takes_what_another_has_left(
+    shop: Shop, order: UUID, connect: Any, waits: Any
+) -> None:
+    """All that is left is what is left once the one before has committed."""
+    found = await race(
+        connect,
+        waits,
+        "select refund_order(%s, 20)",
+        "select (refund_order(%s)).amount::text",
+        order,
+    )
+    assert found == [("10",)]
+    await shop.settle(await shop.advance(), APPROVED)
+    assert (await shop.payment(order))["status"] == "refunded"
+
+
+async def test_the_same_refund_twice_at_once_is_made_once(
+    shop: Shop, order: UUID, connect: Any, waits: Any
+) -> None:
+    """Two sessions that repeat one refund at once are both told of the one that was made."""
+    refund = "select (refund_order(%s, 20, null, '01890000-0000-7000-8000-000000000001')).amount"
+    assert await race(connect, waits, refund, refund, order) == [(20,)]
+    assert await shop.value("select count(*) from refunds") == 1
+
+
+async def test_two_returns_at_once_stay_within_what_was_sent(
+    shop: Shop, order: UUID, connect: Any, waits: Any
+) -> None:
+    """The second return waits for the first and counts with it: it is refused, not booked."""
+    returned = (
+        "select return_items(%s, jsonb_build_array("
+        "jsonb_build_object('product_id', %s::uuid, 'quantity', 2)))"
+    )
+    (product,) = shop.products
+    assert await race(connect, waits, returned, returned, order, product) == ["DP021"]
+    assert await shop.stock(product) == (2, 0)
+
+
+async def test_the_same_return_twice_at_once_is_booked_once(
+    shop: Shop, order: UUID, connect: Any, waits: Any
+) -> None:
+    """Two sessions that repeat one return at once are both told what it moved."""
+    returned = (
+        "select quantity from return_items(%s, null, null, '01890000-0000-7000-8000-000000000001')"
+    )
+    assert await race(connect, waits, returned, returned, order) == [(3,)]
+    assert await shop.stock(shop.products[0]) == (3, 0)
+
+
+EVENT = "select record_gateway_event('mock', 'evt_1', %s, '{\"outcome\": \"approved\"}')"
+
+
+async def test_an_event_delivered_twice_at_once_is_taken_once(
+    shop: Shop, connect: Any, waits: Any
+) -> None:
+    """The second delivery waits for the first, and finds that it was one."""
+    order = await shop.order((await shop.product(on_hand=1), 1))
+    await shop.advance()
+    one, other = await connect("service_role", autocommit=False), await connect("service_role")
+    key = f"{order}:process_payment"
+    first = await (await one.execute(EVENT, [key])).fetchone()
+    found: list[Any] = []
+
+    async def deliver_again() -> None:
+        found.append(await (await other.execute(EVENT, [key])).fetchone())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(deliver_again)
+        await waits(other.info.backend_pid)
+        await one.commit()
+
+    assert (first, found) == (("applied",), [("duplicate",)])
+    await shop.advance()
+    assert await shop.order_status(order) == "fulfilled"
+
+
+async def test_an_event_waits_for_the_answer_that_is_being_settled(
+    shop: Shop, connect: Any, waits: Any
+) -> None:
+    """Answer and webhook at once: the second waits for the first and changes nothing."""
+    order = await shop.order((await shop.product(on_hand=1), 1))
+    (request,) = await shop.advance()
+    one = await connect("darkpearl_listener", autocommit=False)
+    other = await connect("service_role")
+    lease = {"saga_id": str(order), "lease_token": request["lease_token"]}
+    await one.execute("select settle(%s)", [Jsonb([lease | {"answer": APPROVED}])])
+    found: list[Any] = []
+
+    async def tell() -> None:
+        found.append(await (await other.execute(EVENT, [f"{order}:process_payment"])).fetchone())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(tell)
+        await waits(other.info.backend_pid)
+        await one.commit()
+
+    assert found == [("stale",)]
+    assert (await shop.events(order)).count("step_completed process_payment") == 1
+
+
+async def test_the_end_of_a_pause_finds_who_begins_to_wait_for_it(
+    shop: Shop, connect: Any, waits: Any
+) -> None:
+    """Who ends a pause waits for a pass that is just holding sagas back, and wakes those too."""
+    order = await shop.order((await shop.product(on_hand=1), 1))
+    await shop.run("select pause_external_steps(3600)")
+    one = await connect("darkpearl_listener", autocommit=False)
+    other = await connect("service_role")
+    await one.execute("select advance()")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(other.execute, "select pause_external_steps(0)")
+        await waits(other.info.backend_pid)
+        await one.commit()
+
+    await shop.turn_clock(2)
+    assert [each["saga_id"] for each in await shop.advance()] == [str(order)]
