@@ -179,5 +179,5 @@ async def test_webhooks_can_come_twice_and_out_of_order(start: Start) -> None:
 async def wait_until_sent(gateway: HttpGateway) -> None:
     """Until the ledger has nothing more to tell."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while (await gateway._client.get("/v1/ledger")).json()["webhooks_unsent"]:  # noqa: ASYNC110
+        while (await gateway._client.get("/v1/ledger")).json()["undelivered"]:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
