@@ -32,7 +32,7 @@ from darkpearl.paysim.fates import MAX_BODY_BYTES, Behaviour
 from darkpearl.paysim.ledger import KeyReusedError, Ledger
 from darkpearl.paysim.webhooks import Webhooks
 
-TICK_SECONDS = 0.02
+TICK_SECONDS = 0.05
 """How often the clock is looked at while nothing is due."""
 _KEY = r"^[A-Za-z0-9._:-]{1,200}$"
 Key = Annotated[str, HeaderParameter(name="Idempotency-Key", pattern=_KEY)]

@@ -20,7 +20,11 @@ from msgspec import Meta
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 TRANSPORT = "darkpearl.transport"
+SPARED = {("GET", "/v1/payments"), ("GET", "/v1/ledger")}
+"""For whoever compares books afterwards."""
 MAX_BODY_BYTES = 65_536
+ALL = 1 + 1e-9
+"""What ten tenths may add up to in floating point."""
 _TOKEN = re.compile(r"(pending)?:?(?:decline:(\w+)|approve)?")
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER of no time: closing resets."""
@@ -117,9 +121,9 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ValueError: exclusive rates add up to more than 1.
         """
-        if self.error_rate + self.drop_rate + self.reset_rate + self.late_rate > 1:
-            raise ValueError("the rates of errors, drops, resets and lates exceed 1 together")
-        if self.answer_twice_rate + self.webhook_first_rate > 1:
+        if sum(getattr(self, f"{kind}_rate") for kind in _MISHAPS) > ALL:
+            raise ValueError("the rates of drops, errors, resets and lates exceed 1 together")
+        if self.answer_twice_rate + self.webhook_first_rate > ALL:
             raise ValueError("the rates of answers twice and webhooks first exceed 1 together")
 
     def verdict(self, operation: str, key: str, token: str | None = None) -> Verdict:
@@ -167,10 +171,12 @@ def befall(app: ASGIApp, behaviour: Behaviour) -> ASGIApp:
     tries: Counter[str] = Counter()
 
     async def fated(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != ScopeType.HTTP:
+        if scope["type"] != ScopeType.HTTP or (scope["method"], scope["path"]) in SPARED:
             await app(scope, receive, send)
             return
-        key = dict(scope["headers"]).get(b"idempotency-key", scope["path"].encode()).decode()
+        key = (
+            dict(scope["headers"]).get(b"idempotency-key", scope["path"].encode()).decode("latin-1")
+        )
         tries[key] += 1
         fate = behaviour.fate(key, tries[key])
         received = await _received(receive)

@@ -125,7 +125,9 @@ def summary(db: Connection) -> dict[str, Any]:
         "select json_extract(request, '$.operation'), json_extract(answer, '$.outcome'), count(*)"
         " from calls group by 1, 2 order by 1, 2"
     ).fetchall()
-    unsent = db.execute("select count(*) from webhooks where send_at is not null").fetchone()[0]
+    undelivered = db.execute("select count(*) from webhooks where send_at is not null").fetchone()[
+        0
+    ]
     return {
         "money": [
             {
@@ -142,7 +144,7 @@ def summary(db: Connection) -> dict[str, Any]:
             {"operation": operation, "outcome": outcome, "count": count}
             for operation, outcome, count in calls
         ],
-        "webhooks_unsent": unsent,
+        "undelivered": undelivered,
     }
 
 

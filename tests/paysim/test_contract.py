@@ -289,7 +289,7 @@ async def test_the_books_add_up(gateway: HttpGateway) -> None:
     await gateway.void(call("void", "v", payment_key="q"))
     await gateway.void(call("void", "w", payment_key="unheard-of"))
     summary = (await gateway._client.get("/v1/ledger")).json()
-    assert summary["webhooks_unsent"] == 0
+    assert summary["undelivered"] == 0
     assert summary["money"] == [
         {
             "currency": "EUR", "payments": 1, "voided": 0,

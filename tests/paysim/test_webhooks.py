@@ -1,0 +1,183 @@
+"""Webhooks: whom they are believed, and that they are told until they are heard."""
+
+import asyncio
+import time
+from collections import Counter
+
+import httpx
+import pytest
+
+from darkpearl.gateways import SignatureError
+from darkpearl.gateways.http import SIGNATURE_HEADER, HttpGateway, sign
+
+from .conftest import PATIENCE_SECONDS, SECRET, Start, call
+
+BODY = b'{"event_id":"e","idempotency_key":"p","answer":{"outcome":"approved","captured":"1.50"}}'
+
+
+class Shop:
+    """Receives webhooks; answers the first of them with `refusals`, the others with 204."""
+
+    def __init__(self, *refusals: int | Exception) -> None:
+        self.refusals = list(refusals)
+        self.heard: asyncio.Queue[httpx.Request] = asyncio.Queue()
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.heard.put_nowait(request)
+        said = self.refusals.pop(0) if self.refusals else 204
+        if isinstance(said, Exception):
+            raise said
+        return httpx.Response(said)
+
+    async def hear(self, number: int) -> list[httpx.Request]:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            return [await self.heard.get() for _ in range(number)]
+
+
+def a_gateway(secret: str | None = SECRET) -> HttpGateway:
+    """A gateway that is told of webhooks and asks for nothing."""
+    return HttpGateway("http://paysim", webhook_secret=secret, transport=httpx.MockTransport(str))
+
+
+def test_a_signed_webhook_is_an_event() -> None:
+    """With what it says of the call, under the gateway's name."""
+    signed = {SIGNATURE_HEADER: sign(SECRET, BODY, time.time())}
+    event = a_gateway().webhook(signed, BODY)
+    assert event
+    assert (event.event_id, event.idempotency_key) == ("e", "p")
+    assert (event.answer.outcome, event.answer.gateway) == ("approved", "http")
+    assert str(event.answer.captured) == "1.50"
+
+
+@pytest.mark.parametrize("secret", ["new,old", " old , new "])
+def test_a_secret_can_be_changed(secret: str) -> None:
+    """While both are set, what is signed with either is believed; with several v1 too."""
+    now = time.time()
+    old, new = sign("old", BODY, now), sign("new", BODY, now)
+    both = f"{old},{sign('newest', BODY, now).partition(',')[2]}"
+    for header in (old, new, both):
+        assert a_gateway(secret).webhook({SIGNATURE_HEADER: header}, BODY)
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        (None, "there is no"),
+        ("", "there is no"),
+        ("nonsense", "isn't t="),
+        ("t=1", "isn't t="),
+        ("v1=00", "isn't t="),
+        ("t=x,v1=00", "isn't t="),
+        ("t=²,v1=00", "isn't t="),
+        ("t=1,t=2,v1=00", "isn't t="),
+        (f"t={int(time.time())},v1=00", "the signature is wrong"),
+        (f"t={int(time.time())},v1=é", "the signature is wrong"),
+        (sign("another", BODY, time.time()), "the signature is wrong"),
+        (sign("", BODY, time.time()), "the signature is wrong"),
+        (sign(SECRET, BODY + b" ", time.time()), "the signature is wrong"),
+        (sign(SECRET, BODY, time.time()).replace("t=", "t=1"), "the signature is wrong"),
+        (sign(SECRET, BODY, time.time() - 301), "more than 300 s from now"),
+        (sign(SECRET, BODY, time.time() + 400), "more than 300 s from now"),
+    ],
+)
+def test_what_is_not_signed_is_not_believed(header: str | None, said: str) -> None:
+    """Missing, malformed, of another secret or body, too old or too new."""
+    headers = {} if header is None else {SIGNATURE_HEADER: header}
+    with pytest.raises(SignatureError, match=said):
+        a_gateway().webhook(headers, BODY)
+
+
+@pytest.mark.parametrize("secret", [None, "", " , "])
+def test_without_a_secret_nothing_is_believed(secret: str | None) -> None:
+    """Not even what is signed with the empty one."""
+    with pytest.raises(SignatureError, match="the signature is wrong"):
+        a_gateway(secret).webhook({SIGNATURE_HEADER: sign("", BODY, time.time())}, BODY)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"{}", b'{"event_id": 1}'])
+def test_a_signed_body_has_to_make_sense(body: bytes) -> None:
+    """Else it is an error of whoever signed it."""
+    with pytest.raises(ValueError, match=r".") as error:
+        a_gateway().webhook({SIGNATURE_HEADER: sign(SECRET, body, time.time())}, body)
+    assert not isinstance(error.value, SignatureError)
+
+
+async def test_a_decision_is_told_until_it_is_heard(start: Start) -> None:
+    """Refusals, redirects and broken connections don't count; the event stays the same."""
+    shop = Shop(500, 302, httpx.ConnectError("gone"))
+    async with start(heard=shop, pending_seconds=0.01) as gateway:
+        asked = call("authorize", "p", token="pending", capture=True)
+        await gateway.authorize(asked)
+        requests = await shop.hear(4)
+        events = [gateway.webhook(each.headers, each.content) for each in requests]
+        assert events[0]
+        assert events == [events[0]] * 4
+        assert events[0].idempotency_key == "p"
+        assert events[0].answer == await gateway.lookup(asked)
+        await wait_until_sent(gateway)
+    assert shop.heard.empty()
+
+
+async def test_what_is_to_be_told_survives_a_restart(start: Start) -> None:
+    """A decision too that comes due while nobody runs."""
+    async with start(pending_seconds=0, answer_twice_rate=1) as gateway:
+        await gateway.authorize(call("authorize", "p"))
+    async with start(pending_seconds=0) as gateway:
+        await gateway.authorize(call("authorize", "q", token="pending:decline:no"))
+    shop = Shop()
+    async with start(heard=shop) as gateway:
+        found = [gateway.webhook(each.headers, each.content) for each in await shop.hear(2)]
+        told = {each.idempotency_key: each.answer.outcome for each in found if each}
+        assert told == {"p": "approved", "q": "declined"}
+        await wait_until_sent(gateway)
+    assert shop.heard.empty()
+
+
+async def test_a_webhook_can_come_before_the_answer(start: Start) -> None:
+    """It is heard while the caller still waits, and only then."""
+    shop = Shop()
+    async with start(heard=shop, webhook_first_rate=1) as gateway:
+        for key in ("p", "q"):
+            answer = await gateway.authorize(call("authorize", key))
+            assert shop.heard.qsize() == 1
+            (request,) = await shop.hear(1)
+            event = gateway.webhook(request.headers, request.content)
+            assert event
+            assert (event.idempotency_key, event.answer) == (key, answer)
+            assert await gateway.authorize(call("authorize", key)) == answer
+            assert shop.heard.empty()
+
+
+async def test_an_answer_can_come_twice(start: Start) -> None:
+    """By webhook as well, once for each call however often it is asked; a declined one too."""
+    shop = Shop()
+    async with start(heard=shop, answer_twice_rate=1) as gateway:
+        for key, token in (("p", None), ("q", "decline:no"), ("p", None)):
+            await gateway.authorize(call("authorize", key, token=token))
+        await wait_until_sent(gateway)
+        found = [gateway.webhook(each.headers, each.content) for each in await shop.hear(2)]
+        assert {each.idempotency_key for each in found if each} == {"p", "q"}
+    assert shop.heard.empty()
+
+
+async def test_webhooks_can_come_twice_and_out_of_order(start: Start) -> None:
+    """Each of them the same both times."""
+    shop = Shop()
+    keys = [f"key-{number}" for number in range(8)]
+    how = {"answer_twice_rate": 1, "duplicate_webhook_rate": 1, "reorder_seconds": 0.5}
+    async with start(heard=shop, **how) as gateway:
+        for key in keys:
+            await gateway.authorize(call("authorize", key))
+        requests = await shop.hear(16)
+        assert set(Counter(each.content for each in requests).values()) == {2}
+        events = [gateway.webhook(each.headers, each.content) for each in requests]
+    order = list(dict.fromkeys(str(each.idempotency_key) for each in events if each))
+    assert order != keys
+    assert sorted(order) == keys
+
+
+async def wait_until_sent(gateway: HttpGateway) -> None:
+    """Until the ledger has nothing more to tell."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while (await gateway._client.get("/v1/ledger")).json()["undelivered"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
