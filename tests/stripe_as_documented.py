@@ -116,9 +116,9 @@ class Stripe(stripe.HTTPXClient):
         self._fault("after", path)
         return response
 
-    async def object(self, path: str) -> Json:
+    async def object(self, path: str, **parameters: str) -> Json:
         """An object as Stripe would put it into a webhook."""
-        body, _, _ = await self._handle("get", path, {})
+        body, _, _ = await self._handle("get", path, parameters)
         return json.loads(body)
 
     async def post(self, path: str, **parameters: str) -> Json:

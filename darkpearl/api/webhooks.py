@@ -43,7 +43,7 @@ class Receipt(Struct):
     "/{gateway:str}",
     status_code=200,
     summary="Take an event of a payment gateway",
-    responses=refusals(400, 401, 404),
+    responses=refusals(400, 401, 404, needs_token=False),
 )
 async def receive_webhook(
     request: Request[Any, Any, State], state: State, gateway: FromPath[str]

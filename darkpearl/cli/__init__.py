@@ -20,12 +20,20 @@ from darkpearl import __version__, database, demo, embedded, schema, serving, to
 from darkpearl.cli import where
 from darkpearl.cli.console import fail, out
 from darkpearl.cli.db import db
-from darkpearl.cli.payments import paysim
+from darkpearl.cli.payments import payments, paysim
 from darkpearl.config import ConfigError, Settings, variables
 from darkpearl.listener import Listener
 from darkpearl.paysim.ledger import LedgerError
+from darkpearl.reconcile import ReconcileError
 
-FAILURES = (wheel.EmbeddedError, schema.SchemaError, serving.ServiceError, LedgerError, OSError)
+FAILURES = (
+    wheel.EmbeddedError,
+    schema.SchemaError,
+    serving.ServiceError,
+    LedgerError,
+    ReconcileError,
+    OSError,
+)
 GREETINGS = 5
 WATCH_SECONDS = 1.0
 TOKEN_SECONDS = 8 * 3600
@@ -154,7 +162,7 @@ def show_demo(settings: Settings) -> None:
         asyncio.run(_demonstrate(settings, server.url))
 
 
-for each in (db, paysim):
+for each in (db, payments, paysim):
     command.add_command(each)
 
 

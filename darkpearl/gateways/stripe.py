@@ -225,23 +225,21 @@ class StripeGateway:
             return _intent(cancelled).voided()
         rest = intent.amount_received - intent.charge.returned
         key = f"{call.idempotency_key}:refund:{intent.charge.returned}"
-        answer = await self._give_back(call, intent.id, rest, key)
-        # A refund that waits for the bank, or for funds, is on its way all the same.
-        outcome = "approved" if answer.outcome == "pending" else answer.outcome
-        return Answer(outcome, gateway=NAME, reference=intent.id, code=answer.code)
+        refund = await self._give_back(intent.id, rest, {"payment_key": call.payment_key}, key)
+        # One that waits for the bank, or for funds, is on its way all the same.
+        return refund if refund.outcome == "declined" else intent.voided()
 
     async def _refund(self, call: Call) -> Answer:
         amount = to_stripe(call.amount, call.currency)
         reference = await self._reference(call)
-        return await self._give_back(call, reference, amount, call.idempotency_key)
+        names = {"idempotency_key": call.idempotency_key}
+        return await self._give_back(reference, amount, names, call.idempotency_key)
 
-    async def _give_back(self, call: Call, reference: str, amount: int, key: str) -> Answer:
+    async def _give_back(
+        self, reference: str, amount: int, names: dict[str, str], key: str
+    ) -> Answer:
         refund = await self._refunds.create_async(
-            {
-                "payment_intent": reference,
-                "amount": amount,
-                "metadata": {"idempotency_key": call.idempotency_key},
-            },
+            {"payment_intent": reference, "amount": amount, "metadata": names},
             {"idempotency_key": key},
         )
         return msgspec.convert(refund.to_dict(), Refund).answer()

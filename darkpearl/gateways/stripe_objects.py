@@ -1,7 +1,8 @@
 """What Stripe's objects say, as far as we look at them, and the answers that they amount to.
 
 A payment is a payment intent with our `payment_key` in its metadata; `capture_key` there is the
-idempotency key of its capture. A refund has the `idempotency_key` of its call.
+idempotency key of its capture. A refund has the `idempotency_key` of its call; one that is a void
+has the `payment_key`, and nothing is told of it: whoever asked for the void has its answer.
 """
 
 from decimal import Decimal
@@ -133,8 +134,9 @@ class Intent(msgspec.Struct):
         return self.voided() if self.status == "canceled" or given_back else None
 
     def voided(self) -> Answer:
-        """That it is undone."""
-        return self._answer("approved")
+        """That it is undone: all that was captured is given back."""
+        captured = self.money(self.amount_received)
+        return self._answer("approved", captured=captured, refunded=captured)
 
     def _answer(self, outcome: Outcome, **more: Any) -> Answer:
         return Answer(outcome, gateway=NAME, reference=self.id, **more)
@@ -193,7 +195,8 @@ class Event(msgspec.Struct):
         said = self.data.get("object", msgspec.Raw(b"null"))
         if self.type.startswith("refund.") or self.type == "charge.refund.updated":
             refund = msgspec.json.decode(said, type=Refund)
-            key, answer = refund.idempotency_key, refund.answer()
+            if "payment_key" not in refund.metadata:
+                key, answer = refund.idempotency_key, refund.answer()
         elif self.type in _TELLING:
             intent = msgspec.json.decode(said, type=Intent)
             if intent.payment_key is not None:

@@ -241,7 +241,8 @@ async def test_a_void_releases_what_is_held(
     """A void of an authorisation cancels it, however often it is asked for."""
     held = await gateway.authorize(order())
     for reference in (None, held.reference, held.reference):
-        assert (await gateway.void(order("void", reference=reference))).outcome == "approved"
+        answer = await gateway.void(order("void", reference=reference))
+        assert (answer.outcome, answer.captured) == ("approved", 0)
     assert await money(gateway, order()) == ("20.00", "0.00", "0.00", True)
     assert (await gateway.capture(order("capture", reference=held.reference))).code == "canceled"
 
@@ -256,6 +257,7 @@ async def test_a_void_gives_back_the_rest_of_what_was_taken(
     for _ in range(2):
         answer = await gateway.void(order("void"))
         assert (answer.outcome, answer.reference) == ("approved", held.reference)
+        assert (answer.captured, answer.refunded) == (20, 20)
     assert await money(gateway, order()) == ("20.00", "20.00", "20.00", False)
 
 

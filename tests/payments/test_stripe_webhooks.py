@@ -78,7 +78,7 @@ async def test_an_event_of_a_cancellation_says_whose_it_was(
 async def test_events_of_refunds_have_the_key_of_the_refund(
     server: Stripe, gateway: StripeGateway, order: Callable[..., Call]
 ) -> None:
-    """A refund answers its call; one made by hand answers none; one that waits isn't told."""
+    """It answers its call; one made by hand answers none; one that waits, or a void, isn't told."""
     held = await gateway.authorize(order(capture=True))
     refund = order("refund", reference=held.reference, amount=Decimal(1))
     answer = await gateway.refund(refund)
@@ -88,6 +88,13 @@ async def test_events_of_refunds_have_the_key_of_the_refund(
     assert event.answer == answer
     assert told(gateway, "refund.created", {**about, "status": "pending"}) is None
     assert told(gateway, "refund.created", {**about, "metadata": {}}).idempotency_key is None
+    await gateway.void(order("void", reference=held.reference))
+    refunds = (await server.object("/refunds", payment_intent=str(held.reference)))["data"]
+    events = [told(gateway, "refund.updated", each) for each in refunds]
+    assert sorted(events, key=bool) == [
+        None,
+        WebhookEvent(event_id="evt_1", idempotency_key=refund.idempotency_key, answer=answer),
+    ]
     failed = {**about, "status": "failed", "failure_reason": "expired_or_canceled_card"}
     event = told(gateway, "refund.failed", failed)
     assert (event.answer.outcome, event.answer.code) == ("declined", "expired_or_canceled_card")

@@ -22,6 +22,7 @@ LEVELS = {
     "monitor": 2,
     "paysim": 2,
     "demo": 4,
+    "reconcile": 4,
     "serving": 4,
     "cli": 5,
     "__main__": 6,
@@ -35,6 +36,7 @@ CONFINED = {
     "jwt": {"tokens"},
     "httpx": {"gateways", "paysim", "tokens"},
     "sqlite3": {"paysim"},
+    "stripe": {"gateways"},
 }
 
 
