@@ -25,6 +25,7 @@ from darkpearl.api import (
     warehouses,
 )
 from darkpearl.api.access import caller
+from darkpearl.api.idempotency import once
 from darkpearl.api.wire import MAX_BODY_BYTES, DecimalsAreNumbers, JsonRequest, JsonResponse
 from darkpearl.config import Settings
 from darkpearl.errors import DarkPearlError
@@ -88,7 +89,10 @@ def create_app(settings: Settings, database_url: str) -> Litestar:
             health.router,
             problems.router,
         ],
-        dependencies={"caller": Provide(caller)},
+        dependencies={
+            "caller": Provide(caller),
+            "once": Provide(once),
+        },
         lifespan=[pool],
         middleware=[_log_requests] if logger.isEnabledFor(logging.DEBUG) else [],
         request_class=JsonRequest,

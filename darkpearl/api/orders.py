@@ -15,6 +15,7 @@ from litestar.status_codes import HTTP_202_ACCEPTED
 from darkpearl.api import sagas
 from darkpearl.api.access import WAREHOUSE_SUMMARY, Caller, Filters
 from darkpearl.api.events import follow_order
+from darkpearl.api.idempotency import Once
 from darkpearl.api.parameters import DEFAULT_LIMIT, Limit, Offset
 from darkpearl.api.problems import refusals
 from darkpearl.api.wire import JsonResponse
@@ -116,10 +117,8 @@ async def get_order(caller: NamedDependency[Caller], order_id: FromPath[UUID]) -
     return await caller.get(OrderDetails, (_DETAILS, {"id": order_id}))
 
 
-@post("/", summary="Place an order", responses=refusals(400, 403, 409, 415, 422))
-async def create_order(
-    caller: NamedDependency[Caller], data: NewOrder
-) -> JsonResponse[CreatedOrder]:
+@post("/", summary="Place an order", responses=refusals(400, 403, 409, 413, 415, 422))
+async def create_order(once: NamedDependency[Once], data: NewOrder) -> JsonResponse[CreatedOrder]:
     """Place an order. Once this is answered it is committed, and its saga is under way."""
     order_id = data.id or _new_id()
     parameters = {
@@ -131,8 +130,8 @@ async def create_order(
         "currency": data.currency,
         "message": f"Placed; its saga has started. Follow it at /orders/{order_id}/events.",
     }
-    order = await caller.get(CreatedOrder, (_PLACE, parameters), (_PLACED, parameters))
-    return JsonResponse(order, headers={"Location": f"/orders/{order_id}"})
+    order = await once.get(CreatedOrder, (_PLACE, parameters), (_PLACED, parameters))
+    return once.created(order, f"/orders/{order.id}")
 
 
 @delete(

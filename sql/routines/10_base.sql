@@ -1,5 +1,5 @@
 -- What every other routine leans on: who is acting, how history refuses
--- changes, how time stamps of edited rows are kept.
+-- changes, how edited rows are told apart.
 --
 -- These files are applied in name order, in one transaction, after every
 -- migration. Nothing in them holds data, so all of it can be replaced.
@@ -24,6 +24,9 @@
 --   DP017  what an outside system answered makes no sense, or it failed
 --   DP030  no token where one is needed (over HTTP)
 --   DP031  a token that is not valid (over HTTP)
+--   DP035  a row that has changed since it was read
+--   DP036  an idempotency key that stands for another request
+--   DP037  an idempotency key whose first request is still under way
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
@@ -67,14 +70,41 @@ end
 $$;
 comment on function refuse_change() is 'Trigger of append-only tables: refuses UPDATE, DELETE and TRUNCATE.';
 
--- Trigger: keeps updated_at. Locks nothing, raises nothing.
-create or replace function touch_updated_at() returns trigger
+-- Trigger: a row that was edited has its next version and the time of the edit.
+-- Locks nothing, raises nothing.
+create or replace function count_version() returns trigger
 language plpgsql
 set search_path = darkpearl, pg_temp
 as $$
 begin
+    new.version := old.version + 1;
     new.updated_at := clock();
     return new;
 end
 $$;
-comment on function touch_updated_at() is 'Trigger: sets updated_at to the time of the change.';
+comment on function count_version() is 'Trigger: an edited row gets its next version and the time of the change.';
+
+-- For who writes what was read before: select expect_version(version, …) from
+-- products where id = … for no key update. The row lock makes a writer that is
+-- quicker seen, whenever it commits. Raises DP035.
+create or replace function expect_version(p_version bigint, p_expected bigint[]) returns void
+language plpgsql
+immutable
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    if p_version = any(p_expected) then
+        return;
+    end if;
+    raise exception using
+        errcode = 'DP035',
+        message = 'row has changed',
+        detail = format(
+            'It is version %s now; %s.', p_version,
+            coalesce('expected was ' || nullif(array_to_string(p_expected, ' or '), ''), 'no version was named')
+        ),
+        hint = 'Read it again, and make the change from what it is now.';
+end
+$$;
+comment on function expect_version(bigint, bigint[]) is
+    'Refuses a version that is none of those expected; select it from the row, for no key update, before writing.';

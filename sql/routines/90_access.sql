@@ -121,10 +121,15 @@ grant select on saga_steps to authenticated, service_role, darkpearl_app, darkpe
 grant update (max_attempts, backoff_seconds, timeout_seconds) on saga_steps to service_role;
 grant execute on function retry_saga(uuid, text), skip_step(uuid, text) to service_role;
 
+-- Requests: whoever writes may say so twice, and what it changes from.
+grant execute on function begin_request(text, bytea), end_request(text, bytea, text) to
+authenticated, service_role, darkpearl_app;
+grant execute on function expect_version(bigint, bigint[]) to service_role;
+
 -- The engine.
 grant execute on function
 advance(integer, uuid[]), settle(jsonb, uuid[]), close_gate(), open_gate(), gate_key(),
-ensure_event_partitions(integer)
+ensure_event_partitions(integer), forget_idempotency_keys(integer, integer)
 to darkpearl_listener;
 
 -- Views show what the caller may see of the tables under them.

@@ -14,10 +14,13 @@ create table products (
     constraint products_sku_is_unique unique (sku),
     constraint products_sku_is_short_and_not_blank check (sku ~ '\S' and length(sku) <= 100),
     constraint products_name_is_short_and_not_blank check (name ~ '\S' and length(name) <= 255),
-    constraint products_description_is_bounded check (length(description) <= 10000)
+    constraint products_description_is_bounded check (length(description) <= 10000),
+    version bigint not null default 1
 );
+create index products_newest_idx on products (created_at, id);
 comment on table products is 'The catalogue. An order line takes its price from here.';
 comment on column products.unit_price is 'Price of one unit, in major units of currency.';
+comment on column products.version is 'Grows with every change: says whether the row is still what somebody has read.';
 comment on column products.is_active is 'An inactive product stays in old orders and refuses new ones.';
 
 create table warehouses (
@@ -31,7 +34,9 @@ create table warehouses (
     constraint warehouses_code_is_unique unique (code),
     constraint warehouses_code_is_short_and_not_blank check (code ~ '\S' and length(code) <= 50),
     constraint warehouses_name_is_short_and_not_blank check (name ~ '\S' and length(name) <= 255),
-    constraint warehouses_address_is_bounded check (length(address) <= 1000)
+    constraint warehouses_address_is_bounded check (length(address) <= 1000),
+    version bigint not null default 1
 );
 comment on table warehouses is 'Where stock lies. Its id is part of every key of what belongs to it.';
 comment on column warehouses.is_active is 'An inactive warehouse refuses new orders; running ones end normally.';
+comment on column warehouses.version is 'Grows with every change: says whether the row is still what somebody has read.';

@@ -57,9 +57,10 @@ WRITES = {
     "darkpearl_api": set[tuple[str, str]](),
 }
 EVERYBODYS = {"clock", "new_id", "current_actor", "current_customer"}
+REQUESTS = {"begin_request", "end_request"}
 CALLS = {
     "anon": set[str](),
-    "authenticated": {"place_order"},
+    "authenticated": {"place_order", *REQUESTS},
     "service_role": {
         "receive_stock",
         "adjust_stock",
@@ -70,8 +71,10 @@ CALLS = {
         "cancel_order",
         "retry_saga",
         "skip_step",
+        "expect_version",
+        *REQUESTS,
     },
-    "darkpearl_app": {"stock_at", "place_order", "cancel_order"},
+    "darkpearl_app": {"stock_at", "place_order", "cancel_order", *REQUESTS},
     "darkpearl_listener": {
         "advance",
         "settle",
@@ -79,6 +82,7 @@ CALLS = {
         "open_gate",
         "gate_key",
         "ensure_event_partitions",
+        "forget_idempotency_keys",
     },
     "darkpearl_reader": {"stock_at"},
     "darkpearl_api": set[str](),
