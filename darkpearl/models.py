@@ -189,19 +189,21 @@ Counted = Annotated[
 Reserved = Annotated[int, Meta(description="Refused: only orders reserve")]
 
 
-class Inventory(Struct):
-    """How much of a product a warehouse has."""
+class Inventory(Struct, kw_only=True):
+    """How much of a product a warehouse has; fields that may be missing are for staff alone."""
 
     id: UUID
     product_id: UUID
     warehouse_id: UUID
-    quantity_available: Annotated[int, Meta(description="On the shelf, reserved units included")]
-    quantity_reserved: Annotated[int, Meta(description="Promised to orders")]
+    quantity_available: (
+        Annotated[int, Meta(description="On the shelf, reserved units included")] | UnsetType
+    ) = UNSET
+    quantity_reserved: Annotated[int, Meta(description="Promised to orders")] | UnsetType = UNSET
     quantity_sellable: Annotated[int, Meta(description="Available less reserved")]
-    reorder_point: int
-    reorder_quantity: int
+    reorder_point: int | UnsetType = UNSET
+    reorder_quantity: int | UnsetType = UNSET
     created_at: datetime
-    updated_at: datetime
+    updated_at: datetime | UnsetType = UNSET
     version: Version
     product: ProductSummary
     warehouse: WarehouseSummary

@@ -32,16 +32,24 @@ _VERSION = """
 """Of what is shown: the row with the names of its product and its warehouse."""
 _SELECT = f"""
     select
-        i.id, i.product_id, i.warehouse_id, i.quantity_available, i.quantity_reserved,
-        i.quantity_sellable, i.reorder_point, i.reorder_quantity, i.created_at, i.updated_at,
-        {_VERSION.format("i")} as version,
+        {{}}, {_VERSION.format("i")} as version,
         {PRODUCT_SUMMARY.format("i")}, {WAREHOUSE_SUMMARY.format("i")}
     from inventory as i
 """  # noqa: S608 - literals
+_FOR_ALL = "i.id, i.product_id, i.warehouse_id, i.quantity_sellable, i.created_at"
+_FOR_STAFF = (
+    "i.quantity_available, i.quantity_reserved, i.reorder_point, i.reorder_quantity, i.updated_at"
+)
+_SELLABLE, _WHOLE = _SELECT.format(_FOR_ALL), _SELECT.format(f"{_FOR_ALL}, {_FOR_STAFF}")
 
 
-def _by_id(inventory_id: UUID) -> Statement:
-    return f"{_SELECT} where i.id = %(id)s", {"id": inventory_id}
+def _visible(caller: Caller) -> str:
+    """The query with the columns that the caller may see."""
+    return _WHOLE if caller.is_staff else _SELLABLE
+
+
+def _by_id(caller: Caller, inventory_id: UUID) -> Statement:
+    return f"{_visible(caller)} where i.id = %(id)s", {"id": inventory_id}
 
 
 @get("/", summary="List inventory", responses=refusals(400))
@@ -53,7 +61,7 @@ async def list_inventory(
     limit: Limit = DEFAULT_LIMIT,
     offset: Offset = 0,
 ) -> Page[Inventory]:
-    """What lies where, newest rows first."""
+    """What lies where, newest rows first. Only staff see more than what can be sold."""
     filters = Filters()
     filters.add("i.product_id = %(product_id)s", product_id=product_id)
     filters.add("i.warehouse_id = %(warehouse_id)s", warehouse_id=warehouse_id)
@@ -61,7 +69,12 @@ async def list_inventory(
         "(i.quantity_available <= i.reorder_point) = %(low_stock)s::boolean", low_stock=low_stock
     )
     return await caller.page(
-        Inventory, _SELECT, filters, order="created_at desc, id desc", limit=limit, offset=offset
+        Inventory,
+        _visible(caller),
+        filters,
+        order="created_at desc, id desc",
+        limit=limit,
+        offset=offset,
     )
 
 
@@ -70,7 +83,7 @@ async def get_inventory(
     caller: NamedDependency[Caller], inventory_id: FromPath[UUID], if_none_match: IfNoneMatch = None
 ) -> JsonResponse[Inventory]:
     """How much there is, with the product and the warehouse."""
-    return tagged(await caller.get(Inventory, _by_id(inventory_id)), if_none_match)
+    return tagged(await caller.get(Inventory, _by_id(caller, inventory_id)), if_none_match)
 
 
 @post("/", summary="Stock a product", responses=refusals(400, 404, 409, 413, 415, 422))
@@ -99,7 +112,7 @@ async def create_inventory(
         given,
     )
     made = (
-        f"{_SELECT} where i.product_id = %(product_id)s and i.warehouse_id = %(warehouse_id)s",
+        f"{_WHOLE} where i.product_id = %(product_id)s and i.warehouse_id = %(warehouse_id)s",
         given,
     )
     row = await once.find(Inventory, added, received, made)
@@ -175,7 +188,7 @@ async def _write(
             from inventory as i where i.id = %(id)s
         """
         statements.append((query, {"counted": data.quantity_available, "id": inventory_id}))
-    return tagged(await caller.get(Inventory, *statements, _by_id(inventory_id)))
+    return tagged(await caller.get(Inventory, *statements, _by_id(caller, inventory_id)))
 
 
 router = Router(

@@ -19,7 +19,15 @@ from darkpearl.api.idempotency import Once
 from darkpearl.api.parameters import DEFAULT_LIMIT, Limit, Offset
 from darkpearl.api.problems import refusals
 from darkpearl.api.wire import JsonResponse
-from darkpearl.models import CreatedOrder, CreateOrder, Order, OrderDetails, OrderStatus, Page
+from darkpearl.models import (
+    CreatedOrder,
+    CreateOrder,
+    Order,
+    OrderDetails,
+    OrderStatus,
+    Page,
+    Payment,
+)
 
 Reason = Annotated[str | None, QueryParameter(max_length=500, description="Why, for the history")]
 
@@ -40,10 +48,12 @@ _ITEMS = """(
     inner join products as p on p.id = i.product_id
     where i.order_id = o.id and i.warehouse_id = o.warehouse_id
 ) as items"""
-_PAYMENT = """(
-    select to_json(p) from payments as p
-    where p.order_id = o.id and p.warehouse_id = o.warehouse_id
-) as payment"""
+_PAYMENT = f"""(
+    select to_json(v) from (
+        select {", ".join(f"p.{name}" for name in Payment.__struct_fields__)} from payments as p
+        where p.order_id = o.id and p.warehouse_id = o.warehouse_id
+    ) as v
+) as payment"""  # noqa: S608 - literals
 _SAGA = f"""(
     select to_json(v) from (
         select {sagas.COLUMNS} from saga_overview as s

@@ -46,14 +46,29 @@ return coalesce(
 );
 comment on function current_actor() is 'Who acts: the token''s subject for API sessions, else the login role.';
 
--- The customer that the caller's token names, or null. Same rule as above.
+-- The customer that the caller's token names, or null. Same rule as above; the
+-- subject of a member of staff is no customer. The setting `role` is what the
+-- session acts as, inside of its functions too, where current_user is another.
 create or replace function current_customer() returns uuid
 language sql stable
 return case
-    when session_user = 'darkpearl_api'
+    when session_user = 'darkpearl_api' and current_setting('role') = 'authenticated'
         then nullif(nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub', '')::uuid
 end;
 comment on function current_customer() is 'The customer the caller''s token names; null for sessions that carry none.';
+
+-- Whether the session may do with an order only what its customer may. For
+-- functions that run as their owner, whom row-level security lets see all.
+create or replace function acts_as_customer() returns boolean
+language sql stable
+return (
+    select
+        pg_has_role(caller.role, 'authenticated', 'usage')
+        and not pg_has_role(caller.role, 'service_role', 'usage')
+        and not pg_has_role(caller.role, 'darkpearl_app', 'usage')
+    from (select coalesce(nullif(current_setting('role'), 'none'), session_user)) as caller (role)
+);
+comment on function acts_as_customer() is 'Internal: whether the session has no more rights over orders than a customer.';
 
 -- Trigger: history is only ever added to. Raises DP005.
 create or replace function refuse_change() returns trigger
