@@ -183,9 +183,8 @@ class WarehouseSummary(Struct):
 
 # Stock.
 
-Counted = Annotated[
-    Units, Meta(description="What was counted; the difference becomes an adjust movement")
-]
+OnHand = Annotated[int, Meta(description="On the shelf, reserved units included")]
+Counted = Annotated[Units, Meta(description="A count; the difference becomes an adjust movement")]
 Reserved = Annotated[int, Meta(description="Refused: only orders reserve")]
 
 
@@ -195,9 +194,7 @@ class Inventory(Struct, kw_only=True):
     id: UUID
     product_id: UUID
     warehouse_id: UUID
-    quantity_available: (
-        Annotated[int, Meta(description="On the shelf, reserved units included")] | UnsetType
-    ) = UNSET
+    quantity_available: OnHand | UnsetType = UNSET
     quantity_reserved: Annotated[int, Meta(description="Promised to orders")] | UnsetType = UNSET
     quantity_sellable: Annotated[int, Meta(description="Available less reserved")]
     reorder_point: int | UnsetType = UNSET
