@@ -161,6 +161,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pool_size: Annotated[
         int, Meta(ge=1, le=100, description="database connections of the API at most")
     ] = 8
+    idempotency_key_hours: Annotated[
+        int, Meta(ge=1, le=8760, description="how long the answer under an idempotency key is kept")
+    ] = 24
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="least severe log line")
     ] = "info"

@@ -7,6 +7,7 @@
     ├── ForbiddenError    403  this role may not do that
     ├── NotFoundError     404  no such row
     ├── ConflictError     409  it makes sense, but not in the present state
+    ├── ChangedError      412  the row isn't what the request was made from
     ├── MediaTypeError    415  a body that isn't JSON
     ├── InvalidError      422  the request is well formed; the database refuses what it says
     ├── GatewayError      502  what an outside system answered makes no sense
@@ -109,6 +110,13 @@ class ConflictError(DarkPearlError):
     standard_title = "Conflict with the present state"
 
 
+class ChangedError(DarkPearlError):
+    """The row isn't any more what the request was made from."""
+
+    status = 412
+    standard_title = "The row has changed"
+
+
 class MediaTypeError(DarkPearlError):
     """The body is no JSON."""
 
@@ -175,13 +183,16 @@ PROBLEMS: dict[str, Problem] = {
     "DP021": Problem(ConflictError, "More would come back than was sent"),
     "DP030": Problem(UnauthorizedError, "A token is needed"),
     "DP031": Problem(UnauthorizedError, "The token isn't valid"),
+    "DP035": Problem(ChangedError, "The row has changed"),
+    "DP036": Problem(InvalidError, "The idempotency key stands for another request"),
+    "DP037": Problem(ConflictError, "The first request is still under way"),
     "22001": Problem(InvalidError, "A text is too long"),
     "22003": Problem(InvalidError, "A number is out of range"),
     "22007": Problem(InvalidError, "A date or time can't be read"),
     "22008": Problem(InvalidError, "A date or time is out of range"),
-    "22021": Problem(InvalidError, "A text holds a character that can't be stored"),
+    "22021": Problem(BadRequestError, "A text holds a character that can't be stored"),
     "22P02": Problem(InvalidError, "A value can't be read"),
-    "22P05": Problem(InvalidError, "A text holds a character that can't be stored"),
+    "22P05": Problem(BadRequestError, "A text holds a character that can't be stored"),
     "23001": Problem(ConflictError, "Other rows refer to this one"),
     "23502": Problem(InvalidError, "A value is missing"),
     "23503": Problem(ConflictError, "Other rows refer to this one, or it to one that isn't there"),
@@ -244,7 +255,7 @@ def from_psycopg(error: psycopg.Error) -> DarkPearlError:
     if isinstance(error, psycopg.OperationalError):  # no server to speak of, or the pool is empty
         return AWAY.kind(title=AWAY.title)
     if isinstance(error, psycopg.DataError):  # the driver can't even send it, such as a NUL in text
-        return InvalidError(str(error), title=PROBLEMS["22021"].title, code="22021")
+        return from_sqlstate("22021", message=str(error))
     return DarkPearlError()
 
 

@@ -25,6 +25,8 @@ from darkpearl.gateways import Gateway
 from darkpearl.gateways.make import make_gateway
 
 HOUSEKEEPING_SECONDS = 3600.0
+FORGET_BATCH = 10_000
+"""Idempotency keys that one statement of housekeeping removes at most."""
 LONGEST_BACKOFF_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
@@ -179,7 +181,13 @@ class Listener:
             return
         for row in await database.fetch_all(pool, "select ensure_event_partitions() as name"):
             _log.info("made partition %s", row["name"])
-        self._housekept = time.monotonic()
+        (keys,) = await database.fetch_all(
+            pool,
+            "select forget_idempotency_keys(%s, %s) as forgotten",
+            [self._settings.idempotency_key_hours, FORGET_BATCH],
+        )
+        if keys["forgotten"] < FORGET_BATCH:  # else go on after the next round: sagas don't wait
+            self._housekept = time.monotonic()
 
     async def _stopped(self) -> None:
         while not self._stopping:

@@ -55,6 +55,7 @@ Description = Annotated[str, Meta(max_length=10_000)]
 Address = Annotated[str, Meta(max_length=1000)]
 Notes = Annotated[str, Meta(max_length=2000)]
 Units = Annotated[int, Meta(ge=0, le=MAX_UNITS)]
+Version = Annotated[int, Meta(description="Grows with every change; in quotes, it is the ETag")]
 
 
 def check_amount(amount: Decimal) -> None:
@@ -99,6 +100,7 @@ class Product(Struct):
     is_active: bool
     created_at: datetime
     updated_at: datetime
+    version: Version
 
 
 class CreateProduct(_Request):
@@ -150,6 +152,7 @@ class Warehouse(Struct):
     is_active: bool
     created_at: datetime
     updated_at: datetime
+    version: Version
 
 
 class CreateWarehouse(_Request):
@@ -180,20 +183,25 @@ class WarehouseSummary(Struct):
 
 # Stock.
 
+OnHand = Annotated[int, Meta(description="On the shelf, reserved units included")]
+Counted = Annotated[Units, Meta(description="A count; the difference becomes an adjust movement")]
+Reserved = Annotated[int, Meta(description="Refused: only orders reserve")]
 
-class Inventory(Struct):
-    """How much of a product a warehouse has."""
+
+class Inventory(Struct, kw_only=True):
+    """How much of a product a warehouse has; fields that may be missing are for staff alone."""
 
     id: UUID
     product_id: UUID
     warehouse_id: UUID
-    quantity_available: Annotated[int, Meta(description="On the shelf, reserved units included")]
-    quantity_reserved: Annotated[int, Meta(description="Promised to orders")]
+    quantity_available: OnHand | UnsetType = UNSET
+    quantity_reserved: Annotated[int, Meta(description="Promised to orders")] | UnsetType = UNSET
     quantity_sellable: Annotated[int, Meta(description="Available less reserved")]
-    reorder_point: int
-    reorder_quantity: int
+    reorder_point: int | UnsetType = UNSET
+    reorder_quantity: int | UnsetType = UNSET
     created_at: datetime
-    updated_at: datetime
+    updated_at: datetime | UnsetType = UNSET
+    version: Version
     product: ProductSummary
     warehouse: WarehouseSummary
 
@@ -210,18 +218,20 @@ class CreateInventory(_Request):
     reorder_quantity: Units = 50
 
 
+class ReplaceInventory(_Request):
+    """All of an inventory row that people set; what it holds stays, unless it was counted."""
+
+    reorder_point: Units
+    reorder_quantity: Units
+    quantity_available: Counted | UnsetType = UNSET
+    quantity_reserved: Reserved | UnsetType = UNSET
+
+
 class UpdateInventory(_Request):
     """Changes of an inventory row."""
 
-    quantity_available: (
-        Annotated[
-            Units, Meta(description="What was counted; the difference becomes an adjust movement")
-        ]
-        | UnsetType
-    ) = UNSET
-    quantity_reserved: (
-        Annotated[int, Meta(description="Refused: only orders reserve")] | UnsetType
-    ) = UNSET
+    quantity_available: Counted | UnsetType = UNSET
+    quantity_reserved: Reserved | UnsetType = UNSET
     reorder_point: Units | UnsetType = UNSET
     reorder_quantity: Units | UnsetType = UNSET
 

@@ -6,8 +6,8 @@ transaction whose commit is awaited before there is a response.
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, LiteralString, TypeVar
 
 import msgspec
@@ -31,6 +31,8 @@ STATEMENT_TIMEOUT = "10s"
 T = TypeVar("T")
 Parameters = dict[str, Any]
 Statement = tuple[str, Parameters]
+Execute = Callable[[str, Parameters], Awaitable[Any]]
+"""Runs a statement; a coroutine of its cursor."""
 
 PRODUCT_SUMMARY = """(
     select json_build_object('id', p.id, 'sku', p.sku, 'name', p.name)
@@ -59,6 +61,37 @@ class Caller:
         """Whether the token has, since it was verified."""
         return time.time() >= self._identity.expires_at
 
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Execute]:
+        """One transaction: yields what runs a statement in it. Committed at the end of the block.
+
+        Statements go out together; only fetching from one waits for an answer. Fetch from the last
+        one after the block, and all of it is one round trip.
+
+        Raises:
+            DarkPearlError: whatever the database says, a constraint checked at commit included.
+            UnauthorizedError: it needs a token, and none was given.
+        """
+        with self._asked_for_a_token(), translated():
+            # BEGIN and COMMIT by hand: the driver's own would end the pipeline's flight twice.
+            # All is answered by the end of the block, what a COMMIT finds wrong included.
+            async with self._pool.connection() as connection, connection.pipeline() as pipeline:
+                try:
+                    await connection.execute("begin")
+                    await connection.execute(
+                        "select set_config('role', %s, true),"
+                        " set_config('request.jwt.claims', %s, true),"
+                        " set_config('statement_timeout', %s, true)",
+                        [self._identity.role, self._identity.claims, STATEMENT_TIMEOUT],
+                    )
+                    yield lambda query, parameters: connection.execute(query.encode(), parameters)
+                    await connection.execute("commit")
+                except Exception:
+                    # Else the driver warns about the statements after the one that failed.
+                    with suppress(Exception):
+                        await pipeline.sync()
+                    raise
+
     async def run(self, *statements: Statement) -> dict[str, Any] | None:
         """Run statements as one transaction, in one round trip.
 
@@ -66,31 +99,13 @@ class Caller:
             The first row of the last statement, once all is committed.
 
         Raises:
-            DarkPearlError: whatever the database says, a constraint checked at commit included.
-            UnauthorizedError: it needs a token, and none was given.
+            DarkPearlError: as transaction().
         """
-        with self._asked_for_a_token(), translated():
-            async with self._pool.connection() as connection:
-                # BEGIN and COMMIT by hand: the driver's own would end the pipeline's flight twice.
-                # All is answered by the end of the block, what a COMMIT finds wrong included.
-                async with connection.pipeline() as pipeline:
-                    try:
-                        await connection.execute("begin")
-                        cursor = await connection.execute(
-                            "select set_config('role', %s, true),"
-                            " set_config('request.jwt.claims', %s, true),"
-                            " set_config('statement_timeout', %s, true)",
-                            [self._identity.role, self._identity.claims, STATEMENT_TIMEOUT],
-                        )
-                        for query, parameters in statements:
-                            cursor = await connection.execute(query.encode(), parameters)
-                        await connection.execute("commit")
-                    except Exception:
-                        # Else the driver warns about the statements after the one that failed.
-                        with suppress(Exception):
-                            await pipeline.sync()
-                        raise
-                return await cursor.fetchone()
+        async with self.transaction() as execute:
+            for statement in statements:
+                cursor = await execute(*statement)
+        row: dict[str, Any] | None = await cursor.fetchone()
+        return row
 
     @contextmanager
     def _asked_for_a_token(self) -> Iterator[None]:
@@ -109,7 +124,7 @@ class Caller:
     async def find(self, kind: type[T], *statements: Statement) -> T | None:
         """The first row of the last statement as a Struct; None when there is none."""
         *before, (query, parameters) = statements
-        row = await self.run(*before, (_document(query), parameters))
+        row = await self.run(*before, (document(query), parameters))
         return None if row is None else msgspec.json.decode(row["document"], type=kind)
 
     async def get(self, kind: type[T], *statements: Statement) -> T:
@@ -215,5 +230,7 @@ def delete(table: LiteralString, row_id: Any) -> Statement:
     return f"delete from {table} where id = %(row_id)s returning id", {"row_id": row_id}  # noqa: S608
 
 
-def _document(query: str) -> str:
-    return f"with answer as ({query}) select to_json(answer)::text as document from answer"  # noqa: S608
+def document(query: str, *more: LiteralString) -> str:
+    """The query, answering each row, `answer`, as a JSON `document` with more columns after it."""
+    columns = ", ".join(("to_json(answer)::text as document", *more))
+    return f"with answer as ({query}) select {columns} from answer"  # noqa: S608

@@ -26,6 +26,7 @@ from darkpearl.api import (
     webhooks,
 )
 from darkpearl.api.access import caller
+from darkpearl.api.idempotency import once
 from darkpearl.api.wire import MAX_BODY_BYTES, DecimalsAreNumbers, JsonRequest, JsonResponse
 from darkpearl.config import Settings
 from darkpearl.errors import DarkPearlError
@@ -96,7 +97,10 @@ def create_app(settings: Settings, database_url: str) -> Litestar:
             health.router,
             problems.router,
         ],
-        dependencies={"caller": Provide(caller)},
+        dependencies={
+            "caller": Provide(caller),
+            "once": Provide(once),
+        },
         lifespan=[pool],
         middleware=[_log_requests] if logger.isEnabledFor(logging.DEBUG) else [],
         request_class=JsonRequest,

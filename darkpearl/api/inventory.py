@@ -4,32 +4,52 @@ from typing import Annotated
 from uuid import UUID
 
 import msgspec
-from litestar import Router, delete, get, post, put
+from litestar import Router, delete, get, patch, post, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from msgspec import UNSET
 
 from darkpearl.api import access
 from darkpearl.api.access import PRODUCT_SUMMARY, WAREHOUSE_SUMMARY, Caller, Filters, Statement
+from darkpearl.api.idempotency import Once
 from darkpearl.api.parameters import DEFAULT_LIMIT, Limit, Offset
 from darkpearl.api.problems import refusals
+from darkpearl.api.versions import IfMatch, IfNoneMatch, expect, tagged
 from darkpearl.api.wire import JsonResponse
 from darkpearl.errors import InvalidError, NotFoundError
-from darkpearl.models import CreateInventory, Inventory, Page, UpdateInventory
+from darkpearl.models import CreateInventory, Inventory, Page, ReplaceInventory, UpdateInventory
 
 LowStock = Annotated[
     bool | None,
     QueryParameter(description="Whether the shelf holds its reorder point or less"),
 ]
 
+_VERSION = """
+    {0}.version
+    + coalesce((select p.version from products as p where p.id = {0}.product_id), 0)
+    + coalesce((select w.version from warehouses as w where w.id = {0}.warehouse_id), 0)
+"""
+"""Of what is shown: the row with the names of its product and its warehouse."""
 _SELECT = f"""
-    select i.*, {PRODUCT_SUMMARY.format("i")}, {WAREHOUSE_SUMMARY.format("i")}
+    select
+        {{}}, {_VERSION.format("i")} as version,
+        {PRODUCT_SUMMARY.format("i")}, {WAREHOUSE_SUMMARY.format("i")}
     from inventory as i
 """  # noqa: S608 - literals
+_FOR_ALL = "i.id, i.product_id, i.warehouse_id, i.quantity_sellable, i.created_at"
+_FOR_STAFF = (
+    "i.quantity_available, i.quantity_reserved, i.reorder_point, i.reorder_quantity, i.updated_at"
+)
+_SELLABLE, _WHOLE = _SELECT.format(_FOR_ALL), _SELECT.format(f"{_FOR_ALL}, {_FOR_STAFF}")
 
 
-def _by_id(inventory_id: UUID) -> Statement:
-    return f"{_SELECT} where i.id = %(id)s", {"id": inventory_id}
+def _visible(caller: Caller) -> str:
+    """The query with the columns that the caller may see."""
+    return _WHOLE if caller.is_staff else _SELLABLE
+
+
+def _by_id(caller: Caller, inventory_id: UUID) -> Statement:
+    return f"{_visible(caller)} where i.id = %(id)s", {"id": inventory_id}
 
 
 @get("/", summary="List inventory", responses=refusals(400))
@@ -41,7 +61,7 @@ async def list_inventory(
     limit: Limit = DEFAULT_LIMIT,
     offset: Offset = 0,
 ) -> Page[Inventory]:
-    """What lies where, newest rows first."""
+    """What lies where, newest rows first. Only staff see more than what can be sold."""
     filters = Filters()
     filters.add("i.product_id = %(product_id)s", product_id=product_id)
     filters.add("i.warehouse_id = %(warehouse_id)s", warehouse_id=warehouse_id)
@@ -49,19 +69,26 @@ async def list_inventory(
         "(i.quantity_available <= i.reorder_point) = %(low_stock)s::boolean", low_stock=low_stock
     )
     return await caller.page(
-        Inventory, _SELECT, filters, order="created_at desc, id desc", limit=limit, offset=offset
+        Inventory,
+        _visible(caller),
+        filters,
+        order="created_at desc, id desc",
+        limit=limit,
+        offset=offset,
     )
 
 
 @get("/{inventory_id:uuid}", summary="Get an inventory row", responses=refusals(400, 404))
-async def get_inventory(caller: NamedDependency[Caller], inventory_id: FromPath[UUID]) -> Inventory:
+async def get_inventory(
+    caller: NamedDependency[Caller], inventory_id: FromPath[UUID], if_none_match: IfNoneMatch = None
+) -> JsonResponse[Inventory]:
     """How much there is, with the product and the warehouse."""
-    return await caller.get(Inventory, _by_id(inventory_id))
+    return tagged(await caller.get(Inventory, _by_id(caller, inventory_id)), if_none_match)
 
 
-@post("/", summary="Stock a product", responses=refusals(400, 404, 409, 415, 422))
+@post("/", summary="Stock a product", responses=refusals(400, 404, 409, 413, 415, 422))
 async def create_inventory(
-    caller: NamedDependency[Caller], data: JSONBody[CreateInventory]
+    once: NamedDependency[Once], data: JSONBody[CreateInventory]
 ) -> JsonResponse[Inventory]:
     """Stock a product in a warehouse. Units that are there already are received at once."""
     given = msgspec.structs.asdict(data)
@@ -85,29 +112,67 @@ async def create_inventory(
         given,
     )
     made = (
-        f"{_SELECT} where i.product_id = %(product_id)s and i.warehouse_id = %(warehouse_id)s",
+        f"{_WHOLE} where i.product_id = %(product_id)s and i.warehouse_id = %(warehouse_id)s",
         given,
     )
-    row = await caller.find(Inventory, added, received, made)
+    row = await once.find(Inventory, added, received, made)
     if row is None:
         raise NotFoundError("There is no such product, or no such warehouse.")
-    return JsonResponse(row, headers={"Location": f"/inventory/{row.id}"})
+    return once.created(row, f"/inventory/{row.id}")
 
 
 @put(
-    "/{inventory_id:uuid}", summary="Update inventory", responses=refusals(400, 404, 409, 415, 422)
+    "/{inventory_id:uuid}",
+    summary="Replace inventory settings",
+    responses=refusals(400, 404, 409, 412, 413, 415, 422),
+)
+async def replace_inventory(
+    caller: NamedDependency[Caller],
+    inventory_id: FromPath[UUID],
+    data: JSONBody[ReplaceInventory],
+    if_match: IfMatch = None,
+) -> JsonResponse[Inventory]:
+    """Write both reorder settings, and enter what was counted: the difference is an adjustment."""
+    return await _write(caller, inventory_id, data, if_match)
+
+
+@patch(
+    "/{inventory_id:uuid}",
+    summary="Change inventory",
+    responses=refusals(400, 404, 409, 412, 413, 415, 422),
 )
 async def update_inventory(
-    caller: NamedDependency[Caller], inventory_id: FromPath[UUID], data: JSONBody[UpdateInventory]
-) -> Inventory:
-    """Change reorder settings, or enter what was counted: the difference is an adjustment."""
+    caller: NamedDependency[Caller],
+    inventory_id: FromPath[UUID],
+    data: JSONBody[UpdateInventory],
+    if_match: IfMatch = None,
+) -> JsonResponse[Inventory]:
+    """Change a reorder setting, or enter what was counted; what is left out stays."""
+    return await _write(caller, inventory_id, data, if_match)
+
+
+@delete("/{inventory_id:uuid}", summary="Delete inventory", responses=refusals(400, 404, 409, 412))
+async def delete_inventory(
+    caller: NamedDependency[Caller], inventory_id: FromPath[UUID], if_match: IfMatch = None
+) -> None:
+    """Stop stocking a product in a warehouse; refused while units lie there."""
+    expected = expect(if_match, "inventory", inventory_id, _VERSION.format("r"))
+    await caller.get(dict, *expected, access.delete("inventory", inventory_id))
+
+
+async def _write(
+    caller: Caller,
+    inventory_id: UUID,
+    data: ReplaceInventory | UpdateInventory,
+    if_match: str | None,
+) -> JsonResponse[Inventory]:
     if data.quantity_reserved is not UNSET:
         raise InvalidError(
             "quantity_reserved moves with orders alone.",
             title="Reserved units can't be set",
             hint="Place or cancel an order, or leave quantity_reserved out.",
         )
-    statements: list[Statement] = []
+    statements = expect(if_match, "inventory", inventory_id, _VERSION.format("r"))
     settings = {
         name: value
         for name in ("reorder_point", "reorder_quantity")
@@ -123,13 +188,7 @@ async def update_inventory(
             from inventory as i where i.id = %(id)s
         """
         statements.append((query, {"counted": data.quantity_available, "id": inventory_id}))
-    return await caller.get(Inventory, *statements, _by_id(inventory_id))
-
-
-@delete("/{inventory_id:uuid}", summary="Delete inventory", responses=refusals(400, 404, 409))
-async def delete_inventory(caller: NamedDependency[Caller], inventory_id: FromPath[UUID]) -> None:
-    """Stop stocking a product in a warehouse; refused while units lie there."""
-    await caller.get(dict, access.delete("inventory", inventory_id))
+    return tagged(await caller.get(Inventory, *statements, _by_id(caller, inventory_id)))
 
 
 router = Router(
@@ -138,6 +197,7 @@ router = Router(
         list_inventory,
         get_inventory,
         create_inventory,
+        replace_inventory,
         update_inventory,
         delete_inventory,
     ],

@@ -15,10 +15,19 @@ from litestar.status_codes import HTTP_202_ACCEPTED
 from darkpearl.api import sagas
 from darkpearl.api.access import WAREHOUSE_SUMMARY, Caller, Filters
 from darkpearl.api.events import follow_order
+from darkpearl.api.idempotency import Once
 from darkpearl.api.parameters import DEFAULT_LIMIT, Limit, Offset
 from darkpearl.api.problems import refusals
 from darkpearl.api.wire import JsonResponse
-from darkpearl.models import CreatedOrder, CreateOrder, Order, OrderDetails, OrderStatus, Page
+from darkpearl.models import (
+    CreatedOrder,
+    CreateOrder,
+    Order,
+    OrderDetails,
+    OrderStatus,
+    Page,
+    Payment,
+)
 
 Reason = Annotated[str | None, QueryParameter(max_length=500, description="Why, for the history")]
 
@@ -39,10 +48,12 @@ _ITEMS = """(
     inner join products as p on p.id = i.product_id
     where i.order_id = o.id and i.warehouse_id = o.warehouse_id
 ) as items"""
-_PAYMENT = """(
-    select to_json(p) from payments as p
-    where p.order_id = o.id and p.warehouse_id = o.warehouse_id
-) as payment"""
+_PAYMENT = f"""(
+    select to_json(v) from (
+        select {", ".join(f"p.{name}" for name in Payment.__struct_fields__)} from payments as p
+        where p.order_id = o.id and p.warehouse_id = o.warehouse_id
+    ) as v
+) as payment"""  # noqa: S608 - literals
 _SAGA = f"""(
     select to_json(v) from (
         select {sagas.COLUMNS} from saga_overview as s
@@ -116,10 +127,8 @@ async def get_order(caller: NamedDependency[Caller], order_id: FromPath[UUID]) -
     return await caller.get(OrderDetails, (_DETAILS, {"id": order_id}))
 
 
-@post("/", summary="Place an order", responses=refusals(400, 403, 409, 415, 422))
-async def create_order(
-    caller: NamedDependency[Caller], data: NewOrder
-) -> JsonResponse[CreatedOrder]:
+@post("/", summary="Place an order", responses=refusals(400, 403, 409, 413, 415, 422))
+async def create_order(once: NamedDependency[Once], data: NewOrder) -> JsonResponse[CreatedOrder]:
     """Place an order. Once this is answered it is committed, and its saga is under way."""
     order_id = data.id or _new_id()
     parameters = {
@@ -131,8 +140,8 @@ async def create_order(
         "currency": data.currency,
         "message": f"Placed; its saga has started. Follow it at /orders/{order_id}/events.",
     }
-    order = await caller.get(CreatedOrder, (_PLACE, parameters), (_PLACED, parameters))
-    return JsonResponse(order, headers={"Location": f"/orders/{order_id}"})
+    order = await once.get(CreatedOrder, (_PLACE, parameters), (_PLACED, parameters))
+    return once.created(order, f"/orders/{order.id}")
 
 
 @delete(

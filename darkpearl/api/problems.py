@@ -72,6 +72,8 @@ _MEANINGS = {
     403: "Not allowed",
     404: "There is no such row",
     409: "It can't be done in the present state",
+    412: "The row has changed since the version that If-Match names",
+    413: "The body is too long",
     415: "The body isn't JSON",
     422: "The database refuses what the request says",
     503: "The database is away or busy: try again after Retry-After",
@@ -124,7 +126,7 @@ def on_error(request: _Request, error: DarkPearlError) -> Response[bytes]:
 def on_http_exception(request: _Request, error: HTTPException) -> Response[bytes]:
     """The response for an error of the framework: no such route or method, a bad parameter."""
     if isinstance(error, ValidationException) and isinstance(error.extra, list):
-        wrong = [FieldError(each.get("key", ""), each["message"]) for each in error.extra]
+        wrong = [FieldError(_parameter(each), each["message"]) for each in error.extra]
         told = BadRequestError("Some parameters aren't as the schema says.", errors=wrong)
         return on_error(request, told)
     if error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -163,6 +165,12 @@ def _response(problem: ProblemDetails, headers: dict[str, str] | None = None) ->
         media_type=MEDIA_TYPE,
         headers=headers,
     )
+
+
+def _parameter(wrong: dict[str, str]) -> str:
+    """What the client calls a parameter that the framework refuses."""
+    name = wrong.get("key", "")
+    return name.replace("_", "-").title() if wrong.get("source") == "header" else name
 
 
 def _log(request: _Request, error: Exception) -> None:

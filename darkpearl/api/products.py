@@ -3,15 +3,17 @@
 from typing import Annotated
 from uuid import UUID
 
-from litestar import Router, delete, get, post, put
+from litestar import Router, delete, get, patch, post, put
 from litestar.di import NamedDependency
 from litestar.openapi.spec import Example
 from litestar.params import Body, FromPath, JSONBody, QueryParameter
 
 from darkpearl.api import access
 from darkpearl.api.access import Caller, Filters
+from darkpearl.api.idempotency import Once
 from darkpearl.api.parameters import DEFAULT_LIMIT, IsActive, Limit, Offset
 from darkpearl.api.problems import refusals
+from darkpearl.api.versions import IfMatch, IfNoneMatch, expect, tagged
 from darkpearl.api.wire import JsonResponse
 from darkpearl.models import CreateProduct, Page, Product, UpdateProduct
 
@@ -61,34 +63,65 @@ async def list_products(
 
 
 @get("/{product_id:uuid}", summary="Get a product", responses=refusals(400, 404))
-async def get_product(caller: NamedDependency[Caller], product_id: FromPath[UUID]) -> Product:
-    """One product."""
-    return await caller.get(
-        Product, ("select * from products where id = %(id)s", {"id": product_id})
-    )
-
-
-@post("/", summary="Create a product", responses=refusals(400, 409, 415, 422))
-async def create_product(
-    caller: NamedDependency[Caller], data: NewProduct
+async def get_product(
+    caller: NamedDependency[Caller], product_id: FromPath[UUID], if_none_match: IfNoneMatch = None
 ) -> JsonResponse[Product]:
+    """One product."""
+    query = "select * from products where id = %(id)s"
+    return tagged(await caller.get(Product, (query, {"id": product_id})), if_none_match)
+
+
+@post("/", summary="Create a product", responses=refusals(400, 409, 413, 415, 422))
+async def create_product(once: NamedDependency[Once], data: NewProduct) -> JsonResponse[Product]:
     """Add a product to the catalogue. Its SKU must be new."""
-    product = await caller.get(Product, access.insert("products", data))
-    return JsonResponse(product, headers={"Location": f"/products/{product.id}"})
+    product = await once.get(Product, access.insert("products", data))
+    return once.created(product, f"/products/{product.id}")
 
 
-@put("/{product_id:uuid}", summary="Update a product", responses=refusals(400, 404, 409, 415, 422))
+@put(
+    "/{product_id:uuid}",
+    summary="Replace a product",
+    responses=refusals(400, 404, 409, 412, 413, 415, 422),
+)
+async def replace_product(
+    caller: NamedDependency[Caller],
+    product_id: FromPath[UUID],
+    data: JSONBody[CreateProduct],
+    if_match: IfMatch = None,
+) -> JsonResponse[Product]:
+    """Write all of it; what is left out gets its default."""
+    return await _write(caller, product_id, data, if_match)
+
+
+@patch(
+    "/{product_id:uuid}",
+    summary="Change a product",
+    responses=refusals(400, 404, 409, 412, 413, 415, 422),
+)
 async def update_product(
-    caller: NamedDependency[Caller], product_id: FromPath[UUID], data: JSONBody[UpdateProduct]
-) -> Product:
+    caller: NamedDependency[Caller],
+    product_id: FromPath[UUID],
+    data: JSONBody[UpdateProduct],
+    if_match: IfMatch = None,
+) -> JsonResponse[Product]:
     """Change what is sent; the rest stays. Orders keep the price they were placed with."""
-    return await caller.get(Product, access.update("products", product_id, data))
+    return await _write(caller, product_id, data, if_match)
 
 
-@delete("/{product_id:uuid}", summary="Delete a product", responses=refusals(400, 404, 409))
-async def delete_product(caller: NamedDependency[Caller], product_id: FromPath[UUID]) -> None:
+@delete("/{product_id:uuid}", summary="Delete a product", responses=refusals(400, 404, 409, 412))
+async def delete_product(
+    caller: NamedDependency[Caller], product_id: FromPath[UUID], if_match: IfMatch = None
+) -> None:
     """Remove a product that nothing refers to; else make it inactive instead."""
-    await caller.get(dict, access.delete("products", product_id))
+    expected = expect(if_match, "products", product_id)
+    await caller.get(dict, *expected, access.delete("products", product_id))
+
+
+async def _write(
+    caller: Caller, product_id: UUID, data: CreateProduct | UpdateProduct, if_match: str | None
+) -> JsonResponse[Product]:
+    expected = expect(if_match, "products", product_id)
+    return tagged(await caller.get(Product, *expected, access.update("products", product_id, data)))
 
 
 def _escaped(text: str) -> str:
@@ -98,6 +131,13 @@ def _escaped(text: str) -> str:
 
 router = Router(
     "/products",
-    route_handlers=[list_products, get_product, create_product, update_product, delete_product],
+    route_handlers=[
+        list_products,
+        get_product,
+        create_product,
+        replace_product,
+        update_product,
+        delete_product,
+    ],
     tags=["products"],
 )

@@ -7,11 +7,13 @@ import msgspec
 from litestar import Router, get, post
 from litestar.di import NamedDependency
 from litestar.openapi.spec import Example
-from litestar.params import Body, FromQuery
+from litestar.params import Body, FromPath, FromQuery
 
 from darkpearl.api.access import PRODUCT_SUMMARY, WAREHOUSE_SUMMARY, Caller, Filters
+from darkpearl.api.idempotency import Once
 from darkpearl.api.parameters import DEFAULT_LIMIT, Limit, Offset
 from darkpearl.api.problems import refusals
+from darkpearl.api.wire import JsonResponse
 from darkpearl.errors import InvalidError
 from darkpearl.models import (
     CreatedStockMovement,
@@ -86,10 +88,18 @@ async def list_stock_movements(
     )
 
 
-@post("/", summary="Move stock", responses=refusals(400, 404, 409, 415, 422))
+@get("/{movement_id:int}", summary="Get a stock movement", responses=refusals(400, 404))
+async def get_stock_movement(
+    caller: NamedDependency[Caller], movement_id: FromPath[int]
+) -> StockMovement:
+    """One line of the ledger. It never changes."""
+    return await caller.get(StockMovement, (f"{_SELECT} where m.id = %(id)s", {"id": movement_id}))
+
+
+@post("/", summary="Move stock", responses=refusals(400, 404, 409, 413, 415, 422))
 async def create_stock_movement(
-    caller: NamedDependency[Caller], data: NewMovement
-) -> CreatedStockMovement:
+    once: NamedDependency[Once], data: NewMovement
+) -> JsonResponse[CreatedStockMovement]:
     """Receive, adjust or transfer. The same again, under its correlation id, moves nothing."""
     parameters = msgspec.structs.asdict(data)
     if data.movement_type in {"receive", "adjust"}:
@@ -113,7 +123,8 @@ async def create_stock_movement(
         from told as asked
         where asked.movement_type = %(movement_type)s
     """  # noqa: S608 - literals
-    return await caller.get(CreatedStockMovement, (query, parameters))
+    movement = await once.get(CreatedStockMovement, (query, parameters))
+    return once.created(movement, f"/stock-movements/{movement.id}")
 
 
 def _refuse_other_warehouses(data: CreateStockMovement) -> None:
@@ -147,6 +158,6 @@ def _ends(data: CreateStockMovement) -> tuple[UUID, UUID]:
 
 router = Router(
     "/stock-movements",
-    route_handlers=[list_stock_movements, create_stock_movement],
+    route_handlers=[list_stock_movements, get_stock_movement, create_stock_movement],
     tags=["stock movements"],
 )

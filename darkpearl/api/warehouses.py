@@ -2,14 +2,16 @@
 
 from uuid import UUID
 
-from litestar import Router, delete, get, post, put
+from litestar import Router, delete, get, patch, post, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
 from darkpearl.api import access
 from darkpearl.api.access import Caller, Filters
+from darkpearl.api.idempotency import Once
 from darkpearl.api.parameters import DEFAULT_LIMIT, IsActive, Limit, Offset
 from darkpearl.api.problems import refusals
+from darkpearl.api.versions import IfMatch, IfNoneMatch, expect, tagged
 from darkpearl.api.wire import JsonResponse
 from darkpearl.models import CreateWarehouse, Page, UpdateWarehouse, Warehouse
 
@@ -34,38 +36,74 @@ async def list_warehouses(
 
 
 @get("/{warehouse_id:uuid}", summary="Get a warehouse", responses=refusals(400, 404))
-async def get_warehouse(caller: NamedDependency[Caller], warehouse_id: FromPath[UUID]) -> Warehouse:
+async def get_warehouse(
+    caller: NamedDependency[Caller], warehouse_id: FromPath[UUID], if_none_match: IfNoneMatch = None
+) -> JsonResponse[Warehouse]:
     """One warehouse."""
-    return await caller.get(
-        Warehouse, ("select * from warehouses where id = %(id)s", {"id": warehouse_id})
-    )
+    query = "select * from warehouses where id = %(id)s"
+    return tagged(await caller.get(Warehouse, (query, {"id": warehouse_id})), if_none_match)
 
 
-@post("/", summary="Create a warehouse", responses=refusals(400, 409, 415, 422))
+@post("/", summary="Create a warehouse", responses=refusals(400, 409, 413, 415, 422))
 async def create_warehouse(
-    caller: NamedDependency[Caller], data: JSONBody[CreateWarehouse]
+    once: NamedDependency[Once], data: JSONBody[CreateWarehouse]
 ) -> JsonResponse[Warehouse]:
     """Add a warehouse. Its code must be new."""
-    warehouse = await caller.get(Warehouse, access.insert("warehouses", data))
-    return JsonResponse(warehouse, headers={"Location": f"/warehouses/{warehouse.id}"})
+    warehouse = await once.get(Warehouse, access.insert("warehouses", data))
+    return once.created(warehouse, f"/warehouses/{warehouse.id}")
 
 
 @put(
     "/{warehouse_id:uuid}",
-    summary="Update a warehouse",
-    responses=refusals(400, 404, 409, 415, 422),
+    summary="Replace a warehouse",
+    responses=refusals(400, 404, 409, 412, 413, 415, 422),
+)
+async def replace_warehouse(
+    caller: NamedDependency[Caller],
+    warehouse_id: FromPath[UUID],
+    data: JSONBody[CreateWarehouse],
+    if_match: IfMatch = None,
+) -> JsonResponse[Warehouse]:
+    """Write all of it; what is left out gets its default."""
+    return await _write(caller, warehouse_id, data, if_match)
+
+
+@patch(
+    "/{warehouse_id:uuid}",
+    summary="Change a warehouse",
+    responses=refusals(400, 404, 409, 412, 413, 415, 422),
 )
 async def update_warehouse(
-    caller: NamedDependency[Caller], warehouse_id: FromPath[UUID], data: JSONBody[UpdateWarehouse]
-) -> Warehouse:
+    caller: NamedDependency[Caller],
+    warehouse_id: FromPath[UUID],
+    data: JSONBody[UpdateWarehouse],
+    if_match: IfMatch = None,
+) -> JsonResponse[Warehouse]:
     """Change what is sent; the rest stays. An inactive one takes no new orders."""
-    return await caller.get(Warehouse, access.update("warehouses", warehouse_id, data))
+    return await _write(caller, warehouse_id, data, if_match)
 
 
-@delete("/{warehouse_id:uuid}", summary="Delete a warehouse", responses=refusals(400, 404, 409))
-async def delete_warehouse(caller: NamedDependency[Caller], warehouse_id: FromPath[UUID]) -> None:
+@delete(
+    "/{warehouse_id:uuid}", summary="Delete a warehouse", responses=refusals(400, 404, 409, 412)
+)
+async def delete_warehouse(
+    caller: NamedDependency[Caller], warehouse_id: FromPath[UUID], if_match: IfMatch = None
+) -> None:
     """Remove a warehouse that nothing refers to; else make it inactive instead."""
-    await caller.get(dict, access.delete("warehouses", warehouse_id))
+    expected = expect(if_match, "warehouses", warehouse_id)
+    await caller.get(dict, *expected, access.delete("warehouses", warehouse_id))
+
+
+async def _write(
+    caller: Caller,
+    warehouse_id: UUID,
+    data: CreateWarehouse | UpdateWarehouse,
+    if_match: str | None,
+) -> JsonResponse[Warehouse]:
+    expected = expect(if_match, "warehouses", warehouse_id)
+    return tagged(
+        await caller.get(Warehouse, *expected, access.update("warehouses", warehouse_id, data))
+    )
 
 
 router = Router(
@@ -74,6 +112,7 @@ router = Router(
         list_warehouses,
         get_warehouse,
         create_warehouse,
+        replace_warehouse,
         update_warehouse,
         delete_warehouse,
     ],

@@ -20,6 +20,7 @@ from darkpearl.errors import BadRequestError, FieldError, MediaTypeError
 MAX_BODY_BYTES = 1_000_000
 MAX_ERRORS = 50
 JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
 
 T = TypeVar("T")
 
@@ -52,11 +53,13 @@ class JsonRequest(Request[Any, Any, Any]):
                 origins without asking first, so taking them would let any page write.
             BadRequestError: it isn't what the type wants.
         """
-        if self.content_type[0] != JSON:
+        taken = (JSON, MERGE_PATCH) if self.method == "PATCH" else (JSON,)
+        if self.content_type[0] not in taken:
             given = self.content_type[0] or "of no type"
-            raise MediaTypeError(f"The body is {given}.", hint=f"Send {JSON}.")
+            raise MediaTypeError(f"The body is {given}.", hint=f"Send {' or '.join(taken)}.")
         field = self.route_handler.parsed_data_field
-        return decode(await self.body(), field.annotation if field else Any)
+        hint = "PUT replaces the whole; PATCH changes what is sent." if self.method == "PUT" else ""
+        return decode(await self.body(), field.annotation if field else Any, hint=hint)
 
 
 class JsonResponse(Response[T]):
@@ -69,8 +72,8 @@ class JsonResponse(Response[T]):
         return encoder.encode(content)
 
 
-def decode(body: bytes, kind: Any) -> Any:
-    """The body as a type.
+def decode(body: bytes, kind: Any, *, hint: str = "") -> Any:
+    """The body as a type; the hint is for whom it isn't one.
 
     Raises:
         BadRequestError: naming every field that isn't as the type wants it.
@@ -82,7 +85,9 @@ def decode(body: bytes, kind: Any) -> Any:
             wrong = _wrong(_untyped.decode(body), kind, "") or [_said(error, "")]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequestError(f"The body can't be read as JSON: {error}") from None
-    raise BadRequestError("Some fields aren't as the schema says.", errors=wrong[:MAX_ERRORS])
+    raise BadRequestError(
+        "Some fields aren't as the schema says.", hint=hint, errors=wrong[:MAX_ERRORS]
+    )
 
 
 def _wrong(value: Any, kind: Any, path: str) -> list[FieldError]:

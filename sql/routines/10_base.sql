@@ -1,5 +1,5 @@
 -- What every other routine leans on: who is acting, how history refuses
--- changes, how time stamps of edited rows are kept.
+-- changes, how edited rows are told apart.
 --
 -- These files are applied in name order, in one transaction, after every
 -- migration. Nothing in them holds data, so all of it can be replaced.
@@ -28,6 +28,9 @@
 --   DP021  a return of more than was sent
 --   DP030  no token where one is needed (over HTTP)
 --   DP031  a token that is not valid (over HTTP)
+--   DP035  a row that has changed since it was read
+--   DP036  an idempotency key that stands for another request
+--   DP037  an idempotency key whose first request is still under way
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
@@ -47,14 +50,29 @@ return coalesce(
 );
 comment on function current_actor() is 'Who acts: the token''s subject for API sessions, else the login role.';
 
--- The customer that the caller's token names, or null. Same rule as above.
+-- The customer that the caller's token names, or null. Same rule as above; the
+-- subject of a member of staff is no customer. The setting `role` is what the
+-- session acts as, inside of its functions too, where current_user is another.
 create or replace function current_customer() returns uuid
 language sql stable
 return case
-    when session_user = 'darkpearl_api'
+    when session_user = 'darkpearl_api' and current_setting('role') = 'authenticated'
         then nullif(nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub', '')::uuid
 end;
 comment on function current_customer() is 'The customer the caller''s token names; null for sessions that carry none.';
+
+-- Whether the session may do with an order only what its customer may. For
+-- functions that run as their owner, whom row-level security lets see all.
+create or replace function acts_as_customer() returns boolean
+language sql stable
+return (
+    select
+        pg_has_role(caller.role, 'authenticated', 'usage')
+        and not pg_has_role(caller.role, 'service_role', 'usage')
+        and not pg_has_role(caller.role, 'darkpearl_app', 'usage')
+    from (select coalesce(nullif(current_setting('role'), 'none'), session_user)) as caller (role)
+);
+comment on function acts_as_customer() is 'Internal: whether the session has no more rights over orders than a customer.';
 
 -- Trigger: history is only ever added to. Raises DP005.
 create or replace function refuse_change() returns trigger
@@ -71,14 +89,41 @@ end
 $$;
 comment on function refuse_change() is 'Trigger of append-only tables: refuses UPDATE, DELETE and TRUNCATE.';
 
--- Trigger: keeps updated_at. Locks nothing, raises nothing.
-create or replace function touch_updated_at() returns trigger
+-- Trigger: a row that was edited has its next version and the time of the edit.
+-- Locks nothing, raises nothing.
+create or replace function count_version() returns trigger
 language plpgsql
 set search_path = darkpearl, pg_temp
 as $$
 begin
+    new.version := old.version + 1;
     new.updated_at := clock();
     return new;
 end
 $$;
-comment on function touch_updated_at() is 'Trigger: sets updated_at to the time of the change.';
+comment on function count_version() is 'Trigger: an edited row gets its next version and the time of the change.';
+
+-- For who writes what was read before: select expect_version(version, …) from
+-- products where id = … for no key update. The row lock makes a writer that is
+-- quicker seen, whenever it commits. Raises DP035.
+create or replace function expect_version(p_version bigint, p_expected bigint[]) returns void
+language plpgsql
+immutable
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    if p_version = any(p_expected) then
+        return;
+    end if;
+    raise exception using
+        errcode = 'DP035',
+        message = 'row has changed',
+        detail = format(
+            'It is version %s now; %s.', p_version,
+            coalesce('expected was ' || nullif(array_to_string(p_expected, ' or '), ''), 'no version was named')
+        ),
+        hint = 'Read it again, and make the change from what it is now.';
+end
+$$;
+comment on function expect_version(bigint, bigint[]) is
+    'Refuses a version that is none of those expected; select it from the row, for no key update, before writing.';

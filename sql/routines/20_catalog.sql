@@ -1,17 +1,21 @@
 -- Products and warehouses are plain tables that service_role edits. An edit
--- leaves its time, and what the ledger speaks of stays, so that history can
+-- leaves its time and a version, and what the ledger speaks of stays, so that history can
 -- always be read.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
-create or replace trigger products_touch_updated_at
+create or replace trigger products_count_versions
 before update on products
-for each row execute function touch_updated_at();
+for each row
+when (old.* is distinct from new.*)
+execute function count_version();
 
-create or replace trigger warehouses_touch_updated_at
+create or replace trigger warehouses_count_versions
 before update on warehouses
-for each row execute function touch_updated_at();
+for each row
+when (old.* is distinct from new.*)
+execute function count_version();
 
 -- Trigger: a product or a warehouse that the ledger names is not deleted.
 -- Locks nothing. Raises DP016.

@@ -41,6 +41,13 @@ create or replace trigger inventory_refuse_to_drop_stock
 before delete on inventory
 for each row execute function refuse_to_drop_stock();
 
+-- Only for the settings that people edit: apply_movements() counts its own.
+create or replace trigger inventory_count_versions
+before update of reorder_point, reorder_quantity on inventory
+for each row
+when ((old.reorder_point, old.reorder_quantity) is distinct from (new.reorder_point, new.reorder_quantity))
+execute function count_version();
+
 -- Locks the named inventory rows in key order and returns them as they stand.
 -- Duplicates in the arguments are fine; rows that do not exist are left out.
 -- Locks: inventory by (product_id, warehouse_id).
@@ -176,7 +183,8 @@ begin
     set
         quantity_available = i.quantity_available + v_available_sign * m.quantity,
         quantity_reserved = i.quantity_reserved + v_reserved_sign * m.quantity,
-        updated_at = v_now
+        updated_at = v_now,
+        version = i.version + 1
     from (
         select l.product_id, l.warehouse_id, sum(l.quantity)::integer as quantity
         from unnest(p_product_ids, p_warehouse_ids, p_quantities) as l (product_id, warehouse_id, quantity)

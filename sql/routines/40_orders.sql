@@ -237,8 +237,9 @@ create or replace trigger orders_refuse_truncate
 before truncate on orders
 for each statement execute function refuse_change();
 
--- Trigger: a new order is pending, worth nothing yet, and goes to a warehouse
--- that takes orders. Locks nothing. Raises DP003.
+-- Trigger: a new order is pending, worth nothing yet, goes to a warehouse that
+-- takes orders, and a customer's is the customer's own. Locks nothing.
+-- Raises DP003.
 create or replace function start_order_clean() returns trigger
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -247,6 +248,7 @@ begin
     new.status := 'pending';
     new.total_amount := 0;
     new.placed_in := pg_current_xact_id();
+    new.customer_id := coalesce(new.customer_id, current_customer());
     if not exists (select from warehouses as w where w.id = new.warehouse_id and w.is_active) then
         raise exception using
             errcode = 'DP003',
@@ -327,6 +329,7 @@ comment on function place_order(uuid, jsonb, uuid, text, text, uuid, text) is
 -- the gateway is due, it waits for that first. Asking twice is asking once.
 -- Where the money is captured right before the goods leave, nothing stops the
 -- order once that was asked for.
+-- For customers the orders of others aren't there.
 --
 -- Returns the order as it stands now; it is cancelled once its saga is.
 -- Locks: the saga.
@@ -342,6 +345,17 @@ declare
     v_order orders;
     v_pivot integer;  -- the step before the first that only goes forward
 begin
+    if not exists (
+        select from orders as o
+        where o.id = p_order_id and (o.customer_id = current_customer() or not acts_as_customer())
+    ) then
+        raise exception using
+            errcode = 'DP010',
+            message = 'no such order',
+            detail = format('There is no order %s.', p_order_id),
+            hint = 'Look it up in order_overview.';
+    end if;
+
     select s.* into v_saga
     from sagas as s
     where s.id = p_order_id
@@ -350,13 +364,6 @@ begin
     select o.* into v_order
     from orders as o
     where o.id = p_order_id;
-    if not found then
-        raise exception using
-            errcode = 'DP010',
-            message = 'no such order',
-            detail = format('There is no order %s.', p_order_id),
-            hint = 'Look it up in order_overview.';
-    end if;
 
     select min(s.position) - 1 into v_pivot
     from saga_steps as s

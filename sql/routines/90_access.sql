@@ -93,7 +93,7 @@ grant insert, update, delete on products, warehouses to service_role;
 
 -- Stock: read, never write; quantities move by the functions alone.
 grant select on inventory to service_role, darkpearl_app, darkpearl_reader;
-grant select (id, product_id, warehouse_id, quantity_sellable) on inventory to anon, authenticated;
+grant select (id, product_id, warehouse_id, quantity_sellable, created_at, version) on inventory to anon, authenticated;
 grant insert (product_id, warehouse_id, reorder_point, reorder_quantity) on inventory to service_role;
 grant update (reorder_point, reorder_quantity) on inventory to service_role;
 grant delete on inventory to service_role;
@@ -116,11 +116,20 @@ grant update (notes) on orders to service_role, darkpearl_app;
 grant execute on function place_order(uuid, jsonb, uuid, text, text, uuid, text) to
 authenticated, service_role, darkpearl_app;
 grant insert (order_id, warehouse_id, token) on payment_tokens to authenticated, service_role, darkpearl_app;
-grant execute on function cancel_order(uuid, text) to service_role, darkpearl_app;
+grant execute on function cancel_order(uuid, text) to authenticated, service_role, darkpearl_app;
 
--- Payments, sagas and history: read.
-grant select on payments, refunds, sagas, saga_events to authenticated, service_role, darkpearl_app, darkpearl_reader;
-grant select on saga_steps to authenticated, service_role, darkpearl_app, darkpearl_reader;
+-- Payments, sagas and history: read; by customers without the engine's keys.
+grant select on payments, refunds, sagas, saga_events, saga_steps to service_role, darkpearl_app, darkpearl_reader;
+grant select on refunds to authenticated;
+grant select (
+    order_id, warehouse_id, status, currency, requested_amount, authorized_amount, captured_amount,
+    refunded_amount, voided_amount, gateway, gateway_reference, decline_code, created_at, updated_at
+) on payments to authenticated;
+grant select (
+    id, warehouse_id, saga_type, status, position, attempts, cancel_requested, ready_at, created_at, updated_at
+) on sagas to authenticated;
+grant select on saga_events, saga_overview to authenticated;
+grant select (saga_type, position, step_name, undo_name, max_attempts) on saga_steps to authenticated;
 grant update (max_attempts, backoff_seconds, timeout_seconds) on saga_steps to service_role;
 grant execute on function retry_saga(uuid, text), skip_step(uuid, text) to service_role;
 
@@ -129,13 +138,19 @@ grant execute on function
 refund_order(uuid, numeric, text, uuid), return_items(uuid, jsonb, text, uuid)
 to service_role, darkpearl_app;
 grant select on gateway_events to service_role, darkpearl_reader;
+grant select (disposition, received_at) on gateway_events to darkpearl_app;
 grant execute on function record_gateway_event(text, text, text, jsonb) to service_role;
 grant execute on function pause_external_steps(numeric) to service_role, darkpearl_listener;
+
+-- Requests: whoever writes may say so twice, and what it changes from.
+grant execute on function begin_request(text, bytea), end_request(text, bytea, text) to
+authenticated, service_role, darkpearl_app;
+grant execute on function expect_version(bigint, bigint[]) to service_role;
 
 -- The engine.
 grant execute on function
 advance(integer, uuid[]), settle(jsonb, uuid[]), close_gate(), open_gate(), gate_key(),
-ensure_event_partitions(integer)
+ensure_event_partitions(integer), forget_idempotency_keys(integer, integer)
 to darkpearl_listener;
 
 -- Views show what the caller may see of the tables under them.
@@ -208,7 +223,32 @@ create policy "everybody sees where from" on warehouses
 for select to anon, authenticated using (is_active);
 
 create policy "everybody sees what can be sold" on inventory
-for select to anon, authenticated using (true);
+for select to anon, authenticated
+using (
+    exists (select from products as p where p.id = product_id and p.is_active)
+    and exists (select from warehouses as w where w.id = warehouse_id and w.is_active)
+);
+
+-- Also what isn't sold any more. Evaluated last, and from the customer's orders.
+create policy "customers see what they have ordered" on products
+for select to authenticated
+using (
+    not is_active and id in (
+        select i.product_id
+        from orders as o
+        inner join order_items as i on i.order_id = o.id and i.warehouse_id = o.warehouse_id
+        where o.customer_id = (select current_customer())
+    )
+);
+
+create policy "customers see where they have ordered" on warehouses
+for select to authenticated
+using (
+    not is_active and id in (select o.warehouse_id from orders as o where o.customer_id = (select current_customer()))
+);
+
+create policy "customers see the plan" on saga_steps
+for select to authenticated using (true);
 
 create policy "customers see their own orders" on orders
 for select to authenticated using (customer_id = (select current_customer()));

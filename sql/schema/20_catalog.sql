@@ -16,10 +16,13 @@ create table products (
     constraint products_name_is_short_and_not_blank check (name ~ '\S' and length(name) <= 255),
     constraint products_description_is_bounded check (length(description) <= 10000),
     constraint products_price_has_the_decimals_of_its_currency
-    check (scale(trim_scale(unit_price)) <= minor_units(currency))
+    check (scale(trim_scale(unit_price)) <= minor_units(currency)),
+    version bigint not null default 1
 );
+create index products_newest_idx on products (created_at, id);
 comment on table products is 'The catalogue. An order line takes its price from here.';
 comment on column products.unit_price is 'Price of one unit, in major units of currency.';
+comment on column products.version is 'Grows with every change: says whether the row is still what somebody has read.';
 comment on column products.is_active is 'An inactive product stays in old orders and refuses new ones.';
 
 create table warehouses (
@@ -34,9 +37,11 @@ create table warehouses (
     constraint warehouses_code_is_unique unique (code),
     constraint warehouses_code_is_short_and_not_blank check (code ~ '\S' and length(code) <= 50),
     constraint warehouses_name_is_short_and_not_blank check (name ~ '\S' and length(name) <= 255),
-    constraint warehouses_address_is_bounded check (length(address) <= 1000)
+    constraint warehouses_address_is_bounded check (length(address) <= 1000),
+    version bigint not null default 1
 );
 comment on table warehouses is 'Where stock lies. Its id is part of every key of what belongs to it.';
 comment on column warehouses.is_active is 'An inactive warehouse refuses new orders; running ones end normally.';
 comment on column warehouses.capture_method is
     'at_payment: an order is charged at once. at_fulfilment: it is authorised, and captured right before the goods leave; from then on it only goes forward. Counts for new orders.';
+comment on column warehouses.version is 'Grows with every change: says whether the row is still what somebody has read.';

@@ -23,12 +23,15 @@ create table inventory (
     check (0 <= quantity_reserved and quantity_reserved <= quantity_available),
     constraint inventory_quantity_is_bounded check (quantity_available <= 1000000000),
     constraint inventory_reorder_point_is_sane check (reorder_point between 0 and 1000000000),
-    constraint inventory_reorder_quantity_is_sane check (reorder_quantity between 0 and 1000000000)
+    constraint inventory_reorder_quantity_is_sane check (reorder_quantity between 0 and 1000000000),
+    version bigint not null default 1
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
+create index inventory_newest_idx on inventory (created_at, id);
 comment on table inventory is 'How much of a product a warehouse has. Quantities change only through the ledger.';
 comment on column inventory.quantity_available is 'Units on the shelf, reserved ones included.';
 comment on column inventory.quantity_reserved is 'Units on the shelf that are promised to orders.';
 comment on column inventory.quantity_sellable is 'Units that a new order can have: available - reserved.';
+comment on column inventory.version is 'Grows with every change, of quantities too: says whether the row is still what somebody has read.';
 comment on column inventory.reorder_point is 'At or below this many units on the shelf the row counts as low stock.';
 
 create table stock_movements (
@@ -56,6 +59,8 @@ create index stock_movements_newest_idx on stock_movements (id);
 create index stock_movements_history_idx on stock_movements (product_id, warehouse_id, id);
 create index stock_movements_reference_idx on stock_movements (reference_id)
 where reference_id is not null;
+create index stock_movements_time_idx on stock_movements using brin (created_at)
+with (autosummarize = on);
 comment on table stock_movements is
     'The ledger: append-only, one row per change of stock, with the quantities after it.';
 comment on column stock_movements.correlation_id is

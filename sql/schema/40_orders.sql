@@ -19,6 +19,7 @@ create table orders (
     constraint orders_notes_are_bounded check (length(notes) <= 2000)
 ) with (fillfactor = 60);
 create index orders_customer_idx on orders (customer_id, id) where customer_id is not null;
+create index orders_time_idx on orders using brin (created_at) with (autosummarize = on);
 comment on table orders is 'One row per order. Insert it with its order_items in one transaction; its saga does the rest.';
 comment on column orders.order_number is 'A short number for people. The database gives it; no two orders share one.';
 comment on column orders.status is 'Set by the saga alone, and only along the allowed transitions.';

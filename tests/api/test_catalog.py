@@ -78,19 +78,62 @@ async def test_every_bad_field_is_named_at_once(api: Api, problem: Problem) -> N
     }
 
 
-async def test_an_update_changes_what_is_sent_alone(api: Api) -> None:
-    """PUT leaves out what stays; null empties what can be empty."""
+async def test_a_patch_changes_what_is_sent_alone(api: Api) -> None:
+    """PATCH leaves what is left out; null empties what can be empty."""
     made = (await api.post("/products", json={**PRODUCT, "description": "old"})).json()
     path = f"/products/{made['id']}"
-    changed = (await api.put(path, json={"name": "Lamp 2", "is_active": False})).json()
+    changed = (await api.patch(path, json={"name": "Lamp 2", "is_active": False})).json()
     assert changed == {
         **made,
         "name": "Lamp 2",
         "is_active": False,
+        "version": 2,
         "updated_at": changed["updated_at"],
     }
-    assert (await api.put(path, json={"description": None})).json()["description"] is None
-    assert (await api.put(path, json={})).json()["name"] == "Lamp 2"
+    assert (await api.patch(path, json={"description": None})).json()["description"] is None
+    assert (await api.patch(path, json={})).json()["name"] == "Lamp 2"
+
+
+async def test_a_patch_may_call_itself_a_merge_patch(api: Api, problem: Problem) -> None:
+    """application/merge-patch+json (RFC 7396) is taken by PATCH, and by nothing else."""
+    path = (await api.post("/products", json=PRODUCT)).headers["location"]
+    merge = {"content-type": "application/merge-patch+json"}
+    changed = await api.patch(path, content='{"name": "Merged"}', headers=merge)
+    assert changed.json()["name"] == "Merged"
+    told = problem(await api.put(path, content="{}", headers=merge), 415)
+    assert told["hint"] == "Send application/json."
+    told = problem(await api.patch(path, content="{}", headers={"content-type": "text/x"}), 415)
+    assert "merge-patch" in told["hint"]
+
+
+async def test_a_patch_is_refused_whole(api: Api, problem: Problem) -> None:
+    """Unknown fields, and null where there has to be a value, are named, and nothing changes."""
+    made = await api.post("/products", json=PRODUCT)
+    path = made.headers["location"]
+    body = {"sku": None, "is_active": None, "price": 1, "id": str(uuid4()), "name": "x"}
+    told = problem(await api.patch(path, json=body), 400)
+    assert {each["field"] for each in told["errors"]} == {"sku", "is_active", "price", "id"}
+    assert (await api.get(path)).json() == made.json()
+
+
+async def test_a_put_replaces_the_whole(api: Api, problem: Problem) -> None:
+    """What may be left out gets its default; what must be there is named, and PATCH with it."""
+    body = {**PRODUCT, "description": "old", "currency": "EUR", "is_active": False}
+    made = await api.post("/products", json=body)
+    path = made.headers["location"]
+    replaced = (await api.put(path, json=PRODUCT)).json()
+    assert replaced == {
+        **made.json(),
+        "description": None,
+        "currency": "USD",
+        "is_active": True,
+        "version": 2,
+        "updated_at": replaced["updated_at"],
+    }
+    told = problem(await api.put(path, json={"name": "Lamp 2"}), 400)
+    assert {each["field"] for each in told["errors"]} == {"sku", "unit_price"}
+    assert "PATCH" in told["hint"]
+    assert (await api.get(path)).json() == replaced
 
 
 async def test_a_free_product_is_deleted_and_a_used_one_stays(
@@ -110,7 +153,7 @@ async def test_what_is_not_there_is_404(api: Api, problem: Problem) -> None:
         problem(await api.get(f"{path}/{uuid4()}"), 404)
         problem(await api.get(f"{path}/no-id"), 404)
     for path in ("/products", "/warehouses", "/inventory"):
-        problem(await api.put(f"{path}/{uuid4()}", json={}), 404)
+        problem(await api.patch(f"{path}/{uuid4()}", json={}), 404)
         problem(await api.delete(f"{path}/{uuid4()}"), 404)
 
 
@@ -166,6 +209,7 @@ async def test_a_warehouse_lives_as_a_product_does(api: Api, shop: Any, problem:
     path = made.headers["location"]
     assert (await api.get(path)).json() == made.json()
     problem(await api.post("/warehouses", json=body), 409, "23505")
-    assert (await api.put(path, json={"address": None})).json()["address"] is None
+    assert (await api.patch(path, json={"address": None})).json()["address"] is None
+    assert (await api.put(path, json=body)).json()["address"] == "Doca"
     assert (await api.delete(path)).status_code == 204
     problem(await api.delete(f"/warehouses/{shop.lisbon}"), 409, "DP016")

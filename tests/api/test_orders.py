@@ -69,7 +69,7 @@ async def test_orders_that_make_no_sense_are_refused(
     nothing["items"][0]["product_id"] = str(uuid4())
     problem(await api.post("/orders", json=nothing), 422, "DP003")
     problem(await api.post("/orders", json=order_body((0, 1), currency="EUR")), 422, "DP003")
-    await api.put(f"/products/{shop.products[0]}", json={"is_active": False})
+    await api.patch(f"/products/{shop.products[0]}", json={"is_active": False})
     problem(await api.post("/orders", json=order_body((0, 1))), 422, "DP003")
     assert await listed("/orders") == []
 

@@ -67,7 +67,7 @@ async def test_inventory_filters(api: Api, shop: Any, listed: Listed, other_ware
     high = await listed("/inventory", low_stock="false")
     assert [each["product_id"] for each in high] == [str(shop.products[0])]
     path = f"/inventory/{high[0]['id']}"
-    await api.put(path, json={"reorder_point": 100})
+    await api.patch(path, json={"reorder_point": 100})
     assert len(await listed("/inventory", low_stock="true")) == 2, "at the point is low"
 
 
@@ -113,21 +113,42 @@ async def test_stocking_twice_or_nowhere_is_refused_whole(
 
 
 async def test_a_count_becomes_an_adjustment(api: Api, shop: Any, listed: Listed) -> None:
-    """PUT of quantity_available writes the difference; the same count again writes nothing."""
+    """PATCH of quantity_available writes the difference; the same count again writes nothing."""
     path = f"/inventory/{(await shelf(api, shop))['id']}"
     body = {"quantity_available": 93, "reorder_quantity": 20}
     for _ in range(2):
-        row = (await api.put(path, json=body)).json()
+        row = (await api.patch(path, json=body)).json()
         assert row | body == row
     written = await listed("/stock-movements", movement_type="adjust")
     assert [each["quantity"] for each in written] == [-7]
     assert await shop.audit() == []
 
 
+async def test_a_put_of_inventory_leaves_what_was_not_counted(
+    api: Api, shop: Any, problem: Problem
+) -> None:
+    """It writes both reorder settings, and wants both; the units stay unless they are sent."""
+    path = f"/inventory/{(await shelf(api, shop))['id']}"
+    row = (await api.put(path, json={"reorder_point": 3, "reorder_quantity": 4})).json()
+    assert [row["reorder_point"], row["reorder_quantity"], row["quantity_available"]] == [3, 4, 100]
+    told = problem(await api.put(path, json={"quantity_available": 1}), 400)
+    assert {each["field"] for each in told["errors"]} == {"reorder_point", "reorder_quantity"}
+
+
+async def test_a_movement_is_found_where_it_says(
+    api: Api, move: Callable[..., Awaitable[httpx.Response]], problem: Problem
+) -> None:
+    """Its Location leads to it; a number that is none's is 404."""
+    made = await move("receive", 5)
+    found = (await api.get(made.headers["location"])).json()
+    assert made.json() == {**found, "counterpart": None}
+    problem(await api.get(f"/stock-movements/{10**30}"), 404)
+
+
 async def test_reserved_units_are_not_set(api: Api, shop: Any, problem: Problem) -> None:
     """quantity_reserved is refused with a hint, and nothing else of the request is done."""
     path = f"/inventory/{(await shelf(api, shop))['id']}"
-    told = problem(await api.put(path, json={"quantity_reserved": 0, "reorder_point": 1}), 422)
+    told = problem(await api.patch(path, json={"quantity_reserved": 0, "reorder_point": 1}), 422)
     assert "order" in told["hint"]
     assert (await api.get(path)).json()["reorder_point"] == 10
 
@@ -140,7 +161,7 @@ async def test_a_count_below_what_is_reserved_is_refused_whole(
     await run_sagas(None)
     path = f"/inventory/{(await shelf(api, shop))['id']}"
     body = {"quantity_available": 9, "reorder_point": 1}
-    problem(await api.put(path, json=body), 409, "DP006")
+    problem(await api.patch(path, json=body), 409, "DP006")
     row = (await api.get(path)).json()
     assert [row["quantity_available"], row["quantity_reserved"], row["reorder_point"]] == [
         100,
@@ -153,7 +174,7 @@ async def test_inventory_goes_only_when_empty(api: Api, shop: Any, problem: Prob
     """409 while units lie there, 204 after."""
     path = f"/inventory/{(await shelf(api, shop))['id']}"
     problem(await api.delete(path), 409, "DP016")
-    await api.put(path, json={"quantity_available": 0})
+    await api.patch(path, json={"quantity_available": 0})
     assert (await api.delete(path)).status_code == 204
 
 

@@ -262,3 +262,20 @@ async def test_a_listener_needs_no_right_but_the_engine(connect: Any) -> None:
     for table in ("orders", "payments", "inventory", "saga_events"):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             await session.execute(f"select from {table}")
+
+
+async def test_old_idempotency_keys_are_removed(
+    shop: Shop, listening: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that are older than the setting, batch by batch; younger ones stay."""
+    monkeypatch.setattr("darkpearl.listener.FORGET_BATCH", 2)
+    for key in ("a", "b", "c", "d", "e"):
+        await shop.run("select end_request(%s, sha256('x'), 'old')", key)
+    await shop.turn_clock(2 * 3600)
+    await shop.run("select end_request('young', sha256('x'), 'new')")
+    await listening(MockGateway(1.0), poll_seconds=0.01, idempotency_key_hours=1)
+
+    async def one_left() -> bool:
+        return await shop.values("select idempotency_key from idempotency_keys") == ["young"]
+
+    await until(one_left)

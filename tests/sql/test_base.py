@@ -83,7 +83,7 @@ async def test_a_superusers_claims_are_not_believed_either(shop: Shop) -> None:
 
 
 async def test_claims_of_the_api_are_believed(log_in: LogIn) -> None:
-    """The API's sessions act for the subject of the token, and for nobody when there is none."""
+    """The API's sessions act for the subject of the token, who is a customer if that's its role."""
     connection = await log_in("darkpearl_api")
     ask = "select current_actor() as actor, current_customer() as customer"
 
@@ -94,10 +94,15 @@ async def test_claims_of_the_api_are_believed(log_in: LogIn) -> None:
     subject = uuid4()
     row = await (await connection.execute(ask)).fetchone()
     assert row == {"actor": "darkpearl_api", "customer": None}
-    assert await told(json.dumps({"sub": str(subject)})) == {
-        "actor": str(subject),
-        "customer": subject,
-    }
+    token = json.dumps({"sub": str(subject)})
+    for role, customer in (
+        ("none", None),
+        ("anon", None),
+        ("service_role", None),
+        ("authenticated", subject),
+    ):
+        await connection.execute("select set_config('role', %s, false)", [role])
+        assert await told(token) == {"actor": str(subject), "customer": customer}
     nobody = {"actor": "darkpearl_api", "customer": None}
     assert await told("") == nobody
     assert await told("{}") == nobody

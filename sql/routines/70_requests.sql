@@ -1,0 +1,115 @@
+-- Requests that may be repeated: who sends one under an idempotency key again
+-- gets the first answer, and nothing is done twice.
+--
+--   begin;
+--   select begin_request('key', sha256('what is asked'));  -- the answer, if there was one
+--   …                                                      -- else the effect, and then
+--   select end_request('key', sha256('what is asked'), 'the answer');
+--   commit;
+--
+-- Keys are the caller's own. What was rolled back was never asked, so that a
+-- request that failed can be tried again under its key.
+
+set local role darkpearl_owner;
+set local search_path = darkpearl, pg_temp;
+
+-- Whose keys a session uses: the role it acts as, and who its caller is.
+create or replace function current_caller() returns text
+language sql stable
+return concat_ws(
+    '/', coalesce(nullif(current_setting('role'), 'none'), session_user), current_actor()
+);
+comment on function current_caller() is 'Internal: the owner of idempotency keys, as role/actor.';
+
+-- Opens a request: null says go on, all else is what was answered the first
+-- time. A second request of the same key waits until the first one's
+-- transaction ends, five seconds at most.
+-- Locks: the key (advisory), until the transaction ends.
+-- Raises: DP036 when the key stands for something else, DP037 when the first
+-- request is still under way.
+create or replace function begin_request(p_idempotency_key text, p_request_hash bytea) returns text
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+set lock_timeout = '5s'
+as $$
+declare
+    v_caller constant text := current_caller();
+    v_first idempotency_keys;
+begin
+    begin
+        perform pg_advisory_xact_lock(hashtextextended(v_caller || ' ' || p_idempotency_key, 0));
+    exception when lock_not_available then
+        raise exception using
+            errcode = 'DP037',
+            message = 'request is still under way',
+            detail = format('The first request under key %s has no answer yet.', p_idempotency_key),
+            hint = 'Send the same again in a while: it will get the answer of the first.';
+    end;
+
+    select k.* into v_first
+    from idempotency_keys as k
+    where k.caller = v_caller and k.idempotency_key = p_idempotency_key;
+    if found and v_first.request_hash is distinct from p_request_hash then
+        raise exception using
+            errcode = 'DP036',
+            message = 'idempotency key already used',
+            detail = format('Key %s stands for another request.', p_idempotency_key),
+            hint = 'Repeat a request unchanged, or give a new one a new key.';
+    end if;
+    return v_first.response;
+end
+$$;
+comment on function begin_request(text, bytea) is
+    'Opens a request under an idempotency key: null the first time, else what was answered then.';
+
+-- Keeps the answer of a request that begin_request() opened in this
+-- transaction. Locks nothing beyond the key.
+create or replace function end_request(p_idempotency_key text, p_request_hash bytea, p_response text)
+returns void
+language sql
+security definer
+set search_path = darkpearl, pg_temp
+begin atomic
+    insert into idempotency_keys (caller, idempotency_key, request_hash, response)
+    values (current_caller(), p_idempotency_key, p_request_hash, p_response);
+end;
+comment on function end_request(text, bytea, text) is
+    'Keeps the answer of the request that begin_request() opened in this transaction.';
+
+-- Housekeeping: removes keys older than so many hours, the oldest first, and
+-- returns how many went. Fewer than p_limit says that there are no more.
+-- Locks: the rows that go; those that another session removes are left to it.
+-- Raises: DP015.
+create or replace function forget_idempotency_keys(p_hours integer, p_limit integer default 10000)
+returns bigint
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_forgotten bigint;
+begin
+    if coalesce(p_hours, 0) < 1 or coalesce(p_limit, 0) < 1 then
+        raise exception using
+            errcode = 'DP015',
+            message = 'no sensible age or limit',
+            detail = format('Asked for keys older than %s hours, %s at most.', p_hours, p_limit),
+            hint = 'Pass one hour or more, and a limit of one or more.';
+    end if;
+    delete from idempotency_keys as k
+    using (
+        select o.caller, o.idempotency_key
+        from idempotency_keys as o
+        where o.created_at < clock() - p_hours * interval '1 hour'
+        order by o.created_at
+        limit p_limit
+        for update skip locked
+    ) as old
+    where k.caller = old.caller and k.idempotency_key = old.idempotency_key;
+    get diagnostics v_forgotten = row_count;
+    return v_forgotten;
+end
+$$;
+comment on function forget_idempotency_keys(integer, integer) is
+    'Housekeeping: removes idempotency keys older than so many hours, and says how many.';

@@ -1,0 +1,90 @@
+"""Two sessions, one request; two sessions, one row."""
+
+from typing import Any
+
+import anyio
+import psycopg
+import pytest
+from shop import Shop
+
+BEGIN = "select begin_request('k', sha256('asked'))"
+END = "select end_request('k', sha256('asked'), 'the answer')"
+EXPECT = "select expect_version(version, array[1]) from products where id = %s for no key update"
+
+
+async def test_a_duplicate_waits_for_the_first(connect: Any, waits: Any) -> None:
+    """It is seen waiting while the first has not committed, and then gets its answer."""
+    first = await connect("service_role", autocommit=False)
+    second = await connect("service_role")
+    await first.execute(BEGIN)
+    await first.execute(END)
+    answers = []
+
+    async def repeat() -> None:
+        answers.append(await (await second.execute(BEGIN)).fetchone())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(repeat)
+        await waits(second.info.backend_pid)
+        await first.commit()
+    assert answers == [("the answer",)]
+
+
+async def test_a_duplicate_goes_on_when_the_first_failed(connect: Any, waits: Any) -> None:
+    """It waits for a first that is then rolled back, and is the first itself."""
+    first = await connect("service_role", autocommit=False)
+    second = await connect("service_role")
+    await first.execute(BEGIN)
+    await first.execute(END)
+    answers = []
+
+    async def repeat() -> None:
+        answers.append(await (await second.execute(BEGIN)).fetchone())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(repeat)
+        await waits(second.info.backend_pid)
+        await first.rollback()
+    assert answers == [(None,)]
+
+
+@pytest.mark.parametrize(
+    "quicker", ["update products set name = 'quicker'", "delete from products"]
+)
+async def test_a_writer_that_is_quicker_is_seen(
+    shop: Shop, connect: Any, waits: Any, quicker: str
+) -> None:
+    """Whoever expects a version waits for the writer before it, and is told of what it did."""
+    product = await shop.product()
+    one = await connect("service_role", autocommit=False)
+    other = await connect("service_role")
+    await one.execute(quicker)
+    told: list[Any] = []
+
+    async def expect() -> None:
+        try:
+            told.extend(await (await other.execute(EXPECT, [product])).fetchall())
+        except psycopg.Error as error:
+            told.append(error.sqlstate)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(expect)
+        await waits(other.info.backend_pid)
+        await one.commit()
+    assert told == (["DP035"] if quicker.startswith("update") else [])
+
+
+async def test_a_version_that_was_expected_stays_until_the_end(
+    shop: Shop, connect: Any, waits: Any
+) -> None:
+    """Nobody writes the row between the check and the write that follows it."""
+    product = await shop.product()
+    one = await connect("service_role", autocommit=False)
+    other = await connect("service_role")
+    await one.execute(EXPECT, [product])
+    async with anyio.create_task_group() as group:
+        group.start_soon(other.execute, "update products set name = 'other'")
+        await waits(other.info.backend_pid)
+        await one.execute("update products set name = 'one' where id = %s", [product])
+        await one.commit()
+    assert await shop.row("select name, version from products") == {"name": "other", "version": 3}
