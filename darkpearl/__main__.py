@@ -1,5 +1,5 @@
 """`python -m darkpearl` is the command `darkpearl`."""
 
-from darkpearl.cli import main
+from darkpearl.cli.main import main
 
 main()

@@ -129,7 +129,7 @@ grant select (
     id, warehouse_id, saga_type, status, position, attempts, cancel_requested, ready_at, created_at, updated_at
 ) on sagas to authenticated;
 grant select on saga_events, saga_overview to authenticated;
-grant select (saga_type, position, step_name, undo_name, max_attempts) on saga_steps to authenticated;
+grant select (saga_type, position, step_name, undo_name, max_attempts, forward_only) on saga_steps to authenticated;
 grant update (max_attempts, backoff_seconds, timeout_seconds) on saga_steps to service_role;
 grant execute on function retry_saga(uuid, text), skip_step(uuid, text) to service_role;
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 import rich_click as click
 
-from darkpearl import cli
+from darkpearl.cli import main as cli
 from darkpearl.gateways import Answer, Call
 from darkpearl.gateways.http import HttpGateway
 

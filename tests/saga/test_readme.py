@@ -26,8 +26,9 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 
-from darkpearl import cli, schema, wheel
+from darkpearl import schema, wheel
 from darkpearl.api.app import create_app
+from darkpearl.cli import main as cli
 from darkpearl.cli.where import find_pg_dump
 from darkpearl.config import Settings, variables
 from darkpearl.errors import PROBLEMS

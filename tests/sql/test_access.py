@@ -99,7 +99,7 @@ ACCESS: dict[str, dict[str, Grants]] = {
     "saga_steps": {
         "select": [
             (INSIDERS, ALL),
-            ("authenticated", "saga_type position step_name undo_name max_attempts"),
+            ("authenticated", "saga_type position step_name undo_name max_attempts forward_only"),
         ],
         "update": [(STAFF, "max_attempts backoff_seconds timeout_seconds")],
     },

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 import yaml
 
-from darkpearl.cli import command
+from darkpearl.cli.main import command
 from darkpearl.config import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,227 @@
+"""The command `darkpearl`: puts the parts together and starts them.
+
+Exit codes: 0 fine, 1 it couldn't be done, 2 the command or a setting is wrong. Both errors are
+one line on stderr.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from typing import get_args
+
+import msgspec
+import rich_click as click
+from rich.table import Table
+
+from darkpearl import __version__, database, demo, embedded, schema, serving, tokens, wheel
+from darkpearl.cli import where
+from darkpearl.cli.console import fail, out
+from darkpearl.cli.db import db
+from darkpearl.cli.payments import payments, paysim
+from darkpearl.config import ConfigError, Settings, variables
+from darkpearl.listener import Listener
+from darkpearl.paysim.ledger import LedgerError
+from darkpearl.reconcile import ReconcileError
+
+FAILURES = (
+    wheel.EmbeddedError,
+    schema.SchemaError,
+    serving.ServiceError,
+    LedgerError,
+    ReconcileError,
+    OSError,
+)
+GREETINGS = 5
+WATCH_SECONDS = 1.0
+TOKEN_SECONDS = 8 * 3600
+LONGEST_TOKEN_SECONDS = 366 * 24 * 3600
+
+
+def main() -> None:
+    """Run the command line; every expected failure ends as one line and an exit code."""
+    for chatty in ("yoyo", "httpx"):  # httpx would write addresses, which may hold a password
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C, in order
+    try:
+        code = command.main(
+            sys.argv[1:] or ["--help"], prog_name="darkpearl", standalone_mode=False
+        )
+    except ConfigError as error:
+        code = fail(error, 2)
+    except click.ClickException as error:
+        code = fail(error.format_message(), error.exit_code)
+    except FAILURES as error:
+        code = fail(error, 1)
+    except (KeyboardInterrupt, click.Abort):
+        code = fail("stopped", 130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.pass_context
+def command(context: click.Context) -> None:
+    """Orders, stock and payments as sagas inside PostgreSQL.
+
+    Settings are environment variables: see `darkpearl settings`.
+    """
+    context.obj = Settings.from_environment()
+    logging.basicConfig(
+        level=context.obj.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+
+
+@command.command()
+def version() -> None:
+    """Print the version."""
+    out.print(__version__)
+
+
+@command.command()
+def settings() -> None:
+    """List the environment variables, their defaults and what they may be."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("variable", "default", "may be", "what for"):
+        table.add_column(name, no_wrap=name == "variable")
+    for each in variables():
+        table.add_row(each.name, each.default, each.allowed, each.description)
+    out.print(table, soft_wrap=False)
+
+
+@command.command()
+@click.pass_obj
+def up(settings: Settings) -> None:
+    """Run everything in one process: PostgreSQL, schema, demo data, API and listener."""
+    with serving.taken_socket(settings) as taken:
+        settings = where.with_keys(settings)
+        with where.database(settings, exclusive=True) as url:
+            asyncio.run(_prepare(url))
+            api, listener = where.logins(settings)
+            asyncio.run(where.check_logins(api, listener))
+            services = [
+                serving.api_service(settings, api, taken),
+                serving.listener_service(settings, listener),
+            ]
+            if not settings.database_url:
+                services.append(_watch(settings))
+            asyncio.run(serving.serve(services, _greet(settings, url, taken)))
+
+
+@command.command()
+@click.pass_obj
+def api(settings: Settings) -> None:
+    """Serve the HTTP API alone, on a database that is up."""
+    with serving.taken_socket(settings) as taken:
+        settings = where.with_keys(settings)
+        asyncio.run(
+            serving.serve([serving.api_service(settings, where.logins(settings)[0], taken)])
+        )
+
+
+@command.command()
+@click.pass_obj
+def listener(settings: Settings) -> None:
+    """Run one listener alone, on a database that is up; start as many as you like."""
+    asyncio.run(serving.serve([serving.listener_service(settings, where.logins(settings)[1])]))
+
+
+@command.command()
+@click.option(
+    "--role", type=click.Choice(get_args(tokens.Role)), default="service_role", show_default=True
+)
+@click.option("--sub", help="Who it is for; a customer's id is a UUID.")
+@click.option(
+    "--expires",
+    type=click.IntRange(1, LONGEST_TOKEN_SECONDS),
+    default=TOKEN_SECONDS,
+    show_default=True,
+    help="Seconds from now.",
+)
+@click.pass_obj
+def token(settings: Settings, role: tokens.Role, sub: str | None, expires: int) -> None:
+    """Print a token for the API. In development alone: others get theirs from an issuer."""
+    out.print(tokens.mint(where.with_keys(settings), role, sub, expires), markup=False)
+
+
+@command.command(name="demo")
+@click.pass_obj
+def show_demo(settings: Settings) -> None:
+    """Run a few orders to their end in a database of their own, and print their sagas."""
+
+    async def in_scratch(url: str) -> None:
+        async with schema.scratch_database(url) as scratch:
+            await _demonstrate(settings, scratch)
+
+    if settings.database_url:
+        asyncio.run(in_scratch(settings.database_url))
+        return
+    with embedded.temporary() as server:
+        asyncio.run(_demonstrate(settings, server.url))
+
+
+for each in (db, payments, paysim):
+    command.add_command(each)
+
+
+async def _prepare(url: str) -> None:
+    with out.status("applying the schema"):
+        applied = await schema.migrate(url)
+    seeded = await schema.seed(url)
+    out.print(
+        f"schema: {', '.join(applied) or 'up to date'}" + ("; demo data loaded" if seeded else "")
+    )
+
+
+def _watch(settings: Settings) -> serving.Service:
+    """Ends by itself, with an error, when the embedded server does."""
+    stopping = asyncio.Event()
+
+    async def run() -> None:
+        while not stopping.is_set():
+            if embedded.running(settings.home) is None:
+                raise wheel.EmbeddedError(f"PostgreSQL has ended; its log is in {settings.home}")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), WATCH_SECONDS)
+
+    return serving.Service(run, stop=stopping.set, kill=stopping.set)
+
+
+async def _greet(settings: Settings, url: str, taken: socket.socket) -> None:
+    """Show that it works, with an order that gets through, and where to go from here."""
+    try:
+        for _ in range(GREETINGS):  # the mock gateway declines some
+            story = await demo.follow(url, await demo.place_order(url))
+            out.print(story.timeline, soft_wrap=False)
+            out.print()
+            if story.order_status == "fulfilled":
+                break
+    except schema.SchemaError as error:
+        fail(f"no demo order: {error}", 1)
+    api = f"http://{settings.host}:{taken.getsockname()[1]}"
+    out.print(f"API      {api}\nOpenAPI  {api}/schema", markup=False)
+    if settings.environment == "development":
+        out.print("token    darkpearl token (or make -s token); --help has roles", markup=False)
+    if not settings.database_url:
+        psql, address = wheel.binaries() / "psql", where.running(settings, through_socket=True)
+        out.print(f"psql     '{psql}' '{address}'", markup=False)
+    out.print("Ctrl-C stops")
+
+
+async def _demonstrate(settings: Settings, url: str) -> None:
+    """Three orders under a gateway that approves, then one under a gateway that declines."""
+    await _prepare(url)
+    for rate, quantities in ((1.0, (2, 1, demo.PLENTY)), (0.0, (1,))):
+        chosen = msgspec.structs.replace(settings, gateway="mock", mock_approval_rate=rate)
+        worker = Listener(chosen, database.as_role(url, serving.LISTENER_ROLE))
+        running = asyncio.create_task(worker.run())
+        try:
+            for quantity in quantities:
+                order = await demo.place_order(url, quantity)
+                out.print((await demo.follow(url, order)).timeline, soft_wrap=False)
+                out.print()
+        finally:
+            worker.stop()
+            await running
