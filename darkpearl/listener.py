@@ -139,12 +139,15 @@ class Listener:
         await self._finish(pool)
 
     async def _round(self, pool: database.Pool) -> bool:
-        """Settle the answers that are there, claim what is ready. False when there was neither."""
+        """Settle the answers that are there, claim what is ready. False when there was neither.
+
+        Both at once, on two connections: the answers that are being settled leave room for others.
+        """
         if self._stopping:
             return False
         await asyncio.sleep(0)  # callers whose gateway answers at once have their answers now
         self._wake.clear()
-        room = self._settings.batch_size - self._outstanding
+        room = self._settings.batch_size - self._outstanding + len(self._answers)
         return any(await _all(self._settle(pool), self._advance(pool, room)))
 
     async def _advance(self, pool: database.Pool, limit: int) -> bool:
