@@ -49,6 +49,8 @@ class Listener:
             concurrency=settings.payment_concurrency,
             timeout_seconds=settings.payment_timeout_seconds,
         )
+        # So many at once that no call waits for the next batch.
+        self._most = max(settings.batch_size, 2 * settings.payment_concurrency)
         self._wake = self._calls.answered
         self._unsettled: list[Settlement] = []
         self._outstanding = 0
@@ -117,16 +119,20 @@ class Listener:
         await self._finish(pool)
 
     async def _round(self, pool: database.Pool) -> bool:
-        """Settle the answers that are there, claim what is ready. False when there was neither."""
+        """Settle the answers that are there, claim what is ready. False when there was neither.
+
+        Both at once, on two connections: the answers that are being settled leave room for others.
+        """
         if self._stopping:
             return False
         await asyncio.sleep(0)  # callers whose gateway answers at once have their answers now
         self._wake.clear()
-        room = self._settings.batch_size - self._outstanding
+        room = self._most - self._outstanding + len(self._unsettled) + self._calls.answers_waiting
         if self._breaker.half_open:
             room = min(room, 1 - self._outstanding)
         if seconds := self._breaker.take_pause():
             await database.fetch_all(pool, "select pause_external_steps(%s)", [seconds])
+        room = min(room, self._settings.batch_size)
         return any(await _all(self._settle(pool), self._advance(pool, room)))
 
     async def _advance(self, pool: database.Pool, limit: int) -> bool:

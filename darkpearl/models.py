@@ -10,17 +10,13 @@ instead. They are never floats in here. Times carry their offset from UTC.
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Literal
 from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-T = TypeVar("T")
-
 MAX_UNITS = 1_000_000_000
 MAX_LINES = 1000
-MAX_PAGE = 1000
-MAX_OFFSET = 1_000_000_000
 _AMOUNT_BOUND = 10**12
 _AMOUNT_DECIMALS = 4
 
@@ -70,15 +66,6 @@ def check_amount(amount: Decimal) -> None:
         or int(amount.as_tuple().exponent) < -_AMOUNT_DECIMALS
     ):
         raise ValueError("Expected a unit_price from 0 to 999999999999.9999")
-
-
-class Page(Struct, Generic[T]):
-    """A part of a list. `count` is how many rows match in all, however few are in `data`."""
-
-    data: list[T]
-    count: int
-    limit: int
-    offset: int
 
 
 class _Request(Struct, forbid_unknown_fields=True, kw_only=True):

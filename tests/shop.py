@@ -17,6 +17,8 @@ PENDING = {"outcome": "pending", "gateway": "mock", "reference": "ch_1", "deadli
 
 COMPENSATED = ["step_compensated release_stock", "saga_compensated"]
 """The last events of an order that had stock and was cancelled."""
+EFFECTS = {"fulfill_order": "move_goods", "release_stock": "move_goods"}
+"""Steps that are nothing but an effect, and the function that has it."""
 LONG = 4000
 """Seconds after which every backoff and every lease is over."""
 
@@ -239,27 +241,38 @@ class Shop:
         assert await self.order_status(order) == "fulfilled"
         return order
 
-    async def poison(self, function: str, *sagas: UUID, sqlstate: str = "XX001") -> None:
-        """Make a step function raise when it is given one of these sagas."""
+    async def poison(self, step: str, *sagas: UUID, sqlstate: str = "XX001") -> None:
+        """Make the function of a step raise when it is given one of these sagas."""
+        function = EFFECTS.get(step, step)
         arguments = await self.value("select pg_get_function_arguments(%s::regproc)", function)
         names = ", ".join(each.split()[0] for each in arguments.split(", "))
         bad = ", ".join(f"'{saga}'" for saga in sagas)
+        if step in EFFECTS:
+            result, sound = "void", "perform"
+            given = f"""exists (
+                select from unnest(p_saga_ids, p_step_names) as e (saga_id, step_name)
+                where e.saga_id = any(array[{bad}]::uuid[]) and e.step_name = '{step}'
+            )"""
+        else:
+            result, sound = "setof step_outcome", "return query select * from"
+            given = f"p_saga_ids && array[{bad}]::uuid[]"
         await self.run(
             f"""
             alter function {function} rename to sound_{function};
-            create function {function}({arguments}) returns setof step_outcome language plpgsql
+            create function {function}({arguments}) returns {result} language plpgsql
             security definer set search_path = darkpearl as $$
             begin
-                if p_saga_ids && array[{bad}]::uuid[] then
+                if {given} then
                     raise exception 'poison' using errcode = '{sqlstate}';
                 end if;
-                return query select * from sound_{function}({names});
+                {sound} sound_{function}({names});
             end $$;
             """
         )
 
-    async def cure(self, function: str) -> None:
+    async def cure(self, step: str) -> None:
         """Take the poison away again."""
+        function = EFFECTS.get(step, step)
         await self.run(
             f"drop function {function}; alter function sound_{function} rename to {function}"
         )

@@ -23,7 +23,6 @@ from darkpearl.errors import (
     UnauthorizedError,
     translated,
 )
-from darkpearl.models import Page
 from darkpearl.tokens import ANONYMOUS, Identity
 
 STATEMENT_TIMEOUT = "10s"
@@ -137,65 +136,6 @@ class Caller:
         if found is None:
             raise NotFoundError("There is no such row, or it is not yours to see.")
         return found
-
-    async def page(
-        self,
-        kind: type[T],
-        query: str,
-        filters: "Filters",
-        *,
-        order: str,
-        limit: int,
-        offset: int,
-        counted: LiteralString = "",
-    ) -> Page[T]:
-        """A page of a list, with the number of all rows that match.
-
-        Args:
-            kind: what a row is.
-            query: `select … from …`, without a where clause.
-            filters: what the where clause says.
-            order: columns of the query, the last of them unique.
-            limit: rows at most.
-            offset: rows to leave out at the start.
-            counted: what to count instead of the query, when that is cheaper; same filters.
-        """
-        count = f"{counted} {filters.where}" if counted else "matching"
-        statement = f"""
-            with matching as not materialized ({query} {filters.where})
-            select
-                coalesce((
-                    select json_agg(page) from (
-                        select * from matching order by {order}
-                        limit %(limit)s offset %(offset)s
-                    ) as page
-                ), '[]') as data,
-                (select count(*) from {count}) as count,
-                %(limit)s::bigint as limit,
-                %(offset)s::bigint as offset
-        """  # noqa: S608 - literals of the handlers
-        parameters = {**filters.parameters, "limit": limit, "offset": offset}
-        return await self.get(Page[kind], (statement, parameters))  # type: ignore[valid-type]
-
-
-class Filters:
-    """A where clause out of literal conditions; those without a value are left out."""
-
-    def __init__(self) -> None:
-        self.parameters: Parameters = {}
-        self._conditions: list[LiteralString] = []
-
-    def add(self, condition: LiteralString, **values: Any) -> "Filters":
-        """Add a condition, unless one of its values is None."""
-        if None not in values.values():
-            self._conditions.append(f"({condition})")
-            self.parameters |= values
-        return self
-
-    @property
-    def where(self) -> str:
-        """The clause, or nothing when there is no condition."""
-        return f"where {' and '.join(self._conditions)}" if self._conditions else ""
 
 
 async def caller(request: Request[Any, Any, Any], state: State) -> Caller:

@@ -27,6 +27,8 @@ from darkpearl.api import (
 )
 from darkpearl.api.access import caller
 from darkpearl.api.idempotency import once
+from darkpearl.api.listing import listing
+from darkpearl.api.parameters import created, refuse_unknown
 from darkpearl.api.wire import MAX_BODY_BYTES, DecimalsAreNumbers, JsonRequest, JsonResponse
 from darkpearl.config import Settings
 from darkpearl.errors import DarkPearlError
@@ -41,8 +43,9 @@ logger = logging.getLogger(__name__)
 _ABOUT = """\
 Order fulfilment: place an order and its saga reserves stock, takes the payment and ships, or gives
 everything back. Who calls says a bearer token; without one only what is sold can be read. Lists
-answer `{data, count, limit, offset}`, where `count` is the number of all
-rows that match. Errors are problem documents (RFC 9457); `/problems` lists their types.
+answer `{data, count, limit, offset, next}`, where `count` is the number of all rows that match and
+`next` the cursor of the next page. Errors are problem documents (RFC 9457); `/problems` lists their
+types.
 """
 _TAGS = [
     Tag("orders", "Placing an order starts its saga; follow it as server-sent events."),
@@ -99,8 +102,11 @@ def create_app(settings: Settings, database_url: str) -> Litestar:
         ],
         dependencies={
             "caller": Provide(caller),
+            "created": Provide(created),
+            "listing": Provide(listing),
             "once": Provide(once),
         },
+        guards=[refuse_unknown],
         lifespan=[pool],
         middleware=[_log_requests] if logger.isEnabledFor(logging.DEBUG) else [],
         request_class=JsonRequest,

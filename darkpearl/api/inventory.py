@@ -10,19 +10,22 @@ from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from msgspec import UNSET
 
 from darkpearl.api import access
-from darkpearl.api.access import PRODUCT_SUMMARY, WAREHOUSE_SUMMARY, Caller, Filters, Statement
+from darkpearl.api.access import PRODUCT_SUMMARY, WAREHOUSE_SUMMARY, Caller, Statement
 from darkpearl.api.idempotency import Once
-from darkpearl.api.parameters import DEFAULT_LIMIT, Limit, Offset
+from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.problems import refusals
 from darkpearl.api.versions import IfMatch, IfNoneMatch, expect, tagged
 from darkpearl.api.wire import JsonResponse
 from darkpearl.errors import InvalidError, NotFoundError
-from darkpearl.models import CreateInventory, Inventory, Page, ReplaceInventory, UpdateInventory
+from darkpearl.models import CreateInventory, Inventory, ReplaceInventory, UpdateInventory
 
 LowStock = Annotated[
     bool | None,
     QueryParameter(description="Whether the shelf holds its reorder point or less"),
 ]
+
+SORTS = ("-created_at", "quantity_sellable")
+SORTS_FOR_STAFF = (*SORTS, "quantity_available")
 
 _VERSION = """
     {0}.version
@@ -55,27 +58,22 @@ def _by_id(caller: Caller, inventory_id: UUID) -> Statement:
 @get("/", summary="List inventory", responses=refusals(400))
 async def list_inventory(
     caller: NamedDependency[Caller],
+    listing: NamedDependency[Listing],
     product_id: FromQuery[UUID | None] = None,
     warehouse_id: FromQuery[UUID | None] = None,
+    sku: FromQuery[str | None] = None,
     low_stock: LowStock = None,
-    limit: Limit = DEFAULT_LIMIT,
-    offset: Offset = 0,
-) -> Page[Inventory]:
+) -> JsonResponse[Page[Inventory]]:
     """What lies where, newest rows first. Only staff see more than what can be sold."""
     filters = Filters()
     filters.add("i.product_id = %(product_id)s", product_id=product_id)
     filters.add("i.warehouse_id = %(warehouse_id)s", warehouse_id=warehouse_id)
+    filters.add("i.product_id in (select p.id from products as p where p.sku = %(sku)s)", sku=sku)
     filters.add(
         "(i.quantity_available <= i.reorder_point) = %(low_stock)s::boolean", low_stock=low_stock
     )
-    return await caller.page(
-        Inventory,
-        _visible(caller),
-        filters,
-        order="created_at desc, id desc",
-        limit=limit,
-        offset=offset,
-    )
+    sorts = SORTS_FOR_STAFF if caller.is_staff else SORTS
+    return await listing.page(Inventory, _visible(caller), filters, sorts=sorts)
 
 
 @get("/{inventory_id:uuid}", summary="Get an inventory row", responses=refusals(400, 404))

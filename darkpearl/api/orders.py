@@ -13,10 +13,11 @@ from litestar.params import Body, FromPath, FromQuery, QueryParameter
 from litestar.status_codes import HTTP_202_ACCEPTED
 
 from darkpearl.api import sagas
-from darkpearl.api.access import WAREHOUSE_SUMMARY, Caller, Filters
+from darkpearl.api.access import WAREHOUSE_SUMMARY, Caller
 from darkpearl.api.events import follow_order
 from darkpearl.api.idempotency import Once
-from darkpearl.api.parameters import DEFAULT_LIMIT, Limit, Offset
+from darkpearl.api.listing import Filters, Listing, Page
+from darkpearl.api.parameters import Period
 from darkpearl.api.problems import refusals
 from darkpearl.api.wire import JsonResponse
 from darkpearl.models import (
@@ -25,7 +26,6 @@ from darkpearl.models import (
     Order,
     OrderDetails,
     OrderStatus,
-    Page,
     Payment,
 )
 
@@ -99,25 +99,26 @@ NewOrder = Annotated[
 
 @get("/", summary="List orders", responses=refusals(400))
 async def list_orders(
-    caller: NamedDependency[Caller],
+    listing: NamedDependency[Listing],
+    created: NamedDependency[Period],
     status: FromQuery[OrderStatus | None] = None,
     customer_id: FromQuery[UUID | None] = None,
     warehouse_id: FromQuery[UUID | None] = None,
-    limit: Limit = DEFAULT_LIMIT,
-    offset: Offset = 0,
-) -> Page[Order]:
+    order_number: FromQuery[int | None] = None,
+) -> JsonResponse[Page[Order]]:
     """Orders, newest first."""
     filters = Filters()
     filters.add("o.status = %(status)s", status=status)
     filters.add("o.customer_id = %(customer_id)s", customer_id=customer_id)
     filters.add("o.warehouse_id = %(warehouse_id)s", warehouse_id=warehouse_id)
-    return await caller.page(
+    filters.add("o.order_number = %(order_number)s", order_number=order_number)
+    filters.within("o.created_at", created)
+    return await listing.page(
         Order,
         f"select {_COLUMNS} from orders as o",  # noqa: S608 - literals
         filters,
-        order="order_number desc",
-        limit=limit,
-        offset=offset,
+        sorts=("-order_number",),
+        unique="order_number",
     )
 
 

@@ -1,17 +1,95 @@
-"""Query parameters that lists share."""
+"""Query parameters that lists share, and a guard against those that nobody takes."""
 
-from typing import Annotated
+from datetime import datetime
+from functools import cache
+from typing import Annotated, Any, NamedTuple
 
+import msgspec
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from litestar.params import QueryParameter
+from msgspec import Meta
 
-from darkpearl.models import MAX_OFFSET, MAX_PAGE
+from darkpearl.errors import BadRequestError, FieldError
 
-DEFAULT_LIMIT = 100
-
-Limit = Annotated[int, QueryParameter(ge=1, le=MAX_PAGE, description="Rows at most")]
-Offset = Annotated[
-    int, QueryParameter(ge=0, le=MAX_OFFSET, description="Rows to leave out at the start")
-]
 IsActive = Annotated[
     bool | None, QueryParameter(description="Only active ones, or only inactive ones")
 ]
+Moment = Annotated[datetime, Meta(tz=True)]
+DATE_TIME = {"format": "date-time"}
+CreatedAfter = Annotated[
+    str | None,
+    QueryParameter(description="Made then or later: RFC 3339, with offset", schema_extra=DATE_TIME),
+]
+CreatedBefore = Annotated[
+    str | None,
+    QueryParameter(description="Made before that: RFC 3339, with offset", schema_extra=DATE_TIME),
+]
+Search = Annotated[
+    str | None,
+    QueryParameter(min_length=1, max_length=255, description="Part of the code or of the name"),
+]
+
+
+class Period(NamedTuple):
+    """From a moment on, and until before another; either may be open."""
+
+    start: datetime | None
+    end: datetime | None
+
+
+async def created(
+    created_after: CreatedAfter = None, created_before: CreatedBefore = None
+) -> Period:
+    """When rows were made.
+
+    Raises:
+        BadRequestError: naming each time that is none, or that doesn't say of which zone it is.
+    """
+    moments: dict[str, datetime | None] = {}
+    wrong = []
+    for name, text in ("created_after", created_after), ("created_before", created_before):
+        try:
+            # Strictly: the framework would take a number for seconds since 1970.
+            moments[name] = None if text is None else msgspec.convert(text, Moment)
+        except msgspec.ValidationError as error:
+            wrong.append(FieldError(name, str(error)))
+    if wrong:
+        raise BadRequestError("Some parameters aren't as the schema says.", errors=wrong)
+    return Period(*moments.values())
+
+
+def refuse_unknown(request: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    """Refuse query parameters that the handler doesn't take: a misspelt filter filters nothing.
+
+    Raises:
+        BadRequestError: naming each of them, and what there is.
+    """
+    if not request.query_params or not isinstance(handler, HTTPRouteHandler):
+        return
+    if not handler.resolve_include_in_schema():
+        return
+    known = _known(handler, frozenset(request.path_params))
+    wrong = [
+        FieldError(name, "There is no such parameter")
+        for name in dict.fromkeys(request.query_params)
+        if name not in known
+    ]
+    if wrong:
+        takes = f"It takes {', '.join(sorted(known))}." if known else "It takes none."
+        raise BadRequestError("Some parameters aren't known here.", hint=takes, errors=wrong)
+
+
+def contains(text: str | None) -> str | None:
+    """The pattern of LIKE that a text matches if it has this in it, taken literally."""
+    if text is None:
+        return None
+    for special in ("\\", "%", "_"):
+        text = text.replace(special, f"\\{special}")
+    return f"%{text}%"
+
+
+@cache
+def _known(handler: BaseRouteHandler, path: frozenset[str]) -> set[str]:
+    model = handler.create_kwargs_model(dict.fromkeys(path))  # type: ignore[arg-type]
+    return {each.field_alias for each in model.expected_query_params}

@@ -6,23 +6,19 @@ from uuid import UUID
 from litestar import Router, delete, get, patch, post, put
 from litestar.di import NamedDependency
 from litestar.openapi.spec import Example
-from litestar.params import Body, FromPath, JSONBody, QueryParameter
+from litestar.params import Body, FromPath, FromQuery, JSONBody
 
 from darkpearl.api import access
-from darkpearl.api.access import Caller, Filters
+from darkpearl.api.access import Caller
 from darkpearl.api.idempotency import Once
-from darkpearl.api.parameters import DEFAULT_LIMIT, IsActive, Limit, Offset
+from darkpearl.api.listing import Filters, Listing, Page
+from darkpearl.api.parameters import IsActive, Period, Search, contains
 from darkpearl.api.problems import refusals
 from darkpearl.api.versions import IfMatch, IfNoneMatch, expect, tagged
 from darkpearl.api.wire import JsonResponse
-from darkpearl.models import CreateProduct, Page, Product, UpdateProduct
+from darkpearl.models import CreateProduct, Product, UpdateProduct
 
-Search = Annotated[
-    str | None,
-    QueryParameter(
-        min_length=1, max_length=255, description="Part of the SKU or of the name, in any case"
-    ),
-]
+SORTS = ("-created_at", "updated_at", "sku", "name", "unit_price")
 
 NewProduct = Annotated[
     CreateProduct,
@@ -37,29 +33,21 @@ NewProduct = Annotated[
 ]
 
 
-@get("/", summary="List products", responses=refusals(400, 422))
+@get("/", summary="List products", responses=refusals(400))
 async def list_products(
-    caller: NamedDependency[Caller],
+    listing: NamedDependency[Listing],
+    created: NamedDependency[Period],
     is_active: IsActive = None,
+    sku: FromQuery[str | None] = None,
     search: Search = None,
-    limit: Limit = DEFAULT_LIMIT,
-    offset: Offset = 0,
-) -> Page[Product]:
+) -> JsonResponse[Page[Product]]:
     """Products, newest first."""
     filters = Filters()
     filters.add("is_active = %(is_active)s", is_active=is_active)
-    filters.add(
-        "sku ilike %(pattern)s or name ilike %(pattern)s",
-        pattern=None if search is None else f"%{_escaped(search)}%",
-    )
-    return await caller.page(
-        Product,
-        "select * from products",
-        filters,
-        order="created_at desc, id desc",
-        limit=limit,
-        offset=offset,
-    )
+    filters.add("sku = %(sku)s", sku=sku)
+    filters.add("sku ilike %(like)s or name ilike %(like)s", like=contains(search))
+    filters.within("created_at", created)
+    return await listing.page(Product, "select * from products", filters, sorts=SORTS)
 
 
 @get("/{product_id:uuid}", summary="Get a product", responses=refusals(400, 404))
@@ -122,11 +110,6 @@ async def _write(
 ) -> JsonResponse[Product]:
     expected = expect(if_match, "products", product_id)
     return tagged(await caller.get(Product, *expected, access.update("products", product_id, data)))
-
-
-def _escaped(text: str) -> str:
-    """Text that LIKE takes literally."""
-    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
 router = Router(

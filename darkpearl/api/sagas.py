@@ -7,10 +7,11 @@ from litestar import Router, get
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, QueryParameter
 
-from darkpearl.api.access import Caller, Filters
-from darkpearl.api.parameters import DEFAULT_LIMIT, Limit, Offset
+from darkpearl.api.access import Caller
+from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.problems import refusals
-from darkpearl.models import Page, Saga, SagaEvent, SagaStatus
+from darkpearl.api.wire import JsonResponse
+from darkpearl.models import Saga, SagaEvent, SagaStatus
 
 COLUMNS = """
     s.id, s.saga_type, s.status,
@@ -30,27 +31,26 @@ SagaType = Annotated[
 _SELECT = f"select {COLUMNS} from saga_overview as s"  # noqa: S608 - literals
 
 
-@get("/", summary="List sagas", responses=refusals(400, 422))
+@get("/", summary="List sagas", responses=refusals(400))
 async def list_sagas(
     caller: NamedDependency[Caller],
+    listing: NamedDependency[Listing],
     status: FromQuery[SagaStatus | None] = None,
     saga_type: SagaType = None,
-    limit: Limit = DEFAULT_LIMIT,
-    offset: Offset = 0,
-) -> Page[Saga]:
+    warehouse_id: FromQuery[UUID | None] = None,
+) -> JsonResponse[Page[Saga]]:
     """Sagas, newest first (by their ids, which sort by time unless a client chose them)."""
     filters = Filters()
     filters.add("s.status = %(status)s", status=status)
     filters.add("s.saga_type = %(saga_type)s", saga_type=saga_type)
+    filters.add("s.warehouse_id = %(warehouse_id)s", warehouse_id=warehouse_id)
     if not caller.is_staff:  # the policies would look at every saga for the few that are its own
         filters.add("s.id in (select o.id from orders as o)")
-    return await caller.page(
+    return await listing.page(
         Saga,
         _SELECT,
         filters,
-        order="id desc",
-        limit=limit,
-        offset=offset,
+        sorts=("-id",),
         counted="sagas as s",  # the view would look for the last failure of every one
     )
 
@@ -63,21 +63,16 @@ async def get_saga(caller: NamedDependency[Caller], saga_id: FromPath[UUID]) -> 
 
 @get("/{saga_id:uuid}/events", summary="List a saga's events", responses=refusals(400, 404))
 async def list_saga_events(
-    caller: NamedDependency[Caller],
-    saga_id: FromPath[UUID],
-    limit: Limit = DEFAULT_LIMIT,
-    offset: Offset = 0,
-) -> Page[SagaEvent]:
+    caller: NamedDependency[Caller], listing: NamedDependency[Listing], saga_id: FromPath[UUID]
+) -> JsonResponse[Page[SagaEvent]]:
     """The history of a saga, oldest first: one event per transition."""
-    events = await caller.page(
+    events = await listing.page(
         SagaEvent,
         f"select {EVENT_COLUMNS} from saga_events as e",  # noqa: S608 - literals
         Filters().add("e.saga_id = %(saga_id)s", saga_id=saga_id),
-        order="id",
-        limit=limit,
-        offset=offset,
+        sorts=("id",),
     )
-    if not events.count:
+    if not events.content.data:
         await get_saga.fn(caller, saga_id)  # every saga has a first event, or isn't there
     return events
 

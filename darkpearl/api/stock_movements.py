@@ -9,9 +9,10 @@ from litestar.di import NamedDependency
 from litestar.openapi.spec import Example
 from litestar.params import Body, FromPath, FromQuery
 
-from darkpearl.api.access import PRODUCT_SUMMARY, WAREHOUSE_SUMMARY, Caller, Filters
+from darkpearl.api.access import PRODUCT_SUMMARY, WAREHOUSE_SUMMARY, Caller
 from darkpearl.api.idempotency import Once
-from darkpearl.api.parameters import DEFAULT_LIMIT, Limit, Offset
+from darkpearl.api.listing import Filters, Listing, Page
+from darkpearl.api.parameters import Period
 from darkpearl.api.problems import refusals
 from darkpearl.api.wire import JsonResponse
 from darkpearl.errors import InvalidError
@@ -19,7 +20,6 @@ from darkpearl.models import (
     CreatedStockMovement,
     CreateStockMovement,
     MovementType,
-    Page,
     StockMovement,
 )
 
@@ -64,28 +64,28 @@ NewMovement = Annotated[
 
 @get("/", summary="List stock movements", responses=refusals(400))
 async def list_stock_movements(
-    caller: NamedDependency[Caller],
+    listing: NamedDependency[Listing],
+    created: NamedDependency[Period],
     product_id: FromQuery[UUID | None] = None,
     warehouse_id: FromQuery[UUID | None] = None,
     movement_type: FromQuery[MovementType | None] = None,
+    reference_type: FromQuery[str | None] = None,
     reference_id: FromQuery[UUID | None] = None,
     correlation_id: FromQuery[UUID | None] = None,
-    limit: Limit = DEFAULT_LIMIT,
-    offset: Offset = 0,
-) -> Page[StockMovement]:
+) -> JsonResponse[Page[StockMovement]]:
     """The ledger, newest first. An order's id is found as a reference too."""
     filters = Filters()
     filters.add("m.product_id = %(product_id)s", product_id=product_id)
     filters.add("m.warehouse_id = %(warehouse_id)s", warehouse_id=warehouse_id)
     filters.add("m.movement_type = %(movement_type)s", movement_type=movement_type)
+    filters.add("m.reference_type = %(reference_type)s", reference_type=reference_type)
     filters.add(
         "m.reference_id = %(reference_id)s or m.correlation_id = %(reference_id)s",
         reference_id=reference_id,
     )
     filters.add("m.correlation_id = %(correlation_id)s", correlation_id=correlation_id)
-    return await caller.page(
-        StockMovement, _SELECT, filters, order="id desc", limit=limit, offset=offset
-    )
+    filters.within("m.created_at", created)
+    return await listing.page(StockMovement, _SELECT, filters, sorts=("-id",))
 
 
 @get("/{movement_id:int}", summary="Get a stock movement", responses=refusals(400, 404))

@@ -4,35 +4,36 @@ from uuid import UUID
 
 from litestar import Router, delete, get, patch, post, put
 from litestar.di import NamedDependency
-from litestar.params import FromPath, JSONBody
+from litestar.params import FromPath, FromQuery, JSONBody
 
 from darkpearl.api import access
-from darkpearl.api.access import Caller, Filters
+from darkpearl.api.access import Caller
 from darkpearl.api.idempotency import Once
-from darkpearl.api.parameters import DEFAULT_LIMIT, IsActive, Limit, Offset
+from darkpearl.api.listing import Filters, Listing, Page
+from darkpearl.api.parameters import IsActive, Period, Search, contains
 from darkpearl.api.problems import refusals
 from darkpearl.api.versions import IfMatch, IfNoneMatch, expect, tagged
 from darkpearl.api.wire import JsonResponse
-from darkpearl.models import CreateWarehouse, Page, UpdateWarehouse, Warehouse
+from darkpearl.models import CreateWarehouse, UpdateWarehouse, Warehouse
+
+SORTS = ("-created_at", "updated_at", "code", "name")
 
 
 @get("/", summary="List warehouses", responses=refusals(400))
 async def list_warehouses(
-    caller: NamedDependency[Caller],
+    listing: NamedDependency[Listing],
+    created: NamedDependency[Period],
     is_active: IsActive = None,
-    limit: Limit = DEFAULT_LIMIT,
-    offset: Offset = 0,
-) -> Page[Warehouse]:
+    code: FromQuery[str | None] = None,
+    search: Search = None,
+) -> JsonResponse[Page[Warehouse]]:
     """Warehouses, newest first."""
-    filters = Filters().add("is_active = %(is_active)s", is_active=is_active)
-    return await caller.page(
-        Warehouse,
-        "select * from warehouses",
-        filters,
-        order="created_at desc, id desc",
-        limit=limit,
-        offset=offset,
-    )
+    filters = Filters()
+    filters.add("is_active = %(is_active)s", is_active=is_active)
+    filters.add("code = %(code)s", code=code)
+    filters.add("code ilike %(like)s or name ilike %(like)s", like=contains(search))
+    filters.within("created_at", created)
+    return await listing.page(Warehouse, "select * from warehouses", filters, sorts=SORTS)
 
 
 @get("/{warehouse_id:uuid}", summary="Get a warehouse", responses=refusals(400, 404))

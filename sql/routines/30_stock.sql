@@ -2,8 +2,8 @@
 -- agreed order, apply_movements() writes the ledger and the quantities
 -- together, and the functions below them are what people and programs call.
 --
--- Lock order: sagas, then inventory by (product_id, warehouse_id), then
--- payments, then orders.
+-- Lock order: sagas, then their payments and orders, which nobody locks without
+-- the saga, then inventory by (product_id, warehouse_id).
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;

@@ -264,9 +264,11 @@ comment on function requests_of(step_outcome[], saga_work[], numeric, text) is
     'Internal: the external requests of one group, as the listener gets them.';
 
 -- Runs sagas that this transaction has locked until each is parked, then
--- writes saga and order rows, once each. Returns the external requests it has
+-- writes saga and order rows, once each, and lets the steps that were done have
+-- their effect, once per effect function. Returns the external requests it has
 -- committed to, a JSON array per group.
--- Locks: what the step functions lock, then orders; paused steps of saga_steps.
+-- Locks: what the step functions lock, paused steps of saga_steps, orders, then
+-- what the effects lock.
 create or replace function run_pass(p_warehouse_ids uuid[], p_work saga_work[], p_go_on boolean default true)
 returns setof json
 language plpgsql
@@ -279,12 +281,18 @@ declare
     v_at record;
     v_step saga_steps;
     v_function text;
+    v_name text;
     v_outcomes step_outcome[];
     v_started_at timestamptz;
     v_backwards boolean;
     v_paused boolean;
     v_requests json;
     v_now timestamptz;
+    v_effect text;
+    v_sagas uuid[];
+    v_effects text[] := '{}';
+    v_effect_sagas uuid[] := '{}';
+    v_effect_steps text[] := '{}';
 begin
     loop
         v_work := turn_back_cancelled(v_work);
@@ -383,10 +391,16 @@ begin
             v_group, v_step, not v_backwards, v_outcomes, v_started_at
         );
 
-        v_requests := requests_of(
-            v_outcomes, v_group, v_step.timeout_seconds,
-            case when v_backwards then v_step.undo_name else v_step.step_name end
-        );
+        v_name := case when v_backwards then v_step.undo_name else v_step.step_name end;
+        v_effect := case when v_backwards then v_step.undo_effect_function else v_step.effect_function end;
+        if v_effect is not null then
+            v_sagas := array(select o.saga_id from unnest(v_outcomes) as o where o.result = 'done');
+            v_effects := v_effects || array_fill(v_effect, array[cardinality(v_sagas)]);
+            v_effect_sagas := v_effect_sagas || v_sagas;
+            v_effect_steps := v_effect_steps || array_fill(v_name, array[cardinality(v_sagas)]);
+        end if;
+
+        v_requests := requests_of(v_outcomes, v_group, v_step.timeout_seconds, v_name);
         if v_requests is not null then
             return next v_requests;
         end if;
@@ -411,6 +425,16 @@ begin
     from unnest(v_work) as w
     where w.order_status is not null
         and o.id = w.saga_id and o.warehouse_id = w.warehouse_id and o.status <> w.order_status;
+
+    for v_effect, v_sagas, v_effect_steps in
+        select e.name, array_agg(e.saga_id), array_agg(e.step_name)
+        from unnest(v_effects, v_effect_sagas, v_effect_steps) as e (name, saga_id, step_name)
+        group by e.name
+        order by e.name
+    loop
+        execute format('select darkpearl.%I($1, $2, $3)', v_effect)
+        using p_warehouse_ids, v_sagas, v_effect_steps;
+    end loop;
 end
 $$;
 comment on function run_pass(uuid[], saga_work[], boolean) is

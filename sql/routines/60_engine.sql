@@ -4,7 +4,8 @@
 -- it ends or needs an answer from outside; settle() takes the answers and goes
 -- on from there. Either is one transaction: the effects of the steps, the
 -- events and the next state commit together. Within it every saga and order
--- row is written once, at the end, however many steps were taken.
+-- row is written once, at the end, however many steps were taken, and what locks
+-- rows that other sagas need comes last.
 --
 -- A pass works on an array of saga_work. Sagas that stand at the same place
 -- form a group; a group's step function runs once for all of them and returns
@@ -14,8 +15,8 @@
 -- cannot be done stands alone and is recorded by fail_saga(). An outage
 -- (deadlock, shutdown, out of space …) is no saga's fault and is raised.
 --
--- Lock order: sagas, then inventory by (product_id, warehouse_id), then
--- payments, then orders.
+-- Lock order: sagas, then their payments and orders, which nobody locks without
+-- the saga, then inventory by (product_id, warehouse_id).
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
@@ -152,7 +153,7 @@ comment on function fail_saga(saga_work, text, text) is
 -- answer from outside. Returns how many were claimed, and the requests to make
 -- (JSON arrays, in rows of their own). Requests are leases: answer them with
 -- settle() before timeout_seconds are over, or they are handed out again.
--- Locks: sagas, inventory, payments, orders, in that order.
+-- Locks: sagas, payments, orders, inventory, in that order.
 -- Raises: outages only; a saga that cannot be done becomes its own event.
 create or replace function advance(p_limit integer default 500, p_warehouse_ids uuid[] default null)
 returns table (claimed integer, requests json)
@@ -334,7 +335,7 @@ comment on function settle_pass(uuid[], jsonb, boolean) is
 -- step's settle function reads}}]. An answer under a token that is not the saga's present one
 -- is refused: it is returned as a row with its saga and error_code DP009, and
 -- changes nothing. Further requests come back as from advance().
--- Locks: sagas by id, inventory, payments, orders, in that order.
+-- Locks: sagas by id, payments, orders, inventory, in that order.
 -- Raises: DP015 when p_answers is no such array; outages.
 create or replace function settle(p_answers jsonb, p_warehouse_ids uuid[] default null)
 returns table (requests json, saga_id uuid, error_code text)

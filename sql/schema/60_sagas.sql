@@ -6,7 +6,7 @@ create table saga_steps (
     saga_type text not null,
     position smallint not null,
     step_name text not null,
-    step_function text not null,
+    step_function text,
     settle_function text,
     undo_name text,
     undo_function text,
@@ -19,16 +19,25 @@ create table saga_steps (
     timeout_seconds numeric not null default 30,
     forward_only boolean not null default false,
     paused_until timestamptz,
+    effect_function text,
+    undo_effect_function text,
     constraint saga_steps_pkey primary key (saga_type, position),
     constraint saga_steps_name_is_unique unique (saga_type, step_name),
     constraint saga_steps_start_at_one check (position >= 1),
-    constraint saga_steps_undo_has_a_name check ((undo_name is null) = (undo_function is null)),
     constraint saga_steps_max_attempts_is_sane check (max_attempts between 1 and 100),
     constraint saga_steps_backoff_is_sane check (backoff_seconds between 0 and 3600),
-    constraint saga_steps_timeout_is_sane check (timeout_seconds between 0.01 and 86400)
+    constraint saga_steps_timeout_is_sane check (timeout_seconds between 0.01 and 86400),
+    constraint saga_steps_do_something check (coalesce(step_function, effect_function) is not null),
+    constraint saga_steps_undo_has_a_name
+    check ((undo_name is null) = (coalesce(undo_function, undo_effect_function) is null)),
+    constraint saga_steps_settle_instead_of_effect
+    check (settle_function is null or effect_function is null),
+    constraint saga_steps_undo_settle_instead_of_effect
+    check (undo_settle_function is null or undo_effect_function is null)
 );
 comment on table saga_steps is 'The plan of each saga type: its steps in order, each with its undo.';
-comment on column saga_steps.step_function is 'Function of this schema: (warehouse_ids uuid[], saga_ids uuid[]) returns setof step_outcome.';
+comment on column saga_steps.step_function is
+    'Function of this schema: (warehouse_ids uuid[], saga_ids uuid[]) returns setof step_outcome. Null: nothing to decide, the step is done.';
 comment on column saga_steps.settle_function is
     'Set for an external step: takes the answers, (warehouse_ids, saga_ids, answers jsonb[]) returns setof step_outcome.';
 comment on column saga_steps.max_attempts is 'After so many tries a step counts as failed for good. Yours to tune.';
@@ -37,6 +46,8 @@ comment on column saga_steps.timeout_seconds is 'How long an external answer may
 comment on column saga_steps.forward_only is
     'No way back from here: cancelling is refused, and a step that fails for good leaves the saga stuck.';
 comment on column saga_steps.paused_until is 'Until then the engine starts no call of this step; sagas wait before it. Set by pause_external_steps().';
+comment on column saga_steps.effect_function is
+    'What is left to do when the step is done: (warehouse_ids uuid[], saga_ids uuid[], step_names text[]) returns void. Runs once, at the end of a pass, so that what it locks is locked for the shortest time.';
 
 create table sagas (
     id uuid not null,

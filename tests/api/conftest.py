@@ -115,7 +115,7 @@ def listed(api: httpx.AsyncClient) -> Callable[..., Awaitable[list[Json]]]:
         response = await api.get(path, params=parameters)
         assert response.status_code == 200, response.text
         page = response.json()
-        assert page.keys() == {"data", "count", "limit", "offset"}
+        assert page.keys() == {"data", "count", "limit", "offset", "next"}
         assert page["limit"] == int(parameters.get("limit", 100))
         assert page["offset"] == int(parameters.get("offset", 0))
         assert page["count"] >= len(page["data"])

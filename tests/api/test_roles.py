@@ -96,7 +96,8 @@ async def test_customers_see_nothing_of_others(
     order = await placed(client("authenticated", ALICE), order_body((0, 1)))
     api = client("authenticated", BOB)
     for path in ("/orders", "/sagas", f"/orders?customer_id={ALICE}"):
-        assert (await api.get(path)).json() == {"data": [], "count": 0, "limit": 100, "offset": 0}
+        page = (await api.get(path)).json()
+        assert (page["data"], page["count"], page["next"]) == ([], 0, None)
     for path in ("/orders/{}", "/orders/{}/events", "/sagas/{}", "/sagas/{}/events"):
         problem(await api.get(path.format(order)), 404)
     problem(await api.delete(f"/orders/{order}"), 404, "DP010")

@@ -72,6 +72,67 @@ async def test_a_reservation_is_written_over_the_one_it_waited_for(
     ) == [3, 7]
 
 
+async def test_a_promise_that_lost_a_race_is_taken_back(
+    shop: Shop, connect: Any, waits: Any
+) -> None:
+    """Goods taken after a pass has looked and before it takes them: it looks again, and refuses."""
+    product = await shop.product(on_hand=10)
+    order = await shop.order((product, 3))
+    thief = await connect(autocommit=False)
+    listener = await connect("darkpearl_listener")
+    await thief.execute("select adjust_stock(%s, %s, -9)", [shop.lisbon, product])
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(listener.execute, "select advance()")
+        await waits(listener.info.backend_pid)
+        await thief.commit()
+
+    assert await shop.order_status(order) == "cancelled"
+    failure = await shop.event(order, "step_failed")
+    assert failure["error_code"] == "DP006"
+    assert await shop.stock(product) == (1, 0)
+
+
+async def test_a_scarce_product_is_locked_before_it_is_promised(
+    shop: Shop, connect: Any, waits: Any
+) -> None:
+    """When others could take what is left, a pass waits for them instead of being done again."""
+    product = await shop.product(on_hand=5)
+    order = await shop.order((product, 3))
+    other = await connect(autocommit=False)
+    step = await connect()
+    await other.execute("select adjust_stock(%s, %s, -1)", [shop.lisbon, product])
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(step.execute, "select reserve_stock(all_warehouses(), %s)", [[order]])
+        await waits(step.info.backend_pid)
+        await other.commit()
+
+
+async def test_a_pass_locks_all_its_shelves_at_once(shop: Shop, connect: Any, waits: Any) -> None:
+    """What leaves and what goes back are locked together in key order, not one after the other."""
+    low, high = sorted([await shop.product(on_hand=5), await shop.product(on_hand=5)])
+    leaves = await shop.order((low, 1))
+    returns = await shop.order((high, 1))
+    await shop.advance()
+    holder = await connect(autocommit=False)
+    mover = await connect()
+    await holder.execute("select from inventory where product_id = %s for update", [low])
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(
+            mover.execute,
+            "select move_goods(all_warehouses(), %s, array['fulfill_order', 'release_stock'])",
+            [[leaves, returns]],
+        )
+        await waits(mover.info.backend_pid)
+        await holder.execute(
+            "select from inventory where product_id = %s for update nowait", [high]
+        )
+        await holder.commit()
+    shop.audited = False
+
+
 async def test_opposite_transfers_do_not_deadlock(shop: Shop, connect: Any, waits: Any) -> None:
     """Transfers lock both shelves in key order, whichever way the goods go."""
     product = await shop.product(on_hand=10)

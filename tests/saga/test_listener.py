@@ -220,6 +220,33 @@ async def test_no_transaction_is_open_during_a_call(shop: Shop, listening: Any, 
     await until(done)
 
 
+async def test_orders_are_claimed_while_answers_are_settled(
+    shop: Shop, listening: Any, until: Any, connect: Any
+) -> None:
+    """A listener with its hands full claims the next order while it settles, not after."""
+    product = await shop.product(on_hand=10)
+    gateway = Gated()
+    await listening(gateway, batch_size=1)
+    first = await shop.order((product, 1))
+    await asyncio.wait_for(gateway.called.wait(), 20)
+    second = await shop.order((product, 1))
+    holder = await connect(autocommit=False)
+    await holder.execute("select from sagas where id = %s for update", [first])
+    gateway.answer.set()
+
+    async def claimed() -> bool:
+        return await shop.order_status(second) == "payment_processing"
+
+    await until(claimed)
+    assert await shop.order_status(first) == "payment_processing"
+    await holder.rollback()
+
+    async def done() -> bool:
+        return await shop.statuses() == {"fulfilled": 2}
+
+    await until(done)
+
+
 async def test_stop_finishes_what_is_in_hand(shop: Shop, listening: Any, until: Any) -> None:
     """A stop signal claims nothing more, but an answer that comes within the deadline is kept."""
     product = await shop.product(on_hand=10)

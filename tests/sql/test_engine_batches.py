@@ -318,3 +318,42 @@ async def test_retention_drops_old_months_but_no_living_saga(shop: Shop) -> None
     assert await shop.events(living) == ["saga_started"]
     assert await shop.values("select finding from audit") == []
     shop.audited = False  # what was dropped can't be rebuilt
+
+
+async def test_effects_come_last_and_all_at_once(shop: Shop) -> None:
+    """At the end of a pass an effect is called once, for the sagas whose steps were done."""
+    await shop.run(
+        """
+        create table called (sagas uuid[], steps text[], statuses text[]);
+        grant all on called to darkpearl_owner;
+        create function choose(p_warehouse_ids uuid[], p_saga_ids uuid[])
+        returns setof step_outcome language sql set search_path = darkpearl as $$
+            select i,
+                (case row_number() over (order by i) when 1 then 'refused' else 'done' end)
+                    ::step_result,
+                null::text, null::text, null::json
+            from unnest(p_saga_ids) as i
+        $$;
+        create function call(p_warehouse_ids uuid[], p_saga_ids uuid[], p_step_names text[])
+        returns void language sql set search_path = darkpearl as $$
+            insert into called
+            select p_saga_ids, p_step_names,
+                array(select s.status::text from sagas as s where s.id = any(p_saga_ids))
+        $$;
+        insert into saga_steps (saga_type, position, step_name, step_function, effect_function)
+        values ('toy', 1, 'choose', 'choose', 'call'), ('toy', 2, 'call', null, 'call');
+        insert into sagas (id, warehouse_id, saga_type)
+        select new_id(), id, 'toy' from warehouses, generate_series(1, 2) order by id limit 2;
+        insert into saga_events (saga_id, warehouse_id, event_type)
+        select id, warehouse_id, 'saga_started' from sagas;
+        """
+    )
+    _, chosen = sorted(await shop.values("select id from sagas"))
+    await shop.advance()
+    assert await shop.rows("select * from called") == [
+        {
+            "sagas": [chosen, chosen],
+            "steps": ["choose", "call"],
+            "statuses": ["completed"],
+        }
+    ]

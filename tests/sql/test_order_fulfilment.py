@@ -11,10 +11,25 @@ STEPS = ["reserve_stock", "release_stock", "fulfill_order", "request_payment", "
 
 
 async def step(shop: Shop, name: str, *sagas: UUID) -> dict[UUID, Any]:
-    """Call a step function; the outcome of each saga."""
-    rows = await shop.rows(f"select * from {name}(all_warehouses(), %s)", list(sagas))
-    outcomes = {row.pop("saga_id"): row for row in rows}
-    assert len(rows) == len(outcomes)
+    """Take a step as a pass does, effect included; the outcome of each saga."""
+    (plan,) = await shop.rows(
+        "select step_function as function, effect_function as effect"
+        " from saga_steps where %s in (step_name, step_function)"
+        " union all select undo_function, undo_effect_function"
+        " from saga_steps where %s in (undo_name, undo_function)",
+        name,
+        name,
+    )
+    outcomes = {saga: {"result": "done"} for saga in sagas}
+    if plan["function"]:
+        rows = await shop.rows(f"select * from {plan['function']}(all_warehouses(), %s)", [*sagas])
+        outcomes = {row.pop("saga_id"): row for row in rows}
+        assert len(rows) == len(outcomes)
+    done = [saga for saga, outcome in outcomes.items() if outcome["result"] == "done"]
+    if plan["effect"]:
+        await shop.run(
+            f"select {plan['effect']}(all_warehouses(), %s, %s)", done, [name] * len(done)
+        )
     return outcomes
 
 

@@ -1,0 +1,243 @@
+"""Lists: pages by offset and by cursor, sorts, filters, and parameters that nobody takes."""
+
+import base64
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from shop import Shop
+
+Api = httpx.AsyncClient
+Json = dict[str, Any]
+Listed = Callable[..., Awaitable[list[Json]]]
+Problem = Callable[..., Json]
+
+LISTS = ["/products", "/warehouses", "/inventory", "/stock-movements", "/orders", "/sagas"]
+SORTS = {
+    "/products": ["created_at", "updated_at", "sku", "name", "unit_price", "id"],
+    "/warehouses": ["created_at", "updated_at", "code", "name", "id"],
+    "/inventory": ["created_at", "quantity_available", "quantity_sellable", "id"],
+    "/stock-movements": ["id"],
+    "/orders": ["order_number"],
+    "/sagas": ["id"],
+}
+
+
+@pytest.fixture
+async def catalog(api: Api) -> list[Json]:
+    """Seven products; some share a price, some a name."""
+    made = []
+    for n in range(7):
+        body = {"sku": f"S{n}", "name": f"N{n % 3}", "unit_price": f"{n // 2}.{'0' * (n % 4)}5"}
+        made.append((await api.post("/products", json=body)).json())
+    return made
+
+
+@pytest.fixture
+async def walk(api: Api) -> Callable[..., Awaitable[list[Json]]]:
+    """Every row of a list, by following `next` until there is none."""
+
+    async def follow(path: str, **parameters: Any) -> list[Json]:
+        rows: list[Json] = []
+        cursor: str | None = ""
+        while cursor is not None:
+            told = await api.get(path, params={**parameters, "cursor": cursor})
+            assert told.status_code == 200, told.text
+            page = told.json()
+            assert page.keys() == {"data", "limit", "next"}, "nothing is counted"
+            assert 0 < len(page["data"]) <= page["limit"]
+            rows += page["data"]
+            cursor = page["next"]
+        return rows
+
+    return follow
+
+
+@pytest.fixture
+async def everything(shop: Shop) -> None:
+    """A few rows in each list."""
+    for _ in range(3):
+        await shop.order((shop.products[0], 1), (shop.products[1], 1))
+    await shop.run("insert into warehouses (code, name) values ('B', 'B'), ('C', 'C')")
+    await shop.advance()
+
+
+@pytest.mark.parametrize("path", LISTS)
+@pytest.mark.usefixtures("everything")
+async def test_cursors_lead_through_every_list(
+    api: Api, walk: Callable[..., Awaitable[list[Json]]], path: str
+) -> None:
+    """Row by row, in each order that there is, each row once, in the order of the whole list."""
+    usual = (await api.get(path)).json()["data"]
+    assert len(usual) >= 2
+    assert await walk(path, limit=1) == usual
+    for field in SORTS[path]:
+        for sort in (field, f"-{field}"):
+            whole = (await api.get(path, params={"sort": sort})).json()["data"]
+            assert await walk(path, limit=1, sort=sort) == whole, sort
+            values = [row[field] for row in whole]
+            assert values == sorted(values, reverse=sort.startswith("-")), sort
+
+
+@pytest.mark.parametrize(
+    "sort", ["unit_price,name", "-name,unit_price", "name,-unit_price", "-unit_price,-name,sku"]
+)
+async def test_lists_are_sorted_by_several_fields(
+    api: Api, catalog: list[Json], walk: Callable[..., Awaitable[list[Json]]], sort: str
+) -> None:
+    """Rising and falling fields mix, and cursors of any size lead through all the same."""
+    rows = (await api.get("/products", params={"sort": sort})).json()["data"][:]
+    expected = (await api.get("/products")).json()["data"]
+    assert len(catalog) <= len(expected)
+    for field in reversed(sort.split(",")):
+        name = field.removeprefix("-")
+        expected.sort(key=lambda row, name=name: row[name], reverse=field.startswith("-"))
+    keys = [each.removeprefix("-") for each in sort.split(",")]
+    assert [[row[k] for k in keys] for row in rows] == [[row[k] for k in keys] for row in expected]
+    for limit in (1, 2, 3, 100):
+        assert await walk("/products", sort=sort, limit=limit) == rows
+
+
+async def test_a_cursor_is_not_moved_by_what_comes_and_goes(api: Api, catalog: list[Json]) -> None:
+    """Rows that are added in front, or that are deleted, neither repeat nor hide another."""
+    first = (await api.get("/products", params={"limit": 3, "cursor": ""})).json()
+    assert [row["sku"] for row in first["data"]] == ["S6", "S5", "S4"]
+    await api.post("/products", json={"sku": "NEW", "name": "New", "unit_price": 1})
+    for gone in (4, 3):
+        await api.delete(f"/products/{catalog[gone]['id']}")
+    rest = (await api.get("/products", params={"limit": 2, "cursor": first["next"]})).json()
+    assert [row["sku"] for row in rest["data"]] == ["S2", "S1"]
+
+
+async def test_a_link_leads_to_the_next_page(api: Api, catalog: list[Json]) -> None:
+    """With the filters, the sort and the limit of the first; the last page has none."""
+    told = await api.get("/products?limit=2&offset=1&search=s&sort=sku&is_active=true")
+    assert told.json()["count"] == len(catalog)
+    seen = [row["sku"] for row in told.json()["data"]]
+    while "next" in told.links:
+        assert told.links["next"]["url"].startswith("/products?limit=2&search=s&sort=sku")
+        told = await api.get(told.links["next"]["url"])
+        assert told.status_code == 200, told.text
+        seen += [row["sku"] for row in told.json()["data"]]
+    assert seen == ["S1", "S2", "S3", "S4", "S5", "S6"]
+    assert told.json()["next"] is None
+
+
+async def test_a_cursor_that_is_none_is_refused(api: Api, problem: Problem) -> None:
+    """Nonsense, another list's, and values of other types are 400, never an error of the server."""
+
+    def coded(value: Any) -> str:
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+
+    wrong = [
+        "x",
+        "\u2603",
+        "%00",
+        coded({}),
+        coded([]),
+        coded([1, [2]]),
+        coded(["-created_at,-id", []]),
+        coded(["-created_at,-id", ["yesterday", str(uuid4())]]),
+        coded(["-created_at,-id", ["2026-01-01T00:00:00Z", 5]]),
+        coded(["-created_at,-id", [None, None]]),
+        coded(["-created_at,-id", ["2026-01-01T00:00:00Z", str(uuid4()), 1]]),
+        base64.urlsafe_b64encode(b"[" * 1400).decode(),
+        "x" * 2001,
+    ]
+    for cursor in wrong:
+        told = problem(await api.get("/products", params={"cursor": cursor}), 400)
+        assert [each["field"] for each in told["errors"]] == ["cursor"], cursor
+    foreign = coded(["order_number", [5]])
+    told = problem(await api.get("/products", params={"cursor": foreign}), 400)
+    assert "order_number" in str(told["errors"])
+    nul = coded(["sku,id", ["\0", str(uuid4())]])
+    problem(await api.get("/products", params={"cursor": nul}), 400, "22021")
+
+
+@pytest.mark.usefixtures("shop")
+async def test_a_cursor_goes_its_own_way(api: Api, problem: Problem) -> None:
+    """It knows its sort: another beside it is refused, and so is an offset, both at once."""
+    cursor = (await api.get("/products?limit=1&sort=sku")).json()["next"]
+    for same in ("", "&sort=sku", "&sort=sku,id"):
+        page = (await api.get(f"/products?cursor={cursor}{same}")).json()
+        assert [row["sku"] for row in page["data"]] == ["P1"]
+    told = problem(await api.get(f"/products?cursor={cursor}&sort=-sku&offset=1"), 400)
+    assert {each["field"] for each in told["errors"]} == {"sort", "offset"}
+
+
+@pytest.mark.parametrize("path", LISTS)
+async def test_a_sort_that_there_is_not_is_refused(api: Api, problem: Problem, path: str) -> None:
+    """Fields that aren't on the list of sorts are named, with those that are."""
+    for sort in ("nothing", "--id", "id;drop table products", "id,", "+id", "id desc", "\0"):
+        told = problem(await api.get(path, params={"sort": sort}), 400)
+        assert {each["field"] for each in told["errors"]} == {"sort"}, sort
+        assert SORTS[path][0] in str(told["errors"])
+
+
+async def test_a_parameter_that_nobody_takes_is_refused(api: Api, problem: Problem) -> None:
+    """A misspelt filter is named, with what there is, in lists and everywhere else."""
+    told = problem(await api.get("/products?is_actve=true&limit=5&serch=x&serch=y"), 400)
+    assert [each["field"] for each in told["errors"]] == ["is_actve", "serch"]
+    assert "is_active" in told["hint"]
+    assert "cursor" in told["hint"]
+    for path in (*LISTS, f"/orders/{uuid4()}", f"/sagas/{uuid4()}/events", "/health/live"):
+        problem(await api.get(f"{path}?no_such_thing=1"), 400)
+    problem(await api.delete(f"/orders/{uuid4()}?reson=x"), 400)
+    problem(await api.post("/products?dry_run=1", json={}), 400)
+    problem(await api.delete(f"/orders/{uuid4()}?reason=x"), 404, "DP010")
+
+
+@pytest.mark.parametrize("path", ["/products", "/warehouses", "/stock-movements", "/orders"])
+@pytest.mark.usefixtures("everything")
+async def test_lists_filter_by_time(api: Api, listed: Listed, problem: Problem, path: str) -> None:
+    """created_after takes the moment itself, created_before doesn't; both want an offset."""
+    rows = (await api.get(path)).json()["data"]
+    newest, moments = rows[0], [row["created_at"] for row in rows]
+    assert newest in await listed(path, created_after=newest["created_at"])
+    assert newest not in await listed(path, created_before=newest["created_at"])
+    both = {"created_after": min(moments), "created_before": max(moments)}
+    assert await listed(path, **both) == [r for r in rows if r["created_at"] != max(moments)]
+    for wrong in ("yesterday", "2026-01-01", "2026-01-01T00:00:00", "1", ""):
+        given = {"created_after": wrong, "created_before": wrong}
+        told = problem(await api.get(path, params=given), 400)
+        assert [each["field"] for each in told["errors"]] == ["created_after", "created_before"]
+    for far in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"):
+        assert (await api.get(path, params={"created_after": far})).status_code in {200, 400}
+
+
+@pytest.mark.usefixtures("everything")
+async def test_lists_filter_by_what_names_their_rows(listed: Listed, shop: Shop) -> None:
+    """Codes, numbers and references find exactly their rows."""
+    assert [row["sku"] for row in await listed("/products", sku="P1")] == ["P1"]
+    assert await listed("/products", sku="P") == []
+    assert [row["code"] for row in await listed("/warehouses", code="B")] == ["B"]
+    assert [row["code"] for row in await listed("/warehouses", search="b")] == ["B"]
+    assert [row["product"]["sku"] for row in await listed("/inventory", sku="P0")] == ["P0"]
+    orders = await listed("/orders")
+    number = orders[1]["order_number"]
+    assert await listed("/orders", order_number=number) == [orders[1]]
+    assert await listed("/orders", order_number=10**30) == []
+    assert len(await listed("/sagas", warehouse_id=shop.lisbon)) == 3
+    assert await listed("/sagas", warehouse_id=uuid4()) == []
+    await shop.run(
+        "select receive_stock(%s, %s, 1, p_reference_type => 'delivery')",
+        shop.lisbon,
+        shop.products[0],
+    )
+    assert len(await listed("/stock-movements", reference_type="delivery")) == 1
+
+
+@pytest.mark.usefixtures("shop")
+async def test_nobody_sorts_by_what_it_may_not_see(
+    client: Callable[..., Api], problem: Problem
+) -> None:
+    """The order of rows would tell a visitor how much lies where."""
+    told = problem(await client().get("/inventory?sort=quantity_available"), 400)
+    assert "quantity_sellable" in str(told["errors"])
+    rows = (await client().get("/inventory?sort=-quantity_sellable&limit=1")).json()
+    assert rows["data"][0]["quantity_sellable"] == 100
+    rows = (await client().get(f"/inventory?cursor={rows['next']}")).json()
+    assert rows["data"][0]["quantity_sellable"] == 5
