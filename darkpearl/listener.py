@@ -131,7 +131,7 @@ class Listener:
         if self._breaker.half_open:
             room = min(room, 1 - self._outstanding)
         if seconds := self._breaker.take_pause():
-            await database.fetch_all(pool, "select pause_external_steps(%s)", [seconds])
+            await database.fetch_all(pool, "select pause_external_steps(%s::numeric)", [seconds])
         room = min(room, self._settings.batch_size)
         return any(await _all(self._settle(pool), self._advance(pool, room)))
 

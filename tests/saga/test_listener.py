@@ -10,6 +10,7 @@ import pytest
 from shop import Shop
 from stand_in import StandIn
 
+from darkpearl import calls
 from darkpearl.gateways import Answer, Call
 from darkpearl.gateways.mock import MockGateway
 
@@ -193,6 +194,79 @@ async def test_a_gateway_that_breaks_is_asked_under_the_same_key(
         await shop.value("select message from saga_events where event_type = 'step_failed' limit 1")
         == "ConnectionResetError: peer went away"
     )
+
+
+class Down(Broken):
+    """Raises on every charge until it is up."""
+
+    up = False
+
+    async def authorize(self, call: Call) -> Answer:
+        return self.approve(call) if self.up else await super().authorize(call)
+
+
+async def test_an_outage_of_the_gateway_costs_time_and_no_order(
+    shop: Shop, listening: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the gateway is down stock steps go on; once it is back every order is fulfilled."""
+    monkeypatch.setattr(calls, "FIRST_PAUSE_SECONDS", 0.2)
+    product = await shop.product(on_hand=100)
+    await shop.run("update saga_steps set backoff_seconds = 0.1")
+    for _ in range(20):
+        await shop.order((product, 1))
+    gateway = Down()
+    await listening(gateway, poll_seconds=0.05, payment_failures=3)
+
+    async def paused() -> bool:
+        return await shop.value("select external_steps_paused_until from engine_health") is not None
+
+    await until(paused)
+    await shop.run("select pause_external_steps(3600)")
+    late = [await shop.order((product, 1)) for _ in range(5)]
+
+    async def reserved() -> bool:
+        return [await shop.order_status(order) for order in late] == ["reserved"] * 5
+
+    await until(reserved)
+    assert not await shop.values("select from payments where order_id = any(%s)", late)
+
+    gateway.up = True
+    await shop.run("select pause_external_steps(0)")
+
+    async def done() -> bool:
+        return await shop.statuses() == {"fulfilled": 25}
+
+    await until(done)
+    assert await shop.value("select max(attempt) < 5 from saga_events")
+
+
+class Selective(Gated):
+    """Lets one charge wait until told to, and answers all others at once."""
+
+    async def authorize(self, call: Call) -> Answer:
+        if self.called.is_set():
+            return self.approve(call)
+        return await super().authorize(call)
+
+
+async def test_a_slow_answer_holds_no_other_back(shop: Shop, listening: Any, until: Any) -> None:
+    """Answers are settled as they come: orders end while one of their batch still waits."""
+    product = await shop.product(on_hand=10)
+    gateway = Selective()
+    for _ in range(6):
+        await shop.order((product, 1))
+    await listening(gateway, poll_seconds=3600)
+
+    async def all_but_one() -> bool:
+        return await shop.statuses() == {"fulfilled": 5, "payment_processing": 1}
+
+    await until(all_but_one)
+    gateway.answer.set()
+
+    async def done() -> bool:
+        return await shop.statuses() == {"fulfilled": 6}
+
+    await until(done)
 
 
 async def test_no_transaction_is_open_during_a_call(shop: Shop, listening: Any, until: Any) -> None:

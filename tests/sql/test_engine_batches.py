@@ -331,7 +331,7 @@ async def test_effects_come_last_and_all_at_once(shop: Shop) -> None:
             select i,
                 (case row_number() over (order by i) when 1 then 'refused' else 'done' end)
                     ::step_result,
-                null::text, null::text, null::json
+                null::text, null::text, null::json, null::numeric
             from unnest(p_saga_ids) as i
         $$;
         create function call(p_warehouse_ids uuid[], p_saga_ids uuid[], p_step_names text[])

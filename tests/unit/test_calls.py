@@ -1,0 +1,377 @@
+"""calls.py: how often, how many at once and how long a gateway is asked, and when not at all."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from stand_in import StandIn
+
+from darkpearl.calls import LONGEST_PAUSE_SECONDS, Breaker, Calls, Request, Settlement
+from darkpearl.gateways import Answer, Call
+
+PATIENCE_SECONDS = 10.0
+
+
+class Clock:
+    """A clock that stands still until it is turned."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Stands at some time."""
+    return Clock()
+
+
+def fail(breaker: Breaker, times: int) -> None:
+    """So many calls in a row get no answer."""
+    for _ in range(times):
+        breaker.failed()
+
+
+# The breaker.
+
+
+def test_a_breaker_opens_after_so_many_failures_in_a_row(clock: Clock) -> None:
+    """One less than the threshold is bad luck; the threshold is an outage."""
+    breaker = Breaker(3, clock)
+    fail(breaker, 2)
+    assert not breaker.open
+    assert breaker.take_pause() == 0
+    fail(breaker, 1)
+    assert breaker.open
+    assert not breaker.half_open
+
+
+def test_an_answer_begins_the_count_anew(clock: Clock) -> None:
+    """Failures that aren't in a row open nothing."""
+    breaker = Breaker(3, clock)
+    for _ in range(5):
+        fail(breaker, 2)
+        breaker.succeeded()
+    assert not breaker.open
+    assert not breaker.half_open
+
+
+def test_a_pause_is_asked_for_once(clock: Clock) -> None:
+    """Whoever opens the breaker says so, and says it to everybody once."""
+    breaker = Breaker(1, clock)
+    fail(breaker, 1)
+    assert breaker.take_pause() == 1
+    assert breaker.take_pause() == 0
+
+
+def test_answers_that_come_in_while_it_is_open_change_nothing(clock: Clock) -> None:
+    """Failures of calls that were under way don't make the pause longer."""
+    breaker = Breaker(3, clock)
+    fail(breaker, 50)
+    assert breaker.take_pause() == 1
+    clock.seconds += 1
+    assert not breaker.open
+
+
+def test_half_open_one_failure_doubles_the_pause(clock: Clock) -> None:
+    """Each call let through to see, and failed, makes the next pause longer, to a bound."""
+    breaker = Breaker(3, clock)
+    fail(breaker, 3)
+    pauses = [breaker.take_pause()]
+    for _ in range(8):
+        clock.seconds += pauses[-1]
+        assert not breaker.open
+        assert breaker.half_open
+        fail(breaker, 1)
+        assert breaker.open
+        pauses.append(breaker.take_pause())
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert max(pauses) == LONGEST_PAUSE_SECONDS
+
+
+def test_half_open_one_answer_closes_it(clock: Clock) -> None:
+    """Afterwards it takes the whole threshold again, and the first pause is short again."""
+    breaker = Breaker(3, clock)
+    fail(breaker, 3)
+    clock.seconds += 1
+    fail(breaker, 1)
+    clock.seconds += 2
+    breaker.succeeded()
+    assert not breaker.open
+    assert not breaker.half_open
+    fail(breaker, 2)
+    assert not breaker.open
+    fail(breaker, 1)
+    assert breaker.take_pause() == 1
+
+
+# Calls.
+
+
+def request(name: str, *, attempt: int = 1, timeout_seconds: float = 30.0) -> Request:
+    """A request to charge 10 dollars for the saga of that name."""
+    key = f"{name}:process_payment"
+    call = Call(
+        operation="authorize", idempotency_key=key, payment_key=key, amount=Decimal(10),
+        currency="USD", capture=True,
+    )  # fmt: skip
+    return Request(name, 7, attempt, timeout_seconds, call)
+
+
+@asynccontextmanager
+async def calling(
+    gateway: StandIn,
+    breaker: Breaker | None = None,
+    *,
+    concurrency: int = 4,
+    timeout_seconds: float = 5.0,
+) -> AsyncIterator[Calls]:
+    """Calls that are being made."""
+    calls = Calls(
+        gateway,  # type: ignore[arg-type]
+        breaker or Breaker(1000),
+        concurrency=concurrency,
+        timeout_seconds=timeout_seconds,
+    )
+    running = asyncio.create_task(calls.run())
+    try:
+        yield calls
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def answers(calls: Calls, count: int) -> list[Settlement]:
+    """The next so many answers, in the order in which they came."""
+    taken: list[Settlement] = []
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while len(taken) < count:
+            await calls.answered.wait()
+            calls.answered.clear()
+            taken += calls.take_answers()
+    return taken
+
+
+async def answer(gateway: StandIn, asked: Request, **settings: Any) -> Answer:
+    """What comes of one request."""
+    async with calling(gateway, **settings) as calls:
+        calls.put(asked)
+        (settlement,) = await answers(calls, 1)
+    assert (settlement.saga_id, settlement.lease_token) == (asked.saga_id, asked.lease_token)
+    return settlement.answer
+
+
+class Doors(StandIn):
+    """Counts who is inside; lets somebody out when told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside: list[str] = []
+        self.most = 0
+        self._doors: dict[str, asyncio.Event] = {}
+
+    async def authorize(self, call: Call) -> Answer:
+        name = call.idempotency_key.partition(":")[0]
+        self.inside.append(name)
+        self.most = max(self.most, len(self.inside))
+        await self._doors.setdefault(name, asyncio.Event()).wait()
+        self.inside.remove(name)
+        return self.approve(call)
+
+    def let_out(self, name: str) -> None:
+        self._doors.setdefault(name, asyncio.Event()).set()
+
+
+async def seen(condition: Callable[[], bool]) -> None:
+    """Waits for a condition by looking again and again."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        await asyncio.sleep(0)
+
+
+async def test_an_answer_goes_with_its_saga_and_token() -> None:
+    """What the gateway said is handed on whole."""
+    assert await answer(StandIn(), request("a")) == Answer(
+        "approved", gateway="test", reference="a:process_payment"
+    )
+
+
+@pytest.mark.parametrize("operation", ["authorize", "capture", "void", "refund"])
+async def test_each_operation_is_the_gateways(operation: Any) -> None:
+    """A request for an operation calls that one."""
+    gateway = StandIn()
+
+    async def only(call: Call) -> Answer:
+        return Answer("approved", reference=call.operation)
+
+    setattr(gateway, operation, only)
+    key = f"a:{operation}"
+    call = Call(
+        operation=operation, idempotency_key=key, payment_key=key, amount=Decimal(1), currency="USD"
+    )
+    assert (await answer(gateway, Request("a", 1, 1, 30.0, call))).reference == operation
+
+
+async def test_so_many_calls_at_once_and_no_more() -> None:
+    """The limit is reached, and never exceeded."""
+    gateway = Doors()
+    names = [f"saga-{number}" for number in range(12)]
+    async with calling(gateway, concurrency=4) as calls:
+        for name in names:
+            calls.put(request(name))
+        for left in range(12, 0, -1):
+            await seen(lambda left=left: len(gateway.inside) == min(4, left))  # type: ignore[misc]
+            gateway.let_out(gateway.inside[0])
+            await answers(calls, 1)
+    assert gateway.most == 4
+    assert len(gateway.asked) == 12
+
+
+async def test_a_slow_call_holds_nobody_back() -> None:
+    """Answers are there as they come, in whatever order."""
+    gateway = Doors()
+    async with calling(gateway) as calls:
+        for name in ("slow", "fast"):
+            calls.put(request(name))
+        gateway.let_out("fast")
+        (first,) = await answers(calls, 1)
+        assert first.saga_id == "fast"
+        assert gateway.inside == ["slow"]
+        gateway.let_out("slow")
+        (second,) = await answers(calls, 1)
+        assert second.saga_id == "slow"
+
+
+class Deaf(StandIn):
+    """Never answers."""
+
+    async def authorize(self, call: Call) -> Answer:
+        await asyncio.Event().wait()
+        raise AssertionError(call)
+
+
+class Broken(StandIn):
+    """Raises on every charge."""
+
+    async def authorize(self, call: Call) -> Answer:
+        self.approve(call)
+        raise ConnectionResetError("peer went away")
+
+
+class Unsure(StandIn):
+    """Answers that it doesn't know."""
+
+    async def authorize(self, call: Call) -> Answer:
+        return Answer("unknown", message=f"502 for {call.currency}")
+
+
+async def test_a_call_takes_its_time_and_no_more() -> None:
+    """No answer within the time of one call is unknown, and says so."""
+    told = await answer(Deaf(), request("a"), timeout_seconds=0.01)
+    assert told.outcome == "unknown"
+    assert str(told.message).startswith("no answer within")
+
+
+async def test_a_call_ends_with_its_lease() -> None:
+    """However long a call may take, what comes after the lease would be refused."""
+    asked = request("a", timeout_seconds=0.01)
+    assert (await answer(Deaf(), asked, timeout_seconds=3600)).outcome == "unknown"
+
+
+async def test_a_lease_that_ran_out_in_the_queue_is_not_used() -> None:
+    """Who couldn't be asked in time isn't asked: somebody else may be asking already."""
+    gateway = StandIn()
+    told = await answer(gateway, request("a", timeout_seconds=0))
+    assert told.outcome == "unknown"
+    assert gateway.asked == []
+
+
+async def test_an_exception_is_no_answer() -> None:
+    """Whatever a gateway raises is unknown, and the next call is made as ever."""
+    gateway = Broken()
+    async with calling(gateway, concurrency=1) as calls:
+        calls.put(request("a"))
+        calls.put(request("b"))
+        told = await answers(calls, 2)
+    assert [each.answer.outcome for each in told] == ["unknown", "unknown"]
+    assert told[0].answer.message == "ConnectionResetError: peer went away"
+    assert len(gateway.asked) == 2
+
+
+class Remembers(StandIn):
+    """Knows what became of a call."""
+
+    def __init__(self, known: Answer | None) -> None:
+        super().__init__()
+        self.known = known
+        self.looked_up: list[str] = []
+
+    async def lookup(self, call: Call) -> Answer | None:
+        self.looked_up.append(call.idempotency_key)
+        return self.known
+
+
+KEY = "a:process_payment"
+
+
+async def test_a_first_try_looks_nothing_up() -> None:
+    """Who was never asked knows nothing."""
+    gateway = Remembers(Answer("approved"))
+    await answer(gateway, request("a"))
+    assert (gateway.looked_up, gateway.asked) == ([], [KEY])
+
+
+@pytest.mark.parametrize("outcome", ["approved", "declined", "pending"])
+async def test_a_second_try_takes_the_answer_of_the_first(outcome: Any) -> None:
+    """What became of the first try is the answer; nobody is charged to find out."""
+    known = Answer(outcome, reference="ch_1")
+    gateway = Remembers(known)
+    assert await answer(gateway, request("a", attempt=2)) == known
+    assert (gateway.looked_up, gateway.asked) == ([KEY], [])
+
+
+@pytest.mark.parametrize("known", [None, Answer("unknown")], ids=["unheard of", "unknown"])
+async def test_a_second_try_asks_when_nothing_became_of_the_first(known: Answer | None) -> None:
+    """A key that the gateway never heard of, or can't tell of, is asked for again."""
+    gateway = Remembers(known)
+    assert (await answer(gateway, request("a", attempt=2))).outcome == "approved"
+    assert (gateway.looked_up, gateway.asked) == ([KEY], [KEY])
+
+
+@pytest.mark.parametrize("gateway", [Broken(), Unsure()], ids=["raises", "unknown"])
+async def test_a_gateway_that_fails_is_left_alone(gateway: StandIn, clock: Clock) -> None:
+    """Open, nobody is asked; what was in the queue is unknown, at once."""
+    breaker = Breaker(3, clock)
+    for name in "abc":
+        assert not breaker.open
+        await answer(gateway, request(name), breaker=breaker)
+    assert breaker.open
+    asked = list(gateway.asked)
+    told = await answer(gateway, request("d"), breaker=breaker)
+    assert told.outcome == "unknown"
+    assert str(told.message).startswith("not asked")
+    assert gateway.asked == asked
+
+
+async def test_a_refusal_is_an_answer(clock: Clock) -> None:
+    """Declined and pending are what a healthy gateway says: they never open the breaker."""
+    gateway = Remembers(Answer("declined"))
+    breaker = Breaker(1, clock)
+    for outcome in ("declined", "pending"):
+        gateway.known = Answer(outcome)  # type: ignore[arg-type]
+        await answer(gateway, request("a", attempt=2), breaker=breaker)
+    assert not breaker.open
+
+
+async def test_an_expired_lease_is_nobodys_failure(clock: Clock) -> None:
+    """A queue that is too long doesn't mean that the gateway is down."""
+    breaker = Breaker(1, clock)
+    await answer(StandIn(), request("a", timeout_seconds=0), breaker=breaker)
+    assert not breaker.open
