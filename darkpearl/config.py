@@ -145,7 +145,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(
             description="what the mock gateway answers to an amount or a token",
-            extra={"allowed": "such as 13.37=declined:stolen_card, tok_slow=pending:30"},
+            extra={"allowed": "a text such as 13.37=declined:stolen_card, tok_slow=pending:30"},
         ),
     ] = ""
     payment_concurrency: Annotated[

@@ -133,28 +133,29 @@ cross join lateral (
         'open_there', b.status in ('declined', 'voided') and b.state = 'authorized',
         b.status::text, b.state
     ),
-    ('refund_open_here', b.refund_opened_at is not null, 'requested', b.refunded::text),
+    (
+        'status', b.status = 'authorized' and b.state in ('voided', 'not charged'),
+        b.status::text, b.state
+    ),
+    ('refund_open_here', b.refund_opened_at is not null, 'requested', b.state),
     ('currency', b.our_currency <> b.currency, b.our_currency, b.currency)
 ) as d (kind, holds, here, there)
 where d.holds
 union all
-select b.payment_key, d.kind, d.here, d.there, b.reference
+select
+    b.payment_key, d.kind,
+    round(d.here, greatest(minor_units(b.currency), scale(trim_scale(d.here))))::text,
+    round(d.there, greatest(minor_units(b.currency), scale(trim_scale(d.there))))::text,
+    b.reference
 from both_sides as b
 cross join lateral (
     values
-    (
-        'authorized',
-        b.authorized_amount <> b.authorized and least(b.authorized_amount, b.authorized) > 0,
-        b.authorized_amount::text, b.authorized::text
-    ),
-    ('captured', b.captured_amount <> b.captured, b.captured_amount::text, b.captured::text),
-    ('refunded', b.refunded_amount <> b.refunded, b.refunded_amount::text, b.refunded::text),
-    (
-        'status', b.status = 'authorized' and b.state in ('voided', 'not charged'),
-        b.status::text, b.state
-    )
-) as d (kind, holds, here, there)
-where d.holds and b.here and b.there and not b.undecided and b.our_currency = b.currency
+    -- A gateway may forget what it released; what both hold has to be the same.
+    ('authorized', least(b.authorized_amount, b.authorized) > 0, b.authorized_amount, b.authorized),
+    ('captured', true, b.captured_amount, b.captured),
+    ('refunded', true, b.refunded_amount, b.refunded)
+) as d (kind, counts, here, there)
+where d.counts and d.here <> d.there and not b.undecided and b.our_currency = b.currency
 order by 1, 2
 """
 

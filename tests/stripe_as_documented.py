@@ -121,6 +121,10 @@ class Stripe(stripe.HTTPXClient):
         body, _, _ = await self._handle("get", path, parameters)
         return json.loads(body)
 
+    async def clear(self) -> None:
+        """Forget everything."""
+        await self._client_async.delete(f"{self.url}/_config/data")
+
     async def post(self, path: str, **parameters: str) -> Json:
         """What somebody else does at Stripe, such as the payer."""
         return json.loads((await self._ask("post", path, parameters))[0])

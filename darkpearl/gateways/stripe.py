@@ -130,7 +130,7 @@ class StripeGateway:
                         intent.amount if intent.charge.status == "succeeded" else 0
                     ),
                     captured=intent.money(intent.amount_received),
-                    refunded=intent.money(intent.charge.returned),
+                    refunded=intent.money(intent.returned),
                     voided=intent.status == "canceled",
                     created_at=datetime.fromtimestamp(intent.created, UTC),
                 )
@@ -223,8 +223,8 @@ class StripeGateway:
                 {"idempotency_key": f"{call.idempotency_key}{CANCEL}{intent.status}"},
             )
             return _intent(cancelled).voided()
-        rest = intent.amount_received - intent.charge.returned
-        key = f"{call.idempotency_key}:refund:{intent.charge.returned}"
+        rest = intent.amount_received - intent.returned
+        key = f"{call.idempotency_key}:refund:{intent.returned}"
         refund = await self._give_back(intent.id, rest, {"payment_key": call.payment_key}, key)
         # One that waits for the bank, or for funds, is on its way all the same.
         return refund if refund.outcome == "declined" else intent.voided()

@@ -71,12 +71,6 @@ class Charge(msgspec.Struct):
     amount: int = 0
     amount_captured: int = 0
     amount_refunded: int = 0
-    captured: bool = False
-
-    @property
-    def returned(self) -> int:
-        """Refunded of what was captured; Stripe counts what it released as refunded too."""
-        return self.captured * (self.amount_refunded - (self.amount - self.amount_captured))
 
 
 class Intent(msgspec.Struct):
@@ -101,6 +95,12 @@ class Intent(msgspec.Struct):
     def charge(self) -> Charge:
         """Its charge; an empty one where there is none, or Stripe gave no more than its id."""
         return self.latest_charge if isinstance(self.latest_charge, Charge) else Charge()
+
+    @property
+    def returned(self) -> int:
+        """Refunded of what was captured; Stripe counts what it released as refunded too."""
+        released = self.charge.amount - self.charge.amount_captured
+        return self.charge.amount_refunded - released if self.amount_received else 0
 
     def money(self, minor: int) -> Decimal:
         """An amount of it in major units."""
@@ -130,7 +130,7 @@ class Intent(msgspec.Struct):
 
     def void(self) -> Answer | None:
         """What it says of its void; None when it isn't undone."""
-        given_back = self.status == "succeeded" and self.charge.returned >= self.amount_received
+        given_back = self.status == "succeeded" and self.returned >= self.amount_received
         return self.voided() if self.status == "canceled" or given_back else None
 
     def voided(self) -> Answer:

@@ -125,10 +125,10 @@ async def test_what_only_one_side_has_is_reported(
     [
         ({"currency": "EUR"}, ("currency", "USD", "EUR")),
         ({"captured": 20 - CENT}, ("captured", "20.00", "19.99")),
-        ({"refunded": CENT}, ("refunded", "0", "0.01")),
+        ({"refunded": CENT}, ("refunded", "0.00", "0.01")),
         ({"authorized": 20 + CENT}, ("authorized", "20.00", "20.01")),
-        ({"captured": Decimal(0)}, ("captured", "20.00", "0")),
-        ({"captured": Decimal(0), "voided": True}, ("captured", "20.00", "0")),
+        ({"captured": Decimal(0)}, ("captured", "20.00", "0.00")),
+        ({"captured": Decimal(0), "voided": True}, ("captured", "20.00", "0.00")),
     ],
 )
 async def test_each_field_that_disagrees_is_reported(

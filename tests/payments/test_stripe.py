@@ -82,13 +82,14 @@ async def test_a_part_can_be_captured(gateway: StripeGateway, order: Callable[..
     assert await money(gateway, order()) == ("20.00", "12.00", "12.00", False)
 
 
+@pytest.mark.parametrize("capture", [False, True])
 async def test_a_card_that_is_declined_says_why(
-    gateway: StripeGateway, order: Callable[..., Call]
+    gateway: StripeGateway, order: Callable[..., Call], *, capture: bool
 ) -> None:
     """A decline has Stripe's code, asked or looked up, and holds nothing."""
     for answer in (
-        await gateway.authorize(order(token=BAD)),
-        await gateway.lookup(order(token=BAD)),
+        await gateway.authorize(order(token=BAD, capture=capture)),
+        await gateway.lookup(order(token=BAD, capture=capture)),
     ):
         assert answer is not None
         assert (answer.outcome, answer.code) == ("declined", "card_declined")
