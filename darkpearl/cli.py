@@ -21,7 +21,7 @@ import rich_click as click
 from rich.console import Console
 from rich.table import Table
 
-from darkpearl import __version__, database, demo, embedded, schema, serving, tokens, wheel
+from darkpearl import __version__, database, demo, embedded, logs, schema, serving, tokens, wheel
 from darkpearl.config import ConfigError, Settings, variables
 from darkpearl.listener import Listener
 
@@ -78,10 +78,7 @@ def command(context: click.Context) -> None:
     Settings are environment variables: see `darkpearl settings`.
     """
     context.obj = Settings.from_environment()
-    logging.basicConfig(
-        level=context.obj.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    logs.configure(context.obj)
 
 
 @command.command()

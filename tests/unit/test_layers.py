@@ -9,6 +9,8 @@ LEVELS = {
     "errors": 0,
     "config": 0,
     "models": 0,
+    "exchange": 0,
+    "logs": 1,
     "wheel": 1,
     "tokens": 1,
     "database": 1,
