@@ -18,6 +18,7 @@ FOREIGN = "DARKPEARL_TEST_"
 """Names with this prefix belong to the test suite and are left alone."""
 
 ADDRESS = r"^(postgres(ql)?://|\w+ *=)"
+ORIGINS = r"^(\*|https?://[^/, ]+(,https?://[^/, ]+)*)?$"
 
 
 class ConfigError(ValueError):
@@ -164,6 +165,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key_hours: Annotated[
         int, Meta(ge=1, le=8760, description="how long the answer under an idempotency key is kept")
     ] = 24
+    rate_limit_per_minute: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100_000,
+            description="requests of one caller in a minute at most; 0: no limit",
+        ),
+    ] = 0
+    cors_origins: Annotated[
+        str,
+        Meta(
+            pattern=ORIGINS,
+            description="origins whose pages may call the API from a browser",
+            extra={"allowed": "origins such as `https://shop.example`, divided by commas, or *"},
+        ),
+    ] = ""
+    trusted_proxies: Annotated[
+        str,
+        Meta(
+            description="proxies whose X-Forwarded-For and X-Forwarded-Proto are believed",
+            extra={"allowed": "addresses or networks, divided by commas, or *"},
+        ),
+    ] = ""
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="least severe log line")
     ] = "info"
@@ -176,6 +200,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             if not is_secret(field.type)
         ]
         return f"Settings({', '.join(shown)})"
+
+    log_format: Annotated[Literal["text", "json"], Meta(description="what log lines look like")] = (
+        "text"
+    )
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str] = os.environ) -> Self:

@@ -10,6 +10,7 @@
     ├── ChangedError      412  the row isn't what the request was made from
     ├── MediaTypeError    415  a body that isn't JSON
     ├── InvalidError      422  the request is well formed; the database refuses what it says
+    ├── TooOftenError     429  the caller asks too often
     ├── GatewayError      502  what an outside system answered makes no sense
     ├── UnavailableError  503  the database is away, busy or shutting down: try again
     └── NoAnswerError     504  an outside system didn't answer in time
@@ -19,7 +20,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import psycopg
 
@@ -131,6 +132,25 @@ class InvalidError(DarkPearlError):
     standard_title = "The database refuses this"
 
 
+class TooOftenError(DarkPearlError):
+    """The caller asks too often.
+
+    Args:
+        detail: how often is too often.
+        retry_after_seconds: when the next request is welcome.
+        more: as for every error.
+    """
+
+    status = 429
+    standard_title = "Too many requests"
+
+    def __init__(
+        self, detail: str = "", *, retry_after_seconds: int = RETRY_AFTER_SECONDS, **more: Any
+    ) -> None:
+        super().__init__(detail, **more)
+        self.retry_after_seconds = retry_after_seconds
+
+
 class GatewayError(DarkPearlError):
     """An outside system failed or answered nonsense."""
 
@@ -143,6 +163,7 @@ class UnavailableError(DarkPearlError):
 
     status = 503
     standard_title = "Try again"
+    retry_after_seconds = RETRY_AFTER_SECONDS
 
 
 class NoAnswerError(DarkPearlError):
@@ -186,6 +207,7 @@ PROBLEMS: dict[str, Problem] = {
     "DP035": Problem(ChangedError, "The row has changed"),
     "DP036": Problem(InvalidError, "The idempotency key stands for another request"),
     "DP037": Problem(ConflictError, "The first request is still under way"),
+    "DP039": Problem(TooOftenError, "Too many requests"),
     "22001": Problem(InvalidError, "A text is too long"),
     "22003": Problem(InvalidError, "A number is out of range"),
     "22007": Problem(InvalidError, "A date or time can't be read"),

@@ -82,7 +82,12 @@ def api_service(settings: Settings, url: str, taken: socket.socket) -> Service:
     server = _Server(
         uvicorn.Config(
             app,
+            log_config=None,
             log_level=logging.WARNING,
+            access_log=False,
+            proxy_headers=bool(settings.trusted_proxies),
+            forwarded_allow_ips=settings.trusted_proxies,
+            server_header=False,
             timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
         )
     )

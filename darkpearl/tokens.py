@@ -54,6 +54,7 @@ class Identity(msgspec.Struct, frozen=True):
     claims: str
     expires_at: float = math.inf
     """Seconds since 1970."""
+    subject: str = ""
 
 
 ANONYMOUS = Identity("anon", '{"role": "anon"}')
@@ -268,7 +269,7 @@ def _identity(claims: dict[str, Any]) -> Identity:
         raise invalid(f"Its role is none of {', '.join(get_args(Role))}.")
     if role == "authenticated" and not _is_uuid(subject):
         raise invalid("Its sub is no UUID, which is how customers are told apart.")
-    return Identity(role, json.dumps(claims, allow_nan=False), float(claims["exp"]))
+    return Identity(role, json.dumps(claims, allow_nan=False), float(claims["exp"]), subject or "")
 
 
 def _is_uuid(text: object) -> bool:

@@ -15,6 +15,8 @@ from litestar import Request
 from litestar.datastructures import State
 from msgspec import UNSET, Struct
 
+from darkpearl import exchange
+from darkpearl.api.limits import address_key
 from darkpearl.database import Pool
 from darkpearl.errors import (
     PROBLEMS,
@@ -71,6 +73,7 @@ class Caller:
             DarkPearlError: whatever the database says, a constraint checked at commit included.
             UnauthorizedError: it needs a token, and none was given.
         """
+        request_id = exchange.current().request_id
         with self._asked_for_a_token(), translated():
             # BEGIN and COMMIT by hand: the driver's own would end the pipeline's flight twice.
             # All is answered by the end of the block, what a COMMIT finds wrong included.
@@ -80,8 +83,16 @@ class Caller:
                     await connection.execute(
                         "select set_config('role', %s, true),"
                         " set_config('request.jwt.claims', %s, true),"
-                        " set_config('statement_timeout', %s, true)",
-                        [self._identity.role, self._identity.claims, STATEMENT_TIMEOUT],
+                        " set_config('statement_timeout', %s, true),"
+                        " set_config('application_name', %s, true),"
+                        " set_config('request.id', %s, true)",
+                        [
+                            self._identity.role,
+                            self._identity.claims,
+                            STATEMENT_TIMEOUT,
+                            f"darkpearl api {request_id}".rstrip(),
+                            request_id,
+                        ],
                     )
                     yield lambda query, parameters: connection.execute(query.encode(), parameters)
                     await connection.execute("commit")
@@ -143,9 +154,20 @@ async def caller(request: Request[Any, Any, Any], state: State) -> Caller:
 
     Raises:
         UnauthorizedError: the token isn't valid.
+        TooOftenError: the caller asks too often; who sends bad tokens is its address.
     """
-    headers = request.headers.getall("authorization", [])
-    return Caller(state.pool, await state.tokens.identify(headers))
+    address = address_key(request.client.host if request.client else "")
+    asked = exchange.current()
+    try:
+        identity = await state.tokens.identify(request.headers.getall("authorization", []))
+    except UnauthorizedError:
+        asked.rate_limit = state.limiter.take(address)
+        raise
+    asked.role = identity.role
+    asked.rate_limit = state.limiter.take(
+        f"sub {identity.subject}" if identity.subject else address
+    )
+    return Caller(state.pool, identity)
 
 
 def insert(table: LiteralString, row: Struct) -> Statement:

@@ -1,19 +1,16 @@
 """The application: one pool, the routes, and how errors are told."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from litestar import Litestar
+from litestar.config.compression import CompressionConfig
+from litestar.config.cors import CORSConfig
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
-from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import SwaggerRenderPlugin
-from litestar.openapi.spec import Components, License, SecurityScheme, Tag
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from darkpearl import __version__, database
+from darkpearl import database
 from darkpearl.api import (
     health,
     inventory,
@@ -26,7 +23,10 @@ from darkpearl.api import (
     webhooks,
 )
 from darkpearl.api.access import caller
+from darkpearl.api.description import described
+from darkpearl.api.edge import Edge
 from darkpearl.api.idempotency import once
+from darkpearl.api.limits import Limiter
 from darkpearl.api.listing import listing
 from darkpearl.api.parameters import created, refuse_unknown
 from darkpearl.api.wire import MAX_BODY_BYTES, DecimalsAreNumbers, JsonRequest, JsonResponse
@@ -38,26 +38,8 @@ from darkpearl.tokens import Verifier
 LOGIN = "darkpearl_api"
 """Whose sessions the API's are: the only ones whose claims the database believes."""
 
-logger = logging.getLogger(__name__)
-
-_ABOUT = """\
-Order fulfilment: place an order and its saga reserves stock, takes the payment and ships, or gives
-everything back. Who calls says a bearer token; without one only what is sold can be read. Lists
-answer `{data, count, limit, offset, next}`, where `count` is the number of all rows that match and
-`next` the cursor of the next page. Errors are problem documents (RFC 9457); `/problems` lists their
-types.
-"""
-_TAGS = [
-    Tag("orders", "Placing an order starts its saga; follow it as server-sent events."),
-    Tag("sagas", "Where each saga stands, and its history. A saga has the id of its order."),
-    Tag("products", "The catalogue."),
-    Tag("warehouses", "Where stock lies."),
-    Tag("inventory", "How much there is. Quantities move through the ledger alone."),
-    Tag("stock movements", "The ledger: append-only, idempotent by correlation id."),
-    Tag("payments", "What payment gateways tell by themselves, signed."),
-    Tag("health", "For probes."),
-    Tag("problems", "What the type of a problem document stands for."),
-]
+EXPOSED = ["Location", "ETag", "Link", "Retry-After", "X-Request-ID", "RateLimit"]
+"""Headers that scripts of other origins may read."""
 
 
 def create_app(settings: Settings, database_url: str) -> Litestar:
@@ -108,7 +90,13 @@ def create_app(settings: Settings, database_url: str) -> Litestar:
         },
         guards=[refuse_unknown],
         lifespan=[pool],
-        middleware=[_log_requests] if logger.isEnabledFor(logging.DEBUG) else [],
+        compression_config=CompressionConfig(
+            "gzip",
+            minimum_size=1024,
+            gzip_compress_level=5,
+            exclude_opt_key="exclude_from_compression",
+        ),
+        cors_config=cors(settings),
         request_class=JsonRequest,
         response_class=JsonResponse,
         request_max_body_size=MAX_BODY_BYTES,
@@ -117,42 +105,22 @@ def create_app(settings: Settings, database_url: str) -> Litestar:
             HTTPException: problems.on_http_exception,
             Exception: problems.on_exception,
         },
-        openapi_config=OpenAPIConfig(
-            title="DarkPearl",
-            version=__version__,
-            description=_ABOUT,
-            license=License("Apache-2.0", identifier="Apache-2.0"),
-            tags=_TAGS,
-            components=Components(
-                security_schemes={
-                    "token": SecurityScheme(type="http", scheme="bearer", bearer_format="JWT")
-                }
-            ),
-            security=[{"token": []}, {}],
-            path="/schema",
-            use_handler_docstrings=True,
-            render_plugins=[SwaggerRenderPlugin(path="/")],
-        ),
+        openapi_config=described(),
         plugins=[DecimalsAreNumbers()],
         logging_config=None,
     )
     app.state.gateway = make_gateway(settings)  # asks nothing; knows the gateway's signature
+    app.state.limiter = Limiter(settings.rate_limit_per_minute)
     app.state.stopping = asyncio.Event()
     app.state.streams = 0
+    app.asgi_handler = Edge(app.asgi_handler, app.state.limiter.policy)
     return app
 
 
-def _log_requests(app: ASGIApp) -> ASGIApp:
-    """Log method, path and status; never a query, a body or a header."""
-
-    async def logged(scope: Scope, receive: Receive, send: Send) -> None:
-        what = f"{scope.get('method', scope['type'])} {scope['path']}"
-
-        async def told(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                logger.debug("%s %s", what, message["status"])
-            await send(message)
-
-        await app(scope, receive, told)
-
-    return logged
+def cors(settings: Settings) -> CORSConfig | None:
+    """Which other origins' pages may call; None: none."""
+    if not settings.cors_origins:
+        return None
+    return CORSConfig(
+        allow_origins=settings.cors_origins.split(","), expose_headers=EXPOSED, max_age=3600
+    )

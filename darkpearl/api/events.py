@@ -66,6 +66,7 @@ class _Look(msgspec.Struct):
     "/{order_id:uuid}/events",
     summary="Follow an order",
     media_type="text/event-stream",
+    exclude_from_compression=True,
     responses=refusals(400, 404),
 )
 async def follow_order(

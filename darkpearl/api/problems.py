@@ -11,14 +11,15 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath
 from msgspec import Meta, Struct
 
+from darkpearl import exchange
 from darkpearl.api.wire import encoder
 from darkpearl.errors import (
     PROBLEMS,
-    RETRY_AFTER_SECONDS,
     BadRequestError,
     DarkPearlError,
     FieldError,
     NotFoundError,
+    TooOftenError,
     UnauthorizedError,
     UnavailableError,
     problem_of,
@@ -61,6 +62,7 @@ class ProblemDetails(Struct, omit_defaults=True):
     errors: Annotated[
         list[FieldProblem], Meta(description="Every field that isn't as the schema says")
     ] = msgspec.field(default_factory=list)
+    request_id: Annotated[str, Meta(description="As in X-Request-ID and in the log")] = ""
 
 
 _CHALLENGES = {"DP030": "Bearer", "DP031": 'Bearer error="invalid_token"'}
@@ -76,6 +78,7 @@ _MEANINGS = {
     413: "The body is too long",
     415: "The body isn't JSON",
     422: "The database refuses what the request says",
+    429: "Too many requests: try again after Retry-After",
     503: "The database is away or busy: try again after Retry-After",
 }
 
@@ -84,9 +87,10 @@ def refusals(*statuses: int, needs_token: bool = True) -> dict[int, ResponseSpec
     """What a handler may answer besides success, for its description.
 
     Args:
-        statuses: its own; 503 is everybody's.
+        statuses: its own; 503 is everybody's, 429 of all that asks who calls.
         needs_token: whether who calls matters.
     """
+    everybodys = {401, 403, 429, 503} if needs_token else {503}
     return {
         status: ResponseSpec(
             ProblemDetails,
@@ -94,7 +98,7 @@ def refusals(*statuses: int, needs_token: bool = True) -> dict[int, ResponseSpec
             media_type=MEDIA_TYPE,
             generate_examples=False,
         )
-        for status in sorted({*statuses, 503} | ({401, 403} if needs_token else set()))
+        for status in sorted({*statuses} | everybodys)
     }
 
 
@@ -103,8 +107,8 @@ def on_error(request: _Request, error: DarkPearlError) -> Response[bytes]:
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         _log(request, error)
     headers = {}
-    if isinstance(error, UnavailableError):
-        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if isinstance(error, UnavailableError | TooOftenError):
+        headers["Retry-After"] = str(error.retry_after_seconds)
     if isinstance(error, UnauthorizedError):
         headers["WWW-Authenticate"] = _CHALLENGES[error.code]
     return _response(
@@ -159,6 +163,7 @@ def on_exception(request: _Request, error: Exception) -> Response[bytes]:
 
 
 def _response(problem: ProblemDetails, headers: dict[str, str] | None = None) -> Response[bytes]:
+    problem.request_id = exchange.current().request_id
     return Response(
         encoder.encode(problem),
         status_code=problem.status,

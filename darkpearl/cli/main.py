@@ -16,7 +16,7 @@ import msgspec
 import rich_click as click
 from rich.table import Table
 
-from darkpearl import __version__, database, demo, embedded, schema, serving, tokens, wheel
+from darkpearl import __version__, database, demo, embedded, logs, schema, serving, tokens, wheel
 from darkpearl.cli import where
 from darkpearl.cli.console import fail, out
 from darkpearl.cli.db import db
@@ -68,10 +68,7 @@ def command(context: click.Context) -> None:
     Settings are environment variables: see `darkpearl settings`.
     """
     context.obj = Settings.from_environment()
-    logging.basicConfig(
-        level=context.obj.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    logs.configure(context.obj)
 
 
 @command.command()

@@ -31,6 +31,7 @@
 --   DP035  a row that has changed since it was read
 --   DP036  an idempotency key that stands for another request
 --   DP037  an idempotency key whose first request is still under way
+--   DP039  too many requests (over HTTP)
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;

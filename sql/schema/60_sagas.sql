@@ -61,6 +61,7 @@ create table sagas (
     ready_at timestamptz default clock(),
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
+    traceparent text default nullif(current_setting('request.traceparent', true), ''),
     constraint sagas_pkey primary key (id, warehouse_id),
     constraint sagas_rest_when_they_end
     check ((status in ('completed', 'compensated', 'stuck')) = (ready_at is null))
@@ -73,6 +74,7 @@ comment on column sagas.position is 'The step it is at (saga_steps.position).';
 comment on column sagas.attempts is 'Tries of the current step so far.';
 comment on column sagas.lease_token is 'Fencing token: grows with every external request; an answer with an old one is refused.';
 comment on column sagas.ready_at is 'When the engine looks at it next: at once, after a backoff, or when a lease runs out. Null once it has ended.';
+comment on column sagas.traceparent is 'W3C trace context of the request that started it, when that was traced.';
 
 create table saga_events (
     id bigint generated always as identity,
@@ -87,6 +89,7 @@ create table saga_events (
     actor text,
     started_at timestamptz,
     created_at timestamptz not null default clock(),
+    request_id text default nullif(current_setting('request.id', true), ''),
     constraint saga_events_pkey primary key (saga_id, id, warehouse_id, created_at)
 ) partition by range (created_at);
 create table saga_events_default partition of saga_events default;
@@ -94,6 +97,7 @@ comment on table saga_events is 'The history of every saga: append-only, one row
 comment on column saga_events.error_code is 'SQLSTATE of what went wrong; class DP is ours.';
 comment on column saga_events.started_at is 'When the step began; created_at is when it ended.';
 comment on column saga_events.next_attempt_at is 'When it is tried again, or when the lease of an external request runs out.';
+comment on column saga_events.request_id is 'The HTTP request that caused it (X-Request-ID), or what a session set as request.id.';
 
 -- One row of a pass: a saga that has been claimed and what became of it so far.
 create type saga_work as (

@@ -150,7 +150,7 @@ async def test_an_outage_in_the_middle_is_503_and_passes(
     """A connection that dies under a request is told as such; the next request gets another."""
     kill = (
         "select pg_terminate_backend(pid) from pg_stat_activity"
-        " where application_name = 'darkpearl api' and {} pg_backend_pid()"
+        " where application_name like 'darkpearl api%%' and {} pg_backend_pid()"
     )
 
     @get("/killed")
@@ -212,5 +212,5 @@ async def test_logs_tell_no_secrets(
         await client.get("/products?search=secret1", headers={"authorization": "Bearer secret2"})
         await client.post("/products", json={"sku": "secret3"})
     ours = [each.getMessage() for each in caplog.records if each.name.startswith("darkpearl")]
-    assert ours == ["GET /products 401", "POST /products 400"]
+    assert [each.split(" in ")[0] for each in ours] == ["GET /products 401", "POST /products 400"]
     assert "secret" not in caplog.text

@@ -10,6 +10,8 @@ LEVELS = {
     "config": 0,
     "models": 0,
     "money": 0,
+    "exchange": 0,
+    "logs": 1,
     "wheel": 1,
     "tokens": 1,
     "database": 1,

@@ -1,0 +1,94 @@
+"""How the API describes itself: OpenAPI 3.1, and Swagger UI as a page for people.
+
+Swagger UI is served from files of this package (swagger/, of the npm package swagger-ui-dist), so
+that it works where there is no internet, under a policy that lets it load nothing from elsewhere.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from litestar import Request, Router
+from litestar.datastructures import CacheControlHeader
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
+from litestar.openapi.spec import Components, License, SecurityScheme, Tag
+from litestar.static_files import create_static_files_router
+
+from darkpearl import __version__
+
+SWAGGER = Path(__file__).with_name("swagger")
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; connect-src 'self'; form-action 'none'; base-uri 'none'; "
+    "frame-ancestors 'none'"
+)
+"""For the page alone: its own scripts, and requests to its own origin."""
+
+_ABOUT = """\
+Order fulfilment: place an order and its saga reserves stock, takes the payment and ships, or gives
+everything back. Who calls says a bearer token; without one only what is sold can be read. Lists
+answer `{data, count, limit, offset, next}`, where `count` is the number of all rows that match and
+`next` the cursor of the next page. Errors are problem documents (RFC 9457); `/problems` lists their
+types.
+"""
+_TAGS = [
+    Tag("orders", "Placing an order starts its saga; follow it as server-sent events."),
+    Tag("sagas", "Where each saga stands, and its history. A saga has the id of its order."),
+    Tag("products", "The catalogue."),
+    Tag("warehouses", "Where stock lies."),
+    Tag("inventory", "How much there is. Quantities move through the ledger alone."),
+    Tag("stock movements", "The ledger: append-only, idempotent by correlation id."),
+    Tag("payments", "What payment gateways tell by themselves, signed."),
+    Tag("health", "For probes."),
+    Tag("problems", "What the type of a problem document stands for."),
+]
+
+
+class SwaggerPage(OpenAPIRenderPlugin):
+    """The page for people."""
+
+    def __init__(self) -> None:
+        super().__init__(path="/")
+        self._page = (SWAGGER / "index.html").read_bytes()
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        """The page; it fetches the description itself."""
+        del request, openapi_schema
+        return self._page
+
+    def receive_router(self, router: Router) -> None:
+        """Add the files of the page."""
+        router.register(
+            create_static_files_router(
+                "/swagger",
+                directories=[SWAGGER],
+                include_in_schema=False,
+                cache_control=CacheControlHeader(max_age=3600),
+            )
+        )
+
+
+def described() -> OpenAPIConfig:
+    """The description of this version."""
+    return OpenAPIConfig(
+        title="DarkPearl",
+        version=__version__,
+        description=_ABOUT,
+        license=License("Apache-2.0", identifier="Apache-2.0"),
+        tags=_TAGS,
+        components=Components(
+            security_schemes={
+                "token": SecurityScheme(type="http", scheme="bearer", bearer_format="JWT")
+            }
+        ),
+        security=[{"token": []}],
+        operation_id_creator=lambda handler, method, path: handler.handler_name,  # noqa: ARG005
+        openapi_router=Router(
+            "/schema",
+            route_handlers=[],
+            include_in_schema=False,
+            response_headers={"Content-Security-Policy": PAGE_POLICY},
+        ),
+        use_handler_docstrings=True,
+        render_plugins=[SwaggerPage(), JsonRenderPlugin()],
+    )

@@ -1,0 +1,111 @@
+"""The edge: what every request and response goes through, whatever its route, or without one.
+
+A request gets its id, or keeps a sane one that it brought; the id is in the answer, in problem
+documents, in every log line and in the database. The answer gets the headers that keep browsers
+from guessing. What happened is one log line: no query, no body, no header.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Iterable
+from uuid import uuid4
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from darkpearl import exchange
+from darkpearl.exchange import Exchange
+
+SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
+HEADERS = {
+    b"x-content-type-options": b"nosniff",
+    b"x-frame-options": b"DENY",
+    b"referrer-policy": b"no-referrer",
+    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
+}
+"""Of every answer, unless it brings its own: nothing in it is to be run, framed or guessed."""
+HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
+
+logger = logging.getLogger("darkpearl.api")
+
+
+class Edge:
+    """Wraps the application, its error pages included.
+
+    Args:
+        app: what answers.
+        policy: the RateLimit-Policy header, or nothing.
+    """
+
+    def __init__(self, app: ASGIApp, policy: str) -> None:
+        self._app = app
+        self._policy = policy
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != ScopeType.HTTP:
+            await self._app(scope, receive, send)
+            return
+        asked = Exchange(request_id(scope["headers"]))
+        exchange.begin(asked)
+        status = 0
+        began = time.perf_counter()
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = self._with_headers(message["headers"], scope, asked)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, answer)
+        finally:
+            seconds = time.perf_counter() - began
+            _log(scope, asked, status, seconds)
+
+    def _with_headers(
+        self, given: Iterable[tuple[bytes, bytes]], scope: Scope, asked: Exchange
+    ) -> list[tuple[bytes, bytes]]:
+        headers = list(given)
+        brought = {name.lower() for name, _ in headers}
+        headers += [(name, value) for name, value in HEADERS.items() if name not in brought]
+        headers.append((b"x-request-id", asked.request_id.encode()))
+        if scope["scheme"] == "https":
+            headers.append(HSTS)
+        if asked.rate_limit:
+            headers.append((b"ratelimit-policy", self._policy.encode()))
+            headers.append((b"ratelimit", asked.rate_limit.encode()))
+        return headers
+
+
+def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The id that a request brings, when it is short and plain; else a new one."""
+    for name, value in headers:
+        if name == b"x-request-id" and SANE_ID.fullmatch(value):
+            return value.decode()
+    return str(uuid4())
+
+
+def _log(scope: Scope, asked: Exchange, status: int, seconds: float) -> None:
+    """One line for a request; status 0 is an answer that was never begun."""
+    path = scope.get("raw_path", b"").partition(b"?")[0].decode("ascii", "backslashreplace")
+    method = scope.get("method")
+    fields = {
+        "method": method,
+        "path": path,
+        "status": status,
+        "duration_ms": round(seconds * 1000, 1),
+        "role": asked.role,
+    }
+    logger.info(
+        "%s %s %s in %.1f ms, %s, %s",
+        method,
+        path,
+        status,
+        seconds * 1000,
+        asked.role or "nobody",
+        asked.request_id,
+        extra={"fields": fields},
+    )

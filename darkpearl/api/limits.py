@@ -1,0 +1,69 @@
+"""How often a caller may ask: a token bucket for each, in the memory of this process.
+
+The caller is the subject of a verified token, else the client's address; of IPv6 the /64, which is
+what one client has. A bucket is one number, the moment at which it is full again (GCRA).
+"""
+
+import ipaddress
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from darkpearl.errors import PROBLEMS, TooOftenError
+
+WINDOW_SECONDS = 60
+MAX_BUCKETS = 50_000
+"""Beyond it the one that rested longest is forgotten, which by then is as good as full."""
+
+
+class Limiter:
+    """So many requests per minute for each caller; 0 is no limit. Bursts up to a minute's worth."""
+
+    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_minute = per_minute
+        self._clock = clock
+        self._full_at: OrderedDict[str, float] = OrderedDict()
+
+    @property
+    def policy(self) -> str:
+        """The RateLimit-Policy header; empty without a limit."""
+        return f'"default";q={self._per_minute};w={WINDOW_SECONDS}' if self._per_minute else ""
+
+    def take(self, caller: str) -> str:
+        """Count one request; the RateLimit header of its answer, empty without a limit.
+
+        Raises:
+            TooOftenError: it is one too many; it says when to come back.
+        """
+        if not self._per_minute:
+            return ""
+        now = self._clock()
+        cost = WINDOW_SECONDS / self._per_minute
+        full_at = max(self._full_at.get(caller, now), now) + cost
+        excess = full_at - now - WINDOW_SECONDS
+        if excess > 1e-6:  # noqa: PLR2004 - what sums of floats are off by
+            raise TooOftenError(
+                f"More than {self._per_minute} requests in a minute.",
+                title=PROBLEMS["DP039"].title,
+                code="DP039",
+                hint="Slow down; Retry-After says when the next one is welcome.",
+                retry_after_seconds=math.ceil(excess),
+            )
+        self._full_at[caller] = full_at
+        self._full_at.move_to_end(caller)
+        if len(self._full_at) > MAX_BUCKETS:
+            self._full_at.popitem(last=False)
+        left = int((WINDOW_SECONDS - (full_at - now)) / cost + 1e-6)
+        return f'"default";r={left};t={math.ceil(full_at - now)}'
+
+
+def address_key(host: str) -> str:
+    """What clients at an address are counted as."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:  # a socket's path, a test
+        return host
+    if address.version == 6:  # noqa: PLR2004 - the version's name
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return host

@@ -1,0 +1,7 @@
+SwaggerUIBundle({
+  url: "/schema/openapi.json",
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+  persistAuthorization: true,
+  requestSnippetsEnabled: true,
+});

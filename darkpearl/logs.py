@@ -1,0 +1,40 @@
+"""Log lines: text for people, or JSON for machines with the request that each belongs to."""
+
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from darkpearl import exchange
+from darkpearl.config import Settings
+
+TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+_encoder = msgspec.json.Encoder(enc_hook=str)
+
+
+def configure(settings: Settings) -> None:
+    """Send the lines of this process to stderr, as the settings want them."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines() if settings.log_format == "json" else logging.Formatter(TEXT))
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+
+
+class JsonLines(logging.Formatter):
+    """A line is one JSON object; `extra={"fields": {…}}` of a log call becomes more members."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as JSON; a traceback is the member `exception`."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if request_id := exchange.current().request_id:
+            line["request_id"] = request_id
+        line |= getattr(record, "fields", {})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return _encoder.encode(line).decode()
