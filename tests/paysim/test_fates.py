@@ -128,11 +128,12 @@ async def test_a_late_call_is_made_after_its_caller_has_gone(start: Start, tmp_p
 
 async def test_silence_has_an_end(start: Start) -> None:
     """A service that doesn't answer in time gave no answer."""
-    async with start(socket=True, late_rate=1, late_seconds=0.3) as gateway:
+    async with start(socket=True, late_rate=1, late_seconds=0.5) as gateway:
         url = str(gateway._client.base_url)
-        hasty = HttpGateway(url, token="sesame", timeout_seconds=0.01)
+        hasty = HttpGateway(url, token="sesame", timeout_seconds=0.1)
         answer = await hasty.authorize(call("authorize", "p"))
-        assert (answer.outcome, answer.message) == ("unknown", "ReadTimeout")
+        assert answer.outcome == "unknown"
+        assert str(answer.message).endswith("Timeout")
         await hasty.close()
 
 
