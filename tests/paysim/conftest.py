@@ -50,18 +50,23 @@ async def served(app: Any) -> AsyncIterator[str]:
 def start(tmp_path: Path) -> Start:
     """Runs a simulator on one file, with a client of it for as long as the context lasts.
 
-    Named arguments are its behaviour; `heard` answers its webhooks, `socket` puts it behind one.
+    Named arguments are its behaviour; `heard` answers its webhooks, which are signed with `secret`;
+    `socket` puts it behind one.
     """
 
     @asynccontextmanager
     async def run(
-        *, heard: Handler | None = None, socket: bool = False, **how: Any
+        *,
+        heard: Handler | None = None,
+        secret: str | None = SECRET,
+        socket: bool = False,
+        **how: Any,
     ) -> AsyncIterator[HttpGateway]:
         behaviour, ledger = Behaviour(**how), Ledger(tmp_path / "paysim.db")
         webhooks = None
         if heard:
             mock = httpx.MockTransport(heard)
-            webhooks = Webhooks(ledger, behaviour, "http://shop/hook", SECRET, mock)
+            webhooks = Webhooks(ledger, behaviour, "http://shop/hook", secret, mock)
         inner = create_app(ledger, behaviour, webhooks, token="sesame")
         app: Any = befall(inner, behaviour)
         async with AsyncExitStack() as stack:

@@ -157,6 +157,16 @@ async def test_what_is_to_be_told_survives_a_restart(start: Start) -> None:
     assert shop.heard.empty()
 
 
+async def test_webhooks_can_go_unsigned(start: Start) -> None:
+    """Without a secret, to see them refused; each delivery is refused alike."""
+    shop = Shop(401)
+    async with start(heard=shop, secret=None, answer_twice_rate=1) as gateway:
+        await gateway.authorize(call("authorize", "p"))
+        for request in await shop.hear(2):
+            with pytest.raises(SignatureError, match="there is no"):
+                gateway.webhook(request.headers, request.content)
+
+
 async def test_a_webhook_can_come_before_the_answer(start: Start) -> None:
     """It is heard while the caller still waits, and only then, however long that takes."""
     shop = Shop(seconds=3 * TICK_SECONDS)
