@@ -17,6 +17,7 @@ from darkpearl.api import (
     orders,
     problems,
     products,
+    returns,
     sagas,
     stock_movements,
     warehouses,
@@ -73,6 +74,7 @@ def create_app(settings: Settings, database_url: str) -> Litestar:
     app = Litestar(
         route_handlers=[
             orders.router,
+            returns.router,
             sagas.router,
             products.router,
             warehouses.router,

@@ -26,8 +26,8 @@ from darkpearl.models import (
     Order,
     OrderDetails,
     OrderStatus,
-    Payment,
 )
+from darkpearl.models.payments import Payment, Refund
 
 Reason = Annotated[str | None, QueryParameter(max_length=500, description="Why, for the history")]
 
@@ -54,6 +54,12 @@ _PAYMENT = f"""(
         where p.order_id = o.id and p.warehouse_id = o.warehouse_id
     ) as v
 ) as payment"""  # noqa: S608 - literals
+_REFUNDS = f"""(
+    select coalesce(json_agg(v order by v.id), '[]') from (
+        select {", ".join(f"r.{name}" for name in Refund.__struct_fields__)} from refunds as r
+        where r.order_id = o.id and r.warehouse_id = o.warehouse_id
+    ) as v
+) as refunds"""  # noqa: S608 - literals
 _SAGA = f"""(
     select to_json(v) from (
         select {sagas.COLUMNS} from saga_overview as s
@@ -61,11 +67,13 @@ _SAGA = f"""(
     ) as v
 ) as saga"""  # noqa: S608 - literals
 _DETAILS = f"""
-    select {_COLUMNS}, {_ITEMS}, {_PAYMENT}, {_SAGA} from orders as o where o.id = %(id)s
+    select {_COLUMNS}, {_ITEMS}, {_PAYMENT}, {_REFUNDS}, {_SAGA}
+    from orders as o where o.id = %(id)s
 """  # noqa: S608 - literals
 _PLACE = """
     select from place_order(
-        %(warehouse_id)s, %(items)s::jsonb, %(customer_id)s, %(notes)s, %(currency)s, %(id)s
+        %(warehouse_id)s, %(items)s::jsonb, %(customer_id)s, %(notes)s, %(currency)s, %(id)s,
+        %(payment_token)s
     )
 """
 _PLACED = f"""
@@ -124,7 +132,7 @@ async def list_orders(
 
 @get("/{order_id:uuid}", summary="Get an order", responses=refusals(400, 404))
 async def get_order(caller: NamedDependency[Caller], order_id: FromPath[UUID]) -> OrderDetails:
-    """An order with its lines, its payment and where its saga stands."""
+    """An order with its lines, its payment, its refunds and where its saga stands."""
     return await caller.get(OrderDetails, (_DETAILS, {"id": order_id}))
 
 
@@ -139,6 +147,7 @@ async def create_order(once: NamedDependency[Once], data: NewOrder) -> JsonRespo
         "customer_id": data.customer_id,
         "notes": data.notes,
         "currency": data.currency,
+        "payment_token": data.payment_token,
         "message": f"Placed; its saga has started. Follow it at /orders/{order_id}/events.",
     }
     order = await once.get(CreatedOrder, (_PLACE, parameters), (_PLACED, parameters))

@@ -23,12 +23,12 @@ from darkpearl.models import (
     StockMovement,
 )
 
-_COLUMNS = f"""
+COLUMNS = f"""
     m.id, m.correlation_id, m.product_id, m.warehouse_id, m.movement_type, m.quantity,
     m.available_after, m.reserved_after, m.reference_type, m.reference_id, m.notes, m.actor,
     m.created_at, {PRODUCT_SUMMARY.format("m")}, {WAREHOUSE_SUMMARY.format("m")}
 """
-_SELECT = f"select {_COLUMNS} from stock_movements as m"  # noqa: S608 - literals
+_SELECT = f"select {COLUMNS} from stock_movements as m"  # noqa: S608 - literals
 
 _MOVE = """
     {function}(
@@ -116,7 +116,7 @@ async def create_stock_movement(
         )
     query = f"""
         with moved as (select m.* from {moved} as m),
-        told as (select {_COLUMNS} from moved as m)
+        told as (select {COLUMNS} from moved as m)
         select asked.*, (
             select to_json(other) from told as other where other.id <> asked.id
         ) as counterpart

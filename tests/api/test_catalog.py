@@ -28,7 +28,7 @@ async def test_a_product_is_created_with_its_location(api: Api) -> None:
 async def test_amounts_are_numbers_in_their_exact_text(api: Api) -> None:
     """A price comes back digit by digit as sent, as a JSON number; text is taken too."""
     for sent in ("123456789012.3456", '"0.10"'):
-        body = f'{{"sku": "{uuid4()}", "name": "x", "unit_price": {sent}}}'
+        body = f'{{"sku": "{uuid4()}", "name": "x", "currency": "CLF", "unit_price": {sent}}}'
         made = await api.post(
             "/products", content=body, headers={"content-type": "application/json"}
         )

@@ -15,7 +15,7 @@ async def step(shop: Shop, name: str, *sagas: UUID) -> dict[UUID, Any]:
     (plan,) = await shop.rows(
         "select step_function as function, effect_function as effect"
         " from saga_steps where %s in (step_name, step_function)"
-        " union all select undo_function, undo_effect_function"
+        " union select undo_function, undo_effect_function"
         " from saga_steps where %s in (undo_name, undo_function)",
         name,
         name,

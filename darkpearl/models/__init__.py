@@ -9,16 +9,21 @@ instead. They are never floats in here. Times carry their offset from UTC.
 """
 
 from datetime import datetime
-from decimal import Decimal
 from typing import Annotated, Literal
 from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-MAX_UNITS = 1_000_000_000
-MAX_LINES = 1000
-_AMOUNT_BOUND = 10**12
-_AMOUNT_DECIMALS = 4
+from darkpearl.models.common import (
+    MAX_LINES,
+    MAX_UNITS,
+    Amount,
+    Notes,
+    Request,
+    Units,
+    check_amount,
+)
+from darkpearl.models.payments import CaptureMethod, Payment, PaymentToken, Refund
 
 OrderStatus = Literal[
     "pending", "reserved", "payment_processing", "payment_failed", "paid", "fulfilling",
@@ -27,7 +32,6 @@ OrderStatus = Literal[
 MovementType = Literal[
     "receive", "transfer_out", "transfer_in", "adjust", "reserve", "release", "fulfill",
 ]  # fmt: skip
-PaymentStatus = Literal["requested", "captured", "declined", "void_requested", "voided", "refunded"]
 SagaStatus = Literal["running", "waiting", "compensating", "completed", "compensated", "stuck"]
 SagaEventType = Literal[
     "saga_started", "step_completed", "step_waiting", "step_failed", "compensation_started",
@@ -35,10 +39,6 @@ SagaEventType = Literal[
     "cancelled", "skipped",
 ]  # fmt: skip
 
-Amount = Annotated[
-    Decimal,
-    Meta(description="In major units of the currency, at most four decimals", examples=[999.99]),
-]
 Currency = Annotated[str, Meta(pattern="^[A-Z]{3}$", description="ISO 4217", examples=["USD"])]
 Sku = Annotated[
     str, Meta(min_length=1, max_length=100, description="Unique code", examples=["LAPTOP-14"])
@@ -49,27 +49,7 @@ Code = Annotated[
 Name = Annotated[str, Meta(min_length=1, max_length=255)]
 Description = Annotated[str, Meta(max_length=10_000)]
 Address = Annotated[str, Meta(max_length=1000)]
-Notes = Annotated[str, Meta(max_length=2000)]
-Units = Annotated[int, Meta(ge=0, le=MAX_UNITS)]
 Version = Annotated[int, Meta(description="Grows with every change; in quotes, it is the ETag")]
-
-
-def check_amount(amount: Decimal) -> None:
-    """Refuse what the domain `amount` refuses, before a huge exponent is written out in digits.
-
-    Raises:
-        ValueError: not a finite number from 0 to below 10^12 with four decimals at most.
-    """
-    if (
-        not amount.is_finite()
-        or not 0 <= amount < _AMOUNT_BOUND
-        or int(amount.as_tuple().exponent) < -_AMOUNT_DECIMALS
-    ):
-        raise ValueError("Expected a unit_price from 0 to 999999999999.9999")
-
-
-class _Request(Struct, forbid_unknown_fields=True, kw_only=True):
-    """A body that a client sends."""
 
 
 # The catalogue.
@@ -90,7 +70,7 @@ class Product(Struct):
     version: Version
 
 
-class CreateProduct(_Request):
+class CreateProduct(Request):
     """A new product."""
 
     sku: Sku
@@ -105,7 +85,7 @@ class CreateProduct(_Request):
         check_amount(self.unit_price)
 
 
-class UpdateProduct(_Request):
+class UpdateProduct(Request):
     """Changes of a product."""
 
     sku: Sku | UnsetType = UNSET
@@ -139,25 +119,28 @@ class Warehouse(Struct):
     is_active: bool
     created_at: datetime
     updated_at: datetime
+    capture_method: CaptureMethod
     version: Version
 
 
-class CreateWarehouse(_Request):
+class CreateWarehouse(Request):
     """A new warehouse."""
 
     code: Code
     name: Name
     address: Address | None = None
     is_active: bool = True
+    capture_method: CaptureMethod = "at_payment"
 
 
-class UpdateWarehouse(_Request):
+class UpdateWarehouse(Request):
     """Changes of a warehouse."""
 
     code: Code | UnsetType = UNSET
     name: Name | UnsetType = UNSET
     address: Address | UnsetType | None = UNSET
     is_active: bool | UnsetType = UNSET
+    capture_method: CaptureMethod | UnsetType = UNSET
 
 
 class WarehouseSummary(Struct):
@@ -193,7 +176,7 @@ class Inventory(Struct, kw_only=True):
     warehouse: WarehouseSummary
 
 
-class CreateInventory(_Request):
+class CreateInventory(Request):
     """A product is to be stocked in a warehouse."""
 
     product_id: UUID
@@ -205,7 +188,7 @@ class CreateInventory(_Request):
     reorder_quantity: Units = 50
 
 
-class ReplaceInventory(_Request):
+class ReplaceInventory(Request):
     """All of an inventory row that people set; what it holds stays, unless it was counted."""
 
     reorder_point: Units
@@ -214,7 +197,7 @@ class ReplaceInventory(_Request):
     quantity_reserved: Reserved | UnsetType = UNSET
 
 
-class UpdateInventory(_Request):
+class UpdateInventory(Request):
     """Changes of an inventory row."""
 
     quantity_available: Counted | UnsetType = UNSET
@@ -243,7 +226,7 @@ class StockMovement(Struct):
     warehouse: WarehouseSummary | None
 
 
-class CreateStockMovement(_Request):
+class CreateStockMovement(Request):
     """Stock that arrives, is corrected or goes to another warehouse."""
 
     product_id: UUID
@@ -280,6 +263,14 @@ class CreatedStockMovement(StockMovement, kw_only=True):
     counterpart: StockMovement | None
 
 
+class Return(Struct):
+    """Goods that came back, as the movements that made them stock again."""
+
+    id: UUID
+    order_id: UUID
+    movements: list[StockMovement]
+
+
 # Orders.
 
 
@@ -310,23 +301,6 @@ class OrderItem(Struct):
     product: ProductSummary
 
 
-class Payment(Struct):
-    """What was asked, taken and given back."""
-
-    status: PaymentStatus
-    currency: str
-    requested_amount: Amount
-    authorized_amount: Amount
-    captured_amount: Amount
-    refunded_amount: Amount
-    voided_amount: Amount
-    gateway: str | None
-    gateway_reference: str | None
-    decline_code: str | None
-    created_at: datetime
-    updated_at: datetime
-
-
 class Saga(Struct):
     """Where a saga stands. Its id is the order's."""
 
@@ -351,10 +325,11 @@ class OrderDetails(Order):
 
     items: list[OrderItem]
     payment: Payment | None
+    refunds: list[Refund]
     saga: Saga | None
 
 
-class CreateOrderItem(_Request):
+class CreateOrderItem(Request):
     """A line to order."""
 
     product_id: UUID
@@ -367,7 +342,7 @@ class CreateOrderItem(_Request):
             check_amount(self.unit_price)
 
 
-class CreateOrder(_Request):
+class CreateOrder(Request):
     """A new order. Its saga starts when it is committed."""
 
     warehouse_id: UUID
@@ -378,6 +353,7 @@ class CreateOrder(_Request):
     id: Annotated[
         UUID | None, Meta(description="Yours to choose: then the same again is refused with 409")
     ] = None
+    payment_token: PaymentToken | None = None
 
 
 class CreatedOrder(Order):

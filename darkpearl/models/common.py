@@ -1,0 +1,36 @@
+"""What the shapes share: amounts, units, and what a body is."""
+
+from decimal import Decimal
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+MAX_UNITS = 1_000_000_000
+MAX_LINES = 1000
+_AMOUNT_BOUND = 10**12
+_AMOUNT_DECIMALS = 4
+
+Amount = Annotated[
+    Decimal,
+    Meta(description="In major units of the currency, at most four decimals", examples=[999.99]),
+]
+Notes = Annotated[str, Meta(max_length=2000)]
+Units = Annotated[int, Meta(ge=0, le=MAX_UNITS)]
+
+
+class Request(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A body that a client sends."""
+
+
+def check_amount(amount: Decimal, name: str = "a unit_price") -> None:
+    """Refuse what the domain `amount` refuses, before a huge exponent is written out in digits.
+
+    Raises:
+        ValueError: not a finite number from 0 to below 10^12 with four decimals at most.
+    """
+    if (
+        not amount.is_finite()
+        or not 0 <= amount < _AMOUNT_BOUND
+        or int(amount.as_tuple().exponent) < -_AMOUNT_DECIMALS
+    ):
+        raise ValueError(f"Expected {name} from 0 to 999999999999.9999")

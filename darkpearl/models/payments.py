@@ -1,0 +1,97 @@
+"""Money, and what comes back: payments, refunds and returns over the wire."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from msgspec import Meta, Struct
+
+from darkpearl.models.common import MAX_LINES, MAX_UNITS, Amount, Notes, Request, check_amount
+
+PaymentStatus = Literal[
+    "requested", "pending", "authorized", "capture_requested", "captured", "declined",
+    "void_requested", "voided", "refunded",
+]  # fmt: skip
+RefundStatus = Literal["requested", "refunded", "declined"]
+CaptureMethod = Annotated[
+    Literal["at_payment", "at_fulfilment"],
+    Meta(
+        description="When money is taken: at once, or held first and taken before the goods leave."
+        " Counts for new orders"
+    ),
+]
+PaymentToken = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=500,
+        description="The payer's means of payment, in the gateway's terms. Never sent back",
+    ),
+]
+
+
+class Payment(Struct):
+    """What was asked, taken and given back."""
+
+    status: PaymentStatus
+    currency: str
+    requested_amount: Amount
+    authorized_amount: Amount
+    captured_amount: Amount
+    refunded_amount: Amount
+    voided_amount: Amount
+    gateway: str | None
+    gateway_reference: str | None
+    decline_code: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class Refund(Struct):
+    """Money on its way back, by a saga that has the refund's id."""
+
+    id: UUID
+    order_id: UUID
+    status: RefundStatus
+    amount: Amount
+    currency: str
+    reason: str | None
+    gateway_reference: str | None
+    decline_code: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class CreateRefund(Request):
+    """Money to give back."""
+
+    amount: Annotated[Amount | None, Meta(description="All that is left when left out")] = None
+    reason: Notes | None = None
+    id: Annotated[
+        UUID | None, Meta(description="Yours to choose: then the same again is done once")
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an amount that can't be one."""
+        if self.amount is not None:
+            check_amount(self.amount, "an amount")
+
+
+class ReturnedItem(Request):
+    """Units that have come back."""
+
+    product_id: UUID
+    quantity: Annotated[int, Meta(ge=1, le=MAX_UNITS)]
+
+
+class CreateReturn(Request):
+    """Goods that have come back."""
+
+    items: Annotated[
+        Annotated[list[ReturnedItem], Meta(min_length=1, max_length=MAX_LINES)] | None,
+        Meta(description="All that is still out when left out"),
+    ] = None
+    reason: Notes | None = None
+    id: Annotated[
+        UUID | None, Meta(description="Yours to choose: then the same again is booked once")
+    ] = None
