@@ -31,7 +31,8 @@ async def catalog(api: Api) -> list[Json]:
     """Seven products; some share a price, some a name."""
     made = []
     for n in range(7):
-        body = {"sku": f"S{n}", "name": f"N{n % 3}", "unit_price": f"{n // 2}.{'0' * (n % 4)}5"}
+        price = f"{n // 2}.{'0' * (n % 4)}5"
+        body = {"sku": f"S{n}", "name": f"N{n % 3}", "unit_price": price, "currency": "CLF"}
         made.append((await api.post("/products", json=body)).json())
     return made
 
