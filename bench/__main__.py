@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from bench import floor as floors
 from bench import growth as growths
 from bench import latency as latencies
 from bench import open_loop as open_loops
-from bench import shapes
+from bench import shapes, versus
 from bench.chart import chart
 from bench.harness import server, shop
 from bench.machine import machine
@@ -113,16 +114,41 @@ async def growth(running: embedded.Server, options: Namespace) -> Rows:
         await grown.check()
 
 
-ALL = (
-    *(drain, latency, open_loop, floor, end_to_end, end_to_end_http, hot, warehouses, bell),
-    growth,
+async def peers(running: embedded.Server, options: Namespace) -> Rows:
+    """Other engines at the same work; ratio to the best of them."""
+    measured = versus.variants(running, options.absurd_sql, options.orders)
+    async for row in interleaved(options.rounds, *measured):
+        yield row
+
+
+async def peers_latency(running: embedded.Server, options: Namespace) -> Rows:
+    """200 orders one at a time: other engines, idle."""
+    measured = versus.latency_variants(running, options.absurd_sql)
+    async for row in interleaved(options.rounds, measured):
+        yield row
+
+
+BY_DEFAULT = (
+    drain,
+    latency,
+    open_loop,
+    floor,
+    end_to_end,
+    end_to_end_http,
+    hot,
+    warehouses,
+    bell,
 )
+ALL = (*BY_DEFAULT, growth, peers, peers_latency)
 BENCHES: dict[str, Callable[[embedded.Server, Namespace], Rows]] = {b.__name__: b for b in ALL}
+
+
+UNSHOWN = ("bench", "settings")
 
 
 def show(console: Console, rows: list[dict[str, Any]]) -> None:
     """One table; a column for every figure that any row has."""
-    keys = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "bench"]
+    keys = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in UNSHOWN]
     table = Table(box=None, pad_edge=False)
     for key in keys:
         numeric = all(isinstance(row.get(key, 0), int | float) for row in rows)
@@ -130,6 +156,9 @@ def show(console: Console, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         table.add_row(*(str(row.get(key, "")) for key in keys))
     console.print(table)
+    for variant, settings in {row["variant"]: row.get("settings") for row in rows}.items():
+        if settings:
+            console.print(f"{variant}: {settings}", markup=False, highlight=False)
 
 
 async def run(names: list[str], options: Namespace) -> None:
@@ -158,6 +187,10 @@ parser = ArgumentParser(prog="python -m bench", description=__doc__)
 parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(BENCHES)}")
 parser.add_argument("--rounds", type=int, default=3, help="rounds of what is interleaved")
 parser.add_argument("--finished", type=int, default=1_000_000, help="orders for growth")
+parser.add_argument("--orders", type=int, default=3000, help="orders for each peer")
+parser.add_argument(
+    "--absurd-sql", type=Path, default=os.environ.get("ABSURD_SQL"), help="Absurd's tables"
+)
 parser.add_argument("--chart", action="store_true", help="only draw docs/performance.svg")
 arguments = parser.parse_args()
 if unknown := set(arguments.names) - BENCHES.keys():
@@ -165,5 +198,4 @@ if unknown := set(arguments.names) - BENCHES.keys():
 if arguments.chart:
     Console().print(f"wrote {chart(RESULTS)}")
 else:
-    by_default = [name for name in BENCHES if name != "growth"]
-    asyncio.run(run(arguments.names or by_default, arguments))
+    asyncio.run(run(arguments.names or [bench.__name__ for bench in BY_DEFAULT], arguments))
