@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench import bare, shapes, versus
 from bench import bell as bells
 from bench import drain as drains
 from bench import end_to_end as ends
@@ -20,7 +21,6 @@ from bench import floor as floors
 from bench import growth as growths
 from bench import latency as latencies
 from bench import open_loop as open_loops
-from bench import shapes, versus
 from bench.chart import chart
 from bench.harness import server, shop
 from bench.machine import machine
@@ -81,6 +81,12 @@ async def end_to_end_http(running: embedded.Server, options: Namespace) -> Rows:
         yield row
 
 
+async def http(running: embedded.Server, options: Namespace) -> Rows:
+    """16 clients POST orders; ratio to a bare ASGI handler of the same statements."""
+    async for row in interleaved(options.rounds, *bare.variants(running)):
+        yield row
+
+
 async def hot(running: embedded.Server, options: Namespace) -> Rows:
     """Every order wants one product; 30 % can't be served; ratio to the ordinary drain."""
     async for row in interleaved(options.rounds, *shapes.hot(running)):
@@ -135,6 +141,7 @@ BY_DEFAULT = (
     floor,
     end_to_end,
     end_to_end_http,
+    http,
     hot,
     warehouses,
     bell,

@@ -20,13 +20,13 @@ SECRET = "a secret of the benchmarks, and of nothing else"
 
 
 @contextlib.asynccontextmanager
-async def api(url: str) -> AsyncIterator[int]:
-    """`darkpearl api` in a process of its own; its port."""
+async def api(url: str, module: str = "darkpearl") -> AsyncIterator[int]:
+    """`darkpearl api`, or another module's main, in a process of its own; its port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "darkpearl", "api"),
+        *(sys.executable, "-m", module, "api"),
         env={
             **{k: v for k, v in os.environ.items() if not k.startswith("DARKPEARL")},
             "DARKPEARL_DATABASE_URL": url,
@@ -49,7 +49,9 @@ async def api(url: str) -> AsyncIterator[int]:
         await asyncio.wait_for(process.wait(), 30)
 
 
-async def place_orders(target: Shop, *, clients: int, seconds: int) -> Run:
+async def place_orders(
+    target: Shop, *, clients: int, seconds: int, module: str = "darkpearl"
+) -> Run:
     """Clients that POST two-line orders, each the next when the one before is answered."""
     warehouse = str(await target.value("select id from warehouses order by code limit 1"))
     rows = await target.connection.execute("select id from products order by sku limit 1000")
@@ -81,7 +83,7 @@ async def place_orders(target: Shop, *, clients: int, seconds: int) -> Run:
         writer.close()
         return placed
 
-    async with api(target.url) as port:
+    async with api(target.url, module) as port:
         began = time.monotonic()
         placed = sum(await asyncio.gather(*(client(port, began + seconds) for _ in range(clients))))
         return Run(placed, placed / (time.monotonic() - began))
