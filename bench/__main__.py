@@ -21,6 +21,7 @@ from bench import floor as floors
 from bench import growth as growths
 from bench import latency as latencies
 from bench import open_loop as open_loops
+from bench import soak as soaks
 from bench.chart import chart
 from bench.harness import server, shop
 from bench.machine import machine
@@ -134,6 +135,12 @@ async def peers_latency(running: embedded.Server, options: Namespace) -> Rows:
         yield row
 
 
+async def soak(running: embedded.Server, options: Namespace) -> Rows:
+    """The API and a listener under load (--minutes): fails when their memory isn't flat."""
+    for row in await soaks.soak(running, options.minutes):
+        yield row
+
+
 BY_DEFAULT = (
     drain,
     latency,
@@ -146,7 +153,7 @@ BY_DEFAULT = (
     warehouses,
     bell,
 )
-ALL = (*BY_DEFAULT, growth, peers, peers_latency)
+ALL = (*BY_DEFAULT, growth, peers, peers_latency, soak)
 BENCHES: dict[str, Callable[[embedded.Server, Namespace], Rows]] = {b.__name__: b for b in ALL}
 
 
@@ -188,12 +195,15 @@ async def run(names: list[str], options: Namespace) -> None:
                 rows.append({**row, "bench": name})
                 record(rows[-1])
             show(console, rows)
+            if not all(row.get("flat", True) for row in rows):
+                raise SystemExit("memory isn't flat")
 
 
 parser = ArgumentParser(prog="python -m bench", description=__doc__)
 parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(BENCHES)}")
 parser.add_argument("--rounds", type=int, default=3, help="rounds of what is interleaved")
 parser.add_argument("--finished", type=int, default=1_000_000, help="orders for growth")
+parser.add_argument("--minutes", type=float, default=30, help="how long to soak")
 parser.add_argument("--orders", type=int, default=3000, help="orders for each peer")
 parser.add_argument(
     "--absurd-sql", type=Path, default=os.environ.get("ABSURD_SQL"), help="Absurd's tables"
