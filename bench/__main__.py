@@ -5,6 +5,7 @@ import json
 import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -112,13 +113,18 @@ async def bell(running: embedded.Server, options: Namespace) -> Rows:
 
 async def growth(running: embedded.Server, options: Namespace) -> Rows:
     """The drain beside finished orders (--finished); ratio to empty tables. Takes its time."""
-    async with shop(running, stock=growths.STOCK) as grown:
-        await growths.load(grown, options.finished)
-        await grown.check()
-        variants = growths.variants(running, grown, options.finished)
+    async with AsyncExitStack() as stack:
+        grown = {}
+        for orders in options.finished:
+            target = await stack.enter_async_context(shop(running, stock=growths.STOCK))
+            loaded = await growths.load(target, orders)
+            yield {"variant": f"{orders:,} finished", "round": "load", **loaded}
+            grown[orders] = target
+        variants = growths.variants(running, grown)
         async for row in interleaved(options.rounds, variants, ["0 finished"]):
             yield row
-        await grown.check()
+        for target in grown.values():
+            await target.check()
 
 
 async def peers(running: embedded.Server, options: Namespace) -> Rows:
@@ -202,7 +208,9 @@ async def run(names: list[str], options: Namespace) -> None:
 parser = ArgumentParser(prog="python -m bench", description=__doc__)
 parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(BENCHES)}")
 parser.add_argument("--rounds", type=int, default=3, help="rounds of what is interleaved")
-parser.add_argument("--finished", type=int, default=1_000_000, help="orders for growth")
+parser.add_argument(
+    "--finished", type=int, nargs="+", default=[1_000_000], help="orders for growth, one or more"
+)
 parser.add_argument("--minutes", type=float, default=30, help="how long to soak")
 parser.add_argument("--orders", type=int, default=3000, help="orders for each peer")
 parser.add_argument(
