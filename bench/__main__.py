@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -135,7 +136,7 @@ async def peers(running: embedded.Server, options: Namespace) -> Rows:
 
 
 async def peers_latency(running: embedded.Server, options: Namespace) -> Rows:
-    """200 orders one at a time: other engines, idle."""
+    """300 orders one at a time: other engines, idle."""
     measured = versus.latency_variants(running, options.absurd_sql)
     async for row in interleaved(options.rounds, measured):
         yield row
@@ -167,12 +168,13 @@ UNSHOWN = ("bench", "settings")
 
 
 def show(console: Console, rows: list[dict[str, Any]]) -> None:
-    """One table; a column for every figure that any row has."""
+    """One table; a column for every figure that any row has, most of them per order."""
     keys = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in UNSHOWN]
     table = Table(box=None, pad_edge=False)
     for key in keys:
         numeric = all(isinstance(row.get(key, 0), int | float) for row in rows)
-        table.add_column(key.replace("_", " "), justify="right" if numeric else "left")
+        name = key.removesuffix("_per_order").replace("_", " ")
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(str(row.get(key, "")) for key in keys))
     console.print(table)
@@ -183,7 +185,7 @@ def show(console: Console, rows: list[dict[str, Any]]) -> None:
 
 async def run(names: list[str], options: Namespace) -> None:
     """Run them one after another."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 200)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     with server() as running, RESULTS.open("a") as results:
 
