@@ -222,6 +222,8 @@ parser.add_argument("--chart", action="store_true", help="only draw docs/perform
 arguments = parser.parse_args()
 if unknown := set(arguments.names) - BENCHES.keys():
     parser.error(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(BENCHES)}")
+if arguments.absurd_sql and not arguments.absurd_sql.is_file():
+    parser.error(f"no such file: {arguments.absurd_sql}")
 if arguments.chart:
     Console().print(f"wrote {chart(RESULTS)}")
 else:

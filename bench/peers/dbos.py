@@ -17,6 +17,7 @@ NAME = "bench"
 VERSION = "1"
 POLL_SECONDS = 0.05
 POOL = 20
+THREADS = 16
 
 
 class Dbos(Peer):
@@ -30,6 +31,7 @@ class Dbos(Peer):
         self.settings |= {
             "polling_interval_sec": POLL_SECONDS,
             "isolation_level": "READ COMMITTED",
+            "max_executor_threads": THREADS,
             "sys_db_pool_size": POOL,
             "datasource pool": POOL,
         }
@@ -58,7 +60,7 @@ class Dbos(Peer):
                 "system_database_url": self.url,
                 "application_version": VERSION,
                 "sys_db_pool_size": POOL,
-                "max_executor_threads": 16,
+                "max_executor_threads": THREADS,
                 "log_level": "WARNING",
             }
         )
