@@ -11,7 +11,7 @@ BIN := .venv/bin
 DARKPEARL := $(BIN)/darkpearl
 SQL = $(wildcard sql/*.sql sql/*/*.sql)
 
-.PHONY: help run demo token api listener test check bench format migrate wheel clean \
+.PHONY: help run demo token api listener test check bench soak format migrate wheel clean \
 	db-start db-stop db-reset db-seed db-diff db-status db-url
 
 help: ## list these targets
@@ -44,6 +44,9 @@ check: .venv/dev ## lint, formatting, types, SQL lint, schema drift
 
 bench: .venv/dev ## measure; ARGS="drain --rounds 5" chooses (docs/performance.md says what)
 	@$(BIN)/python -m bench $(ARGS)
+
+soak: .venv/dev ## API and listener under load for MINUTES (30): memory must stay flat
+	@$(BIN)/python -m bench soak --minutes $(or $(MINUTES),30)
 
 format: .venv/dev ## write the formatting that check wants
 	@$(BIN)/ruff format --quiet .

@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import os
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench import bare, shapes, versus
 from bench import bell as bells
 from bench import drain as drains
 from bench import end_to_end as ends
@@ -19,7 +23,7 @@ from bench import floor as floors
 from bench import growth as growths
 from bench import latency as latencies
 from bench import open_loop as open_loops
-from bench import shapes
+from bench import soak as soaks
 from bench.chart import chart
 from bench.harness import server, shop
 from bench.machine import machine
@@ -80,6 +84,12 @@ async def end_to_end_http(running: embedded.Server, options: Namespace) -> Rows:
         yield row
 
 
+async def http(running: embedded.Server, options: Namespace) -> Rows:
+    """16 clients POST orders; ratio to a bare ASGI handler of the same statements."""
+    async for row in interleaved(options.rounds, *bare.variants(running)):
+        yield row
+
+
 async def hot(running: embedded.Server, options: Namespace) -> Rows:
     """Every order wants one product; 30 % can't be served; ratio to the ordinary drain."""
     async for row in interleaved(options.rounds, *shapes.hot(running)):
@@ -104,37 +114,78 @@ async def bell(running: embedded.Server, options: Namespace) -> Rows:
 
 async def growth(running: embedded.Server, options: Namespace) -> Rows:
     """The drain beside finished orders (--finished); ratio to empty tables. Takes its time."""
-    async with shop(running, stock=growths.STOCK) as grown:
-        await growths.load(grown, options.finished)
-        await grown.check()
-        variants = growths.variants(running, grown, options.finished)
+    async with AsyncExitStack() as stack:
+        grown = {}
+        for orders in options.finished:
+            target = await stack.enter_async_context(shop(running, stock=growths.STOCK))
+            loaded = await growths.load(target, orders)
+            yield {"variant": f"{orders:,} finished", "round": "load", **loaded}
+            grown[orders] = target
+        variants = growths.variants(running, grown)
         async for row in interleaved(options.rounds, variants, ["0 finished"]):
             yield row
-        await grown.check()
+        for target in grown.values():
+            await target.check()
 
 
-ALL = (
-    *(drain, latency, open_loop, floor, end_to_end, end_to_end_http, hot, warehouses, bell),
-    growth,
+async def peers(running: embedded.Server, options: Namespace) -> Rows:
+    """Other engines at the same work; ratio to the best of them."""
+    measured = versus.variants(running, options.absurd_sql, options.orders)
+    async for row in interleaved(options.rounds, *measured):
+        yield row
+
+
+async def peers_latency(running: embedded.Server, options: Namespace) -> Rows:
+    """300 orders one at a time: other engines, idle."""
+    measured = versus.latency_variants(running, options.absurd_sql)
+    async for row in interleaved(options.rounds, measured):
+        yield row
+
+
+async def soak(running: embedded.Server, options: Namespace) -> Rows:
+    """The API and a listener under load (--minutes): fails when their memory isn't flat."""
+    for row in await soaks.soak(running, options.minutes):
+        yield row
+
+
+BY_DEFAULT = (
+    drain,
+    latency,
+    open_loop,
+    floor,
+    end_to_end,
+    end_to_end_http,
+    http,
+    hot,
+    warehouses,
+    bell,
 )
+ALL = (*BY_DEFAULT, growth, peers, peers_latency, soak)
 BENCHES: dict[str, Callable[[embedded.Server, Namespace], Rows]] = {b.__name__: b for b in ALL}
 
 
+UNSHOWN = ("bench", "settings")
+
+
 def show(console: Console, rows: list[dict[str, Any]]) -> None:
-    """One table; a column for every figure that any row has."""
-    keys = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "bench"]
+    """One table; a column for every figure that any row has, most of them per order."""
+    keys = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in UNSHOWN]
     table = Table(box=None, pad_edge=False)
     for key in keys:
         numeric = all(isinstance(row.get(key, 0), int | float) for row in rows)
-        table.add_column(key.replace("_", " "), justify="right" if numeric else "left")
+        name = key.removesuffix("_per_order").replace("_", " ")
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(str(row.get(key, "")) for key in keys))
     console.print(table)
+    for variant, settings in {row["variant"]: row.get("settings") for row in rows}.items():
+        if settings:
+            console.print(f"{variant}: {settings}", markup=False, highlight=False)
 
 
 async def run(names: list[str], options: Namespace) -> None:
     """Run them one after another."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 200)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     with server() as running, RESULTS.open("a") as results:
 
@@ -152,18 +203,28 @@ async def run(names: list[str], options: Namespace) -> None:
                 rows.append({**row, "bench": name})
                 record(rows[-1])
             show(console, rows)
+            if not all(row.get("flat", True) for row in rows):
+                raise SystemExit("memory isn't flat")
 
 
 parser = ArgumentParser(prog="python -m bench", description=__doc__)
 parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(BENCHES)}")
 parser.add_argument("--rounds", type=int, default=3, help="rounds of what is interleaved")
-parser.add_argument("--finished", type=int, default=1_000_000, help="orders for growth")
+parser.add_argument(
+    "--finished", type=int, nargs="+", default=[1_000_000], help="orders for growth, one or more"
+)
+parser.add_argument("--minutes", type=float, default=30, help="how long to soak")
+parser.add_argument("--orders", type=int, default=3000, help="orders for each peer")
+parser.add_argument(
+    "--absurd-sql", type=Path, default=os.environ.get("ABSURD_SQL"), help="Absurd's tables"
+)
 parser.add_argument("--chart", action="store_true", help="only draw docs/performance.svg")
 arguments = parser.parse_args()
 if unknown := set(arguments.names) - BENCHES.keys():
     parser.error(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(BENCHES)}")
+if arguments.absurd_sql and not arguments.absurd_sql.is_file():
+    parser.error(f"no such file: {arguments.absurd_sql}")
 if arguments.chart:
     Console().print(f"wrote {chart(RESULTS)}")
 else:
-    by_default = [name for name in BENCHES if name != "growth"]
-    asyncio.run(run(arguments.names or by_default, arguments))
+    asyncio.run(run(arguments.names or [bench.__name__ for bench in BY_DEFAULT], arguments))

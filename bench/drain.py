@@ -35,7 +35,8 @@ async def drain(
             )
             await target.connection.execute("select ring_bell()")
         await until_drained(target)
-        figures = await meter.end(orders)
+        await meter.end()
+    figures = await meter.per_order(orders)
     if audit:
         await target.check()
     return {"bench": "drain", "listeners": count, "batch_size": batch_size, **figures}

@@ -32,8 +32,9 @@ async def _end_to_end(running: embedded.Server, place: Place, count: int) -> dic
             halfway = await target.value(BACKLOG)
             run = await producing
             backlog = await target.value(BACKLOG)
-            figures = await meter.end(run.transactions - backlog)
+            await meter.end()
             await until_drained(target)
+        figures = await meter.per_order(run.transactions - backlog, counted=run.transactions)
         await target.check()
     return {
         "produced_per_second": round(run.per_second),
@@ -49,8 +50,9 @@ async def _bare(target: Shop, place: Place) -> dict[str, Any]:
     meter = Meter(target)
     await meter.begin()
     run = await place(target, clients=PRODUCERS, seconds=SECONDS)
-    figures = await meter.end(run.transactions)
-    await target.check(but="order has no saga")
+    await meter.end()
+    figures = await meter.per_order(run.transactions)
+    await target.check("order has no saga")
     return {
         "produced_per_second": round(run.per_second),
         **figures,

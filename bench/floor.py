@@ -28,7 +28,8 @@ async def floor(target: Shop, orders: int, clients: int) -> dict[str, Any]:
     meter = Meter(target)
     await meter.begin()
     run = await pgbench(target, SCRIPT, clients=clients, transactions=orders)
-    figures = await meter.end(orders)
+    await meter.end()
+    figures = await meter.per_order(orders)
     if not await target.drained():
         raise SystemExit("the floor left orders undone")
     await target.check()

@@ -42,6 +42,15 @@ def server() -> Iterator[embedded.Server]:
         yield running
 
 
+OTHERS = """
+select exists (
+    select from pg_stat_activity
+    where datname = current_database() and backend_type = 'client backend'
+        and pid <> pg_backend_pid()
+)
+"""
+
+
 @dataclass
 class Shop:
     """A database with stock in it, and an open connection to it as its owner."""
@@ -107,16 +116,16 @@ class Shop:
             await self.value("select not exists (select from sagas where ready_at is not null)")
         )
 
-    async def check(self, *, but: str | None = None) -> None:
+    async def check(self, *but: str) -> None:
         """Stop the benchmark if stock, ledger, payments, orders and events disagree anywhere.
 
         Args:
-            but: the one finding that is expected, because the benchmark made it so.
+            but: findings that are expected, because the benchmark made it so.
         """
         await self.connection.execute("analyze")  # the audit's joins need to know what there is
         findings = await (
             await self.connection.execute(
-                "select * from audit where finding is distinct from %s limit 5", [but]
+                "select * from audit where finding <> all(%s) limit 5", [list(but)]
             )
         ).fetchall()
         if findings:
@@ -174,45 +183,69 @@ def listeners(url: str, count: int, **settings: Any) -> Iterator[list[subprocess
 
 @dataclass
 class Meter:
-    """Counters of the server and of client processes, between `begin` and `end`."""
+    """Counters of the server and of client processes, between `begin` and `end`.
+
+    Read them with `per_order` when the clients are gone: what a session has committed and written
+    it tells the server's statistics now and then, and at its end.
+    """
 
     shop: Shop
     clients: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    figures: dict[str, float] = field(default_factory=dict)
 
     async def begin(self) -> None:
-        """Read the counters."""
+        """Read all counters."""
+        self._counted_before = await self._counted()
         self._before = await self._read()
 
-    async def end(self, orders: int) -> dict[str, float]:
-        """Read them again; the difference per order."""
-        after = await self._read()
-        seconds, commits, wal, server_cpu, client_cpu = (
-            b - a for a, b in zip(self._before, after, strict=True)
+    async def end(self) -> None:
+        """The work is done: stop the clock, and read what doesn't wait."""
+        self._after = await self._read()
+
+    async def per_order(self, orders: int, *, counted: int | None = None) -> dict[str, float]:
+        """The differences, per order.
+
+        Args:
+            orders: done between `begin` and `end`.
+            counted: done between `begin` and now, when these are more.
+        """
+        while await self.shop.value(OTHERS):
+            await asyncio.sleep(0.05)
+        seconds, wal, server_cpu, client_cpu = (
+            b - a for a, b in zip(self._before, self._after, strict=True)
+        )
+        commits, rows = (
+            b - a for a, b in zip(self._counted_before, await self._counted(), strict=True)
         )
         return {
             "orders": orders,
             "seconds": round(seconds, 3),
             "orders_per_second": round(orders / seconds),
-            "commits_per_order": round(commits / orders, 5),
+            "commits_per_order": round(commits / (counted or orders), 5),
+            "rows_per_order": round(rows / (counted or orders), 2),
             "wal_bytes_per_order": round(wal / orders),
             "server_cpu_us_per_order": round(server_cpu / orders * 1e6, 1),
             "client_cpu_us_per_order": round(client_cpu / orders * 1e6, 1),
         }
 
-    async def _read(self) -> tuple[float, ...]:
+    async def _counted(self) -> tuple[int, int]:
+        """Commits, and rows inserted, updated and deleted, but for the benchmark's commits."""
         await self.shop.connection.execute("select pg_stat_force_next_flush()")
         commits = await self.shop.value(
             "select xact_commit from pg_stat_database where datname = current_database()"
         )
+        rows = await self.shop.value(
+            "select sum(n_tup_ins + n_tup_upd + n_tup_del)::bigint from pg_stat_user_tables"
+        )
+        return commits - self.shop.asked, rows
+
+    async def _read(self) -> tuple[float, ...]:
         wal = await self.shop.value("select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')")
         postmaster = psutil.Process(self.shop.server_pid)
         server_cpu = sum(map(_cpu, [postmaster, *postmaster.children(recursive=True)]))
         # Of backends that have ended, the postmaster keeps the account.
         server_cpu += sum(postmaster.cpu_times()[2:4])
         client_cpu = sum(_cpu(psutil.Process(process.pid)) for process in self.clients)
-        commits -= self.shop.asked
-        return time.monotonic(), float(commits), float(wal), server_cpu, client_cpu
+        return time.monotonic(), float(wal), server_cpu, client_cpu
 
 
 def _cpu(process: psutil.Process) -> float:

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 
 from bench.harness import Shop
@@ -20,13 +21,13 @@ SECRET = "a secret of the benchmarks, and of nothing else"
 
 
 @contextlib.asynccontextmanager
-async def api(url: str) -> AsyncIterator[int]:
-    """`darkpearl api` in a process of its own; its port."""
+async def api(url: str, module: str = "darkpearl") -> AsyncIterator[tuple[int, Process]]:
+    """`darkpearl api`, or another module's main, in a process of its own; its port, and it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "darkpearl", "api"),
+        *(sys.executable, "-m", module, "api"),
         env={
             **{k: v for k, v in os.environ.items() if not k.startswith("DARKPEARL")},
             "DARKPEARL_DATABASE_URL": url,
@@ -43,13 +44,21 @@ async def api(url: str) -> AsyncIterator[int]:
                 writer.close()
                 break
             await asyncio.sleep(0.1)
-        yield port
+        yield port, process
     finally:
         process.send_signal(signal.SIGTERM)
         await asyncio.wait_for(process.wait(), 30)
 
 
-async def place_orders(target: Shop, *, clients: int, seconds: int) -> Run:
+async def place_orders(
+    target: Shop, *, clients: int, seconds: int, module: str = "darkpearl"
+) -> Run:
+    """Orders by HTTP, to an API of its own; see `drive`."""
+    async with api(target.url, module) as (port, _):
+        return await drive(target, port, clients, seconds)
+
+
+async def drive(target: Shop, port: int, clients: int, seconds: int) -> Run:
     """Clients that POST two-line orders, each the next when the one before is answered."""
     warehouse = str(await target.value("select id from warehouses order by code limit 1"))
     rows = await target.connection.execute("select id from products order by sku limit 1000")
@@ -67,7 +76,7 @@ async def place_orders(target: Shop, *, clients: int, seconds: int) -> Run:
         head += f"Authorization: Bearer {token}\r\n"
         return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
-    async def client(port: int, deadline: float) -> int:
+    async def client(deadline: float) -> int:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         placed = 0
         while time.monotonic() < deadline:
@@ -81,7 +90,6 @@ async def place_orders(target: Shop, *, clients: int, seconds: int) -> Run:
         writer.close()
         return placed
 
-    async with api(target.url) as port:
-        began = time.monotonic()
-        placed = sum(await asyncio.gather(*(client(port, began + seconds) for _ in range(clients))))
-        return Run(placed, placed / (time.monotonic() - began))
+    began = time.monotonic()
+    placed = sum(await asyncio.gather(*(client(began + seconds) for _ in range(clients))))
+    return Run(placed, placed / (time.monotonic() - began))

@@ -39,6 +39,11 @@ async def latency(target: Shop, orders: int) -> dict[str, Any]:
                 await asyncio.sleep(PAUSE_SECONDS)
             await until_drained(target)
     await target.check()
+    return {"bench": "latency at idle", "orders": orders, **await commit_latency(target)}
+
+
+async def commit_latency(target: Shop) -> dict[str, float]:
+    """Percentiles in milliseconds, of all orders but those to warm up."""
     figures = await target.value(
         """
         select percentile_cont(array[0.5, 0.95, 0.99]) within group (order by took)
@@ -51,7 +56,5 @@ async def latency(target: Shop, orders: int) -> dict[str, Any]:
         WARM_UP,
     )
     return {
-        "bench": "latency at idle",
-        "orders": orders,
-        **{f"{p}_ms": round(ms, 2) for p, ms in zip(("p50", "p95", "p99"), figures, strict=True)},
+        f"{name}_ms": round(ms, 2) for name, ms in zip(("p50", "p95", "p99"), figures, strict=True)
     }

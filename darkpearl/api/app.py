@@ -39,7 +39,15 @@ from darkpearl.tokens import Verifier
 LOGIN = "darkpearl_api"
 """Whose sessions the API's are: the only ones whose claims the database believes."""
 
-EXPOSED = ["Location", "ETag", "Link", "Retry-After", "X-Request-ID", "RateLimit"]
+EXPOSED = [
+    "Location",
+    "ETag",
+    "Link",
+    "Idempotency-Replayed",
+    "Retry-After",
+    "X-Request-ID",
+    "RateLimit",
+]
 """Headers that scripts of other origins may read."""
 
 

@@ -1,12 +1,14 @@
 """ETags: conditional reads, and writes that overwrite only what their client has seen."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import uuid4
 
+import anyio
 import httpx
 import pytest
+from shop import Shop
 
 Api = httpx.AsyncClient
 Json = dict[str, Any]
@@ -105,6 +107,24 @@ async def test_a_shelfs_tag_changes_with_all_that_it_shows(api: Api, shop: Any) 
     await api.patch(f"/warehouses/{shop.lisbon}", json={"name": str(uuid4())})
     tags.append((await api.get(path)).headers["etag"])
     assert len(set(tags)) == 4
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
+async def test_a_writer_that_is_quicker_is_seen(
+    api: Api, shop: Shop, connect: Callable[..., Awaitable[Any]], problem: Problem, method: str
+) -> None:
+    """A write under the tag of a row that another is just changing waits, and is then told."""
+    path = (await api.post("/products", json=PRODUCT)).headers["location"]
+    quicker = await connect(autocommit=False)
+    await quicker.execute("update products set name = 'Quicker' where sku = 'LAMP'")
+    body = None if method == "DELETE" else {**PRODUCT, "name": "Slower"}
+    slower = asyncio.create_task(api.request(method, path, json=body, headers={"if-match": '"1"'}))
+    waiting = "select count(*) from pg_locks where not granted"
+    while not slower.done() and not await shop.value(waiting):
+        await anyio.lowlevel.checkpoint()
+    await quicker.commit()
+    problem(await slower, 412, "DP035")
+    assert (await api.get(path)).json()["name"] == "Quicker"
 
 
 async def test_of_many_writers_of_one_version_one_wins(api: Api) -> None:
