@@ -114,7 +114,7 @@ begin
         v_next := (finish_sagas(array[v_next], false))[1];
     else
         -- The try was rolled back, and its count with it, unless a request was out.
-        p_work.attempts := v_saga.attempts + case when v_saga.status = 'waiting' then 0 else 1 end;
+        p_work.attempts := case when v_saga.status = 'waiting' then v_saga.attempts else p_work.attempts + 1 end;
         v_next := (apply_outcomes(
             array[p_work], v_step,
             v_saga.status <> 'compensating',
@@ -402,7 +402,8 @@ begin
         end if;
     end;
     select
-        s.id, s.warehouse_id, s.saga_type, s.status, s.position, s.attempts,
+        -- The try was counted when its request went out.
+        s.id, s.warehouse_id, s.saga_type, s.status, s.position, s.attempts - 1,
         s.cancel_requested, s.lease_token, s.ready_at, null, false
     into v_work
     from sagas as s

@@ -124,3 +124,15 @@ async def test_a_void_whose_amount_makes_no_sense_needs_a_person(
     payment = await shop.payment(requested)
     assert (payment["status"], payment["captured_amount"]) == ("void_requested", 0)
     assert (await shop.row("select * from stuck_sagas"))["amount_owed"] == 20
+
+
+async def test_an_answer_that_cant_be_written_is_one_try(shop: Shop, requested: UUID) -> None:
+    """A void that was answered nonsense once has been tried once."""
+    await shop.cancel(requested)
+    (void,) = await shop.settle([await shop.lease(requested)], APPROVED)
+    await shop.settle([void], APPROVED | {"captured": "much"})
+    assert (await shop.saga(requested))["attempts"] == 1
+    (again,) = await shop.ask_again()
+    assert again["attempt"] == 2
+    await shop.settle([again], APPROVED)
+    assert (await shop.payment(requested))["status"] == "refunded"
