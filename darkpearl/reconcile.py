@@ -126,7 +126,9 @@ cross join lateral (
     ),
     ('charged_twice', b.charges > 1, 'once', b.charges || ' times'),
     (
-        'open_here', b.undecided and not (b.status = 'pending' and b.state = 'not charged'),
+        -- What waits for the payer's bank is open on both sides.
+        'open_here',
+        b.undecided and not (b.status = 'pending' and b.state in ('not charged', 'unknown')),
         b.status::text, b.state
     ),
     (

@@ -67,12 +67,16 @@ def _until_it_answers(process: subprocess.Popen[bytes], url: str, log: IO[bytes]
 
 
 class Stripe(stripe.HTTPXClient):
-    """The SDK's way to localstripe. `requests` has the method and the path of each."""
+    """The SDK's way to localstripe.
+
+    `requests` has the method and the path of each, `keys` the idempotency keys of those with one.
+    """
 
     def __init__(self, url: str) -> None:
         super().__init__()
         self.url = url
         self.requests: list[str] = []
+        self.keys: list[str] = []
         self.is_searchable = True
         self._saved: dict[str, tuple[Any, Response]] = {}
         self._captured: dict[str, int] = {}
@@ -101,6 +105,7 @@ class Stripe(stripe.HTTPXClient):
         if response := self._fault("before", path):
             return response
         key, asked = headers.get("Idempotency-Key"), (path, post_data)
+        self.keys += [key] if key else []
         parameters = dict(parse_qsl(post_data or parts.query))
         if key is None or method != "post":
             response = await self._handle(method, path, parameters)

@@ -150,6 +150,16 @@ async def test_an_authorisation_whose_answer_was_lost_charges_once(
     assert await money(gateway, order()) == ("20.00", "0.00", "0.00", False)
 
 
+async def test_a_decline_whose_answer_was_lost_is_repeated(
+    server: Stripe, gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """Asking again doesn't try the card again."""
+    server.lose("/confirm")
+    assert (await gateway.authorize(order(token=BAD))).outcome == "unknown"
+    again = await gateway.authorize(order(token=BAD))
+    assert (again.outcome, again.code) == ("declined", "card_declined")
+
+
 @pytest.mark.parametrize("hours", [1, 25])
 async def test_a_lookup_finds_what_a_lost_answer_was(
     server: Stripe, gateway: StripeGateway, order: Callable[..., Call], hours: int
@@ -164,6 +174,7 @@ async def test_a_lookup_finds_what_a_lost_answer_was(
     assert found is not None
     assert found.outcome == "approved"
     assert charged(server) == 1
+    assert ("GET /payment_intents/search" in server.requests) == (hours > 24)
 
 
 async def test_a_lookup_of_what_never_arrived_finds_nothing(
