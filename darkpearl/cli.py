@@ -77,7 +77,10 @@ def command(context: click.Context) -> None:
 
     Settings are environment variables: see `darkpearl settings`.
     """
-    context.obj = Settings.from_environment()
+    settings = context.obj = Settings.from_environment()
+    for name in ("database_url", "api_database_url", "listener_database_url"):
+        if address := getattr(settings, name):
+            database.check_address(f"DARKPEARL_{name.upper()}", address)
     logs.configure(context.obj)
 
 
