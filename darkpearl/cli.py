@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from darkpearl import __version__, database, demo, embedded, logs, schema, serving, tokens, wheel
+from darkpearl.api.app import openapi_yaml
 from darkpearl.config import ConfigError, Settings, variables
 from darkpearl.listener import Listener
 
@@ -102,6 +103,12 @@ def settings() -> None:
 
 
 @command.command()
+def openapi() -> None:
+    """Print the description of the HTTP interface (OpenAPI 3.1) as YAML."""
+    click.echo(openapi_yaml(), nl=False)
+
+
+@command.command()
 @click.pass_obj
 def up(settings: Settings) -> None:
     """Run everything in one process: PostgreSQL, schema, demo data, API and listener."""
@@ -133,7 +140,7 @@ def api(settings: Settings) -> None:
 @click.pass_obj
 def listener(settings: Settings) -> None:
     """Run one listener alone, on a database that is up; start as many as you like."""
-    asyncio.run(serving.serve([serving.listener_service(settings, _logins(settings)[1])]))
+    asyncio.run(serving.serve(serving.listener_services(settings, _logins(settings)[1])))
 
 
 @command.command()

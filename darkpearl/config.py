@@ -146,6 +146,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             extra={"allowed": "addresses or networks, divided by commas, or *"},
         ),
     ] = ""
+    metrics_port: Annotated[
+        int,
+        Meta(ge=0, le=65535, description="port the listener serves its metrics on; 0: it doesn't"),
+    ] = 0
+    metrics_token: Annotated[
+        Annotated[str, Meta(min_length=16)] | None,
+        Meta(
+            description="what GET /metrics of the API wants as bearer token; in production it must",
+            extra={"allowed": "a text of 16 characters or more", "secret": True},
+        ),
+    ] = None
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="least severe log line")
     ] = "info"

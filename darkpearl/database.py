@@ -80,7 +80,7 @@ def open_pool(url: str, *, size: int, name: str, check: bool = True, login: str 
     )
 
 
-async def fetch_all(pool: Pool, query: str, parameters: Sequence[Any] = ()) -> list[Row]:
+async def fetch_all(pool: Pool, query: str, parameters: Sequence[Any] | Row = ()) -> list[Row]:
     """Every row of one statement, which is a transaction of its own."""
     async with pool.connection() as connection:
         cursor = await connection.execute(query.encode(), parameters)

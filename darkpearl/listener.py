@@ -18,7 +18,7 @@ import msgspec
 import psycopg
 from psycopg_pool import PoolTimeout
 
-from darkpearl import database
+from darkpearl import database, metrics
 from darkpearl.config import Settings
 from darkpearl.gateways import Answer, Charge, Gateway, make_gateway
 
@@ -64,7 +64,7 @@ class Listener:
     """One worker. `run()` it until `stop()` lets it finish, or `kill()` ends it at once."""
 
     def __init__(self, settings: Settings, url: str, gateway: Gateway | None = None) -> None:
-        gateway = gateway or make_gateway(settings)
+        gateway = metrics.observed(gateway or make_gateway(settings))
         self._settings = settings
         self._url = url
         self._handlers = {"process_payment": gateway.charge, "void_payment": gateway.void}
@@ -120,6 +120,7 @@ class Listener:
                     await self._work(pool, bell)
             except (psycopg.Error, PoolTimeout) as error:
                 failures += 1
+                metrics.outages.inc()
                 seconds = min(LONGEST_BACKOFF_SECONDS, 0.1 * 2 ** min(failures, 10))
                 seconds *= 0.5 + random.random() / 2  # noqa: S311 - jitter
                 _log.warning("database: %s; trying again in %.1f s", _first_line(error), seconds)
@@ -153,9 +154,10 @@ class Listener:
     async def _advance(self, pool: database.Pool, limit: int) -> bool:
         if limit <= 0:
             return False
-        rows = await database.fetch_all(
-            pool, "select claimed, requests::text from advance(%s)", [limit]
-        )
+        with metrics.passes.labels("advance").time():
+            rows = await database.fetch_all(
+                pool, "select claimed, requests::text from advance(%s)", [limit]
+            )
         for row in rows:
             self._take(row["requests"])
         return any(row["claimed"] for row in rows)
@@ -165,11 +167,12 @@ class Listener:
         if not answers:
             return False
         try:
-            rows = await database.fetch_all(
-                pool,
-                "select requests::text, saga_id, error_code from settle(%s)",
-                [_encoder.encode(answers).decode()],
-            )
+            with metrics.passes.labels("settle").time():
+                rows = await database.fetch_all(
+                    pool,
+                    "select requests::text, saga_id, error_code from settle(%s)",
+                    [_encoder.encode(answers).decode()],
+                )
         except BaseException:
             self._answers = answers + self._answers
             raise
