@@ -11,7 +11,7 @@ BIN := .venv/bin
 DARKPEARL := $(BIN)/darkpearl
 SQL = $(wildcard sql/*.sql sql/*/*.sql)
 
-.PHONY: help run demo token api listener test check bench soak format migrate wheel clean \
+.PHONY: help run demo token api listener test check bench soak fuzz format migrate openapi wheel clean \
 	db-start db-stop db-reset db-seed db-diff db-status db-url
 
 help: ## list these targets
@@ -78,6 +78,12 @@ db-status: .venv/run ## migrations applied and pending, server version
 
 db-url: .venv/run ## the address for psql
 	@$(DARKPEARL) db url
+
+openapi: .venv/run ## write docs/openapi.yaml
+	@$(DARKPEARL) openapi > docs/openapi.yaml
+
+fuzz: .venv/dev ## long: requests made up from the API's description, as each role
+	@DARKPEARL_TEST_EXAMPLES=$(or $(EXAMPLES),200) $(BIN)/pytest -q tests/api/test_schema.py $(PYTEST)
 
 wheel: .venv/run ## build dist/*.whl
 	@if command -v uv >/dev/null; then uv build --quiet --wheel; \

@@ -17,7 +17,9 @@ PREFIX = "DARKPEARL_"
 FOREIGN = "DARKPEARL_TEST_"
 """Names with this prefix belong to the test suite and are left alone."""
 
-ADDRESS = r"^(postgres(ql)?://|\w+ *=)"
+ADDRESS = r"^(postgres(ql)?://([^@/?#]*@)?[^@]*|\w+ *=.*)$"
+"""One @ at most, and before the host: otherwise a part of the password would be taken for it."""
+_ADDRESS_IN_WORDS = "a postgresql:// URL (other characters as %XX) or key=value pairs"
 ORIGINS = r"^(\*|https?://[^/, ]+(,https?://[^/, ]+)*)?$"
 
 
@@ -32,21 +34,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[str, Meta(pattern=ADDRESS)] | None,
         Meta(
             description="PostgreSQL 15 to 18 to run on; not set, the embedded server is used",
-            extra={"allowed": "a postgresql:// URL or key=value pairs", "secret": True},
+            extra={"allowed": _ADDRESS_IN_WORDS, "secret": True},
         ),
     ] = None
     api_database_url: Annotated[
         Annotated[str, Meta(pattern=ADDRESS)] | None,
         Meta(
             description="where the API logs in as darkpearl_api, when that isn't DATABASE_URL",
-            extra={"allowed": "a postgresql:// URL or key=value pairs", "secret": True},
+            extra={"allowed": _ADDRESS_IN_WORDS, "secret": True},
         ),
     ] = None
     listener_database_url: Annotated[
         Annotated[str, Meta(pattern=ADDRESS)] | None,
         Meta(
             description="where the listener logs in, when that isn't DATABASE_URL",
-            extra={"allowed": "a postgresql:// URL or key=value pairs", "secret": True},
+            extra={"allowed": _ADDRESS_IN_WORDS, "secret": True},
         ),
     ] = None
     environment: Annotated[
@@ -188,6 +190,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             extra={"allowed": "addresses or networks, divided by commas, or *"},
         ),
     ] = ""
+    metrics_port: Annotated[
+        int,
+        Meta(ge=0, le=65535, description="port the listener serves its metrics on; 0: it doesn't"),
+    ] = 0
+    metrics_token: Annotated[
+        Annotated[str, Meta(min_length=16)] | None,
+        Meta(
+            description="what GET /metrics of the API wants as bearer token; in production it must",
+            extra={"allowed": "a text of 16 characters or more", "secret": True},
+        ),
+    ] = None
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="least severe log line")
     ] = "info"

@@ -15,11 +15,25 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
+from darkpearl.config import ConfigError
+
 CHANNEL = "darkpearl_bell"
 _OPTIONS = "-c search_path=darkpearl -c client_connection_check_interval=1s -c jit=off"
 
 Row = dict[str, Any]
 Pool = AsyncConnectionPool[psycopg.AsyncConnection[Row]]
+
+
+def check_address(name: str, url: str) -> None:
+    """Refuse an address that libpq can't read, whose own words would repeat a part of it.
+
+    Raises:
+        ConfigError: naming the setting, and nothing of its value.
+    """
+    try:
+        conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise ConfigError(f"{name}: what was given is not allowed; it can't be read") from None
 
 
 def with_options(url: str, options: str) -> str:
@@ -66,7 +80,7 @@ def open_pool(url: str, *, size: int, name: str, check: bool = True, login: str 
     )
 
 
-async def fetch_all(pool: Pool, query: str, parameters: Sequence[Any] = ()) -> list[Row]:
+async def fetch_all(pool: Pool, query: str, parameters: Sequence[Any] | Row = ()) -> list[Row]:
     """Every row of one statement, which is a transaction of its own."""
     async with pool.connection() as connection:
         cursor = await connection.execute(query.encode(), parameters)

@@ -18,7 +18,7 @@ import msgspec
 import psycopg
 from psycopg_pool import PoolTimeout
 
-from darkpearl import database
+from darkpearl import database, metrics
 from darkpearl.calls import Breaker, Calls, Request, Settlement
 from darkpearl.config import Settings
 from darkpearl.gateways import Gateway
@@ -41,7 +41,7 @@ class Listener:
     def __init__(self, settings: Settings, url: str, gateway: Gateway | None = None) -> None:
         self._settings = settings
         self._url = url
-        self._gateway = gateway or make_gateway(settings)
+        self._gateway = metrics.observed(gateway or make_gateway(settings))
         self._breaker = Breaker(settings.payment_failures)
         self._calls = Calls(
             self._gateway,
@@ -100,6 +100,7 @@ class Listener:
                     await self._work(pool, bell)
             except (psycopg.Error, PoolTimeout) as error:
                 failures += 1
+                metrics.outages.inc()
                 seconds = min(LONGEST_BACKOFF_SECONDS, 0.1 * 2 ** min(failures, 10))
                 seconds *= 0.5 + random.random() / 2  # noqa: S311 - jitter
                 _log.warning("database: %s; trying again in %.1f s", _first_line(error), seconds)
@@ -138,9 +139,10 @@ class Listener:
     async def _advance(self, pool: database.Pool, limit: int) -> bool:
         if limit <= 0:
             return False
-        rows = await database.fetch_all(
-            pool, "select claimed, requests::text from advance(%s)", [limit]
-        )
+        with metrics.passes.labels("advance").time():
+            rows = await database.fetch_all(
+                pool, "select claimed, requests::text from advance(%s)", [limit]
+            )
         for row in rows:
             self._take(row["requests"])
         return any(row["claimed"] for row in rows)
@@ -150,11 +152,12 @@ class Listener:
         if not answers:
             return False
         try:
-            rows = await database.fetch_all(
-                pool,
-                "select requests::text, saga_id, error_code from settle(%s)",
-                [_encoder.encode(answers).decode()],
-            )
+            with metrics.passes.labels("settle").time():
+                rows = await database.fetch_all(
+                    pool,
+                    "select requests::text, saga_id, error_code from settle(%s)",
+                    [_encoder.encode(answers).decode()],
+                )
         except BaseException:
             self._unsettled = answers
             raise

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 import socket
@@ -13,8 +14,9 @@ import uvicorn
 
 from darkpearl import database
 from darkpearl.api import app as api
-from darkpearl.config import Settings
+from darkpearl.config import PREFIX, Settings
 from darkpearl.listener import Listener
+from darkpearl.metrics import CONTENT_TYPE, Engine, Page
 from darkpearl.paysim import fates
 
 API_ROLE = api.LOGIN
@@ -39,13 +41,16 @@ class Service:
     """End now."""
 
 
-def taken_socket(settings: Settings) -> socket.socket:
-    """The API's socket, bound before anything is started: a taken port then stops nothing.
+def taken_socket(settings: Settings, setting: str = "port") -> socket.socket:
+    """A socket on a port of the settings, bound before anything is started.
+
+    A port that is taken by another then stops nothing.
 
     Raises:
         ServiceError: the address can't be had.
     """
-    return bound_socket(settings.host, settings.port, "DARKPEARL_PORT")
+    port: int = getattr(settings, setting)
+    return bound_socket(settings.host, port, PREFIX + setting.upper())
 
 
 def bound_socket(host: str, port: int, setting: str) -> socket.socket:
@@ -126,6 +131,46 @@ def listener_service(settings: Settings, url: str) -> Service:
     """One listener."""
     worker = Listener(settings, database.as_role(url, LISTENER_ROLE))
     return Service(run=worker.run, stop=worker.stop, kill=worker.kill)
+
+
+def listener_services(settings: Settings, url: str) -> list[Service]:
+    """One listener, and its metrics where the settings give them a port."""
+    services = [listener_service(settings, url)]
+    if settings.metrics_port:
+        services.append(_metrics_service(url, taken_socket(settings, "metrics_port")))
+    return services
+
+
+def _metrics_service(url: str, taken: socket.socket) -> Service:
+    """The metrics of a listener on a socket of their own: any path is the page."""
+    page: list[Page] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        del scope, receive
+        body = await page[0].text()
+        headers = [(b"content-type", CONTENT_TYPE.encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    server = _Server(
+        uvicorn.Config(
+            app, interface="asgi3", lifespan="off", log_config=None, access_log=False,
+            log_level=logging.WARNING, server_header=False, ws="none",
+        )
+    )  # fmt: skip
+
+    async def run() -> None:
+        role = database.as_role(url, LISTENER_ROLE)
+        async with database.open_pool(role, size=1, name="darkpearl metrics") as pool:
+            page.append(Page(Engine(functools.partial(database.fetch_all, pool))))
+            with taken:
+                await server.serve([taken])
+
+    return Service(
+        run=run,
+        stop=lambda: setattr(server, "should_exit", True),
+        kill=lambda: setattr(server, "force_exit", True),
+    )
 
 
 async def serve(services: list[Service], greeting: Coroutine[Any, Any, None] | None = None) -> None:

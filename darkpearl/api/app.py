@@ -14,6 +14,7 @@ from darkpearl import database
 from darkpearl.api import (
     health,
     inventory,
+    monitoring,
     orders,
     problems,
     products,
@@ -24,7 +25,7 @@ from darkpearl.api import (
     webhooks,
 )
 from darkpearl.api.access import caller
-from darkpearl.api.description import described
+from darkpearl.api.description import as_yaml, described
 from darkpearl.api.edge import Edge
 from darkpearl.api.idempotency import once
 from darkpearl.api.limits import Limiter
@@ -73,6 +74,7 @@ def create_app(settings: Settings, database_url: str) -> Litestar:
                 database_url, size=settings.pool_size, name="darkpearl api", login=LOGIN
             ) as app.state.pool,
         ):
+            app.state.metrics = monitoring.page(app.state.pool)
             try:
                 yield
             finally:
@@ -91,6 +93,7 @@ def create_app(settings: Settings, database_url: str) -> Litestar:
             webhooks.router,
             health.router,
             problems.router,
+            monitoring.get_metrics,
         ],
         dependencies={
             "caller": Provide(caller),
@@ -120,11 +123,17 @@ def create_app(settings: Settings, database_url: str) -> Litestar:
         logging_config=None,
     )
     app.state.gateway = make_gateway(settings)  # asks nothing; knows the gateway's signature
+    app.state.settings = settings
     app.state.limiter = Limiter(settings.rate_limit_per_minute)
     app.state.stopping = asyncio.Event()
     app.state.streams = 0
     app.asgi_handler = Edge(app.asgi_handler, app.state.limiter.policy)
     return app
+
+
+def openapi_yaml() -> str:
+    """The description of the API, of an application that is never started."""
+    return as_yaml(create_app(Settings(), "postgresql://"))
 
 
 def cors(settings: Settings) -> CORSConfig | None:

@@ -7,11 +7,13 @@ that it works where there is no internet, under a policy that lets it load nothi
 from pathlib import Path
 from typing import Any
 
-from litestar import Request, Router
+import msgspec
+import yaml
+from litestar import Litestar, Request, Router
 from litestar.datastructures import CacheControlHeader
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
-from litestar.openapi.spec import Components, License, SecurityScheme, Tag
+from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin, YamlRenderPlugin
+from litestar.openapi.spec import Components, License, SecurityRequirement, SecurityScheme, Tag
 from litestar.static_files import create_static_files_router
 
 from darkpearl import __version__
@@ -23,6 +25,9 @@ PAGE_POLICY = (
     "frame-ancestors 'none'"
 )
 """For the page alone: its own scripts, and requests to its own origin."""
+
+ANYBODY: list[SecurityRequirement] = [{"token": []}, {}]
+"""For operations that need no token, and tell more to who has one."""
 
 _ABOUT = """\
 Order fulfilment: place an order and its saga reserves stock, takes the payment and ships, or gives
@@ -42,6 +47,22 @@ _TAGS = [
     Tag("health", "For probes."),
     Tag("problems", "What the type of a problem document stands for."),
 ]
+
+
+class Json(JsonRenderPlugin):
+    """The description as JSON."""
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        """The description, made exact."""
+        return super().render(request, exact(openapi_schema))
+
+
+class Yaml(YamlRenderPlugin):
+    """The description as YAML."""
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        """The description, made exact."""
+        return super().render(request, exact(openapi_schema))
 
 
 class SwaggerPage(OpenAPIRenderPlugin):
@@ -90,5 +111,68 @@ def described() -> OpenAPIConfig:
             response_headers={"Content-Security-Policy": PAGE_POLICY},
         ),
         use_handler_docstrings=True,
-        render_plugins=[SwaggerPage(), JsonRenderPlugin()],
+        render_plugins=[SwaggerPage(), Json(), Yaml()],
     )
+
+
+def as_yaml(app: Litestar) -> str:
+    """The description of an application as YAML, the same at each run."""
+    text: str = yaml.safe_dump(
+        msgspec.to_builtins(exact(app.openapi_schema.to_schema())),
+        sort_keys=False,
+        allow_unicode=True,
+        width=100,
+    )
+    return text
+
+
+def exact(document: dict[str, Any]) -> dict[str, Any]:
+    """The same description, saying what the framework leaves out; in place, and once is enough.
+
+    A parameter that may be left out can't be sent as null, a body takes no unknown fields, and a
+    lower limit of 0 is a limit.
+    """
+    schemas = document["components"]["schemas"]
+    for path in document["paths"].values():
+        for operation in path.values():
+            for parameter in operation.get("parameters", ()):
+                for default in ("deprecated", "allowEmptyValue", "allowReserved"):
+                    parameter.pop(default, None)
+                parameter["schema"] = _without_null(parameter["schema"])
+                _limit(parameter["schema"])
+            if body := operation.get("requestBody"):
+                _close(body, schemas)
+    return document
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """What a parameter may be when it is there."""
+    schema = {key: value for key, value in schema.items() if key != "description"}
+    kinds = [kind for kind in schema.pop("oneOf", []) if kind != {"type": "null"}]
+    for kind in kinds[:1]:
+        schema = {**kind, **schema}
+    if isinstance(schema.get("type"), list):
+        (schema["type"],) = set(schema["type"]) - {"null"}
+    if "enum" in schema:
+        schema["enum"] = [value for value in schema["enum"] if value is not None]
+    return schema
+
+
+def _close(part: Any, schemas: dict[str, Any]) -> None:
+    """Say of the objects in a part of the document, and in what it refers to: nothing else."""
+    for each in part.values() if isinstance(part, dict) else part:
+        if isinstance(each, dict | list):
+            _close(each, schemas)
+    if isinstance(part, dict):
+        _limit(part)
+    if isinstance(part, dict) and "$ref" in part:
+        schema = schemas[part["$ref"].rpartition("/")[2]]
+        if "additionalProperties" not in schema:
+            schema["additionalProperties"] = False
+            _close(schema, schemas)
+
+
+def _limit(schema: dict[str, Any]) -> None:
+    """Say the lower limit of a whole number that has none: it is 0, for others are said."""
+    if schema.get("type") == "integer":
+        schema.setdefault("minimum", 0)

@@ -14,7 +14,7 @@ from uuid import uuid4
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from darkpearl import exchange
+from darkpearl import exchange, metrics
 from darkpearl.exchange import Exchange
 
 SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
@@ -51,19 +51,22 @@ class Edge:
         exchange.begin(asked)
         status = 0
         began = time.perf_counter()
+        answered = began
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answered
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, answered = message["status"], time.perf_counter()
                 message["headers"] = self._with_headers(message["headers"], scope, asked)
             await send(message)
 
         try:
             await self._app(scope, receive, answer)
         finally:
-            seconds = time.perf_counter() - began
-            _log(scope, asked, status, seconds)
+            route = str(scope.get("path_template") or "none")
+            labels = route, str(scope.get("method")), str(status)
+            metrics.requests.labels(*labels).observe(answered - began)
+            _log(scope, asked, status, time.perf_counter() - began)
 
     def _with_headers(
         self, given: Iterable[tuple[bytes, bytes]], scope: Scope, asked: Exchange

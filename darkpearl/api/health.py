@@ -52,4 +52,6 @@ async def get_readiness(state: State) -> Health:
     return Health()
 
 
-router = Router("/health", route_handlers=[get_liveness, get_readiness], tags=["health"])
+router = Router(
+    "/health", route_handlers=[get_liveness, get_readiness], tags=["health"], security=[{}]
+)

@@ -11,6 +11,7 @@ from msgspec import UNSET
 
 from darkpearl.api import access
 from darkpearl.api.access import PRODUCT_SUMMARY, WAREHOUSE_SUMMARY, Caller, Statement
+from darkpearl.api.description import ANYBODY
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.problems import refusals
@@ -55,7 +56,7 @@ def _by_id(caller: Caller, inventory_id: UUID) -> Statement:
     return f"{_visible(caller)} where i.id = %(id)s", {"id": inventory_id}
 
 
-@get("/", summary="List inventory", responses=refusals(400))
+@get("/", summary="List inventory", security=ANYBODY, responses=refusals(400))
 async def list_inventory(
     caller: NamedDependency[Caller],
     listing: NamedDependency[Listing],
@@ -76,7 +77,12 @@ async def list_inventory(
     return await listing.page(Inventory, _visible(caller), filters, sorts=sorts)
 
 
-@get("/{inventory_id:uuid}", summary="Get an inventory row", responses=refusals(400, 404))
+@get(
+    "/{inventory_id:uuid}",
+    summary="Get an inventory row",
+    security=ANYBODY,
+    responses=refusals(400, 404),
+)
 async def get_inventory(
     caller: NamedDependency[Caller], inventory_id: FromPath[UUID], if_none_match: IfNoneMatch = None
 ) -> JsonResponse[Inventory]:

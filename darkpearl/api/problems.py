@@ -209,5 +209,8 @@ async def get_problem_type(code: FromPath[str]) -> ProblemType:
 
 
 router = Router(
-    "/problems", route_handlers=[list_problem_types, get_problem_type], tags=["problems"]
+    "/problems",
+    route_handlers=[list_problem_types, get_problem_type],
+    tags=["problems"],
+    security=[{}],
 )

@@ -10,6 +10,7 @@ from litestar.params import Body, FromPath, FromQuery, JSONBody
 
 from darkpearl.api import access
 from darkpearl.api.access import Caller
+from darkpearl.api.description import ANYBODY
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.parameters import IsActive, Period, Search, contains
@@ -33,7 +34,7 @@ NewProduct = Annotated[
 ]
 
 
-@get("/", summary="List products", responses=refusals(400))
+@get("/", summary="List products", security=ANYBODY, responses=refusals(400))
 async def list_products(
     listing: NamedDependency[Listing],
     created: NamedDependency[Period],
@@ -50,7 +51,7 @@ async def list_products(
     return await listing.page(Product, "select * from products", filters, sorts=SORTS)
 
 
-@get("/{product_id:uuid}", summary="Get a product", responses=refusals(400, 404))
+@get("/{product_id:uuid}", summary="Get a product", security=ANYBODY, responses=refusals(400, 404))
 async def get_product(
     caller: NamedDependency[Caller], product_id: FromPath[UUID], if_none_match: IfNoneMatch = None
 ) -> JsonResponse[Product]:

@@ -8,6 +8,7 @@ from litestar.params import FromPath, FromQuery, JSONBody
 
 from darkpearl.api import access
 from darkpearl.api.access import Caller
+from darkpearl.api.description import ANYBODY
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.parameters import IsActive, Period, Search, contains
@@ -19,7 +20,7 @@ from darkpearl.models import CreateWarehouse, UpdateWarehouse, Warehouse
 SORTS = ("-created_at", "updated_at", "code", "name")
 
 
-@get("/", summary="List warehouses", responses=refusals(400))
+@get("/", summary="List warehouses", security=ANYBODY, responses=refusals(400))
 async def list_warehouses(
     listing: NamedDependency[Listing],
     created: NamedDependency[Period],
@@ -36,7 +37,12 @@ async def list_warehouses(
     return await listing.page(Warehouse, "select * from warehouses", filters, sorts=SORTS)
 
 
-@get("/{warehouse_id:uuid}", summary="Get a warehouse", responses=refusals(400, 404))
+@get(
+    "/{warehouse_id:uuid}",
+    summary="Get a warehouse",
+    security=ANYBODY,
+    responses=refusals(400, 404),
+)
 async def get_warehouse(
     caller: NamedDependency[Caller], warehouse_id: FromPath[UUID], if_none_match: IfNoneMatch = None
 ) -> JsonResponse[Warehouse]:

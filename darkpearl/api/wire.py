@@ -37,9 +37,9 @@ class DecimalsAreNumbers(OpenAPISchemaPlugin):
         return value is Decimal
 
     def to_openapi_schema(self, field_definition: FieldDefinition, schema_creator: Any) -> Schema:
-        """A number."""
+        """A number, as the domain `amount` of the database has it."""
         del field_definition, schema_creator
-        return Schema(type=OpenAPIType.NUMBER)
+        return Schema(type=OpenAPIType.NUMBER, minimum=0, exclusive_maximum=10**12)
 
 
 class JsonRequest(Request[Any, Any, Any]):

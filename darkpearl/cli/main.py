@@ -17,6 +17,7 @@ import rich_click as click
 from rich.table import Table
 
 from darkpearl import __version__, database, demo, embedded, logs, schema, serving, tokens, wheel
+from darkpearl.api.app import openapi_yaml
 from darkpearl.cli import where
 from darkpearl.cli.console import fail, out
 from darkpearl.cli.db import db
@@ -67,7 +68,10 @@ def command(context: click.Context) -> None:
 
     Settings are environment variables: see `darkpearl settings`.
     """
-    context.obj = Settings.from_environment()
+    settings = context.obj = Settings.from_environment()
+    for name in ("database_url", "api_database_url", "listener_database_url"):
+        if address := getattr(settings, name):
+            database.check_address(f"DARKPEARL_{name.upper()}", address)
     logs.configure(context.obj)
 
 
@@ -86,6 +90,12 @@ def settings() -> None:
     for each in variables():
         table.add_row(each.name, each.default, each.allowed, each.description)
     out.print(table, soft_wrap=False)
+
+
+@command.command()
+def openapi() -> None:
+    """Print the description of the HTTP interface (OpenAPI 3.1) as YAML."""
+    click.echo(openapi_yaml(), nl=False)
 
 
 @command.command()
@@ -122,7 +132,8 @@ def api(settings: Settings) -> None:
 @click.pass_obj
 def listener(settings: Settings) -> None:
     """Run one listener alone, on a database that is up; start as many as you like."""
-    asyncio.run(serving.serve([serving.listener_service(settings, where.logins(settings)[1])]))
+    _, login = where.logins(settings)
+    asyncio.run(serving.serve(serving.listener_services(settings, login)))
 
 
 @command.command()

@@ -153,6 +153,9 @@ advance(integer, uuid[]), settle(jsonb, uuid[]), close_gate(), open_gate(), gate
 ensure_event_partitions(integer), forget_idempotency_keys(integer, integer)
 to darkpearl_listener;
 
+grant execute on function engine_state(), step_tally(timestamptz, double precision[])
+to darkpearl_listener, service_role, darkpearl_reader;
+
 -- Views show what the caller may see of the tables under them.
 grant select on order_overview, saga_overview, stuck_sagas, engine_health, sagas_from_events
 to service_role, darkpearl_app, darkpearl_reader;

@@ -10,6 +10,8 @@ import httpx
 import pytest
 from shop import Shop
 
+from darkpearl.api.access import Caller, Statement
+
 Api = httpx.AsyncClient
 Json = dict[str, Any]
 Listed = Callable[..., Awaitable[list[Json]]]
@@ -242,3 +244,63 @@ async def test_nobody_sorts_by_what_it_may_not_see(
     assert rows["data"][0]["quantity_sellable"] == 100
     rows = (await client().get(f"/inventory?cursor={rows['next']}")).json()
     assert rows["data"][0]["quantity_sellable"] == 5
+
+
+@pytest.fixture
+async def many(shop: Shop) -> None:
+    """Two thousand rows in each list but that of warehouses."""
+    async with shop.unguarded():
+        await shop.run(
+            "insert into products (sku, name) select n, n from generate_series(1, 2000) as n"
+        )
+        await shop.run(
+            "insert into inventory (product_id, warehouse_id) select id, %s from products"
+            " on conflict do nothing",
+            shop.lisbon,
+        )
+        await shop.run(
+            "insert into orders (warehouse_id) select %s from generate_series(1, 2000)", shop.lisbon
+        )
+        await shop.run(
+            "insert into sagas (id, warehouse_id, saga_type)"
+            " select id, warehouse_id, 'order_fulfilment' from orders"
+        )
+        await shop.run(
+            "insert into stock_movements (correlation_id, warehouse_id, product_id, movement_type,"
+            " quantity, available_after, reserved_after)"
+            " select new_id(), %s, id, 'receive', 1, 1, 0 from products",
+            shop.lisbon,
+        )
+    await shop.run("analyze")
+
+
+@pytest.mark.parametrize("path", [each for each in LISTS if each != "/warehouses"])
+@pytest.mark.usefixtures("many")
+async def test_a_page_by_cursor_reads_no_more_than_it_shows(
+    api: Api, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """An index leads to where the cursor goes on: the server counts the rows that it reads."""
+    table = path.strip("/").replace("-", "_")
+    read: list[tuple[int, int]] = []
+
+    async def run(caller: Caller, *statements: Statement) -> Json | None:
+        counters = (
+            "select seq_scan, seq_tup_read + idx_tup_fetch as read from pg_stat_xact_all_tables"
+            " where schemaname = 'darkpearl' and relname = %(table)s"
+        )
+        async with caller.transaction() as execute:
+            for statement in statements:
+                answered = await execute(*statement)
+            counted = await execute(counters, {"table": table})
+        row = await counted.fetchone()
+        read.append((row["seq_scan"], row["read"]))
+        found: Json | None = await answered.fetchone()
+        return found
+
+    monkeypatch.setattr(Caller, "run", run)
+    page = (await api.get(path, params={"cursor": "", "limit": 10})).json()
+    for _ in range(5):
+        page = (await api.get(path, params={"cursor": page["next"], "limit": 10})).json()
+        assert len(page["data"]) == 10
+    assert [scans for scans, _ in read] == [0] * 6
+    assert max(rows for _, rows in read) < 100, "of all six pages, at the most"

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -232,3 +233,137 @@ def test_the_owner_of_a_database_needs_no_superuser(run: Run) -> None:
         assert "fulfilled" in up.printed
         up.process.send_signal(signal.SIGTERM)
         assert up.end() == 0
+
+
+# Secrets.
+
+MARKS = ("swordfish", "c3dvcmRmaXNo")
+"""What the secrets of these tests hold, plainly and as base64 shows it."""
+SECRET = f"{MARKS[0]} that is longer than thirty-two characters"
+
+
+def told(command: str, **settings: str) -> tuple[int, str]:
+    """Exit code and output of a command that ends by itself."""
+    kept = {name: each for name, each in os.environ.items() if not name.startswith("DARKPEARL")}
+    done = subprocess.run(
+        [sys.executable, "-m", "darkpearl", *command.split()], env={**kept, **settings},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        timeout=PATIENCE_SECONDS,
+    )  # fmt: skip
+    return done.returncode, done.stdout
+
+
+def test_secrets_stay_out_of_logs_and_process_lists(run: Run, home: Path) -> None:
+    """Neither what tokens are signed with, nor a token, nor a password is told to anybody.
+
+    At the finest log level, over requests that work, are refused and fail, what the processes
+    print, what PostgreSQL logs and what `ps` shows are searched.
+    """
+    settings = {
+        "DARKPEARL_HOME": str(home),
+        "DARKPEARL_JWT_SECRET": SECRET,
+        "DARKPEARL_LOG_LEVEL": "debug",
+    }
+    up = run(home, **settings).ready()
+    code, token = told("token --sub " + MARKS[0], **settings)
+    assert code == 0
+    api = up.word("API")
+    for path, header in (
+        ("/orders", f"Bearer {token.strip()}"),
+        ("/stock-movements", f"Bearer {token.strip()}x"),
+        ("/orders", f"Basic {MARKS[1]}"),
+        (f"/orders/{MARKS[0]}", f"Bearer {token.strip()}"),
+    ):
+        request = urllib.request.Request(api + path, headers={"Authorization": header})
+        with contextlib.suppress(urllib.error.HTTPError):
+            urllib.request.urlopen(request, timeout=10).close()
+    password = (home / "password").read_text().strip()
+    shown = " ".join(" ".join(each.cmdline()) for each in processes_of(home))
+    shown += " ".join(up.process.args) if isinstance(up.process.args, list) else ""
+    up.process.send_signal(signal.SIGINT)
+    assert up.end() == 0
+    logged = (home / "postgresql.log").read_text()
+    parts = token.strip().split(".")
+    for place, text in (("printed", up.printed), ("postgresql.log", logged), ("ps", shown)):
+        assert text, place
+        for secret in (SECRET, password, token.strip(), parts[1], parts[2], MARKS[1]):
+            assert secret not in text, place
+    assert (home / "password").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "API_DATABASE_URL", "LISTENER_DATABASE_URL"])
+def test_an_unreadable_address_is_not_repeated(name: str) -> None:
+    """A password that isn't written as it should be reaches no terminal; exit code 2."""
+    for address in (
+        f"postgresql://me:{MARKS[0]}/x@127.0.0.1/db",
+        f"postgresql://me:x@{MARKS[0]}@127.0.0.1/db",
+        f"password=two {MARKS[0]} host=127.0.0.1",
+    ):
+        code, printed = told("db status", **{f"DARKPEARL_{name}": address})
+        assert (code, printed.count("\n")) == (2, 1), printed
+        assert printed.startswith(f"darkpearl: DARKPEARL_{name}: what was given is not allowed")
+        assert MARKS[0] not in printed
+
+
+def test_a_refused_password_is_not_repeated(run: Run, home: Path) -> None:
+    """A login that fails is told in one line, by commands and by services that go on trying."""
+    with embedded.serve(home):
+        server = embedded.running(home)
+        assert server
+        address = f"postgresql://darkpearl:{MARKS[0]}@127.0.0.1:{server.port}/darkpearl"
+        for command in ("db status", "up"):
+            code, printed = told(command, DARKPEARL_DATABASE_URL=address, DARKPEARL_PORT="0")
+            assert code == 1
+            assert "password authentication failed" in printed
+            assert MARKS[0] not in printed
+        for command in ("api", "listener"):
+            service = run(
+                home, command, DARKPEARL_DATABASE_URL=address, DARKPEARL_LOG_LEVEL="debug"
+            )
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while "password authentication failed" not in service.printed:
+                assert time.monotonic() < deadline, service.printed
+                time.sleep(0.02)
+            service.process.send_signal(signal.SIGTERM)
+            service.end()
+            assert MARKS[0] not in service.printed
+
+
+# Tokens.
+
+
+def test_production_starts_no_api_without_keys(home: Path) -> None:
+    """There is no secret by default: one line, exit code 2, and nothing is made."""
+    for command in ("api", "up"):
+        code, printed = told(
+            command, DARKPEARL_HOME=str(home), DARKPEARL_ENVIRONMENT="production",
+            DARKPEARL_PORT="0",
+        )  # fmt: skip
+        assert (code, printed.count("\n")) == (2, 1), printed
+        assert "DARKPEARL_JWT_SECRET or DARKPEARL_JWT_JWKS" in printed
+    assert not home.exists()
+
+
+def test_tokens_are_made_in_development_alone(home: Path) -> None:
+    """The secret is made once, for its owner alone; a refusal is one line with exit code 2."""
+    settings = {"DARKPEARL_HOME": str(home)}
+    code, token = told("token", **settings)
+    assert (code, token.count("."), token.count("\n")) == (0, 2, 1)
+    secret = (home / "jwt_secret").read_text()
+    assert len(secret) >= 32
+    assert (home / "jwt_secret").stat().st_mode & 0o777 == 0o600
+    told("token", **settings)
+    assert (home / "jwt_secret").read_text() == secret
+    for command, more, said in (
+        ("token", {"DARKPEARL_ENVIRONMENT": "production"}, "production"),
+        ("token", {"DARKPEARL_ENVIRONMENT": "production", "DARKPEARL_JWT_SECRET": SECRET}, "alone"),
+        ("token", {"DARKPEARL_JWT_JWKS": "https://issuer.example"}, "DARKPEARL_JWT_JWKS"),
+        ("token --role authenticated", {}, "UUID"),
+        ("token --role darkpearl_owner", {}, "service_role"),
+        ("token --expires 0", {}, "--expires"),
+        ("token", {"DARKPEARL_JWT_SECRET": "short"}, "32 characters"),
+    ):
+        code, printed = told(command, **settings, **more)
+        assert (code, printed.count("\n")) == (2, 1), printed
+        assert said in printed
+        assert secret not in printed

@@ -166,6 +166,8 @@ CALLS = {
     "begin_request": PLACE,
     "end_request": PLACE,
     "expect_version": STAFF,
+    "engine_state": f"darkpearl_listener {STAFF} {READER}",
+    "step_tally": f"darkpearl_listener {STAFF} {READER}",
 }
 """Who may call what; what isn't here, nobody may."""
 
@@ -178,6 +180,7 @@ DEFINERS = {
     "count_stock",
     "drop_event_partitions",
     "end_request",
+    "engine_state",
     "ensure_event_partitions",
     "forget_idempotency_keys",
     "pause_external_steps",
@@ -193,6 +196,7 @@ DEFINERS = {
     "settle",
     "skip_step",
     "start_order_sagas",
+    "step_tally",
     "transfer_stock",
 }
 """Functions that run as darkpearl_owner, past what their callers may do themselves."""

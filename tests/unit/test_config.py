@@ -76,11 +76,31 @@ def test_names_of_the_test_suite_are_left_alone() -> None:
     assert Settings.from_environment({"DARKPEARL_TEST_DATABASE_URL": "x"}) == Settings()
 
 
-def test_a_bad_address_is_not_repeated() -> None:
-    """A password in it doesn't reach a log."""
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "mysql://me:secret@there"),
+        ("DATABASE_URL", "postgresql://me:sec/secret@there/db"),
+        ("DATABASE_URL", "postgresql://me:1/secret@there/db"),
+        ("API_DATABASE_URL", "postgresql://me:sec@secret@there/db"),
+        ("LISTENER_DATABASE_URL", "postgresql://me:sec?secret@there/db"),
+        ("JWT_SECRET", "a short secret"),
+    ],
+)
+def test_a_bad_secret_is_not_repeated(name: str, value: str) -> None:
+    """A password in it doesn't reach a log; nor does one that would be taken for a host."""
     with pytest.raises(ConfigError) as caught:
-        Settings.from_environment({"DARKPEARL_DATABASE_URL": "mysql://me:secret@there"})
-    assert "secret" not in str(caught.value)
+        Settings.from_environment({PREFIX + name: value})
+    assert "secret" not in str(caught.value).lower().replace("jwt_secret", "")
+
+
+def test_settings_show_no_secrets() -> None:
+    """However they get into a message or a traceback."""
+    settings = Settings(
+        database_url="postgresql://me:swordfish@there", jwt_secret="swordfish" * 4, port=9000
+    )
+    assert "swordfish" not in f"{settings} {settings!r}"
+    assert "port=9000" in repr(settings)
 
 
 def test_every_setting_is_documented() -> None:

@@ -12,6 +12,7 @@ LEVELS = {
     "money": 0,
     "exchange": 0,
     "logs": 1,
+    "metrics": 1,
     "wheel": 1,
     "tokens": 1,
     "database": 1,

@@ -2,6 +2,5 @@ SwaggerUIBundle({
   url: "/schema/openapi.json",
   dom_id: "#swagger-ui",
   deepLinking: true,
-  persistAuthorization: true,
   requestSnippetsEnabled: true,
 });

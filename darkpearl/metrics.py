@@ -1,0 +1,248 @@
+"""Metrics in Prometheus' format: what this process does, and what the queue in the database is at.
+
+Counters and histograms are of this process. What the database knows is asked when somebody
+scrapes, at most every `FRESH_SECONDS`; without an answer in time the page comes all the same and
+says so. Every process tells the same of the database: aggregate those by max, not by sum.
+"""
+
+import asyncio
+import itertools
+import logging
+import math
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime
+from typing import Any, TypeVar, cast
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    exposition,
+)
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE = exposition.CONTENT_TYPE_LATEST
+FRESH_SECONDS = 5.0
+TIMEOUT_SECONDS = 2.0
+STEP_BUCKETS = (0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0)
+"""Upper bounds in seconds; step_tally() is given them."""
+
+OPERATIONS = {"authorize", "capture", "charge", "lookup", "refund", "void"}
+"""Calls of a gateway that are measured."""
+
+T = TypeVar("T")
+Rows = list[dict[str, Any]]
+Fetch = Callable[[str, dict[str, Any]], Awaitable[Rows]]
+"""Runs one statement and gives its rows."""
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a gauge beside each series, which nobody asks
+REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+
+requests = Histogram(
+    "darkpearl_http_request_duration_seconds",
+    "Time until an answer begins, by route template, method and status.",
+    ["route", "method", "status"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0),
+    registry=REGISTRY,
+)
+passes = Histogram(
+    "darkpearl_pass_duration_seconds",
+    "Time of the listener's transactions, advance or settle; their count is its commits.",
+    ["call"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0),
+    registry=REGISTRY,
+)
+gateway_calls = Histogram(
+    "darkpearl_gateway_call_duration_seconds",
+    "Time of calls of the payment gateway, by operation and outcome.",
+    ["gateway", "operation", "outcome"],
+    buckets=(0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+    registry=REGISTRY,
+)
+outages = Counter(
+    "darkpearl_listener_outages",
+    "Times that the listener found no database.",
+    registry=REGISTRY,
+)
+
+_GAUGES = {
+    "darkpearl_sagas_ready": ("ready", "Sagas that are ready to be worked on."),
+    "darkpearl_sagas_oldest_ready_seconds": ("oldest_ready_seconds", "How long the oldest is."),
+    "darkpearl_sagas_waiting": ("waiting", "Sagas that wait for an outside answer."),
+    "darkpearl_sagas_backing_off": ("backing_off", "Sagas that wait for another try."),
+    "darkpearl_sagas_stuck": ("stuck", "Sagas that need a person."),
+    "darkpearl_notification_queue_usage_ratio": (
+        "notification_queue_usage",
+        "How full PostgreSQL's queue of notifications is.",
+    ),
+}
+_TALLY = "select * from step_tally(%(after)s, %(bounds)s)"
+
+_log = logging.getLogger(__name__)
+
+
+class Tally:
+    """How many events of a kind there were, and how long they took."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(STEP_BUCKETS) + 1)
+        self.seconds = 0.0
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Counts up to each bound, the last without one."""
+        bounds = [*map(str, STEP_BUCKETS), "+Inf"]
+        return list(zip(bounds, itertools.accumulate(self.counts), strict=True))
+
+
+class Engine(Collector):
+    """What the database knows: the queue, and the steps since this process first asked.
+
+    Args:
+        fetch: asks the database.
+    """
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+        self._asked_at = -math.inf
+        self._health: dict[str, Any] | None = None
+        self._steps: defaultdict[tuple[str, str], Tally] = defaultdict(Tally)
+        self._sagas: defaultdict[str, int] = defaultdict(int)
+        self._after: datetime | None = None
+        self._asking = asyncio.Lock()
+
+    async def ask(self) -> None:
+        """Bring it up to date, unless it is fresh."""
+        async with self._asking:
+            if time.monotonic() - self._asked_at < FRESH_SECONDS:
+                return
+            try:
+                async with asyncio.timeout(TIMEOUT_SECONDS):
+                    (self._health,) = await self._fetch("select * from engine_state()", {})
+                    asked = {"after": self._after, "bounds": list(STEP_BUCKETS)}
+                    for row in await self._fetch(_TALLY, asked):
+                        self._add(row)
+            except Exception as error:  # noqa: BLE001 - a page without it is better than none
+                self._health = None
+                _log.warning("no metrics of the database: %s", type(error).__name__)
+            self._asked_at = time.monotonic()
+
+    def collect(self) -> Iterator[Metric]:
+        """The families, as of the last answer."""
+        up = 0 if self._health is None else 1
+        yield GaugeMetricFamily("darkpearl_database_up", "Whether the database answers.", up)
+        for name, (column, text) in _GAUGES.items():
+            values = () if self._health is None else (self._health[column],)
+            family = GaugeMetricFamily(name, text)
+            for value in values:
+                family.add_metric([], float(value))
+            yield family
+        sagas = CounterMetricFamily(
+            "darkpearl_sagas", "Sagas by what became of them.", labels=["outcome"]
+        )
+        for outcome, count in sorted(self._sagas.items()):
+            sagas.add_metric([outcome], count)
+        yield sagas
+        steps = HistogramMetricFamily(
+            "darkpearl_step_duration_seconds",
+            "Time of steps and undos by outcome, that of an outside answer included.",
+            labels=["step", "outcome"],
+        )
+        for (step, outcome), tally in sorted(self._steps.items()):
+            steps.add_metric([step, outcome], tally.buckets(), tally.seconds)
+        yield steps
+
+    def _add(self, row: dict[str, Any]) -> None:
+        self._after = row["until"]
+        kind = row["event_type"]
+        if kind is None:
+            return
+        if row["step_name"] and row["bucket"] is not None:
+            tally = self._steps[row["step_name"], kind.removeprefix("step_")]
+            tally.counts[row["bucket"]] += row["events"]
+            tally.seconds += row["seconds"]
+        elif kind.startswith("saga_"):
+            self._sagas[kind.removeprefix("saga_")] += row["events"]
+
+
+class PoolStats(Collector):
+    """The connections of a pool."""
+
+    def __init__(self, stats: Callable[[], dict[str, int]]) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[Metric]:
+        """The families, as of now."""
+        stats = self._stats()
+        connections = GaugeMetricFamily(
+            "darkpearl_pool_connections", "Connections of the pool, by state.", labels=["state"]
+        )
+        idle = stats.get("pool_available", 0)
+        connections.add_metric(["idle"], idle)
+        connections.add_metric(["busy"], stats.get("pool_size", 0) - idle)
+        yield connections
+        yield GaugeMetricFamily(
+            "darkpearl_pool_waiting",
+            "Requests that wait for a connection.",
+            stats.get("requests_waiting", 0),
+        )
+
+
+class Page:
+    """What a scrape of one service gets: this process, and the collectors of the service."""
+
+    def __init__(self, engine: Engine, *more: Collector) -> None:
+        self._engine = engine
+        self._collectors = (REGISTRY, engine, *more)
+
+    async def text(self) -> bytes:
+        """The page, at once or after the database was asked."""
+        await self._engine.ask()
+        registry = CollectorRegistry(auto_describe=False)
+        for each in self._collectors:
+            registry.register(each)
+        return exposition.generate_latest(registry)
+
+
+class _Observed:
+    """A gateway whose calls are measured."""
+
+    def __init__(self, gateway: Any) -> None:
+        self._gateway = gateway
+        self._name = str(getattr(gateway, "name", type(gateway).__name__.removesuffix("Gateway")))
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._gateway, name)
+        return self._measured(name, value) if name in OPERATIONS else value
+
+    def _measured(self, operation: str, call: Callable[..., Awaitable[Any]]) -> Any:
+        async def measured(*arguments: Any) -> Any:
+            began, outcome = time.perf_counter(), "error"
+            try:
+                answer = await call(*arguments)
+                outcome = getattr(answer, "outcome", "none")
+            except asyncio.CancelledError:
+                outcome = "timeout"
+                raise
+            else:
+                return answer
+            finally:
+                labels = self._name.lower(), operation, outcome
+                gateway_calls.labels(*labels).observe(time.perf_counter() - began)
+
+        return measured
+
+
+def observed(gateway: T) -> T:
+    """The same gateway; its calls are measured."""
+    return cast(T, _Observed(gateway))

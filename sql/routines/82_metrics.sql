@@ -1,0 +1,80 @@
+-- What monitoring asks, every few seconds and of every process: it must cost
+-- the hot path nothing, so there is no index and no counter for it. History is
+-- only ever added to, so what is new is at the end of its newest partition.
+
+set local role darkpearl_owner;
+set local search_path = darkpearl, pg_temp;
+
+-- The queue in one row, for those who may not read its tables. Locks nothing.
+create or replace function engine_state() returns engine_health
+language sql stable
+security definer
+set search_path = darkpearl, pg_temp
+begin atomic
+    select h.* from engine_health as h;
+end;
+comment on function engine_state() is 'Monitoring: the row of engine_health.';
+
+-- How many steps and sagas ended how since a moment, and how long steps took.
+-- Reads the pages at the end of the history backwards, until a piece of them is
+-- older. Looks up to 5 seconds ago, when what was written has been committed,
+-- and 5 minutes back at most. Locks nothing.
+--
+-- Each row: a step (null for a saga's own events), what happened, the first of
+-- the bounds that the duration fits in (counted from 0), how many, their
+-- seconds. Each call gives one row of nulls at least, whose `until` is what to
+-- ask after next time.
+create or replace function step_tally(p_after timestamptz, p_bounds double precision[])
+returns table (
+    step_name text, event_type saga_event_type, bucket integer, events bigint, seconds double precision,
+    until timestamptz
+)
+language plpgsql stable
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_piece constant integer := 128;
+    v_until constant timestamptz := clock() - interval '5 seconds';
+    v_from constant timestamptz := greatest(p_after, v_until - interval '5 minutes');
+    v_partition regclass;
+    v_page bigint;
+    v_newest timestamptz;
+begin
+    return query select null::text, null::saga_event_type, null::integer, 0::bigint, 0::float8, v_until;
+    if p_after is null then
+        return;
+    end if;
+    for v_partition in
+        select i.inhrelid
+        from pg_inherits as i
+        inner join pg_class as c on c.oid = i.inhrelid
+        where i.inhparent = 'saga_events'::regclass and c.relname in (
+            'saga_events_default',
+            to_char(v_from at time zone 'UTC', '"saga_events_"YYYY_MM'),
+            to_char(v_until at time zone 'UTC', '"saga_events_"YYYY_MM')
+        )
+    loop
+        v_page := pg_relation_size(v_partition) / current_setting('block_size')::bigint;
+        while v_page > 0 loop
+            v_page := v_page - v_piece;
+            return query execute format(
+                'select e.step_name, e.event_type, width_bucket(extract(epoch from e.created_at - e.started_at)::float8, $3), '
+                'count(*), sum(extract(epoch from e.created_at - e.started_at))::float8, $2 '
+                'from %s as e where e.ctid >= ''(%s,0)'' and e.ctid < ''(%s,0)'' '
+                'and e.created_at > $1 and e.created_at <= $2 group by 1, 2, 3',
+                v_partition, greatest(v_page, 0), v_page + v_piece
+            )
+            using v_from, v_until, p_bounds;
+            execute format(
+                'select max(e.created_at) from %s as e where e.ctid >= ''(%s,0)'' and e.ctid < ''(%s,0)''',
+                v_partition, greatest(v_page, 0), v_page + v_piece
+            )
+            into v_newest;
+            exit when v_newest <= v_from;
+        end loop;
+    end loop;
+end
+$$;
+comment on function step_tally(timestamptz, double precision[]) is
+    'Monitoring: steps and sagas that ended since a moment, with durations by bucket.';

@@ -1,0 +1,152 @@
+"""Metrics: what is counted, what they cost, and that their page always comes."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from litestar import Litestar
+from prometheus_client.parser import text_string_to_metric_families
+from shop import Shop
+
+from darkpearl import metrics
+from darkpearl.api.app import create_app
+from darkpearl.config import Settings
+from darkpearl.gateways import Answer
+
+Json = dict[str, Any]
+Api = httpx.AsyncClient
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each scrape asks the database."""
+    monkeypatch.setattr(metrics, "FRESH_SECONDS", 0.0)
+
+
+async def scrape(api: Api, **more: Any) -> dict[tuple[str, ...], float]:
+    """Samples by name and the values of their labels, in the order of the labels' names."""
+    page = await api.get("/metrics", **more)
+    assert page.status_code == 200, page.text
+    assert page.headers["content-type"].startswith("text/plain")
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(page.text)
+        for sample in family.samples
+    }
+
+
+async def test_the_docs_list_what_is_exposed(api: Api) -> None:
+    """Every family of ours is in docs/operations.md with its type, and nothing else is."""
+    listed = dict(
+        re.findall(r"^\| `(darkpearl_\w+)` \| (\w+) \|", OPERATIONS.read_text(), re.MULTILINE)
+    )
+    page = (await api.get("/metrics")).text
+    exposed = {
+        family.name: family.type
+        for family in text_string_to_metric_families(page)
+        if family.name.startswith("darkpearl_")
+    }
+    assert listed == exposed
+
+
+async def test_requests_are_counted_by_template(api: Api, shop: Shop) -> None:
+    """An id in a path makes no new series, nor does a path that isn't there."""
+    name = "darkpearl_http_request_duration_seconds_count"
+    found, none = (
+        (name, "GET", "/products/{product_id}", "200"),
+        (name, "GET", "none", "404"),
+    )
+    before = await scrape(api)
+    for product in shop.products:
+        await api.get(f"/products/{product}")
+    await api.get("/nowhere")
+    await api.get("/nowhere/else")
+    after = await scrape(api)
+    assert after[found] - before.get(found, 0) == 2
+    assert after[none] - before.get(none, 0) == 2
+
+
+async def test_the_queue_and_its_steps_are_told(
+    api: Api,
+    shop: Shop,
+    order_body: Callable[..., Json],
+    run_sagas: Callable[..., Awaitable[None]],
+) -> None:
+    """Ready sagas while they are, and how steps and sagas have ended, each counted once."""
+    before = await scrape(api)
+    assert before[("darkpearl_database_up",)] == 1
+    for quantity in (1, 2, 1000):
+        await api.post("/orders", json=order_body((0, quantity)))
+    assert (await scrape(api))[("darkpearl_sagas_ready",)] == 3
+    await run_sagas()
+    await shop.turn_clock(10)
+    for _ in range(2):
+        told = await scrape(api)
+        assert told[("darkpearl_sagas_ready",)] == 0
+        assert told[("darkpearl_sagas_total", "started")] == 3
+        assert told[("darkpearl_sagas_total", "completed")] == 2
+        assert told[("darkpearl_sagas_total", "compensated")] == 1
+        count = "darkpearl_step_duration_seconds_count"
+        assert told[(count, "completed", "reserve_stock")] == 2
+        assert told[(count, "failed", "reserve_stock")] == 1
+        assert told[(count, "completed", "process_payment")] == 2
+
+
+async def test_without_a_database_the_page_comes_all_the_same() -> None:
+    """It says that the database is down, and leaves out what only that knows."""
+    app = create_app(Settings(pool_size=1), "postgresql://nobody@127.0.0.1:1/nothing")
+    transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
+    async with (
+        app.lifespan(),
+        httpx.AsyncClient(transport=transport, base_url="http://api") as client,
+    ):
+        told = await scrape(client)
+    assert told[("darkpearl_database_up",)] == 0
+    assert ("darkpearl_sagas_ready",) not in told
+
+
+async def test_in_production_metrics_want_their_token(
+    app: Litestar, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it, with another, and when none is set, the answer is 401."""
+    token = "a token of the tests"
+    for wanted, status in ((None, 401), (token, 200)):
+        settings = Settings(environment="production", metrics_token=wanted)
+        monkeypatch.setattr(app.state, "settings", settings)
+        headers = {"authorization": f"Bearer {token}"}
+        assert (await api.get("/metrics", headers=headers)).status_code == status
+        assert (await api.get("/metrics")).status_code == 401
+    await scrape(api, headers={"authorization": f"Bearer {token}"})
+
+
+async def test_gateway_calls_are_told_by_outcome() -> None:
+    """Answers by what they say; no answer as timeout or error."""
+
+    class Moody:
+        name = "moody"
+
+        async def void(self, mood: str) -> Answer:
+            if mood == "slow":
+                await asyncio.sleep(60)
+            if mood == "broken":
+                raise ValueError("no")
+            return Answer("approved")
+
+    gateway = metrics.observed(Moody())
+    assert (await gateway.void("well")).outcome == "approved"
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(gateway.void("slow"), 0.01)
+    with pytest.raises(ValueError, match="no"):
+        await gateway.void("broken")
+    told = {
+        sample.labels["outcome"]: sample.value
+        for family in metrics.gateway_calls.collect()
+        for sample in family.samples
+        if sample.name.endswith("_count") and sample.labels["gateway"] == "moody"
+    }
+    assert told == {"approved": 1, "timeout": 1, "error": 1}

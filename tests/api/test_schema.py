@@ -1,0 +1,102 @@
+"""The description of the API holds: made-up requests get no answer that it doesn't announce.
+
+DARKPEARL_TEST_EXAMPLES sets how many are made up for each operation and role.
+"""
+
+import asyncio
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as effort
+from schemathesis import Case
+from schemathesis.config import SchemathesisConfig
+from schemathesis.core.failures import FailureGroup
+from schemathesis.schemas import BaseSchema
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+from server import SECRET, served
+
+from darkpearl import schema, tokens
+from darkpearl.api.app import openapi_yaml
+from darkpearl.config import Settings
+
+EXAMPLES = int(os.environ.get("DARKPEARL_TEST_EXAMPLES", "4"))
+STAFF = "00000000-0000-7000-8000-000000000001"
+SETTINGS = Settings(port=0, pool_size=4, jwt_secret=SECRET)
+UNTOLD = re.compile(
+    r"(cursor|sort|offset|If-Match|If-None-Match): |.*unit_price|.*Expected `int`, got `decimal`"
+)
+"""What a JSON schema can't say: four decimals at most, 2.0 is no count, a cursor is one of ours."""
+CONFIG = SchemathesisConfig.from_dict(
+    {
+        "checks": {  # 422: well-formed, but the database refuses what it says
+            "positive_data_acceptance": {
+                "expected-statuses": ["2xx", "3xx", 401, 403, 404, 409, 412, 415, 422]
+            }
+        }
+    }
+)
+MADE_UP = effort(
+    max_examples=EXAMPLES,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture
+def described(database_url: str) -> Iterator[BaseSchema]:
+    """The description, as an API in front of the demo data serves it."""
+    asyncio.run(schema.seed(database_url))
+    with served(database_url, SETTINGS) as (host, port):
+        yield schemathesis.openapi.from_url(
+            f"http://{host}:{port}/schema/openapi.json", config=CONFIG
+        )
+
+
+def beyond_schemas(answer: schemathesis.Response) -> list[Any]:
+    """Checks that make no sense of an answer: a JSON schema can't say what is wrong with these."""
+    if answer.status_code == 400:
+        errors = answer.json().get("errors", [])
+        told = [f"{each['field']}: {each['message']}" for each in errors]
+        if told and all(map(UNTOLD.match, told)):
+            return [positive_data_acceptance]
+    return []
+
+
+@pytest.mark.parametrize("role", ["anon", "authenticated", "service_role"])
+def test_the_api_keeps_to_its_description(described: BaseSchema, role: tokens.Role) -> None:
+    """Answers are as described; bad requests are refused and good ones are taken."""
+    token = tokens.mint(SETTINGS, role, STAFF, 3600)
+    failures: list[FailureGroup] = []
+    tried = 0
+    for found in described.get_all_operations():
+        operation = found.ok()
+
+        @MADE_UP
+        @given(case=operation.as_strategy())
+        def holds(case: Case) -> None:
+            nonlocal tried
+            tried += 1
+            answer = case.call(headers={"Authorization": f"Bearer {token}"}, timeout=10)
+            case.validate_response(answer, excluded_checks=beyond_schemas(answer))
+
+        try:
+            holds()
+        except FailureGroup as failure:  # every operation is tried before any is blamed
+            failures.append(failure)
+    assert tried >= 30
+    assert not failures, "\n\n".join(map(str, failures))
+
+
+def test_the_description_in_the_docs_is_current() -> None:
+    """docs/openapi.yaml is what the API says of itself; `make openapi` writes it anew."""
+    written = Path(__file__).parents[2] / "docs" / "openapi.yaml"
+    assert written.read_text() == openapi_yaml()
