@@ -114,7 +114,8 @@ class Listener:
                 continue
             closed = await bell.close_gate()
             # The last look, after which every writer rings.
-            if not await self._round(pool) and closed:
+            found = await self._round(pool)
+            if closed and not found and not self._stopping:
                 await bell.wait(self._wake, self._settings.poll_seconds)
             await _all(bell.open_gate(), self._round(pool))
         await self._finish(pool)

@@ -15,7 +15,7 @@ from darkpearl.api.description import ANYBODY
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.problems import refusals
-from darkpearl.api.versions import IfMatch, IfNoneMatch, expect, tagged
+from darkpearl.api.versions import UNCHANGED, IfMatch, IfNoneMatch, expect, tagged
 from darkpearl.api.wire import JsonResponse
 from darkpearl.errors import InvalidError, NotFoundError
 from darkpearl.models import CreateInventory, Inventory, ReplaceInventory, UpdateInventory
@@ -81,7 +81,7 @@ async def list_inventory(
     "/{inventory_id:uuid}",
     summary="Get an inventory row",
     security=ANYBODY,
-    responses=refusals(400, 404),
+    responses=refusals(400, 404) | UNCHANGED,
 )
 async def get_inventory(
     caller: NamedDependency[Caller], inventory_id: FromPath[UUID], if_none_match: IfNoneMatch = None

@@ -15,7 +15,7 @@ from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.parameters import IsActive, Period, Search, contains
 from darkpearl.api.problems import refusals
-from darkpearl.api.versions import IfMatch, IfNoneMatch, expect, tagged
+from darkpearl.api.versions import UNCHANGED, IfMatch, IfNoneMatch, expect, tagged
 from darkpearl.api.wire import JsonResponse
 from darkpearl.models import CreateProduct, Product, UpdateProduct
 
@@ -51,7 +51,12 @@ async def list_products(
     return await listing.page(Product, "select * from products", filters, sorts=SORTS)
 
 
-@get("/{product_id:uuid}", summary="Get a product", security=ANYBODY, responses=refusals(400, 404))
+@get(
+    "/{product_id:uuid}",
+    summary="Get a product",
+    security=ANYBODY,
+    responses=refusals(400, 404) | UNCHANGED,
+)
 async def get_product(
     caller: NamedDependency[Caller], product_id: FromPath[UUID], if_none_match: IfNoneMatch = None
 ) -> JsonResponse[Product]:

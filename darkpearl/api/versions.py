@@ -8,6 +8,7 @@ import re
 from typing import Annotated, Any, LiteralString, Protocol, TypeVar
 from uuid import UUID
 
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter
 from litestar.status_codes import HTTP_304_NOT_MODIFIED
 
@@ -42,6 +43,10 @@ IfNoneMatch = Annotated[
         name="If-None-Match", max_length=1000, description="ETags that are known: 304 if it is one"
     ),
 ]
+
+
+UNCHANGED = {HTTP_304_NOT_MODIFIED: ResponseSpec(None, description="It is what If-None-Match says")}
+"""What tagged() may answer besides the row, for a handler's description."""
 
 
 def etag(row: Versioned) -> str:

@@ -13,7 +13,7 @@ from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.parameters import IsActive, Period, Search, contains
 from darkpearl.api.problems import refusals
-from darkpearl.api.versions import IfMatch, IfNoneMatch, expect, tagged
+from darkpearl.api.versions import UNCHANGED, IfMatch, IfNoneMatch, expect, tagged
 from darkpearl.api.wire import JsonResponse
 from darkpearl.models import CreateWarehouse, UpdateWarehouse, Warehouse
 
@@ -41,7 +41,7 @@ async def list_warehouses(
     "/{warehouse_id:uuid}",
     summary="Get a warehouse",
     security=ANYBODY,
-    responses=refusals(400, 404),
+    responses=refusals(400, 404) | UNCHANGED,
 )
 async def get_warehouse(
     caller: NamedDependency[Caller], warehouse_id: FromPath[UUID], if_none_match: IfNoneMatch = None

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from litestar import Litestar, get
 from litestar.di import NamedDependency
+from psycopg.conninfo import make_conninfo
 
 from darkpearl import __version__, database
 from darkpearl.api.access import Caller
@@ -142,6 +143,24 @@ async def test_without_its_database_it_lives_and_is_not_ready(
         told = await client.get("/health/ready")
         problem(told, 503)
         assert told.headers["retry-after"] == "1"
+
+
+async def test_no_login_but_its_own_will_do(
+    connect: Any, problem: Problem, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A login that can't be darkpearl_api serves nothing, since no claims of it are believed."""
+    await (await connect()).execute("alter role darkpearl_app password 'swordfish'")
+    parts = (await connect()).info.get_parameters()
+    login = {**parts, "user": "darkpearl_app", "password": "swordfish", "options": ""}
+    app = create_app(Settings(pool_size=1), make_conninfo(**login))
+    transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
+    async with (
+        app.lifespan(),
+        httpx.AsyncClient(transport=transport, base_url="http://api") as client,
+    ):
+        problem(await client.get("/health/ready"), 503)
+    assert 'permission denied to set session authorization "darkpearl_api"' in caplog.text
+    assert "swordfish" not in caplog.text
 
 
 async def test_an_outage_in_the_middle_is_503_and_passes(

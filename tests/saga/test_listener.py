@@ -10,9 +10,11 @@ import pytest
 from shop import Shop
 from stand_in import StandIn
 
-from darkpearl import calls
+from darkpearl import calls, database
+from darkpearl.config import Settings
 from darkpearl.gateways import Answer, Call
 from darkpearl.gateways.mock import MockGateway
+from darkpearl.listener import Listener
 
 
 class Deaf(StandIn):
@@ -337,6 +339,21 @@ async def test_stop_finishes_what_is_in_hand(shop: Shop, listening: Any, until: 
         return await shop.statuses() == {"fulfilled": 1, "pending": 1}
 
     await until(done)
+
+
+async def test_a_stop_in_the_middle_of_a_look_is_not_missed(database_url: str) -> None:
+    """A listener that is told to stop while it looks for work doesn't go to sleep after it."""
+    url = database.as_role(database_url, "darkpearl_listener")
+    listener = Listener(Settings(poll_seconds=3600), url)
+
+    class ToldWhileLooking(asyncio.Event):
+        def clear(self) -> None:
+            listener.stop()
+            super().clear()
+
+    listener._wake = ToldWhileLooking()
+    async with asyncio.timeout(20):
+        await listener.run()
 
 
 async def test_an_outage_is_outlived(shop: Shop, listening: Any, until: Any) -> None:
