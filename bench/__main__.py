@@ -20,6 +20,7 @@ from bench import bell as bells
 from bench import drain as drains
 from bench import end_to_end as ends
 from bench import floor as floors
+from bench import gateway as gateways
 from bench import growth as growths
 from bench import latency as latencies
 from bench import open_loop as open_loops
@@ -90,6 +91,12 @@ async def http(running: embedded.Server, options: Namespace) -> Rows:
         yield row
 
 
+async def gateway(running: embedded.Server, options: Namespace) -> Rows:
+    """A gateway that takes 50 ms: calls at once, and the share of what they could do at most."""
+    async for row in interleaved(options.rounds, gateways.variants(running)):
+        yield row
+
+
 async def hot(running: embedded.Server, options: Namespace) -> Rows:
     """Every order wants one product; 30 % can't be served; ratio to the ordinary drain."""
     async for row in interleaved(options.rounds, *shapes.hot(running)):
@@ -156,6 +163,7 @@ BY_DEFAULT = (
     end_to_end,
     end_to_end_http,
     http,
+    gateway,
     hot,
     warehouses,
     bell,

@@ -7,7 +7,14 @@ from bench.harness import Meter, Shop, listeners, until_drained
 
 
 async def drain(
-    target: Shop, orders: int, count: int, batch_size: int, *, audit: bool = True, **filling: Any
+    target: Shop,
+    orders: int,
+    count: int,
+    batch_size: int,
+    *,
+    audit: bool = True,
+    settings: dict[str, Any] | None = None,
+    **filling: Any,
 ) -> dict[str, Any]:
     """Fill, then measure from the moment that the held-back sagas become ready to the last end.
 
@@ -17,6 +24,7 @@ async def drain(
         count: of listeners.
         batch_size: of each.
         audit: whether to check at the end; who passes False checks himself.
+        settings: more of the listeners'.
         filling: for `Shop.fill`.
     """
     await target.fill(orders, **filling)
@@ -25,7 +33,7 @@ async def drain(
         "update sagas set ready_at = 'infinity' where ready_at is not null"
     )
     await target.settle_down()
-    with listeners(target.url, count, batch_size=batch_size) as processes:
+    with listeners(target.url, count, batch_size=batch_size, **settings or {}) as processes:
         await _all_asleep(target, count)
         meter = Meter(target, processes)
         await meter.begin()

@@ -19,6 +19,7 @@ def configure(settings: Settings) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if settings.log_format == "json" else logging.Formatter(TEXT))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    logging.getLogger("psycopg").setLevel(logging.NOTSET)  # it sets itself a level of its own
 
 
 class JsonLines(logging.Formatter):

@@ -223,7 +223,7 @@ class Protocol(H11Protocol):
 async def _hang_up(scope: Scope, receive: Receive, *, reset: bool) -> None:
     extensions: Any = scope["extensions"]
     transport: asyncio.Transport = extensions[TRANSPORT]
-    if reset:
+    if reset and not transport.is_closing():  # else the caller was faster
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     transport.abort()
     while (await receive())["type"] != "http.disconnect":
