@@ -299,7 +299,7 @@ async def settled_webhooks(gateway_url: str) -> None:
     """Nothing that the service still has to tell changes anything any more: wait until it has."""
     async with httpx.AsyncClient(base_url=gateway_url) as client:
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while (await client.get("/v1/ledger")).json()["webhooks_unsent"]:
+        while (await client.get("/v1/ledger")).json()["undelivered"]:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.2)
 
