@@ -280,7 +280,7 @@ set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 declare
-    v_work saga_work[] := p_work;
+    v_work saga_work[] := turn_back_cancelled(p_work);
     v_group saga_work[];
     v_at record;
     v_step saga_steps;
@@ -299,8 +299,6 @@ declare
     v_effect_steps text[] := '{}';
 begin
     loop
-        v_work := turn_back_cancelled(v_work);
-
         select w.saga_type, w.status, w.position, w.attempts into v_at
         from unnest(v_work) as w
         where not w.parked
@@ -404,9 +402,11 @@ begin
             v_effect_steps := v_effect_steps || array_fill(v_name, array[cardinality(v_sagas)]);
         end if;
 
-        v_requests := requests_of(v_outcomes, v_group, v_step.timeout_seconds, v_name);
-        if v_requests is not null then
-            return next v_requests;
+        if v_step.settle_function is not null or v_step.undo_settle_function is not null then
+            v_requests := requests_of(v_outcomes, v_group, v_step.timeout_seconds, v_name);
+            if v_requests is not null then
+                return next v_requests;
+            end if;
         end if;
         v_work := v_work || v_group;
         exit when not p_go_on;
