@@ -18,6 +18,7 @@ from psycopg_pool import AsyncConnectionPool
 from darkpearl.config import ConfigError
 
 CHANNEL = "darkpearl_bell"
+RECONNECT_SECONDS = 2.0
 _OPTIONS = "-c search_path=darkpearl -c client_connection_check_interval=1s -c jit=off"
 
 Row = dict[str, Any]
@@ -74,6 +75,8 @@ def open_pool(url: str, *, size: int, name: str, check: bool = True, login: str 
         max_size=size,
         open=False,
         timeout=5,
+        # Then the next who needs one tries at once, so that no long backoff outlasts an outage.
+        reconnect_timeout=RECONNECT_SECONDS,
         configure=log_in if login else None,
         check=AsyncConnectionPool.check_connection if check else None,
         kwargs={"row_factory": dict_row, "application_name": name, "autocommit": True},

@@ -325,7 +325,7 @@ def _launch(
     deadline = time.monotonic() + START_SECONDS
     while True:
         before = log.stat().st_size if log.exists() else 0
-        settings = {**options, "port": str(_free_port()), "unix_socket_directories": str(run)}
+        settings = {"port": str(_free_port()), **options, "unix_socket_directories": str(run)}
         command: list[str | Path] = [binaries / "postgres", "-D", data]
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]

@@ -11,6 +11,9 @@
 -- advance() and settle() plan each statement once per session, and compile none:
 -- an order alone would pay for the planning, and a switched-off plan node looks
 -- expensive enough to be worth compiling.
+--
+-- The labels of an enum are given their type where they stand: a CASE of bare
+-- literals is text, and would be looked up in the catalogue for every row.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
@@ -50,18 +53,19 @@ begin
                 w.saga_id, w.warehouse_id, w.saga_type,
                 -- status
                 case
-                    when o.result = 'waiting' then case when p_forward then 'waiting' else 'compensating' end
+                    when o.result = 'waiting' then
+                        case when p_forward then 'waiting'::saga_status else 'compensating' end
                     when p_forward then
                         case
                             when o.result = 'done' then
-                                case when p_step.position = v_last_position then 'completed' else 'running' end
+                                case when p_step.position = v_last_position then 'completed'::saga_status else 'running' end
                             when t.again then 'running'
                             when t.no_way_back then 'stuck'
                             when t.undo_from = 0 then 'compensated'
                             else 'compensating'
                         end
                     when o.result = 'done' then
-                        case when p_step.position = 1 then 'compensated' else 'compensating' end
+                        case when p_step.position = 1 then 'compensated'::saga_status else 'compensating' end
                     when t.again then 'compensating'
                     else 'stuck'
                 end,
@@ -120,10 +124,10 @@ begin
     select
         o.saga_id, w.warehouse_id,
         case o.result
-            when 'done' then case when p_forward then 'step_completed' else 'step_compensated' end
+            when 'done' then case when p_forward then 'step_completed'::saga_event_type else 'step_compensated' end
             when 'waiting' then 'step_waiting'
             else 'step_failed'
-        end::saga_event_type,
+        end,
         v_name, w.attempts, o.error_code, o.message,
         case when o.result = 'waiting' or n.attempts > 0 then n.ready_at end,
         -- A pending answer may have put the end of the lease off.
@@ -276,7 +280,7 @@ set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 declare
-    v_work saga_work[] := p_work;
+    v_work saga_work[] := turn_back_cancelled(p_work);
     v_group saga_work[];
     v_at record;
     v_step saga_steps;
@@ -295,8 +299,6 @@ declare
     v_effect_steps text[] := '{}';
 begin
     loop
-        v_work := turn_back_cancelled(v_work);
-
         select w.saga_type, w.status, w.position, w.attempts into v_at
         from unnest(v_work) as w
         where not w.parked
@@ -400,9 +402,11 @@ begin
             v_effect_steps := v_effect_steps || array_fill(v_name, array[cardinality(v_sagas)]);
         end if;
 
-        v_requests := requests_of(v_outcomes, v_group, v_step.timeout_seconds, v_name);
-        if v_requests is not null then
-            return next v_requests;
+        if v_step.settle_function is not null or v_step.undo_settle_function is not null then
+            v_requests := requests_of(v_outcomes, v_group, v_step.timeout_seconds, v_name);
+            if v_requests is not null then
+                return next v_requests;
+            end if;
         end if;
         v_work := v_work || v_group;
         exit when not p_go_on;

@@ -258,12 +258,9 @@ begin
         ) as t
         order by a.saga_id, t.lease_token desc nulls last
     ) as e;
-
-    perform s.id
-    from sagas as s
-    where s.id = any(v_ids) and s.warehouse_id = any(p_warehouse_ids)
-    order by s.id
-    for no key update;
+    if array_position(v_ids, null) is not null then
+        raise not_null_violation using message = 'an answer names no saga';
+    end if;
 
     select
         array_agg(
@@ -271,14 +268,18 @@ begin
                 s.id, s.warehouse_id, s.saga_type, s.status, s.position, s.attempts,
                 s.cancel_requested, s.lease_token, s.ready_at, null, not p_go_on
             )::saga_work
-            order by s.id
         ),
-        array_agg(a.answer order by s.id)
+        array_agg(s.answer)
     into v_work, v_answers
-    from unnest(v_ids, v_tokens, v_answers) as a (saga_id, lease_token, answer)
-    inner join sagas as s on s.id = a.saga_id and s.lease_token = a.lease_token
-    where s.warehouse_id = any(p_warehouse_ids)
-        and s.status in ('waiting', 'compensating') and s.attempts > 0;
+    from (
+        select s.*, a.answer
+        from unnest(v_ids, v_tokens, v_answers) as a (saga_id, lease_token, answer)
+        inner join sagas as s on s.id = a.saga_id and s.lease_token = a.lease_token
+        where s.warehouse_id = any(p_warehouse_ids)
+            and s.status in ('waiting', 'compensating') and s.attempts > 0
+        order by s.id
+        for no key update of s
+    ) as s;
 
     if coalesce(cardinality(v_work), 0) < cardinality(v_ids) then
         return query
@@ -359,16 +360,6 @@ begin
             detail = format('p_answers is %s.', coalesce('a JSON ' || jsonb_typeof(p_answers), 'null')),
             hint = 'Pass [{"saga_id": "…", "lease_token": 2, "answer": {"outcome": "approved"}}].';
     end if;
-    if exists (
-        select from jsonb_array_elements(p_answers) as a
-        where coalesce(a ->> 'saga_id', '') !~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
-    ) then
-        raise exception using
-            errcode = 'DP015',
-            message = 'an answer names no saga',
-            detail = 'Each element of p_answers needs a saga_id that is a UUID.',
-            hint = 'Pass [{"saga_id": "…", "lease_token": 2, "answer": {"outcome": "approved"}}].';
-    end if;
     v_count := jsonb_array_length(p_answers);
     v_warehouse_ids := coalesce(p_warehouse_ids, all_warehouses());
     begin
@@ -384,6 +375,16 @@ begin
         v_message := sqlerrm;
     end;
 
+    if exists (
+        select from jsonb_array_elements(p_answers) as a
+        where coalesce(a ->> 'saga_id', '') !~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+    ) then
+        raise exception using
+            errcode = 'DP015',
+            message = 'an answer names no saga',
+            detail = 'Each element of p_answers needs a saga_id that is a UUID.',
+            hint = 'Pass [{"saga_id": "…", "lease_token": 2, "answer": {"outcome": "approved"}}].';
+    end if;
     if v_count > 1 then
         return query select s.* from settle(jsonb_path_query_array(p_answers, format('$[0 to %s]', v_count / 2 - 1)::jsonpath), p_warehouse_ids) as s;
         return query select s.* from settle(jsonb_path_query_array(p_answers, format('$[%s to last]', v_count / 2)::jsonpath), p_warehouse_ids) as s;

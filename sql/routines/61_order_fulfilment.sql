@@ -213,9 +213,10 @@ begin
         end loop;
     end if;
 
-    return query select r.* from unnest(v_refused) as r;
     return query
-    select i, 'done'::step_result, null::text, null::text, null::json, null::numeric
+    select r.* from unnest(v_refused) as r
+    union all
+    select i, 'done', null, null, null, null
     from unnest(p_saga_ids) as i
     where i not in (select r.saga_id from unnest(v_refused) as r);
 end

@@ -1,9 +1,17 @@
-"""An API that is really served, on a socket and in a thread of its own."""
+"""APIs that are really served: on a socket and in a thread, or as a process of their own."""
 
 import asyncio
+import os
+import socket
+import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
+
+import httpx
 
 from darkpearl import serving
 from darkpearl.config import Settings
@@ -26,3 +34,61 @@ def served(database_url: str, settings: Settings) -> Iterator[tuple[str, int]]:
             service.stop()
             thread.join(20)
             assert not thread.is_alive()
+
+
+class Process:
+    """A command of darkpearl as a process of its own, and what it has printed."""
+
+    def __init__(self, *command: str, **settings: str) -> None:
+        kept = {name: each for name, each in os.environ.items() if not name.startswith("DARKPEARL")}
+        self.output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed at the end
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "darkpearl", *command],
+            env={**kept, "DARKPEARL_JWT_SECRET": SECRET, **settings},
+            stdout=self.output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def runs(self) -> bool:
+        """Whether it hasn't ended."""
+        return self._process.poll() is None
+
+    def printed(self) -> str:
+        """All it has said so far."""
+        self.output.seek(0)
+        return self.output.read()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise
+        finally:
+            self.output.close()
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+async def answering(client: httpx.AsyncClient, path: str = "/health/ready") -> None:
+    """Return once the API answers 200; at most for half a minute."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                if (await client.get(path)).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            await asyncio.sleep(0.02)

@@ -1,0 +1,130 @@
+"""What isn't HTTP, isn't JSON or never ends, sent to a real server over sockets."""
+
+import asyncio
+import contextlib
+import random
+import socket
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import httpx
+from server import Process, answering, free_port
+
+REQUESTS = 10_000
+PER_CONNECTION = 20
+AT_ONCE = 40
+SLOW = 50
+SECONDS = 0.2
+"""How long an answer to what is broken is waited for: what seems unfinished gets none."""
+
+JSON = b"Content-Type: application/json\r\n"
+
+
+def post(body: bytes, headers: bytes = JSON) -> bytes:
+    """A well-formed request with a body."""
+    length = b"Content-Length: %d\r\n" % len(body)
+    return b"POST /orders HTTP/1.1\r\nHost: x\r\n" + headers + length + b"\r\n" + body
+
+
+def get(target: bytes, headers: bytes = b"") -> bytes:
+    """A request without a body."""
+    return b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n"
+
+
+CHUNKED = b"POST /orders HTTP/1.1\r\nHost: x\r\n" + JSON + b"Transfer-Encoding: chunked\r\n\r\n"
+REFUSED: list[Callable[[random.Random], bytes]] = [
+    lambda r: post(r.randbytes(r.randrange(1, 200))),
+    lambda r: post(b"[" * r.randrange(1, 5000)),
+    lambda _: post(b'{"items": "\xff\xfe"}'),
+    lambda _: post(b'{"items": 1e999999, "id": "\\ud800"}'),
+    lambda r: post(b"{}", b"Content-Type: " + r.randbytes(4).hex().encode() + b"\r\n"),
+    lambda _: post(b"{}", JSON + b"Content-Encoding: gzip\r\n"),
+    lambda r: post(
+        b"{}", JSON + b"Authorization: Bearer " + r.randbytes(200).hex().encode() + b"\r\n"
+    ),
+    lambda r: get(b"/orders/" + r.randbytes(30).hex().encode()),
+    lambda r: get(b"/products?search=%ff%00%c3%28&limit=" + str(r.randrange(-9, 0)).encode()),
+    lambda _: get(b"/products?" + b"&".join(b"a%d=1" % n for n in range(200))),
+    lambda _: get(b"/%2e%2e/%2e%2e/etc/passwd"),
+    lambda _: get(b"/products", b"X-Request-ID: \x01\x02\r\nIf-None-Match: ,,\r\n"),
+]
+"""HTTP all right: the connection goes on."""
+BROKEN: list[Callable[[random.Random], bytes]] = [
+    lambda r: r.randbytes(r.randrange(1, 2000)),
+    lambda _: b"GET / HTTP/9.9\r\n\r\n",
+    lambda _: b"\r\n\r\n\r\n",
+    lambda _: get(b"/" + b"a" * 100_000),
+    lambda _: get(b"/products", b"X: " + b"b" * 200_000 + b"\r\n"),
+    lambda _: get(b"/products", b"".join(b"H%d: 1\r\n" % n for n in range(2000))),
+    lambda _: CHUNKED + b"zz\r\n{}\r\n0\r\n\r\n",
+    lambda _: CHUNKED + b"ffffffffffffffff\r\n{}",
+    lambda _: CHUNKED + b"2;" + b"x" * 70_000 + b"\r\n{}\r\n0\r\n\r\n",
+    lambda _: post(b"{}", JSON + b"Content-Length: 99999999999999999999\r\n"),
+    lambda _: post(b"{}", JSON + b"Content-Length: -1\r\n"),
+    lambda _: b"GET / HTTP/1.1\r\nHost x\r\n bad\r\n\r\n",
+]
+"""The connection is of no use after these."""
+
+
+async def abuse(port: int, seed: int) -> list[bytes]:
+    """Send a connection's worth, one after the other; the statuses that came back."""
+    chance = random.Random(seed)
+    told = []
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    with contextlib.suppress(ConnectionError, TimeoutError, asyncio.IncompleteReadError):
+        for _ in range(PER_CONNECTION - 1):
+            writer.write(chance.choice(REFUSED)(chance))
+            head = await reader.readuntil(b"\r\n\r\n")
+            told.append(head.split()[1])
+            length = head.lower().partition(b"content-length: ")[2].split()[0]
+            await reader.readexactly(int(length))
+        async with asyncio.timeout(SECONDS):
+            writer.write(chance.choice(BROKEN)(chance))
+            told.append((await reader.readuntil(b"\r\n")).split()[1])
+    with contextlib.suppress(OSError):
+        writer.close()
+        await writer.wait_closed()
+    return told
+
+
+async def usual_seconds(client: httpx.AsyncClient) -> float:
+    """How long an answer takes: the median of many."""
+    times = []
+    for _ in range(30):
+        began = time.perf_counter()
+        assert (await client.get("/products")).status_code == 200
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+async def test_ten_thousand_malformed_requests_change_nothing(database_url: str) -> None:
+    """None gets a 500, and then the service answers in the usual time, slow senders and all."""
+    port = free_port()
+    settings = {
+        "DARKPEARL_DATABASE_URL": database_url,
+        "DARKPEARL_PORT": str(port),
+        "DARKPEARL_LOG_LEVEL": "warning",
+    }
+    address = f"http://127.0.0.1:{port}"
+    with Process("api", **settings) as api, contextlib.ExitStack() as stack:
+        async with httpx.AsyncClient(base_url=address) as client:
+            await answering(client)
+            usual = await usual_seconds(client)
+            for _ in range(SLOW):
+                slow = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+                slow.sendall(b"POST /orders HTTP/1.1\r\nHost: x\r\nContent-Le")
+            room = asyncio.Semaphore(AT_ONCE)
+
+            async def one(seed: int) -> list[bytes]:
+                async with room:
+                    return await abuse(port, seed)
+
+            told = await asyncio.gather(*map(one, range(REQUESTS // PER_CONNECTION)))
+            statuses = Counter(status[:1] for each in told for status in each)
+            assert statuses[b"4"] > REQUESTS * 0.8
+            assert statuses.keys() <= {b"2", b"4"}
+            assert await usual_seconds(client) < 3 * usual + 0.02
+        assert api.runs()
+        assert "Traceback" not in api.printed()
