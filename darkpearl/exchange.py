@@ -12,7 +12,7 @@ class Exchange(Struct):
         request_id: its name, in the answer, the logs and the database.
         role: whom it acts as, once that is known.
         rate_limit: the RateLimit header of the answer, when there is a limit.
-        traceparent: W3C trace context of the span that handles it, when it is traced.
+        traceparent: W3C trace context that it brought, if any.
     """
 
     request_id: str = ""

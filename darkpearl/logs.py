@@ -33,8 +33,11 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if request_id := exchange.current().request_id:
-            line["request_id"] = request_id
+        asked = exchange.current()
+        if asked.request_id:
+            line["request_id"] = asked.request_id
+        if asked.traceparent:
+            line["trace_id"] = asked.traceparent.split("-")[1]
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

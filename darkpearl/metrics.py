@@ -37,7 +37,7 @@ TIMEOUT_SECONDS = 2.0
 STEP_BUCKETS = (0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0)
 """Upper bounds in seconds; step_tally() is given them."""
 
-OPERATIONS = {"authorize", "capture", "charge", "lookup", "refund", "void"}
+OPERATIONS = {"authorize", "capture", "lookup", "refund", "void"}
 """Calls of a gateway that are measured."""
 
 T = TypeVar("T")

@@ -73,7 +73,7 @@ class Caller:
             DarkPearlError: whatever the database says, a constraint checked at commit included.
             UnauthorizedError: it needs a token, and none was given.
         """
-        request_id = exchange.current().request_id
+        asked = exchange.current()
         with self._asked_for_a_token(), translated():
             # BEGIN and COMMIT by hand: the driver's own would end the pipeline's flight twice.
             # All is answered by the end of the block, what a COMMIT finds wrong included.
@@ -85,13 +85,15 @@ class Caller:
                         " set_config('request.jwt.claims', %s, true),"
                         " set_config('statement_timeout', %s, true),"
                         " set_config('application_name', %s, true),"
-                        " set_config('request.id', %s, true)",
+                        " set_config('request.id', %s, true),"
+                        " set_config('request.traceparent', %s, true)",
                         [
                             self._identity.role,
                             self._identity.claims,
                             STATEMENT_TIMEOUT,
-                            f"darkpearl api {request_id}".rstrip(),
-                            request_id,
+                            f"darkpearl api {asked.request_id}".rstrip(),
+                            asked.request_id,
+                            asked.traceparent,
                         ],
                     )
                     yield lambda query, parameters: connection.execute(query.encode(), parameters)

@@ -18,6 +18,7 @@ from darkpearl import exchange, metrics
 from darkpearl.exchange import Exchange
 
 SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
+TRACE_CONTEXT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"x-frame-options": b"DENY",
@@ -47,7 +48,7 @@ class Edge:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        asked = Exchange(request_id(scope["headers"]))
+        asked = Exchange(request_id(scope["headers"]), traceparent=traceparent(scope["headers"]))
         exchange.begin(asked)
         status = 0
         began = time.perf_counter()
@@ -89,6 +90,14 @@ def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
         if name == b"x-request-id" and SANE_ID.fullmatch(value):
             return value.decode()
     return str(uuid4())
+
+
+def traceparent(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The W3C trace context that a request brings; nothing when it makes no sense."""
+    for name, value in headers:
+        if name == b"traceparent" and TRACE_CONTEXT.fullmatch(value):
+            return value.decode()
+    return ""
 
 
 def _log(scope: Scope, asked: Exchange, status: int, seconds: float) -> None:

@@ -86,6 +86,17 @@ async def test_the_id_goes_down_to_the_history(
     ]
 
 
+async def test_a_saga_keeps_the_trace_that_started_it(
+    api: Api, shop: Shop, order_body: Callable[..., Json]
+) -> None:
+    """A W3C trace context reaches the saga; what is none, or none at all, leaves nothing."""
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    for brought, kept in ((trace, trace), (f"00-{'0' * 32}-{'0' * 16}-01", None), ("x", None)):
+        made = await api.post("/orders", json=order_body((0, 1)), headers={"traceparent": brought})
+        query = "select traceparent from sagas where id = %s"
+        assert await shop.value(query, made.json()["id"]) == kept
+
+
 async def test_every_answer_keeps_browsers_from_guessing(api: Api) -> None:
     """Problems and the description included; HSTS where it is https, and only there."""
     for path in ("/products", "/nowhere", "/health/live", "/schema/openapi.json"):

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from litestar import Litestar
 from prometheus_client.parser import text_string_to_metric_families
+from server import SECRET, Process, answering, free_port, served
 from shop import Shop
 
 from darkpearl import metrics
@@ -150,3 +151,30 @@ async def test_gateway_calls_are_told_by_outcome() -> None:
         if sample.name.endswith("_count") and sample.labels["gateway"] == "moody"
     }
     assert told == {"approved": 1, "timeout": 1, "error": 1}
+
+
+async def test_a_listener_serves_its_metrics_on_their_own_port(database_url: str) -> None:
+    """Its transactions and what the database knows, read as the listener's role."""
+    port = free_port()
+    settings = {"DARKPEARL_DATABASE_URL": database_url, "DARKPEARL_METRICS_PORT": str(port)}
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        with Process("listener", **settings) as listener:
+            await answering(client, "/metrics")
+            told = await scrape(client)
+            assert listener.runs()
+    assert told[("darkpearl_database_up",)] == 1
+    assert told[("darkpearl_sagas_ready",)] == 0
+
+
+async def test_a_proxy_that_is_trusted_says_who_asks(database_url: str) -> None:
+    """X-Forwarded-For counts from a trusted proxy, and from nobody else."""
+    for trusted, left in (("127.0.0.1", "4"), ("", "3")):
+        settings = Settings(
+            port=0, pool_size=1, jwt_secret=SECRET, rate_limit_per_minute=5, trusted_proxies=trusted
+        )
+        with served(database_url, settings) as (host, port):
+            async with httpx.AsyncClient(base_url=f"http://{host}:{port}") as client:
+                for number in (1, 2):
+                    headers = {"x-forwarded-for": f"192.0.2.{number}"}
+                    told = await client.get("/products", headers=headers)
+        assert f"r={left};" in told.headers["ratelimit"], trusted
