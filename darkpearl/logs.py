@@ -19,7 +19,8 @@ def configure(settings: Settings) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if settings.log_format == "json" else logging.Formatter(TEXT))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
-    logging.getLogger("psycopg").setLevel(logging.NOTSET)  # it sets itself a level of its own
+    # It gives itself a level of its own; what it says below a warning is of no use to anybody.
+    logging.getLogger("psycopg").setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
 class JsonLines(logging.Formatter):
