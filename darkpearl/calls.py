@@ -119,11 +119,6 @@ class Calls:
         """Have a request made, before its lease runs out."""
         self._queue.put_nowait((request, time.monotonic() + request.timeout_seconds))
 
-    @property
-    def answers_waiting(self) -> int:
-        """How many answers `take_answers` would return."""
-        return len(self._answers)
-
     def take_answers(self) -> list[Settlement]:
         """The answers that have come since the last time."""
         answers, self._answers = self._answers, []

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable
 from typing import Any
 
 import msgspec
@@ -49,11 +49,12 @@ class Listener:
             concurrency=settings.payment_concurrency,
             timeout_seconds=settings.payment_timeout_seconds,
         )
-        # So many at once that no call waits for the next batch.
-        self._most = max(settings.batch_size, 2 * settings.payment_concurrency)
+        # So many at once that neither a call nor a pass waits for the next batch.
+        self._most = 2 * max(settings.batch_size, settings.payment_concurrency)
         self._wake = self._calls.answered
         self._unsettled: list[Settlement] = []
         self._outstanding = 0
+        self._settling = 0
         self._stopping = False
         self._main: asyncio.Task[None] | None = None
         self._housekept = float("-inf")
@@ -110,48 +111,73 @@ class Listener:
     async def _work(self, pool: database.Pool, bell: database.Bell) -> None:
         while not self._stopping:
             await self._keep_house(pool)
-            if await self._round(pool):
+            if await self._work_off(pool):
                 continue
             closed = await bell.close_gate()
             # The last look, after which every writer rings.
-            found = await self._round(pool)
+            found = await self._work_off(pool)
             if closed and not found and not self._stopping:
                 await bell.wait(self._wake, self._settings.poll_seconds)
-            await _all(bell.open_gate(), self._round(pool))
+            await _all(bell.open_gate(), self._work_off(pool))
         await self._finish(pool)
 
-    async def _round(self, pool: database.Pool) -> bool:
-        """Settle the answers that are there, claim what is ready. False when there was neither.
+    async def _work_off(self, pool: database.Pool) -> bool:
+        """Settle what is answered and claim what is ready, until there is neither.
 
-        Both at once, on two connections: the answers that are being settled leave room for others.
+        Both at once, each on a connection of its own and at its own pace.
+
+        Returns:
+            Whether there was anything.
         """
-        if self._stopping:
-            return False
-        await asyncio.sleep(0)  # callers whose gateway answers at once have their answers now
-        self._wake.clear()
-        room = self._most - self._outstanding + len(self._unsettled) + self._calls.answers_waiting
+        found = False
+        wanted = not self._stopping
+        passes: dict[str, asyncio.Task[int]] = {}
+        try:
+            while True:
+                await asyncio.sleep(0)  # callers whose gateway answers at once have theirs now
+                self._wake.clear()
+                self._unsettled += self._calls.take_answers()
+                if self._unsettled and "settle" not in passes:
+                    passes["settle"] = asyncio.create_task(self._settle(pool))
+                if wanted and "advance" not in passes and (room := self._room()) > 0:
+                    passes["advance"] = asyncio.create_task(self._advance(pool, room))
+                if not passes:
+                    return found
+                await asyncio.wait(passes.values(), return_when=asyncio.FIRST_COMPLETED)
+                for kind in [kind for kind, task in passes.items() if task.done()]:
+                    count = passes.pop(kind).result()
+                    found |= count > 0
+                    wanted = count > 0 and not self._stopping
+        except asyncio.CancelledError:
+            for task in passes.values():
+                task.cancel()
+            raise
+        finally:
+            await _all(*passes.values())
+
+    def _room(self) -> int:
+        """How many may be claimed now. What is being settled is on its way out."""
         if self._breaker.half_open:
-            room = min(room, 1 - self._outstanding)
+            return 1 - self._outstanding
+        return min(self._settings.batch_size, self._most - self._outstanding + self._settling)
+
+    async def _advance(self, pool: database.Pool, limit: int) -> int:
+        """Claim so many sagas at most; how many there were."""
         if seconds := self._breaker.take_pause():
             await database.fetch_all(pool, "select pause_external_steps(%s::numeric)", [seconds])
-        room = min(room, self._settings.batch_size)
-        return any(await _all(self._settle(pool), self._advance(pool, room)))
-
-    async def _advance(self, pool: database.Pool, limit: int) -> bool:
-        if limit <= 0:
-            return False
         with metrics.passes.labels("advance").time():
             rows = await database.fetch_all(
                 pool, "select claimed, requests::text from advance(%s)", [limit]
             )
         for row in rows:
             self._take(row["requests"])
-        return any(row["claimed"] for row in rows)
+        return sum(row["claimed"] for row in rows)
 
-    async def _settle(self, pool: database.Pool) -> bool:
-        answers = self._unsettled + self._calls.take_answers()
-        if not answers:
-            return False
+    async def _settle(self, pool: database.Pool) -> int:
+        """Bring a batch of answers; how many there were."""
+        size = self._settings.batch_size
+        answers, self._unsettled = self._unsettled[:size], self._unsettled[size:]
+        self._settling = len(answers)
         try:
             with metrics.passes.labels("settle").time():
                 rows = await database.fetch_all(
@@ -160,16 +186,17 @@ class Listener:
                     [_encoder.encode(answers).decode()],
                 )
         except BaseException:
-            self._unsettled = answers
+            self._unsettled += answers
             raise
-        self._unsettled = []
+        finally:
+            self._settling = 0
         self._outstanding -= len(answers)
         for row in rows:
             self._take(row["requests"])
             if row["saga_id"]:
                 # A webhook was faster, or the lease had run out.
                 _log.info("saga %s: answer refused, it has moved on", row["saga_id"])
-        return True
+        return len(answers)
 
     def _take(self, requests: str | None) -> None:
         """Hand requests over to the callers."""
@@ -183,7 +210,10 @@ class Listener:
             async with asyncio.timeout(self._settings.shutdown_seconds):
                 while self._outstanding:
                     self._wake.clear()
-                    if not await self._settle(pool):
+                    self._unsettled += self._calls.take_answers()
+                    if self._unsettled:
+                        await self._settle(pool)
+                    else:
                         await self._wake.wait()
 
     async def _keep_house(self, pool: database.Pool) -> None:
@@ -205,7 +235,7 @@ class Listener:
             await self._wake.wait()
 
 
-async def _all(*calls: Coroutine[Any, Any, Any]) -> list[Any]:
+async def _all(*calls: Awaitable[Any]) -> list[Any]:
     """Run calls of the database to their ends, then raise the first failure.
 
     None is cancelled for another's failure: what it may have committed must be heard.

@@ -56,19 +56,17 @@ class LoggingGateway:
 class DoomedListener(Listener):
     """Dies around its two calls of the engine."""
 
-    async def _advance(self, *arguments: Any) -> bool:
+    async def _advance(self, *arguments: Any) -> int:
         die_at("before the claim")
         claimed = await super()._advance(*arguments)
         if claimed:
             die_at("after the first commit")
         return claimed
 
-    async def _settle(self, *arguments: Any) -> bool:
-        if self._calls._answers:
-            die_at("before settle")
+    async def _settle(self, *arguments: Any) -> int:
+        die_at("before settle")
         settled = await super()._settle(*arguments)
-        if settled:
-            die_at("after settle")
+        die_at("after settle")
         return settled
 
 
