@@ -8,11 +8,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from darkpearl.gateways import Answer, Call, Gateway
+
+if TYPE_CHECKING:
+    from darkpearl.tracing import Tracing
 
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
@@ -28,6 +31,7 @@ class Request(msgspec.Struct, frozen=True):
         attempt: 1 for the first try of a step; later ones first look what became of those before.
         timeout_seconds: how long the lease lasts.
         request: what goes to the gateway.
+        traceparent: W3C trace context that started the saga, when that is known and wanted.
     """
 
     saga_id: str
@@ -35,6 +39,7 @@ class Request(msgspec.Struct, frozen=True):
     attempt: int
     timeout_seconds: float
     request: Call
+    traceparent: str = ""
 
 
 class Settlement(msgspec.Struct, frozen=True):
@@ -99,18 +104,26 @@ class Calls:
     """Requests go in, answers come out, as they come. `run()` it as long as answers are wanted."""
 
     def __init__(
-        self, gateway: Gateway, breaker: Breaker, *, concurrency: int, timeout_seconds: float
+        self,
+        gateway: Gateway,
+        breaker: Breaker,
+        *,
+        concurrency: int,
+        timeout_seconds: float,
+        tracing: "Tracing | None" = None,
     ) -> None:
         self.answered = asyncio.Event()
         self._breaker = breaker
         self._concurrency = concurrency
         self._timeout_seconds = timeout_seconds
+        self._tracing = tracing
         self._gateway = gateway
-        self._operations = {
+        self._operations: dict[str, Any] = {
             "authorize": gateway.authorize,
             "capture": gateway.capture,
             "void": gateway.void,
             "refund": gateway.refund,
+            "lookup": gateway.lookup,
         }
         self._queue: asyncio.Queue[tuple[Request, float]] = asyncio.Queue()
         self._answers: list[Settlement] = []
@@ -160,11 +173,20 @@ class Calls:
 
     async def _answer(self, request: Request) -> Answer:
         """Ask; but when asked before, see first what became of that."""
-        call = request.request
         if request.attempt > 1:
-            known = await self._gateway.lookup(call)
+            known: Answer | None = await self._call("lookup", request)
             if known is not None and known.outcome != "unknown":
                 return known
-        operation: Any = self._operations[call.operation]
-        answer: Answer = await operation(call)
+        answer: Answer = await self._call(request.request.operation, request)
+        return answer
+
+    async def _call(self, operation: str, request: Request) -> Any:
+        ask = self._operations[operation]
+        if self._tracing is None:
+            return await ask(request.request)
+        with self._tracing.gateway_call(
+            operation, request.saga_id, request.attempt, request.traceparent
+        ) as call:
+            answer = await ask(request.request)
+            call.outcome = getattr(answer, "outcome", "none")
         return answer

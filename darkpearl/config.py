@@ -8,7 +8,7 @@ set; an unknown DARKPEARL_ name is an error, because a misspelt one would do not
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast, get_args
 
 import msgspec
 from msgspec import Meta
@@ -21,6 +21,8 @@ ADDRESS = r"^(postgres(ql)?://([^@/?#]*@)?[^@]*|\w+ *=.*)$"
 """One @ at most, and before the host: otherwise a part of the password would be taken for it."""
 _ADDRESS_IN_WORDS = "a postgresql:// URL (other characters as %XX) or key=value pairs"
 ORIGINS = r"^(\*|https?://[^/, ]+(,https?://[^/, ]+)*)?$"
+
+TracesExporter = Literal["otlp", "console"]
 
 
 class ConfigError(ValueError):
@@ -261,6 +263,32 @@ def variables() -> list[Variable]:
         )
         for field in msgspec.structs.fields(Settings)
     ]
+
+
+def traces_exporter(env: Mapping[str, str] = os.environ) -> TracesExporter | None:
+    """Where OpenTelemetry's own variables want traces to go; None: nowhere.
+
+    Raises:
+        ConfigError: they want what can't be had here.
+    """
+    if env.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+
+    def otlp(name: str) -> str:
+        return env.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}") or env.get(
+            f"OTEL_EXPORTER_OTLP_{name}", ""
+        )
+
+    wanted = env.get("OTEL_TRACES_EXPORTER") or ("otlp" if otlp("ENDPOINT") else "none")
+    if wanted not in {"none", *get_args(TracesExporter)}:
+        raise ConfigError(
+            f"OTEL_TRACES_EXPORTER: {wanted!r} is not allowed; give one of otlp, console, none"
+        )
+    if wanted == "otlp" and otlp("PROTOCOL") not in {"", "http/protobuf"}:
+        raise ConfigError(
+            f"OTEL_EXPORTER_OTLP_PROTOCOL: {otlp('PROTOCOL')!r} is not allowed; give http/protobuf"
+        )
+    return None if wanted == "none" else cast(TracesExporter, wanted)
 
 
 def _convert(name: str, value: str, kind: Any) -> Any:

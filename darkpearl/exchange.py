@@ -12,7 +12,7 @@ class Exchange(Struct):
         request_id: its name, in the answer, the logs and the database.
         role: whom it acts as, once that is known.
         rate_limit: the RateLimit header of the answer, when there is a limit.
-        traceparent: W3C trace context that it brought, if any.
+        traceparent: W3C trace context that it brought, or that of its own span; nothing: neither.
     """
 
     request_id: str = ""

@@ -8,11 +8,12 @@ had claimed is handed out again when its leases run out.
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import random
 import time
-from collections.abc import Awaitable
-from typing import Any
+from collections.abc import Awaitable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import psycopg
@@ -23,6 +24,9 @@ from darkpearl.calls import Breaker, Calls, Request, Settlement
 from darkpearl.config import Settings
 from darkpearl.gateways import Gateway
 from darkpearl.gateways.make import make_gateway
+
+if TYPE_CHECKING:
+    from darkpearl.tracing import Tracing
 
 HOUSEKEEPING_SECONDS = 3600.0
 FORGET_BATCH = 10_000
@@ -38,8 +42,15 @@ _encoder = msgspec.json.Encoder()
 class Listener:
     """One worker. `run()` it until `stop()` lets it finish, or `kill()` ends it at once."""
 
-    def __init__(self, settings: Settings, url: str, gateway: Gateway | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        url: str,
+        gateway: Gateway | None = None,
+        tracing: "Tracing | None" = None,
+    ) -> None:
         self._settings = settings
+        self._tracing = tracing
         self._url = url
         self._gateway = metrics.observed(gateway or make_gateway(settings))
         self._breaker = Breaker(settings.payment_failures)
@@ -48,6 +59,7 @@ class Listener:
             self._breaker,
             concurrency=settings.payment_concurrency,
             timeout_seconds=settings.payment_timeout_seconds,
+            tracing=tracing,
         )
         # So many at once that neither a call nor a pass waits for the next batch.
         self._most = 2 * max(settings.batch_size, settings.payment_concurrency)
@@ -165,13 +177,13 @@ class Listener:
         """Claim so many sagas at most; how many there were."""
         if seconds := self._breaker.take_pause():
             await database.fetch_all(pool, "select pause_external_steps(%s::numeric)", [seconds])
-        with metrics.passes.labels("advance").time():
+        with self._observed("advance") as counts:
             rows = await database.fetch_all(
                 pool, "select claimed, requests::text from advance(%s)", [limit]
             )
-        for row in rows:
-            self._take(row["requests"])
-        return sum(row["claimed"] for row in rows)
+            counts["claimed"] = sum(row["claimed"] for row in rows)
+        await self._take(pool, rows)
+        return counts["claimed"]
 
     async def _settle(self, pool: database.Pool) -> int:
         """Bring a batch of answers; how many there were."""
@@ -179,7 +191,8 @@ class Listener:
         answers, self._unsettled = self._unsettled[:size], self._unsettled[size:]
         self._settling = len(answers)
         try:
-            with metrics.passes.labels("settle").time():
+            with self._observed("settle") as counts:
+                counts["answers"] = len(answers)
                 rows = await database.fetch_all(
                     pool,
                     "select requests::text, saga_id, error_code from settle(%s)",
@@ -192,17 +205,29 @@ class Listener:
             self._settling = 0
         self._outstanding -= len(answers)
         for row in rows:
-            self._take(row["requests"])
             if row["saga_id"]:
                 # A webhook was faster, or the lease had run out.
                 _log.info("saga %s: answer refused, it has moved on", row["saga_id"])
+        await self._take(pool, rows)
         return len(answers)
 
-    def _take(self, requests: str | None) -> None:
-        """Hand requests over to the callers."""
-        for request in _requests.decode(requests) if requests else ():
-            self._outstanding += 1
+    async def _take(self, pool: database.Pool, rows: list[dict[str, Any]]) -> None:
+        """Hand the requests in these rows over to the callers."""
+        found = (_requests.decode(row["requests"]) for row in rows if row["requests"])
+        requests = list(itertools.chain.from_iterable(found))
+        self._outstanding += len(requests)
+        if self._tracing and requests:
+            requests = await _traced(pool, requests)
+        for request in requests:
             self._calls.put(request)
+
+    @contextlib.contextmanager
+    def _observed(self, call: str) -> Iterator[dict[str, int]]:
+        """Measure a transaction, and trace it with the counts that are put into it."""
+        counts: dict[str, int] = {}
+        span = self._tracing.engine_pass(call, counts) if self._tracing else None
+        with metrics.passes.labels(call).time(), span or contextlib.nullcontext():
+            yield counts
 
     async def _finish(self, pool: database.Pool) -> None:
         """Settle what is still out, within the deadline."""
@@ -245,6 +270,24 @@ async def _all(*calls: Awaitable[Any]) -> list[Any]:
         if isinstance(outcome, BaseException):
             raise outcome
     return outcomes
+
+
+async def _traced(pool: database.Pool, requests: list[Request]) -> list[Request]:
+    """The same requests with the traces that started their sagas; as they are without an answer."""
+    try:
+        rows = await database.fetch_all(
+            pool,
+            "select saga_id::text, traceparent from trace_contexts(%s::uuid[])",
+            [[request.saga_id for request in requests]],
+        )
+    except (psycopg.Error, PoolTimeout) as error:
+        _log.warning("traces begin anew: %s", _first_line(error))
+        return requests
+    known = {row["saga_id"]: row["traceparent"] for row in rows}
+    return [
+        msgspec.structs.replace(request, traceparent=known.get(request.saga_id, ""))
+        for request in requests
+    ]
 
 
 def _first_line(error: Exception) -> str:

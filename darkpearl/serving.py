@@ -8,22 +8,27 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from darkpearl import database
 from darkpearl.api import app as api
-from darkpearl.config import PREFIX, Settings
+from darkpearl.config import PREFIX, Settings, traces_exporter
 from darkpearl.listener import Listener
 from darkpearl.metrics import CONTENT_TYPE, Engine, Page
 from darkpearl.paysim import fates
+
+if TYPE_CHECKING:
+    from darkpearl.tracing import Tracing
 
 API_ROLE = api.LOGIN
 LISTENER_ROLE = "darkpearl_listener"
 KEEPALIVE_SECONDS = 60
 """Longer than the clients of a payment service keep idle connections."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_log = logging.getLogger(__name__)
 
 
 class ServiceError(RuntimeError):
@@ -83,7 +88,8 @@ class _Server(uvicorn.Server):
 
 def api_service(settings: Settings, url: str, taken: socket.socket) -> Service:
     """The HTTP API on a socket that is its own."""
-    app = api.create_app(settings, url)
+    tracing = traces_of("darkpearl-api")
+    app = api.create_app(settings, url, tracing)
     server = _Server(
         uvicorn.Config(
             app,
@@ -102,7 +108,7 @@ def api_service(settings: Settings, url: str, taken: socket.socket) -> Service:
         server.should_exit = True
 
     return Service(
-        run=lambda: server.serve([taken]),
+        run=lambda: _to_the_last_span(server.serve([taken]), tracing),
         stop=stop,
         kill=lambda: setattr(server, "force_exit", True),
     )
@@ -129,8 +135,11 @@ def paysim_service(settings: Settings, app: Callable[..., Any], taken: socket.so
 
 def listener_service(settings: Settings, url: str) -> Service:
     """One listener."""
-    worker = Listener(settings, database.as_role(url, LISTENER_ROLE))
-    return Service(run=worker.run, stop=worker.stop, kill=worker.kill)
+    tracing = traces_of("darkpearl-listener")
+    worker = Listener(settings, database.as_role(url, LISTENER_ROLE), tracing=tracing)
+    return Service(
+        run=lambda: _to_the_last_span(worker.run(), tracing), stop=worker.stop, kill=worker.kill
+    )
 
 
 def listener_services(settings: Settings, url: str) -> list[Service]:
@@ -171,6 +180,32 @@ def _metrics_service(url: str, taken: socket.socket) -> Service:
         stop=lambda: setattr(server, "should_exit", True),
         kill=lambda: setattr(server, "force_exit", True),
     )
+
+
+def traces_of(service: str) -> "Tracing | None":
+    """The traces of a service, if the environment wants any and the extra is there.
+
+    Raises:
+        ConfigError: the environment wants what can't be had.
+    """
+    exporter = traces_exporter()
+    if exporter is None:
+        return None
+    try:
+        from darkpearl import tracing  # noqa: PLC0415 - nobody else pays for it
+    except ModuleNotFoundError as error:
+        _log.warning("no traces: they need %s; pip install 'darkpearl[otel]'", error.name)
+        return None
+    return tracing.exporting(service, exporter)
+
+
+async def _to_the_last_span(serving: Coroutine[Any, Any, None], tracing: "Tracing | None") -> None:
+    """Run a service, then send the spans that are left."""
+    try:
+        await serving
+    finally:
+        if tracing:
+            await tracing.close()
 
 
 async def serve(services: list[Service], greeting: Coroutine[Any, Any, None] | None = None) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from litestar import Litestar
 from litestar.config.compression import CompressionConfig
@@ -37,6 +38,9 @@ from darkpearl.errors import DarkPearlError
 from darkpearl.gateways.make import make_gateway
 from darkpearl.tokens import Verifier
 
+if TYPE_CHECKING:
+    from darkpearl.tracing import Tracing
+
 LOGIN = "darkpearl_api"
 """Whose sessions the API's are: the only ones whose claims the database believes."""
 
@@ -52,12 +56,13 @@ EXPOSED = [
 """Headers that scripts of other origins may read."""
 
 
-def create_app(settings: Settings, database_url: str) -> Litestar:
+def create_app(settings: Settings, database_url: str, tracing: "Tracing | None" = None) -> Litestar:
     """The ASGI application.
 
     Args:
         settings: of this process.
         database_url: of darkpearl_api, or of a superuser, who becomes darkpearl_api.
+        tracing: of this service; whoever gives it closes it.
 
     Raises:
         ConfigError: the gateway lacks a setting.
@@ -127,7 +132,7 @@ def create_app(settings: Settings, database_url: str) -> Litestar:
     app.state.limiter = Limiter(settings.rate_limit_per_minute)
     app.state.stopping = asyncio.Event()
     app.state.streams = 0
-    app.asgi_handler = Edge(app.asgi_handler, app.state.limiter.policy)
+    app.asgi_handler = Edge(app.asgi_handler, app.state.limiter.policy, tracing)
     return app
 
 

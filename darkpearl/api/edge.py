@@ -9,6 +9,7 @@ import logging
 import re
 import time
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from litestar.enums import ScopeType
@@ -16,6 +17,9 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from darkpearl import exchange, metrics
 from darkpearl.exchange import Exchange
+
+if TYPE_CHECKING:
+    from darkpearl.tracing import Tracing
 
 SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 TRACE_CONTEXT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -37,11 +41,13 @@ class Edge:
     Args:
         app: what answers.
         policy: the RateLimit-Policy header, or nothing.
+        tracing: makes a span of each request; None: no traces.
     """
 
-    def __init__(self, app: ASGIApp, policy: str) -> None:
+    def __init__(self, app: ASGIApp, policy: str, tracing: "Tracing | None") -> None:
         self._app = app
         self._policy = policy
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -49,6 +55,12 @@ class Edge:
             await self._app(scope, receive, send)
             return
         asked = Exchange(request_id(scope["headers"]), traceparent=traceparent(scope["headers"]))
+        span = None
+        if self._tracing:
+            span = self._tracing.request(
+                str(scope.get("method")), scope["scheme"], _path(scope), asked.traceparent
+            )
+            asked.traceparent = span.traceparent
         exchange.begin(asked)
         status = 0
         began = time.perf_counter()
@@ -64,9 +76,11 @@ class Edge:
         try:
             await self._app(scope, receive, answer)
         finally:
-            route = str(scope.get("path_template") or "none")
-            labels = route, str(scope.get("method")), str(status)
+            route = scope.get("path_template")
+            labels = str(route or "none"), str(scope.get("method")), str(status)
             metrics.requests.labels(*labels).observe(answered - began)
+            if span:
+                span.end(route, status)
             _log(scope, asked, status, time.perf_counter() - began)
 
     def _with_headers(
@@ -100,9 +114,14 @@ def traceparent(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return ""
 
 
+def _path(scope: Scope) -> str:
+    """As it was asked for, without the query."""
+    return scope.get("raw_path", b"").partition(b"?")[0].decode("ascii", "backslashreplace")
+
+
 def _log(scope: Scope, asked: Exchange, status: int, seconds: float) -> None:
     """One line for a request; status 0 is an answer that was never begun."""
-    path = scope.get("raw_path", b"").partition(b"?")[0].decode("ascii", "backslashreplace")
+    path = _path(scope)
     method = scope.get("method")
     fields = {
         "method": method,

@@ -208,6 +208,20 @@ end
 $$;
 comment on function skip_step(uuid, text) is 'Operator: what a stuck saga asked of the gateway was done by hand; records it and goes on.';
 
+-- Which requests these sagas came from, where that was traced: for a listener
+-- that traces, and otherwise never asked. Locks nothing.
+create or replace function trace_contexts(p_saga_ids uuid[])
+returns table (saga_id uuid, traceparent text)
+language sql stable
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+    select s.id, s.traceparent
+    from sagas as s
+    where s.id = any(p_saga_ids) and s.traceparent is not null
+$$;
+comment on function trace_contexts(uuid[]) is 'The W3C trace contexts that started these sagas, where there were any.';
+
 -- The step at which a saga stands; of nulls when its plan has none there.
 -- Locks nothing.
 create or replace function step_of(p_saga sagas) returns saga_steps

@@ -150,7 +150,7 @@ grant execute on function expect_version(bigint, bigint[]) to service_role;
 -- The engine.
 grant execute on function
 advance(integer, uuid[]), settle(jsonb, uuid[]), close_gate(), open_gate(), gate_key(),
-ensure_event_partitions(integer), forget_idempotency_keys(integer, integer)
+ensure_event_partitions(integer), forget_idempotency_keys(integer, integer), trace_contexts(uuid[])
 to darkpearl_listener;
 
 grant execute on function engine_state(), step_tally(timestamptz, double precision[])

@@ -163,6 +163,7 @@ CALLS = {
     "gate_key": "darkpearl_listener",
     "ensure_event_partitions": "darkpearl_listener",
     "forget_idempotency_keys": "darkpearl_listener",
+    "trace_contexts": "darkpearl_listener",
     "begin_request": PLACE,
     "end_request": PLACE,
     "expect_version": STAFF,
@@ -197,6 +198,7 @@ DEFINERS = {
     "skip_step",
     "start_order_sagas",
     "step_tally",
+    "trace_contexts",
     "transfer_stock",
 }
 """Functions that run as darkpearl_owner, past what their callers may do themselves."""

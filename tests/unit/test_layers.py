@@ -15,6 +15,7 @@ LEVELS = {
     "metrics": 1,
     "wheel": 1,
     "tokens": 1,
+    "tracing": 1,
     "database": 1,
     "gateways": 1,
     "schema": 2,
@@ -40,6 +41,7 @@ CONFINED = {
     "httpx": {"gateways", "paysim", "tokens"},
     "sqlite3": {"paysim"},
     "stripe": {"gateways"},
+    "opentelemetry": {"tracing"},
 }
 
 
