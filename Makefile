@@ -11,7 +11,7 @@ BIN := .venv/bin
 DARKPEARL := $(BIN)/darkpearl
 SQL = $(wildcard sql/*.sql sql/*/*.sql)
 
-.PHONY: help run demo token api listener test check bench soak fuzz format migrate openapi wheel clean \
+.PHONY: help run demo token api listener test chaos check bench soak fuzz format migrate openapi wheel clean \
 	db-start db-stop db-reset db-seed db-diff db-status db-url
 
 help: ## list these targets

@@ -87,10 +87,17 @@ class ReturnedItem(Request):
 class CreateReturn(Request):
     """Goods that have come back."""
 
-    items: Annotated[
-        Annotated[list[ReturnedItem], Meta(min_length=1, max_length=MAX_LINES)] | None,
-        Meta(description="All that is still out when left out"),
-    ] = None
+    items: (
+        Annotated[
+            list[ReturnedItem],
+            Meta(
+                min_length=1,
+                max_length=MAX_LINES,
+                description="All that is still out when left out",
+            ),
+        ]
+        | None
+    ) = None
     reason: Notes | None = None
     id: Annotated[
         UUID | None, Meta(description="Yours to choose: then the same again is booked once")
