@@ -44,6 +44,7 @@ async def handle(pool: database.Pool, receive: Any, send: Any) -> None:
         "notes": None,
         "currency": "USD",
         "message": "Placed.",
+        "payment_token": None,
     }
     async with pool.connection() as connection, connection.pipeline():
         await connection.execute("begin")
