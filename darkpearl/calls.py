@@ -132,6 +132,11 @@ class Calls:
         """Have a request made, before its lease runs out."""
         self._queue.put_nowait((request, time.monotonic() + request.timeout_seconds))
 
+    @property
+    def queue(self) -> int:
+        """Requests that wait for their call to begin, while their leases run."""
+        return self._queue.qsize()
+
     def take_answers(self) -> list[Settlement]:
         """The answers that have come since the last time."""
         answers, self._answers = self._answers, []

@@ -168,7 +168,12 @@ class Listener:
             await _all(*passes.values())
 
     def _room(self) -> int:
-        """How many may be claimed now. What is being settled is on its way out."""
+        """How many may be claimed now. What is being settled is on its way out.
+
+        None while requests wait for a call: whoever is killed leaves as little behind as can be.
+        """
+        if self._calls.queue:
+            return 0
         if self._breaker.half_open:
             return 1 - self._outstanding
         return min(self._settings.batch_size, self._most - self._outstanding + self._settling)
