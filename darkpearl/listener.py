@@ -170,9 +170,10 @@ class Listener:
     def _room(self) -> int:
         """How many may be claimed now. What is being settled is on its way out.
 
-        None while requests wait for a call: whoever is killed leaves as little behind as can be.
+        None while more requests wait than calls are made at once: whoever is killed leaves as
+        little behind as can be.
         """
-        if self._calls.queue:
+        if self._calls.queue > self._settings.payment_concurrency:
             return 0
         if self._breaker.half_open:
             return 1 - self._outstanding
