@@ -253,7 +253,7 @@ async def until(
 async def test_the_books_agree_after_everything_failed(storm: Storm, tmp_path: Path) -> None:
     """Every saga ends or says why not; the gateway's books and ours agree to the cent."""
     began = datetime.now(UTC)
-    api_port, gateway_port = _free_port(), _free_port()
+    api_port, gateway_port = embedded._free_port(), embedded._free_port()
     gateway_url = f"http://127.0.0.1:{gateway_port}"
     webhooks = f"http://127.0.0.1:{api_port}/payments/webhooks/http"
     options = [f"--{name}={value}" for name, value in PAYSIM.items()]
@@ -325,11 +325,3 @@ async def settled_webhooks(gateway_url: str) -> None:
         while (await client.get("/v1/ledger")).json()["undelivered"]:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.2)
-
-
-def _free_port() -> int:
-    import socket  # noqa: PLC0415
-
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
