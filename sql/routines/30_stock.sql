@@ -41,12 +41,31 @@ create or replace trigger inventory_refuse_to_drop_stock
 before delete on inventory
 for each row execute function refuse_to_drop_stock();
 
--- Only for the settings that people edit: apply_movements() counts its own.
+-- Trigger: a shelf whose settings were edited has its next version.
+-- Locks: the row, which this transaction has just updated.
+create or replace function count_inventory_version() returns trigger
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    update inventory as i
+    set version = i.version + 1, updated_at = clock()
+    where i.id = new.id and i.warehouse_id = new.warehouse_id;
+    return null;
+end
+$$;
+comment on function count_inventory_version() is
+    'Trigger: an inventory row whose settings were edited gets its next version and the time of the change.';
+
+-- Only for the settings that people edit: move_quantities() counts its own.
+-- AFTER the update, since a trigger before one has every row locked first, also
+-- by updates that it isn't for.
 create or replace trigger inventory_count_versions
-before update of reorder_point, reorder_quantity on inventory
+after update of reorder_point, reorder_quantity on inventory
 for each row
 when ((old.reorder_point, old.reorder_quantity) is distinct from (new.reorder_point, new.reorder_quantity))
-execute function count_version();
+execute function count_inventory_version();
 
 -- Locks the named inventory rows in key order and returns them as they stand.
 -- Duplicates in the arguments are fine; rows that do not exist are left out.
@@ -77,9 +96,60 @@ $$;
 comment on function lock_stock(uuid[], uuid[]) is
     'Internal: locks inventory rows in key order and returns their quantities.';
 
--- Appends movements in the order given, each with the quantities after it, and
--- returns how many found their inventory row among p_locked. The arrays are
--- aligned; the signs say what one unit does to the two quantities.
+-- Moves the quantities of inventory rows, each row once, and returns them as
+-- they were found. The arrays are aligned, one element per movement; the signs
+-- say what one unit does to the two quantities.
+--
+-- An UPDATE locks row by row, in the order in which its join finds them. Only
+-- nested loops are allowed here, so that it is the order of the sorted keys.
+-- Locks: inventory by (product_id, warehouse_id).
+create or replace function move_quantities(
+    p_warehouse_ids uuid[],
+    p_product_ids uuid[],
+    p_quantities integer[],
+    p_available_sign integer,
+    p_reserved_sign integer
+) returns locked_stock[]
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+    v_now constant timestamptz := clock();
+    v_found locked_stock[];
+begin
+    with moved as (
+        update inventory as i
+        set
+            quantity_available = i.quantity_available + p_available_sign * m.quantity,
+            quantity_reserved = i.quantity_reserved + p_reserved_sign * m.quantity,
+            updated_at = v_now,
+            version = i.version + 1
+        from (
+            select l.product_id, l.warehouse_id, sum(l.quantity)::integer as quantity
+            from unnest(p_product_ids, p_warehouse_ids, p_quantities) as l (product_id, warehouse_id, quantity)
+            group by l.product_id, l.warehouse_id
+            order by l.product_id, l.warehouse_id
+        ) as m
+        where i.product_id = m.product_id and i.warehouse_id = m.warehouse_id
+        returning row(
+            i.product_id, i.warehouse_id,
+            i.quantity_available - p_available_sign * m.quantity, i.quantity_reserved - p_reserved_sign * m.quantity
+        )::locked_stock as found
+    )
+    select array_agg(m.found) into v_found from moved as m;
+    return v_found;
+end
+$$;
+comment on function move_quantities(uuid[], uuid[], integer[], integer, integer) is
+    'Internal: moves inventory rows in key order and returns their quantities before.';
+
+-- Appends movements, those of a shelf in the order given, each with the
+-- quantities after it, and returns how many found their inventory row among
+-- p_found, which says how the rows stood before. The arrays are aligned; the
+-- signs say what one unit does to the two quantities.
 -- Locks nothing; part of apply_movements().
 create or replace function append_movements(
     p_movement_type movement_type,
@@ -87,19 +157,19 @@ create or replace function append_movements(
     p_warehouse_ids uuid[],
     p_product_ids uuid[],
     p_quantities integer[],
-    p_locked locked_stock[],
+    p_found locked_stock[],
     p_available_sign integer,
     p_reserved_sign integer,
     p_notes text,
     p_reference_type text,
-    p_reference_id uuid,
-    p_now timestamptz
+    p_reference_id uuid
 ) returns bigint
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_nestloop = off
 as $$
 declare
+    v_now constant timestamptz := clock();
     -- The saga's own movements need no signature: the saga is the actor.
     v_actor constant text := case
         when p_movement_type not in ('reserve', 'release', 'fulfill') then current_actor()
@@ -112,37 +182,38 @@ begin
     )
     select
         m.correlation_id, m.warehouse_id, m.product_id, p_movement_type, m.quantity,
-        s.quantity_available + p_available_sign * m.running,
-        s.quantity_reserved + p_reserved_sign * m.running,
-        p_reference_type, p_reference_id, p_notes, v_actor, p_now
+        m.quantity_available + p_available_sign * m.running,
+        m.quantity_reserved + p_reserved_sign * m.running,
+        p_reference_type, p_reference_id, p_notes, v_actor, v_now
     from (
         select
-            l.*,
-            (sum(l.quantity) over (
-                partition by l.product_id, l.warehouse_id order by l.ordinality
-            ))::integer as running
+            l.*, f.quantity_available, f.quantity_reserved,
+            (
+                sum(l.quantity) over (
+                    partition by l.product_id, l.warehouse_id order by l.ordinality rows unbounded preceding
+                )
+            )::integer as running
         from unnest(p_correlation_ids, p_warehouse_ids, p_product_ids, p_quantities)
             with ordinality as l (correlation_id, warehouse_id, product_id, quantity, ordinality)
+        inner join unnest(p_found) as f using (product_id, warehouse_id)
     ) as m
-    inner join unnest(p_locked) as s using (product_id, warehouse_id)
-    order by m.ordinality;
+    order by m.product_id, m.warehouse_id, m.ordinality;
     get diagnostics v_written = row_count;
     return v_written;
 end
 $$;
 comment on function append_movements(
-    movement_type, uuid[], uuid[], uuid[], integer[], locked_stock[], integer, integer, text, text, uuid, timestamptz
+    movement_type, uuid[], uuid[], uuid[], integer[], locked_stock[], integer, integer, text, text, uuid
 ) is 'Internal: writes the ledger rows of apply_movements().';
 
 -- Writes one set of movements: moves each inventory row once and appends the
--- movements to the ledger in the order given, each with the quantities after
--- it. p_locked is what lock_stock() returned for these rows in this
--- transaction; the other arrays are aligned, one element per movement.
+-- movements to the ledger, those of a row in the order given, each with the
+-- quantities after it. The arrays are aligned, one element per movement.
 --
 -- It does not ask whether a movement is there already: the engine knows by the
 -- state of the saga, the functions below look first, and the constraint
 -- stock_movements_happen_once has the last word.
--- Locks: nothing beyond what the caller has locked.
+-- Locks: inventory by (product_id, warehouse_id).
 -- Raises: DP010 when a row is not stocked; a CHECK violation when a quantity
 -- would leave its bounds.
 create or replace function apply_movements(
@@ -151,14 +222,12 @@ create or replace function apply_movements(
     p_warehouse_ids uuid[],
     p_product_ids uuid[],
     p_quantities integer[],
-    p_locked locked_stock[],
     p_notes text default null,
     p_reference_type text default null,
     p_reference_id uuid default null
 ) returns void
 language plpgsql
 set search_path = darkpearl, pg_temp
-set enable_seqscan = off
 as $$
 declare
     -- What one unit of this type does to each of the two quantities.
@@ -172,29 +241,17 @@ declare
         when p_movement_type in ('release', 'fulfill') then -1
         else 0
     end;
-    v_now constant timestamptz := clock();
+    v_found locked_stock[];
     v_written bigint;
 begin
     if coalesce(cardinality(p_quantities), 0) = 0 then
         return;
     end if;
 
-    update inventory as i
-    set
-        quantity_available = i.quantity_available + v_available_sign * m.quantity,
-        quantity_reserved = i.quantity_reserved + v_reserved_sign * m.quantity,
-        updated_at = v_now,
-        version = i.version + 1
-    from (
-        select l.product_id, l.warehouse_id, sum(l.quantity)::integer as quantity
-        from unnest(p_product_ids, p_warehouse_ids, p_quantities) as l (product_id, warehouse_id, quantity)
-        group by l.product_id, l.warehouse_id
-    ) as m
-    where i.product_id = m.product_id and i.warehouse_id = m.warehouse_id;
-
+    v_found := move_quantities(p_warehouse_ids, p_product_ids, p_quantities, v_available_sign, v_reserved_sign);
     v_written := append_movements(
-        p_movement_type, p_correlation_ids, p_warehouse_ids, p_product_ids, p_quantities, p_locked,
-        v_available_sign, v_reserved_sign, p_notes, p_reference_type, p_reference_id, v_now
+        p_movement_type, p_correlation_ids, p_warehouse_ids, p_product_ids, p_quantities, v_found,
+        v_available_sign, v_reserved_sign, p_notes, p_reference_type, p_reference_id
     );
     if v_written <> cardinality(p_quantities) then
         raise exception using
@@ -209,7 +266,7 @@ begin
 end
 $$;
 comment on function apply_movements(
-    movement_type, uuid[], uuid[], uuid[], integer[], locked_stock[], text, text, uuid
+    movement_type, uuid[], uuid[], uuid[], integer[], text, text, uuid
 ) is 'Internal, the only writer of stock: appends movements to the ledger and moves inventory with them.';
 
 -- One movement that a person or a program asks for. Idempotent by its
@@ -296,7 +353,7 @@ begin
 
     perform apply_movements(
         p_movement_type, array[p_correlation_id], array[p_warehouse_id], array[p_product_id],
-        array[p_quantity], v_locked, p_notes, p_reference_type, p_reference_id
+        array[p_quantity], p_notes, p_reference_type, p_reference_id
     );
 
     select m.* into strict v_movement

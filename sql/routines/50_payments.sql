@@ -22,8 +22,9 @@ before truncate on payments
 for each statement execute function refuse_change();
 
 -- What was voided shrinks only by what turns out to have been captured after all.
+-- AFTER the update, since before one every row is locked first.
 create or replace trigger payments_only_add_up
-before update on payments
+after update on payments
 for each row
 when (
     new.captured_amount < old.captured_amount
@@ -41,11 +42,11 @@ for each row execute function refuse_change();
 
 -- One outcome for each answer. p_declined_code is the SQLSTATE of a refusal,
 -- p_what names what was refused. Locks nothing.
+-- No SET clause, here and below: the body is bound when it is made, and can be inlined.
 create or replace function outcomes_of_answers(
     p_saga_ids uuid[], p_answers jsonb[], p_what text, p_declined_code text default 'DP014'
 ) returns setof step_outcome
 language sql stable
-set search_path = darkpearl, pg_temp
 begin atomic
     select
         a.saga_id,
@@ -90,19 +91,26 @@ as $$
 declare
     v_now constant timestamptz := clock();
 begin
-    insert into payments (
-        order_id, warehouse_id, status, currency, requested_amount, idempotency_key, created_at, updated_at
-    )
-    select
-        o.id, o.warehouse_id,
-        case when o.total_amount = 0 then 'captured' else 'requested' end::payment_status,
-        o.currency, o.total_amount, concat(o.id, ':', p_step_name), v_now, v_now
-    from orders as o
-    where o.id = any(p_saga_ids) and o.warehouse_id = any(p_warehouse_ids)
-    order by o.id
-    on conflict (order_id, warehouse_id) do nothing;
-
     return query
+    with asked as materialized (
+        select p.* from payments as p
+        where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
+    ),
+    asked_now as (
+        insert into payments (
+            order_id, warehouse_id, status, currency, requested_amount, idempotency_key, created_at, updated_at
+        )
+        select
+            o.id, o.warehouse_id,
+            case when o.total_amount = 0 then 'captured' else 'requested' end::payment_status,
+            o.currency, o.total_amount, concat(o.id, ':', p_step_name), v_now, v_now
+        from orders as o
+        where o.id = any(p_saga_ids) and o.warehouse_id = any(p_warehouse_ids)
+            and not exists (
+                select from asked as a where a.order_id = o.id and a.warehouse_id = o.warehouse_id
+            )
+        returning *
+    )
     select
         p.order_id,
         case when p.status in ('authorized', 'captured') then 'done' else 'waiting' end::step_result,
@@ -119,9 +127,8 @@ begin
             )
         end,
         null::numeric
-    from payments as p
-    left join payment_tokens as t on t.order_id = p.order_id and t.warehouse_id = p.warehouse_id
-    where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids);
+    from (table asked union all table asked_now) as p
+    left join payment_tokens as t on t.order_id = p.order_id and t.warehouse_id = p.warehouse_id;
 end
 $$;
 comment on function request_charge(uuid[], uuid[], text, boolean) is
@@ -170,7 +177,6 @@ comment on function record_charge(uuid[], uuid[], jsonb[], boolean) is
 create or replace function request_payment(p_warehouse_ids uuid[], p_saga_ids uuid[])
 returns setof step_outcome
 language sql
-set search_path = darkpearl, pg_temp
 begin atomic
     select o.* from request_charge(p_warehouse_ids, p_saga_ids, 'process_payment', true) as o;
 end;
@@ -180,7 +186,6 @@ comment on function request_payment(uuid[], uuid[]) is 'Step, external: asks for
 create or replace function record_payment(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[])
 returns setof step_outcome
 language sql
-set search_path = darkpearl, pg_temp
 begin atomic
     select o.* from record_charge(p_warehouse_ids, p_saga_ids, p_answers, true) as o;
 end;
@@ -190,7 +195,6 @@ comment on function record_payment(uuid[], uuid[], jsonb[]) is 'Step, external: 
 create or replace function request_authorization(p_warehouse_ids uuid[], p_saga_ids uuid[])
 returns setof step_outcome
 language sql
-set search_path = darkpearl, pg_temp
 begin atomic
     select o.* from request_charge(p_warehouse_ids, p_saga_ids, 'authorize_payment', false) as o;
 end;
@@ -200,7 +204,6 @@ comment on function request_authorization(uuid[], uuid[]) is 'Step, external: as
 create or replace function record_authorization(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[])
 returns setof step_outcome
 language sql
-set search_path = darkpearl, pg_temp
 begin atomic
     select o.* from record_charge(p_warehouse_ids, p_saga_ids, p_answers, false) as o;
 end;

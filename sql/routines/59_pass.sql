@@ -1,8 +1,10 @@
 -- A pass: what happens to claimed sagas within one transaction.
 --
--- run_pass() takes group after group through its step function, apply_outcomes()
--- turns what came out into events and the next place of each saga, and at the
--- end every saga and order row is written once. See 60_engine.sql for who calls.
+-- Sagas that stand at the same place form a group, and a group is one value:
+-- where it stands, and aligned arrays of who is in it. run_pass() takes group
+-- after group through its step function. What comes out alike goes on together:
+-- apply_outcome() writes its events and says where it goes next. At the end
+-- every saga and order row is written once. See 60_engine.sql for who calls.
 --
 -- Plans: a cached plan takes every array for ten elements long. Functions that
 -- join arrays to each other switch nested loops off, so that five hundred are
@@ -11,261 +13,426 @@
 -- advance() and settle() plan each statement once per session, and compile none:
 -- an order alone would pay for the planning, and a switched-off plan node looks
 -- expensive enough to be worth compiling.
---
--- The labels of an enum are given their type where they stand: a CASE of bare
--- literals is text, and would be looked up in the catalogue for every row.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
--- Turns the outcomes of one group into events and the next place of each saga.
--- p_work is the group, p_outcomes one outcome for each saga of it. The lease
--- token moves on with every outcome, so whatever was handed out before is void.
--- p_started_at: when the step began; null for the answer to a request, which
--- began when its lease did. Locks nothing.
-create or replace function apply_outcomes(
-    p_work saga_work[],
-    p_step saga_steps,
-    p_forward boolean,
-    p_outcomes step_outcome[],
-    p_started_at timestamptz
-) returns saga_work[]
-language plpgsql
-set search_path = darkpearl, pg_temp
-set enable_nestloop = off
-as $$
-declare
-    v_now constant timestamptz := clock();
-    v_last_position constant smallint := (
-        select max(s.position) from saga_steps as s where s.saga_type = p_step.saga_type
-    );
-    v_name constant text := case when p_forward then p_step.step_name else p_step.undo_name end;
-    -- A step that raised left nothing behind, unless it is external: then the
-    -- call may have had its effect, and the step has to be undone as well.
-    v_undo_from constant integer := case
-        when p_step.settle_function is null then p_step.position - 1 else p_step.position
-    end;
-    v_next saga_work[];
-begin
-    select
-        array_agg(
-            row(
-                w.saga_id, w.warehouse_id, w.saga_type,
-                -- status
-                case
-                    when o.result = 'waiting' then
-                        case when p_forward then 'waiting'::saga_status else 'compensating' end
-                    when p_forward then
-                        case
-                            when o.result = 'done' then
-                                case when p_step.position = v_last_position then 'completed'::saga_status else 'running' end
-                            when t.again then 'running'
-                            when t.no_way_back then 'stuck'
-                            when t.undo_from = 0 then 'compensated'
-                            else 'compensating'
-                        end
-                    when o.result = 'done' then
-                        case when p_step.position = 1 then 'compensated'::saga_status else 'compensating' end
-                    when t.again then 'compensating'
-                    else 'stuck'
-                end,
-                -- position
-                case
-                    when o.result = 'waiting' or t.again or t.no_way_back then p_step.position
-                    when p_forward then
-                        case
-                            when o.result <> 'done' then t.undo_from
-                            when p_step.position = v_last_position then p_step.position
-                            else p_step.position + 1
-                        end
-                    when o.result = 'done' then p_step.position - 1
-                    else p_step.position
-                end,
-                -- attempts
-                case when o.result = 'waiting' or t.again then w.attempts else 0 end,
-                w.cancel_requested,
-                w.lease_token + 1,
-                -- ready_at
-                case
-                    when o.result = 'waiting'
-                        then v_now + coalesce(o.wait_seconds, p_step.timeout_seconds) * interval '1 second'
-                    when t.again then next_attempt(p_step.backoff_seconds, w.attempts)
-                    else v_now
-                end,
-                -- order_status
-                case
-                    when not p_forward then w.order_status
-                    when o.result = 'done' then coalesce(p_step.order_status_done, w.order_status)
-                    when o.result = 'waiting' then coalesce(p_step.order_status_waiting, w.order_status)
-                    when t.again or t.no_way_back then w.order_status
-                    else coalesce(p_step.order_status_refused, w.order_status)
-                end,
-                -- parked: nothing more to do in this pass
-                w.parked or o.result = 'waiting' or t.again
-            )::saga_work
-            order by w.saga_id
-        )
-    into v_next
-    from unnest(p_outcomes) as o
-    inner join unnest(p_work) as w using (saga_id)
-    cross join lateral (
-        select
-            o.result = 'failed' and w.attempts < p_step.max_attempts as again,
-            -- Refused as the first step is nothing done; anything else has to be seen through.
-            p_forward and p_step.forward_only
-            and (o.result = 'failed' or (o.result = 'refused' and p_step.position > 1)) as no_way_back,
-            case when o.result = 'refused' then p_step.position - 1 else v_undo_from end as undo_from
-    ) as t;
-
-    insert into saga_events (
-        saga_id, warehouse_id, event_type, step_name, attempt, error_code, message,
-        next_attempt_at, started_at, created_at
-    )
-    select
-        o.saga_id, w.warehouse_id,
-        case o.result
-            when 'done' then case when p_forward then 'step_completed'::saga_event_type else 'step_compensated' end
-            when 'waiting' then 'step_waiting'
-            else 'step_failed'
-        end,
-        v_name, w.attempts, o.error_code, o.message,
-        case when o.result = 'waiting' or n.attempts > 0 then n.ready_at end,
-        -- A pending answer may have put the end of the lease off.
-        coalesce(p_started_at, least(w.ready_at - p_step.timeout_seconds * interval '1 second', v_now)), v_now
-    from unnest(p_outcomes) as o
-    inner join unnest(p_work) as w using (saga_id)
-    inner join unnest(v_next) as n using (saga_id)
-    where v_name is not null
-    order by o.saga_id;
-
-    v_next := finish_sagas(v_next, p_forward);
-    return v_next;
-end
-$$;
-comment on function apply_outcomes(saga_work[], saga_steps, boolean, step_outcome[], timestamptz) is
-    'Internal: writes the events of one group and works out where each saga goes next.';
-
--- Writes the event of each saga that has just turned back or ended, and parks
--- the ended ones. Locks nothing.
-create or replace function finish_sagas(p_work saga_work[], p_forward boolean, p_message text default null)
-returns saga_work[]
-language plpgsql
-set search_path = darkpearl, pg_temp
-set enable_nestloop = off
-as $$
-declare
-    v_now constant timestamptz := clock();
-    v_work saga_work[];
-begin
-    if not exists (
-        select from unnest(p_work) as w
-        where w.status in ('completed', 'compensated', 'stuck')
-            or (p_forward and w.status = 'compensating')
-    ) then
-        return p_work;
-    end if;
-
-    insert into saga_events (saga_id, warehouse_id, event_type, message, created_at)
-    select w.saga_id, w.warehouse_id, e.event_type, case when e.rank = 1 then p_message end, v_now
-    from unnest(p_work) as w
-    cross join lateral (
-        values
-        (1, 'compensation_started'::saga_event_type, p_forward and w.status in ('compensating', 'compensated')),
-        (2, 'saga_completed', w.status = 'completed'),
-        (2, 'saga_compensated', w.status = 'compensated'),
-        (2, 'saga_stuck', w.status = 'stuck')
-    ) as e (rank, event_type, happened)
-    where e.happened
-    order by w.saga_id, e.rank;
-
-    select
-        array_agg(
-            row(
-                w.saga_id, w.warehouse_id, w.saga_type, w.status, w.position, w.attempts,
-                w.cancel_requested, w.lease_token,
-                case when e.ended then null else w.ready_at end,
-                case when w.status = 'compensated' then 'cancelled' else w.order_status end,
-                w.parked or e.ended
-            )::saga_work
-            order by w.saga_id
-        )
-    into v_work
-    from unnest(p_work) as w
-    cross join lateral (select w.status in ('completed', 'compensated', 'stuck') as ended) as e;
-    return v_work;
-end
-$$;
-comment on function finish_sagas(saga_work[], boolean, text) is
-    'Internal: writes compensation_started and the final events, and parks the sagas that have ended.';
-
--- Turns sagas back that were asked to stop and stand between two steps.
+-- A step of a plan, and whether it is the last. Raises P0002 when there is none.
 -- Locks nothing.
-create or replace function turn_back_cancelled(p_work saga_work[]) returns saga_work[]
+create or replace function step_at(
+    p_saga_type text, p_position smallint, out step saga_steps, out is_last boolean
+) returns record
+language plpgsql stable
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_at record;
+begin
+    select
+        s as step,
+        not exists (
+            select from saga_steps as n where n.saga_type = p_saga_type and n.position > p_position
+        ) as is_last
+    into strict v_at
+    from saga_steps as s
+    where s.saga_type = p_saga_type and s.position = p_position;
+    step := v_at.step;
+    is_last := v_at.is_last;
+end
+$$;
+comment on function step_at(text, smallint) is 'Internal: a step of a plan, and whether it is the last.';
+
+-- Where a saga's own share of a spread of time lies, from 0 to 1: random from
+-- one saga to the next and from one try to the next, and the same wherever it
+-- is worked out.
+create or replace function jitter(p_saga_id uuid, p_attempts integer) returns double precision
+language sql immutable parallel safe
+return (uuid_hash_extended(p_saga_id, p_attempts) & 65535) / 65535.0::double precision;
+comment on function jitter(uuid, integer) is 'Internal: a fraction by which sagas that wait together come back apart.';
+
+-- The sagas of a group that are named. Locks nothing.
+create or replace function part_of(p_group saga_group, p_saga_ids uuid[]) returns saga_group
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_nestloop = off
+as $$
+begin
+    select
+        array_agg(g.saga_id order by g.saga_id), array_agg(g.warehouse_id order by g.saga_id),
+        array_agg(g.lease_token order by g.saga_id), array_agg(g.was_ready_at order by g.saga_id)
+    into p_group.saga_ids, p_group.warehouse_ids, p_group.lease_tokens, p_group.were_ready_at
+    from unnest(p_group.saga_ids, p_group.warehouse_ids, p_group.lease_tokens, p_group.were_ready_at)
+        as g (saga_id, warehouse_id, lease_token, was_ready_at)
+    inner join unnest(p_saga_ids) as i (saga_id) using (saga_id);
+    return p_group;
+end
+$$;
+comment on function part_of(saga_group, uuid[]) is 'Internal: the sagas of a group that are named.';
+
+-- Trigger: writes the two functions that call what the plan names. A statement
+-- put together at run time would be parsed and planned at every call, which is a
+-- good part of what an order alone costs.
+create or replace function compile_plan() returns trigger
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    execute (
+        select format($code$
+-- Runs a step function, or with answers a settle function. Locks what that locks.
+create or replace function call_step(
+    p_function text, p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[]
+) returns setof step_outcome
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $body$
+begin
+    case p_function %s
+    end case;
+end
+$body$;
+comment on function call_step(text, uuid[], uuid[], jsonb[]) is
+    'Internal, written by compile_plan(): the outcomes of a step function, or with answers of a settle function.';
+$code$,
+            string_agg(
+                format(
+                    e'\n        when %L then return query select * from %I(p_warehouse_ids, p_saga_ids%s);',
+                    c.name, c.name, case when c.settles then ', p_answers' end
+                ),
+                '' order by c.name
+            )
+        )
+        from (
+            select s.step_function as name, false as settles from saga_steps as s
+            union
+            select s.undo_function, false from saga_steps as s
+            union
+            select s.settle_function, true from saga_steps as s
+            union
+            select s.undo_settle_function, true from saga_steps as s
+        ) as c
+        where c.name is not null
+    );
+    execute (
+        select format($code$
+-- Runs an effect function. Locks what that locks.
+create or replace function call_effect(
+    p_function text, p_warehouse_ids uuid[], p_saga_ids uuid[], p_step_names text[]
+) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $body$
+begin
+    case p_function %s
+    end case;
+end
+$body$;
+comment on function call_effect(text, uuid[], uuid[], text[]) is
+    'Internal, written by compile_plan(): lets steps that are done have their effect.';
+$code$,
+            string_agg(
+                format(e'\n        when %L then perform %I(p_warehouse_ids, p_saga_ids, p_step_names);', c.name, c.name),
+                '' order by c.name
+            )
+        )
+        from (
+            select s.effect_function as name from saga_steps as s
+            union
+            select s.undo_effect_function from saga_steps as s
+        ) as c
+        where c.name is not null
+    );
+    return null;
+end
+$$;
+comment on function compile_plan() is 'Trigger: writes call_step() and call_effect(), which call the functions that the plan names.';
+
+create or replace trigger saga_steps_are_compiled
+after insert or delete or update of
+step_function, settle_function, effect_function, undo_function, undo_settle_function, undo_effect_function
+on saga_steps
+for each statement execute function compile_plan();
+
+-- Writes the event of a group that has just turned back or ended, and parks an
+-- ended one. Locks nothing.
+create or replace function finish_sagas(p_group saga_group, p_turned_back boolean, p_message text default null)
+returns saga_group
 language plpgsql
 set search_path = darkpearl, pg_temp
 as $$
 declare
-    v_turned saga_work[];
+    v_now constant timestamptz := clock();
 begin
-    select
-        array_agg(
-            row(
-                w.saga_id, w.warehouse_id, w.saga_type,
-                case when w.undo_from = 0 then 'compensated' else 'compensating' end,
-                w.undo_from, 0, w.cancel_requested, w.lease_token, w.ready_at, w.order_status, false
-            )::saga_work
-        )
-    into v_turned
-    from (
-        -- A step that was tried may have had its effect: undo it as well.
-        select u.*, u.position - case when u.attempts > 0 then 0 else 1 end as undo_from
-        from unnest(p_work) as u
-    ) as w
-    where w.status = 'running' and w.cancel_requested and not w.parked;
-    if v_turned is null then
-        return p_work;
+    if p_turned_back then
+        insert into saga_events (saga_id, warehouse_id, event_type, message, created_at)
+        select s.saga_id, s.warehouse_id, 'compensation_started', p_message, v_now
+        from unnest(p_group.saga_ids, p_group.warehouse_ids) as s (saga_id, warehouse_id);
     end if;
-    v_turned := finish_sagas(v_turned, true, 'cancelled on request');
-    select v_turned || array_agg(w)
-    into v_turned
-    from unnest(p_work) as w
-    where w.saga_id not in (select t.saga_id from unnest(v_turned) as t);
-    return v_turned;
+
+    if p_group.status in ('completed', 'compensated', 'stuck') then
+        insert into saga_events (saga_id, warehouse_id, event_type, created_at)
+        select
+            s.saga_id, s.warehouse_id,
+            case p_group.status
+                when 'completed' then 'saga_completed'::saga_event_type
+                when 'compensated' then 'saga_compensated'
+                else 'saga_stuck'
+            end,
+            v_now
+        from unnest(p_group.saga_ids, p_group.warehouse_ids) as s (saga_id, warehouse_id);
+        p_group.ready_at := null;
+        p_group.parked := true;
+        if p_group.status = 'compensated' then
+            p_group.order_status := 'cancelled';
+        end if;
+    end if;
+    return p_group;
 end
 $$;
-comment on function turn_back_cancelled(saga_work[]) is
+comment on function finish_sagas(saga_group, boolean, text) is
+    'Internal: writes compensation_started and the final event of a group, and parks it when it has ended.';
+
+-- Turns a group back that was asked to stop and stands between two steps.
+-- Locks nothing.
+create or replace function turn_back(p_group saga_group) returns saga_group
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    -- A step that was tried may have had its effect: undo it as well.
+    if p_group.attempts = 0 then
+        p_group.position := p_group.position - 1;
+    end if;
+    p_group.attempts := 0;
+    p_group.status := case when p_group.position = 0 then 'compensated' else 'compensating' end;
+    return finish_sagas(p_group, true, 'cancelled on request');
+end
+$$;
+comment on function turn_back(saga_group) is
     'Internal: starts the compensation of sagas whose cancellation was asked for.';
 
--- What a group asks of the world outside: a JSON array, or null. Locks nothing.
-create or replace function requests_of(
-    p_outcomes step_outcome[], p_work saga_work[], p_timeout_seconds numeric, p_step_name text
-) returns json
+-- Writes the events of a group whose sagas all came out of a step alike, and
+-- returns it where it goes next. The lease token moves on with every outcome, so
+-- whatever was handed out before is void.
+-- p_last: whether the step is the last of its plan. p_started_at: when it began; null for the answer to a request, which
+-- began when its lease did. Locks nothing.
+create or replace function apply_outcome(
+    p_group saga_group,
+    p_step saga_steps,
+    p_last boolean,
+    p_forward boolean,
+    p_result step_result,
+    p_wait_seconds numeric,
+    p_error_codes text[],
+    p_messages text[],
+    p_started_at timestamptz
+) returns saga_group
 language plpgsql
 set search_path = darkpearl, pg_temp
-set enable_nestloop = off
 as $$
+declare
+    v_now constant timestamptz := clock();
+    v_attempt constant smallint := p_group.attempts;
+    v_name constant text := case when p_forward then p_step.step_name else p_step.undo_name end;
+    v_again constant boolean := p_result = 'failed' and v_attempt < p_step.max_attempts;
+    v_turned_back boolean := false;
 begin
-    return (
+    p_group.moves := p_group.moves + 1;
+    p_group.ready_at := v_now;
+    p_group.spread_seconds := 0;
+
+    if p_result = 'waiting' or v_again then
+        p_group.parked := true;
+        p_group.position := p_step.position;
+    else
+        p_group.attempts := 0;
+    end if;
+
+    if p_result = 'waiting' then
+        p_group.status := case when p_forward then 'waiting' else 'compensating' end;
+        p_group.ready_at := v_now + coalesce(p_wait_seconds, p_step.timeout_seconds) * interval '1 second';
+        if p_forward then
+            p_group.order_status := coalesce(p_step.order_status_waiting, p_group.order_status);
+        end if;
+    elsif v_again then
+        p_group.status := case when p_forward then 'running' else 'compensating' end;
+        -- Half of the wait is fixed and half of it each saga's own.
+        p_group.spread_seconds := backoff_seconds(p_step.backoff_seconds, v_attempt) / 2;
+        p_group.ready_at := v_now + p_group.spread_seconds * interval '1 second';
+    elsif p_result = 'done' and p_forward then
+        if p_last then
+            p_group.status := 'completed';
+        else
+            p_group.status := 'running';
+            p_group.position := p_step.position + 1;
+        end if;
+        p_group.order_status := coalesce(p_step.order_status_done, p_group.order_status);
+    elsif p_result = 'done' then
+        p_group.position := p_step.position - 1;
+        p_group.status := case when p_group.position = 0 then 'compensated' else 'compensating' end;
+    elsif not p_forward or (p_step.forward_only and (p_result = 'failed' or p_step.position > 1)) then
+        -- No way on and none back. (Refused as the first step is nothing done.)
+        p_group.status := 'stuck';
+    else
+        -- A step that was refused left nothing behind, nor did one that raised, unless
+        -- it is external: then the call may have had its effect, and is undone as well.
+        if p_result = 'refused' or p_step.settle_function is null then
+            p_group.position := p_step.position - 1;
+        end if;
+        p_group.status := case when p_group.position = 0 then 'compensated' else 'compensating' end;
+        p_group.order_status := coalesce(p_step.order_status_refused, p_group.order_status);
+        v_turned_back := true;
+    end if;
+
+    if v_name is not null then
+        insert into saga_events (
+            saga_id, warehouse_id, event_type, step_name, attempt, error_code, message,
+            next_attempt_at, started_at, created_at
+        )
         select
-            json_agg(
-                json_build_object(
-                    'saga_id', w.saga_id,
-                    'warehouse_id', w.warehouse_id,
-                    'lease_token', w.lease_token,
-                    'attempt', w.attempts,
-                    'timeout_seconds', p_timeout_seconds,
-                    'step_name', p_step_name,
-                    'request', o.request
-                )
-            )
-        from unnest(p_outcomes) as o
-        inner join unnest(p_work) as w using (saga_id)
-        where o.request is not null
-    );
+            s.saga_id, s.warehouse_id,
+            case p_result
+                when 'done' then case when p_forward then 'step_completed'::saga_event_type else 'step_compensated' end
+                when 'waiting' then 'step_waiting'
+                else 'step_failed'
+            end,
+            v_name, v_attempt, s.error_code, s.message,
+            case
+                when p_group.attempts > 0
+                    then p_group.ready_at + p_group.spread_seconds * jitter(s.saga_id, v_attempt) * interval '1 second'
+            end,
+            -- A pending answer may have put the end of the lease off.
+            coalesce(p_started_at, least(s.was_ready_at - p_step.timeout_seconds * interval '1 second', v_now)), v_now
+        from unnest(p_group.saga_ids, p_group.warehouse_ids, p_group.were_ready_at, p_error_codes, p_messages)
+            as s (saga_id, warehouse_id, was_ready_at, error_code, message);
+    end if;
+
+    if v_turned_back or p_group.status in ('completed', 'compensated', 'stuck') then
+        return finish_sagas(p_group, v_turned_back);
+    end if;
+    return p_group;
 end
 $$;
-comment on function requests_of(step_outcome[], saga_work[], numeric, text) is
-    'Internal: the external requests of one group, as the listener gets them.';
+comment on function apply_outcome(
+    saga_group, saga_steps, boolean, boolean, step_result, numeric, text[], text[], timestamptz
+) is 'Internal: writes the events of sagas that came out of a step alike and works out where they go next.';
+
+-- Takes a group through a step function or, with its answers, through a settle
+-- function. Returns what becomes of it, a group for what came out alike, each
+-- with the requests to make (a JSON array, or null).
+-- Locks: what the function locks. Raises: XX000 when there is not one outcome
+-- for each saga.
+create or replace function take_step(
+    p_group saga_group,
+    p_step saga_steps,
+    p_last boolean,
+    p_forward boolean,
+    p_function text,
+    p_warehouse_ids uuid[],
+    p_answers jsonb[],
+    out became saga_group,
+    out done boolean,
+    out requests json
+) returns setof record
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_started_at constant timestamptz := case when p_answers is null then clock() end;
+    v_of record;
+    v_part saga_group;
+    v_count integer := 0;
+begin
+    for v_of in
+        select
+            o.result, o.wait_seconds,
+            array_agg(o.saga_id order by o.saga_id) as saga_ids,
+            array_agg(o.error_code order by o.saga_id) as error_codes,
+            array_agg(o.message order by o.saga_id) as messages,
+            array_agg(o.request order by o.saga_id) as requests,
+            count(o.request) > 0 as asks
+        from call_step(p_function, p_warehouse_ids, p_group.saga_ids, p_answers) as o
+        group by o.result, o.wait_seconds
+    loop
+        v_part := case when v_of.saga_ids = p_group.saga_ids then p_group else part_of(p_group, v_of.saga_ids) end;
+        exit when v_part.saga_ids is distinct from v_of.saga_ids;
+        v_count := v_count + cardinality(v_of.saga_ids);
+        done := v_of.result = 'done';
+        became := apply_outcome(
+            v_part, p_step, p_last, p_forward, v_of.result, v_of.wait_seconds, v_of.error_codes, v_of.messages, v_started_at
+        );
+        requests := null;
+        if v_of.asks then
+            select
+                json_agg(
+                    json_build_object(
+                        'saga_id', s.saga_id,
+                        'warehouse_id', s.warehouse_id,
+                        'lease_token', s.lease_token + became.moves,
+                        'attempt', became.attempts,
+                        'timeout_seconds', p_step.timeout_seconds,
+                        'step_name', case when p_forward then p_step.step_name else p_step.undo_name end,
+                        'request', s.request
+                    )
+                )
+            into requests
+            from unnest(became.saga_ids, became.warehouse_ids, became.lease_tokens, v_of.requests)
+                as s (saga_id, warehouse_id, lease_token, request)
+            where s.request is not null;
+        end if;
+        return next;
+    end loop;
+    if v_count <> cardinality(p_group.saga_ids) then
+        raise exception using
+            errcode = 'XX000',
+            message = format('%s returned %s outcomes for %s sagas', p_function, v_count, cardinality(p_group.saga_ids)),
+            detail = 'A step function returns exactly one outcome per saga.',
+            hint = 'Mend the step function; the sagas are tried again.';
+    end if;
+end
+$$;
+comment on function take_step(saga_group, saga_steps, boolean, boolean, text, uuid[], jsonb[]) is
+    'Internal: runs a step for a group and says where its sagas go, those that came out alike together.';
+
+-- Writes where the sagas of a group stand now. Locks: sagas.
+create or replace function write_sagas(p_group saga_group, p_warehouse_ids uuid[]) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_now constant timestamptz := clock();
+begin
+    update sagas as s
+    set
+        status = p_group.status,
+        position = p_group.position,
+        attempts = p_group.attempts,
+        lease_token = s.lease_token + p_group.moves,
+        ready_at = p_group.ready_at + p_group.spread_seconds * jitter(s.id, p_group.attempts) * interval '1 second',
+        updated_at = v_now
+    where s.id = any(p_group.saga_ids) and s.warehouse_id = any(p_warehouse_ids);
+end
+$$;
+comment on function write_sagas(saga_group, uuid[]) is 'Internal: writes where the sagas of a group stand now.';
+
+-- Writes the status of their orders. Locks: orders.
+create or replace function write_orders(p_group saga_group, p_warehouse_ids uuid[]) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_now constant timestamptz := clock();
+begin
+    update orders as o
+    set status = p_group.order_status, updated_at = v_now
+    where o.id = any(p_group.saga_ids) and o.warehouse_id = any(p_warehouse_ids)
+        and o.status <> p_group.order_status;
+end
+$$;
+comment on function write_orders(saga_group, uuid[]) is 'Internal: writes the status of the orders of a group.';
 
 -- Runs sagas that this transaction has locked until each is parked, then
 -- writes saga and order rows, once each, and lets the steps that were done have
@@ -273,24 +440,23 @@ comment on function requests_of(step_outcome[], saga_work[], numeric, text) is
 -- committed to, a JSON array per group.
 -- Locks: what the step functions lock, paused steps of saga_steps, orders, then
 -- what the effects lock.
-create or replace function run_pass(p_warehouse_ids uuid[], p_work saga_work[], p_go_on boolean default true)
+create or replace function run_pass(p_warehouse_ids uuid[], p_work saga_group[], p_go_on boolean default true)
 returns setof json
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 declare
-    v_work saga_work[] := turn_back_cancelled(p_work);
-    v_group saga_work[];
-    v_at record;
+    -- The last is taken first, and what becomes of it next.
+    v_todo saga_group[] := p_work;
+    v_over saga_group[] := '{}';
+    v_group saga_group;
     v_step saga_steps;
+    v_last boolean;
+    v_at record;
     v_function text;
-    v_name text;
-    v_outcomes step_outcome[];
-    v_started_at timestamptz;
     v_backwards boolean;
     v_paused boolean;
-    v_requests json;
     v_now timestamptz;
     v_effect text;
     v_sagas uuid[];
@@ -298,148 +464,111 @@ declare
     v_effect_sagas uuid[] := '{}';
     v_effect_steps text[] := '{}';
 begin
-    loop
-        select w.saga_type, w.status, w.position, w.attempts into v_at
-        from unnest(v_work) as w
-        where not w.parked
-        order by w.position desc, w.status, w.attempts
-        limit 1;
-        exit when not found;
+    while cardinality(v_todo) > 0 loop
+        v_group := v_todo[cardinality(v_todo)];
+        v_todo := trim_array(v_todo, 1);
+        if v_group.parked then
+            v_over := v_over || v_group;
+            continue;
+        elsif v_group.status = 'running' and v_group.cancel_requested then
+            v_todo := v_todo || turn_back(v_group);
+            continue;
+        end if;
 
-        select s.* into strict v_step
-        from saga_steps as s
-        where s.saga_type = v_at.saga_type and s.position = v_at.position;
-        v_started_at := clock();
-        v_backwards := v_at.status = 'compensating';
-        v_paused := coalesce(v_step.paused_until > v_started_at, false) and v_at.status <> 'waiting'
+        v_at := step_at(v_group.saga_type, v_group.position);
+        v_step := v_at.step;
+        v_last := v_at.is_last;
+        v_now := clock();
+        v_backwards := v_group.status = 'compensating';
+        v_paused := coalesce(v_step.paused_until > v_now, false) and v_group.status <> 'waiting'
             and case when v_backwards then v_step.undo_settle_function else v_step.settle_function end is not null;
         if v_paused then
             -- Who ends the pause meanwhile waits, so that it finds those who wait for its end.
-            select s.paused_until, s.paused_until > v_started_at
+            select s.paused_until, coalesce(s.paused_until > v_now, false)
             into v_step.paused_until, v_paused
             from saga_steps as s
-            where s.saga_type = v_at.saga_type and s.position = v_at.position
+            where s.saga_type = v_group.saga_type and s.position = v_group.position
             for share;
-            v_paused := coalesce(v_paused, false);
         end if;
-        select
-            array_agg(
-                row(
-                    w.saga_id, w.warehouse_id, w.saga_type, w.status, w.position,
-                    -- An expired lease was counted when the request was made.
-                    w.attempts
-                    + case when v_paused or w.status = 'waiting' or w.attempts >= v_step.max_attempts then 0 else 1 end,
-                    w.cancel_requested, w.lease_token,
-                    -- Those that waited out a pause come back one after the other.
-                    case when v_paused then v_step.paused_until + random() * interval '1 second' else w.ready_at end,
-                    w.order_status, w.parked or v_paused
-                )::saga_work
-            )
-        into v_group
-        from unnest(v_work) as w
-        where not w.parked
-            and (w.saga_type, w.status, w.position, w.attempts)
-            = (v_at.saga_type, v_at.status, v_at.position, v_at.attempts);
-        if cardinality(v_group) < cardinality(v_work) then
-            select array_agg(w) into v_work
-            from unnest(v_work) as w
-            where w.parked
-                or (w.saga_type, w.status, w.position, w.attempts)
-                <> (v_at.saga_type, v_at.status, v_at.position, v_at.attempts);
-        else
-            v_work := '{}';
-        end if;
-
         if v_paused then
-            v_work := v_work || v_group;
+            -- Those that waited out a pause come back one after the other.
+            v_group.ready_at := v_step.paused_until;
+            v_group.spread_seconds := 1;
+            v_over := v_over || v_group;
             continue;
         end if;
 
         v_function := case when v_backwards then v_step.undo_function else v_step.step_function end;
-        if v_at.status = 'waiting' then
-            select
-                array_agg(
-                    row(
-                        w.saga_id, 'failed', 'DP013',
-                        format('no answer within %s s', trim_scale(v_step.timeout_seconds)), null, null
-                    )::step_outcome
-                )
-            into v_outcomes
-            from unnest(v_group) as w;
-        elsif v_function is null then
-            select array_agg(row(w.saga_id, 'done', null, null, null, null)::step_outcome)
-            into v_outcomes
-            from unnest(v_group) as w;
-        elsif v_at.attempts >= v_step.max_attempts then
-            -- The last request to undo was never answered, or the plan was tightened.
-            select array_agg(row(w.saga_id, 'failed', 'DP013', 'attempts used up', null, null)::step_outcome)
-            into v_outcomes
-            from unnest(v_group) as w;
+        if v_group.status = 'waiting' or (v_function is not null and v_group.attempts >= v_step.max_attempts) then
+            -- A lease ran out: of a request, which was counted when it was made, or of the
+            -- last one to undo; or the plan was tightened.
+            v_todo := v_todo || apply_outcome(
+                v_group, v_step, v_last, not v_backwards, 'failed', null,
+                array_fill('DP013'::text, array[cardinality(v_group.saga_ids)]),
+                array_fill(
+                    case v_group.status
+                        when 'waiting' then format('no answer within %s s', trim_scale(v_step.timeout_seconds))
+                        else 'attempts used up'
+                    end,
+                    array[cardinality(v_group.saga_ids)]
+                ),
+                v_now
+            );
         else
-            execute format('select array_agg(o) from darkpearl.%I($1, $2) as o', v_function)
-            into v_outcomes
-            using p_warehouse_ids, array(select w.saga_id from unnest(v_group) as w order by w.saga_id);
-            if coalesce(cardinality(v_outcomes), 0) <> cardinality(v_group) then
-                raise exception using
-                    errcode = 'XX000',
-                    message = format('%s returned %s outcomes for %s sagas',
-                        v_function, coalesce(cardinality(v_outcomes), 0), cardinality(v_group)),
-                    detail = 'A step function returns exactly one outcome per saga.',
-                    hint = 'Mend the step function; the sagas are tried again.';
+            v_group.attempts := v_group.attempts + 1;
+            v_effect := case when v_backwards then v_step.undo_effect_function else v_step.effect_function end;
+            if v_function is null then
+                v_group := apply_outcome(v_group, v_step, v_last, not v_backwards, 'done', null, null, null, v_now);
+                v_todo := v_todo || v_group;
+                v_sagas := v_group.saga_ids;
+            else
+                v_sagas := '{}';
+                for v_at in
+                    select t.became, t.done, t.requests
+                    from take_step(v_group, v_step, v_last, not v_backwards, v_function, p_warehouse_ids, null) as t
+                loop
+                    v_todo := v_todo || v_at.became;
+                    if v_at.done then
+                        v_sagas := v_sagas || (v_at.became).saga_ids;
+                    end if;
+                    if v_at.requests is not null then
+                        return next v_at.requests;
+                    end if;
+                end loop;
+            end if;
+            if v_effect is not null then
+                v_effects := v_effects || array_fill(v_effect, array[cardinality(v_sagas)]);
+                v_effect_sagas := v_effect_sagas || v_sagas;
+                v_effect_steps := v_effect_steps || array_fill(
+                    case when v_backwards then v_step.undo_name else v_step.step_name end, array[cardinality(v_sagas)]
+                );
             end if;
         end if;
-
-        v_group := apply_outcomes(
-            v_group, v_step, not v_backwards, v_outcomes, v_started_at
-        );
-
-        v_name := case when v_backwards then v_step.undo_name else v_step.step_name end;
-        v_effect := case when v_backwards then v_step.undo_effect_function else v_step.effect_function end;
-        if v_effect is not null then
-            v_sagas := array(select o.saga_id from unnest(v_outcomes) as o where o.result = 'done');
-            v_effects := v_effects || array_fill(v_effect, array[cardinality(v_sagas)]);
-            v_effect_sagas := v_effect_sagas || v_sagas;
-            v_effect_steps := v_effect_steps || array_fill(v_name, array[cardinality(v_sagas)]);
-        end if;
-
-        if v_step.settle_function is not null or v_step.undo_settle_function is not null then
-            v_requests := requests_of(v_outcomes, v_group, v_step.timeout_seconds, v_name);
-            if v_requests is not null then
-                return next v_requests;
-            end if;
-        end if;
-        v_work := v_work || v_group;
         exit when not p_go_on;
     end loop;
 
-    v_now := clock();
-    update sagas as s
-    set
-        status = w.status,
-        position = w.position,
-        attempts = w.attempts,
-        lease_token = w.lease_token,
-        ready_at = w.ready_at,
-        updated_at = v_now
-    from unnest(v_work) as w
-    where s.id = w.saga_id and s.warehouse_id = w.warehouse_id;
-
-    update orders as o
-    set status = w.order_status, updated_at = v_now
-    from unnest(v_work) as w
-    where w.order_status is not null
-        and o.id = w.saga_id and o.warehouse_id = w.warehouse_id and o.status <> w.order_status;
-
-    for v_effect, v_sagas, v_effect_steps in
-        select e.name, array_agg(e.saga_id), array_agg(e.step_name)
-        from unnest(v_effects, v_effect_sagas, v_effect_steps) as e (name, saga_id, step_name)
-        group by e.name
-        order by e.name
-    loop
-        execute format('select darkpearl.%I($1, $2, $3)', v_effect)
-        using p_warehouse_ids, v_sagas, v_effect_steps;
+    foreach v_group in array v_over || v_todo loop
+        perform write_sagas(v_group, p_warehouse_ids);
+        if v_group.order_status is not null then
+            perform write_orders(v_group, p_warehouse_ids);
+        end if;
     end loop;
+
+    if cardinality(v_effects) = 0 then
+        return;
+    elsif v_effects[1] = all(v_effects) then
+        perform call_effect(v_effects[1], p_warehouse_ids, v_effect_sagas, v_effect_steps);
+    else
+        for v_effect, v_sagas, v_effect_steps in
+            select e.name, array_agg(e.saga_id), array_agg(e.step_name)
+            from unnest(v_effects, v_effect_sagas, v_effect_steps) as e (name, saga_id, step_name)
+            group by e.name
+            order by e.name
+        loop
+            perform call_effect(v_effect, p_warehouse_ids, v_sagas, v_effect_steps);
+        end loop;
+    end if;
 end
 $$;
-comment on function run_pass(uuid[], saga_work[], boolean) is
+comment on function run_pass(uuid[], saga_group[], boolean) is
     'Internal: runs claimed sagas until each has ended or waits; returns the external requests.';

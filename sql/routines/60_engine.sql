@@ -7,9 +7,8 @@
 -- row is written once, at the end, however many steps were taken, and what locks
 -- rows that other sagas need comes last.
 --
--- A pass works on an array of saga_work. Sagas that stand at the same place
--- form a group; a group's step function runs once for all of them and returns
--- one outcome each, which apply_outcomes() turns into events and the next place.
+-- A pass works on groups of sagas that stand at the same place; a group's step
+-- function runs once for all of them and returns one outcome each. See 59_pass.sql.
 --
 -- A pass that raises is rolled back and tried in halves, until the saga that
 -- cannot be done stands alone and is recorded by fail_saga(). An outage
@@ -36,46 +35,54 @@ language sql immutable
 return left(p_sqlstate, 2) in ('08', '40', '53', '57', '58') or p_sqlstate = '55P03';
 comment on function is_outage(text) is 'Whether a SQLSTATE means that the system failed rather than the saga.';
 
--- When to try again after so many tries: backoff * 2^(attempts - 1), at most an
--- hour, half of it fixed and half of it random, so that sagas that failed
--- together do not come back together.
-create or replace function next_attempt(p_backoff_seconds numeric, p_attempts integer) returns timestamptz
-language sql volatile
-set search_path = darkpearl, pg_temp
-return clock()
-+ least(p_backoff_seconds * 2 ^ least(p_attempts - 1, 20), 3600)::float8
-* (0.5 + random() / 2) * interval '1 second';
-comment on function next_attempt(numeric, integer) is 'The time of the next try: exponential backoff with jitter.';
+-- How long to wait before the next try after so many: backoff * 2^(attempts - 1)
+-- seconds, an hour at most. Half of it is fixed, half of it each saga's own (see
+-- jitter()), so that sagas that failed together do not come back together.
+create or replace function backoff_seconds(p_backoff_seconds numeric, p_attempts integer)
+returns double precision
+language sql immutable parallel safe
+return least(p_backoff_seconds * 2 ^ least(p_attempts - 1, 20), 3600)::double precision;
+comment on function backoff_seconds(numeric, integer) is 'The longest wait before the next try: exponential, an hour at most.';
 
 -- Takes up to p_limit ready sagas, those that have waited longest first, and
--- returns them in id order. Sagas that another listener holds are skipped.
+-- returns them in groups, each in id order; the group furthest on is the last.
+-- Sagas that another listener holds are skipped.
 -- Locks: sagas, until the end of the transaction.
-create or replace function claim_sagas(p_warehouse_ids uuid[], p_limit integer) returns saga_work[]
+create or replace function claim_sagas(p_warehouse_ids uuid[], p_limit integer) returns saga_group[]
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 declare
     v_now constant timestamptz := clock();
-    v_work saga_work[];
+    v_groups saga_group[];
 begin
     select
         array_agg(
             row(
-                s.id, s.warehouse_id, s.saga_type, s.status, s.position, s.attempts,
-                s.cancel_requested, s.lease_token, s.ready_at, null, false
-            )::saga_work
-            order by s.id
+                g.saga_type, g.status, g.position, g.attempts, g.cancel_requested, false, null,
+                g.saga_ids, g.warehouse_ids, g.lease_tokens, g.were_ready_at, 0, v_now, 0
+            )::saga_group
+            order by g.position, g.status desc, g.attempts desc, g.saga_type
         )
-    into v_work
+    into v_groups
     from (
-        select * from sagas
-        where warehouse_id = any(p_warehouse_ids) and ready_at <= v_now
-        order by ready_at, id
-        limit p_limit
-        for no key update skip locked
-    ) as s;
-    return v_work;
+        select
+            s.saga_type, s.status, s.position, s.attempts, s.cancel_requested,
+            array_agg(s.id order by s.id) as saga_ids,
+            array_agg(s.warehouse_id order by s.id) as warehouse_ids,
+            array_agg(s.lease_token order by s.id) as lease_tokens,
+            array_agg(s.ready_at order by s.id) as were_ready_at
+        from (
+            select * from sagas
+            where warehouse_id = any(p_warehouse_ids) and ready_at <= v_now
+            order by ready_at, id
+            limit p_limit
+            for no key update skip locked
+        ) as s
+        group by s.saga_type, s.status, s.position, s.attempts, s.cancel_requested
+    ) as g;
+    return v_groups;
 end
 $$;
 comment on function claim_sagas(uuid[], integer) is 'Internal: locks ready sagas, skipping those that are taken.';
@@ -83,70 +90,59 @@ comment on function claim_sagas(uuid[], integer) is 'Internal: locks ready sagas
 -- Records that a saga cannot go on from where it stands: a try less, a later
 -- one scheduled; when none is left, compensation; when that fails, stuck.
 -- Locks: the saga. Does nothing if it has moved since.
-create or replace function fail_saga(p_work saga_work, p_sqlstate text, p_message text) returns void
+create or replace function fail_saga(p_group saga_group, p_sqlstate text, p_message text) returns void
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 declare
+    v_id constant uuid := p_group.saga_ids[1];
+    v_warehouse_id constant uuid := p_group.warehouse_ids[1];
     v_saga sagas;
     v_step saga_steps;
-    v_next saga_work;
 begin
     select s.* into v_saga
     from sagas as s
-    where s.id = p_work.saga_id and s.warehouse_id = p_work.warehouse_id
-        and s.status = p_work.status and s.position = p_work.position and s.lease_token = p_work.lease_token
+    where s.id = v_id and s.warehouse_id = v_warehouse_id
+        and s.status = p_group.status and s.position = p_group.position
+        and s.lease_token = p_group.lease_tokens[1]
     for no key update;
     if not found then
         return;
     end if;
 
-    select s.* into v_step
-    from saga_steps as s
-    where s.saga_type = v_saga.saga_type and s.position = v_saga.position;
-
-    if not found then
-        v_next := p_work;
-        v_next.status := 'stuck';
+    v_step := step_of(v_saga);
+    if v_step is null then
         insert into saga_events (saga_id, warehouse_id, event_type, attempt, error_code, message)
-        values (v_saga.id, v_saga.warehouse_id, 'step_failed', v_saga.attempts, p_sqlstate, p_message);
-        v_next := (finish_sagas(array[v_next], false))[1];
+        values (v_id, v_warehouse_id, 'step_failed', v_saga.attempts, p_sqlstate, p_message);
+        p_group.status := 'stuck';
+        p_group := finish_sagas(p_group, false);
     else
         -- The try was rolled back, and its count with it, unless a request was out.
-        p_work.attempts := case when v_saga.status = 'waiting' then v_saga.attempts else p_work.attempts + 1 end;
-        v_next := (apply_outcomes(
-            array[p_work], v_step,
-            v_saga.status <> 'compensating',
-            array[row(p_work.saga_id, 'failed', p_sqlstate, p_message, null, null)::step_outcome],
-            clock()
-        ))[1];
+        p_group.attempts := case when v_saga.status = 'waiting' then v_saga.attempts else p_group.attempts + 1 end;
+        p_group := apply_outcome(
+            p_group, v_step, false, v_saga.status <> 'compensating', 'failed', null,
+            array[p_sqlstate], array[p_message], clock()
+        );
     end if;
-
-    update sagas as s
-    set
-        status = v_next.status, position = v_next.position, attempts = v_next.attempts,
-        lease_token = v_next.lease_token, ready_at = v_next.ready_at, updated_at = clock()
-    where s.id = v_next.saga_id and s.warehouse_id = v_next.warehouse_id;
+    perform write_sagas(p_group, array[v_warehouse_id]);
 
     -- A saga that ends here ends its order too. Should the order be what could
     -- not be written, the saga stands stuck for a person to look at.
-    if v_next.status = 'compensated' then
+    if p_group.status = 'compensated' then
         begin
-            update orders as o
-            set status = 'cancelled', updated_at = clock()
-            where o.id = v_next.saga_id and o.warehouse_id = v_next.warehouse_id and o.status <> 'cancelled';
+            perform write_orders(p_group, array[v_warehouse_id]);
         exception when sqlstate 'DP004' then
             insert into saga_events (saga_id, warehouse_id, event_type, error_code, message)
-            values (v_next.saga_id, v_next.warehouse_id, 'saga_stuck', sqlstate, sqlerrm);
+            values (v_id, v_warehouse_id, 'saga_stuck', sqlstate, sqlerrm);
             update sagas as s
             set status = 'stuck'
-            where s.id = v_next.saga_id and s.warehouse_id = v_next.warehouse_id;
+            where s.id = v_id and s.warehouse_id = v_warehouse_id;
         end;
     end if;
 end
 $$;
-comment on function fail_saga(saga_work, text, text) is
+comment on function fail_saga(saga_group, text, text) is
     'Internal: records the failure of a saga that stands alone, and what follows from it.';
 
 -- Claims up to p_limit ready sagas and takes each as far as it goes without an
@@ -165,7 +161,9 @@ set jit = off
 as $$
 declare
     v_warehouse_ids uuid[];
-    v_work saga_work[];
+    v_work saga_group[];
+    v_group saga_group;
+    v_count integer := 0;
     v_sqlstate text;
     v_message text;
 begin
@@ -179,13 +177,18 @@ begin
     v_warehouse_ids := coalesce(p_warehouse_ids, all_warehouses());
     begin
         v_work := claim_sagas(v_warehouse_ids, p_limit);
-        claimed := coalesce(cardinality(v_work), 0);
-        if claimed = 0 then
+        if v_work is null then
+            claimed := 0;
             return next;
             return;
         end if;
+        foreach v_group in array v_work loop
+            v_count := v_count + cardinality(v_group.saga_ids);
+        end loop;
         return query select 0, r from run_pass(v_warehouse_ids, v_work) as r;
-        return query select cardinality(v_work), null::json;
+        claimed := v_count;
+        requests := null;
+        return next;
         return;
     exception when others then
         if v_work is null or is_outage(sqlstate) then
@@ -195,18 +198,20 @@ begin
         v_message := sqlerrm;
     end;
 
-    if cardinality(v_work) = 1 then
+    if v_count = 1 then
         -- Alone. Keep the step that works, so that the one that raises is tried, and blamed, by itself.
+        claimed := 1;
+        requests := null;
         begin
             perform s.id
             from sagas as s
-            where s.id = v_work[1].saga_id and s.warehouse_id = v_work[1].warehouse_id
-                and s.lease_token = v_work[1].lease_token
+            where s.id = v_group.saga_ids[1] and s.warehouse_id = v_group.warehouse_ids[1]
+                and s.lease_token = v_group.lease_tokens[1]
             for no key update;
             if found then
                 return query select 0, r from run_pass(v_warehouse_ids, v_work, false) as r;
             end if;
-            return query select 1, null::json;
+            return next;
             return;
         exception when others then
             if is_outage(sqlstate) then
@@ -215,16 +220,33 @@ begin
             v_sqlstate := sqlstate;
             v_message := sqlerrm;
         end;
-        perform fail_saga(v_work[1], v_sqlstate, v_message);
-        return query select 1, null::json;
+        perform fail_saga(v_group, v_sqlstate, v_message);
+        return next;
     else
-        return query select a.* from advance(cardinality(v_work) / 2, p_warehouse_ids) as a;
-        return query select a.* from advance(cardinality(v_work) - cardinality(v_work) / 2, p_warehouse_ids) as a;
+        return query select a.* from advance(v_count / 2, p_warehouse_ids) as a;
+        return query select a.* from advance(v_count - v_count / 2, p_warehouse_ids) as a;
     end if;
 end
 $$;
 comment on function advance(integer, uuid[]) is
     'The engine''s step: claims ready sagas, runs their SQL steps and returns the external requests to make.';
+
+-- What is in an array of answers: one for each saga, that under the highest
+-- token. A token that is no number is nobody's. Locks nothing.
+-- Not inlined, and planned for few: the sagas are looked up one by one.
+create or replace function answers_of(p_answers jsonb)
+returns table (saga_id uuid, lease_token bigint, answer jsonb)
+language sql stable rows 10
+set search_path = darkpearl, pg_temp
+begin atomic
+    select distinct on (a.saga_id) a.saga_id, t.lease_token, a.answer
+    from jsonb_to_recordset(p_answers) as a (saga_id uuid, lease_token text, answer jsonb)
+    cross join lateral (
+        select case when a.lease_token ~ '^[0-9]{1,18}$' then a.lease_token::bigint end as lease_token
+    ) as t
+    order by a.saga_id, t.lease_token desc nulls last;
+end;
+comment on function answers_of(jsonb) is 'Internal: the answers that settle() was given, one for each saga.';
 
 -- Records the answers under their present tokens and goes on from them.
 -- p_go_on false stops each saga right after its answer is recorded.
@@ -236,94 +258,64 @@ set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 declare
-    v_ids uuid[];
-    v_tokens bigint[];
-    v_answers jsonb[];
-    v_work saga_work[];
     v_at record;
+    v_step_at record;
     v_step saga_steps;
-    v_group saga_work[];
-    v_group_answers jsonb[];
-    v_outcomes step_outcome[];
-    v_done saga_work[] := '{}';
+    v_settled uuid[] := '{}';
+    v_work saga_group[] := '{}';
 begin
-    select array_agg(e.saga_id), array_agg(e.lease_token), array_agg(e.answer)
-    into v_ids, v_tokens, v_answers
-    from (
-        -- A token that is no number is nobody's.
-        select distinct on (a.saga_id) a.saga_id, t.lease_token, a.answer
-        from jsonb_to_recordset(p_answers) as a (saga_id uuid, lease_token text, answer jsonb)
-        cross join lateral (
-            select case when a.lease_token ~ '^[0-9]{1,18}$' then a.lease_token::bigint end as lease_token
-        ) as t
-        order by a.saga_id, t.lease_token desc nulls last
-    ) as e;
-    if array_position(v_ids, null) is not null then
-        raise not_null_violation using message = 'an answer names no saga';
-    end if;
-
-    select
-        array_agg(
-            row(
-                s.id, s.warehouse_id, s.saga_type, s.status, s.position, s.attempts,
-                s.cancel_requested, s.lease_token, s.ready_at, null, not p_go_on
-            )::saga_work
-        ),
-        array_agg(s.answer)
-    into v_work, v_answers
-    from (
-        select s.*, a.answer
-        from unnest(v_ids, v_tokens, v_answers) as a (saga_id, lease_token, answer)
-        inner join sagas as s on s.id = a.saga_id and s.lease_token = a.lease_token
-        where s.warehouse_id = any(p_warehouse_ids)
-            and s.status in ('waiting', 'compensating') and s.attempts > 0
-        order by s.id
-        for no key update of s
-    ) as s;
-
-    if coalesce(cardinality(v_work), 0) < cardinality(v_ids) then
-        return query
-        select null::json, i
-        from unnest(v_ids) as i
-        where i not in (select w.saga_id from unnest(v_work) as w);
-    end if;
-
     for v_at in
-        select distinct w.saga_type, w.status, w.position from unnest(v_work) as w
-    loop
-        select s.* into strict v_step
-        from saga_steps as s
-        where s.saga_type = v_at.saga_type and s.position = v_at.position;
-
         select
-            array_agg(
-                row(
-                    w.saga_id, w.warehouse_id, w.saga_type, w.status, w.position, w.attempts,
-                    w.cancel_requested, w.lease_token, w.ready_at, w.order_status, w.parked
-                )::saga_work
-                order by w.saga_id
-            ),
-            array_agg(w.answer order by w.saga_id)
-        into v_group, v_group_answers
-        from unnest(v_work, v_answers) as w (
-            saga_id, warehouse_id, saga_type, status, position, attempts,
-            cancel_requested, lease_token, ready_at, order_status, parked, answer
-        )
-        where w.saga_type = v_at.saga_type and w.status = v_at.status and w.position = v_at.position;
-
-        execute format(
-            'select array_agg(o) from darkpearl.%I($1, $2, $3) as o',
-            case when v_at.status = 'compensating' then v_step.undo_settle_function else v_step.settle_function end
-        )
-        into v_outcomes
-        using p_warehouse_ids, array(select w.saga_id from unnest(v_group) as w order by w.saga_id), v_group_answers;
-        v_done := v_done || apply_outcomes(
-            v_group, v_step, v_at.status <> 'compensating', v_outcomes, null
-        );
+            s.saga_type, s.status, s.position, s.attempts, s.cancel_requested,
+            array_agg(s.id order by s.id) as saga_ids,
+            array_agg(s.warehouse_id order by s.id) as warehouse_ids,
+            array_agg(s.lease_token order by s.id) as lease_tokens,
+            array_agg(s.ready_at order by s.id) as were_ready_at,
+            array_agg(s.answer order by s.id) as answers
+        from (
+            select s.*, a.answer
+            from answers_of(p_answers) as a
+            inner join sagas as s on s.id = a.saga_id and s.lease_token = a.lease_token
+            where s.warehouse_id = any(p_warehouse_ids)
+                and s.status in ('waiting', 'compensating') and s.attempts > 0
+            order by s.id
+            for no key update of s
+        ) as s
+        group by s.saga_type, s.status, s.position, s.attempts, s.cancel_requested
+        order by s.position, s.status desc, s.attempts desc, s.saga_type
+    loop
+        v_settled := v_settled || v_at.saga_ids;
+        v_step_at := step_at(v_at.saga_type, v_at.position);
+        v_step := v_step_at.step;
+        select v_work || array_agg(t.became)
+        into v_work
+        from take_step(
+            row(
+                v_at.saga_type, v_at.status, v_at.position, v_at.attempts, v_at.cancel_requested, not p_go_on, null,
+                v_at.saga_ids, v_at.warehouse_ids, v_at.lease_tokens, v_at.were_ready_at, 0, null, 0
+            )::saga_group,
+            v_step, v_step_at.is_last,
+            v_at.status <> 'compensating',
+            case when v_at.status = 'compensating' then v_step.undo_settle_function else v_step.settle_function end,
+            p_warehouse_ids,
+            v_at.answers
+        ) as t;
     end loop;
 
-    if cardinality(v_done) > 0 then
-        return query select r, null::uuid from run_pass(p_warehouse_ids, v_done) as r;
+    if cardinality(v_settled) < jsonb_array_length(p_answers) then
+        for v_at in select a.saga_id from answers_of(p_answers) as a loop
+            if v_at.saga_id is null then
+                raise not_null_violation using message = 'an answer names no saga';
+            elsif v_at.saga_id <> all(v_settled) then
+                stale := v_at.saga_id;
+                return next;
+            end if;
+        end loop;
+        stale := null;
+    end if;
+
+    if cardinality(v_work) > 0 then
+        return query select r, null::uuid from run_pass(p_warehouse_ids, v_work) as r;
     end if;
 end
 $$;
@@ -349,7 +341,7 @@ as $$
 declare
     v_warehouse_ids uuid[];
     v_count integer;
-    v_work saga_work;
+    v_group saga_group;
     v_sqlstate text;
     v_message text;
 begin
@@ -403,16 +395,18 @@ begin
         end if;
     end;
     select
+        s.saga_type, s.status, s.position,
         -- The try was counted when its request went out.
-        s.id, s.warehouse_id, s.saga_type, s.status, s.position, s.attempts - 1,
-        s.cancel_requested, s.lease_token, s.ready_at, null, false
-    into v_work
+        s.attempts - 1,
+        s.cancel_requested, false, null,
+        array[s.id], array[s.warehouse_id], array[s.lease_token], array[s.ready_at], 0, null, 0
+    into v_group
     from sagas as s
     where s.id = (p_answers -> 0 ->> 'saga_id')::uuid and s.warehouse_id = any(v_warehouse_ids)
         and s.lease_token::text = p_answers -> 0 ->> 'lease_token'
         and s.status in ('waiting', 'compensating') and s.attempts > 0;
     if found then
-        perform fail_saga(v_work, v_sqlstate, v_message);
+        perform fail_saga(v_group, v_sqlstate, v_message);
     end if;
 end
 $$;

@@ -227,10 +227,6 @@ comment on function reserve_stock(uuid[], uuid[]) is
 -- The effect of the steps reserve_stock (units become reserved) and
 -- fulfill_order (they go from the shelf), and of the undo release_stock (they
 -- can be sold again).
---
--- A reservation is of the order's lines. What ends one is what the ledger says
--- is open: a saga with no reservation moves nothing, one whose reservation has
--- ended moves nothing again.
 -- Locks: inventory by (product_id, warehouse_id), for all movements at once.
 create or replace function move_goods(p_warehouse_ids uuid[], p_saga_ids uuid[], p_step_names text[])
 returns void
@@ -241,61 +237,84 @@ as $$
 declare
     v_movement_type movement_type;
     v_saga_ids uuid[];
-    v_sagas uuid[];
-    v_warehouses uuid[];
-    v_products uuid[];
-    v_quantities integer[];
 begin
-    if p_step_names <> array_fill(p_step_names[1], array[cardinality(p_step_names)]) then
-        perform lock_stock(array_agg(i.warehouse_id), array_agg(i.product_id))
-        from order_items as i
-        where i.order_id = any(p_saga_ids) and i.warehouse_id = any(p_warehouse_ids);
+    if p_step_names[1] = all(p_step_names) then
+        perform move_goods_of(movement_of(p_step_names[1]), p_warehouse_ids, p_saga_ids);
+        return;
     end if;
 
+    perform lock_stock(array_agg(i.warehouse_id), array_agg(i.product_id))
+    from order_items as i
+    where i.order_id = any(p_saga_ids) and i.warehouse_id = any(p_warehouse_ids);
     for v_movement_type, v_saga_ids in
-        select
-            case e.step_name when 'reserve_stock' then 'reserve' when 'fulfill_order' then 'fulfill' else 'release' end::movement_type,
-            array_agg(e.saga_id)
+        select movement_of(e.step_name), array_agg(e.saga_id)
         from unnest(p_saga_ids, p_step_names) as e (saga_id, step_name)
         group by e.step_name
         order by 1
     loop
-        if v_movement_type = 'reserve' then
-            select
-                array_agg(m.order_id), array_agg(m.warehouse_id),
-                array_agg(m.product_id), array_agg(m.quantity)
-            into v_sagas, v_warehouses, v_products, v_quantities
-            from (
-                select i.order_id, i.warehouse_id, i.product_id, sum(i.quantity)::integer as quantity
-                from order_items as i
-                where i.order_id = any(v_saga_ids) and i.warehouse_id = any(p_warehouse_ids)
-                group by i.order_id, i.warehouse_id, i.product_id
-                order by i.order_id, i.product_id
-            ) as m;
-        else
-            select
-                array_agg(m.correlation_id), array_agg(m.warehouse_id),
-                array_agg(m.product_id), array_agg(m.quantity)
-            into v_sagas, v_warehouses, v_products, v_quantities
-            from (
-                select
-                    r.correlation_id, r.warehouse_id, r.product_id,
-                    sum(case r.movement_type when 'reserve' then r.quantity else -r.quantity end)::integer as quantity
-                from stock_movements as r
-                where r.correlation_id = any(v_saga_ids) and r.warehouse_id = any(p_warehouse_ids)
-                    and r.movement_type in ('reserve', 'release', 'fulfill')
-                group by r.correlation_id, r.warehouse_id, r.product_id
-                having sum(case r.movement_type when 'reserve' then r.quantity else -r.quantity end) > 0
-                order by r.correlation_id, r.product_id
-            ) as m;
-        end if;
-
-        perform apply_movements(
-            v_movement_type, v_sagas, v_warehouses, v_products, v_quantities,
-            lock_stock(v_warehouses, v_products)
-        );
+        perform move_goods_of(v_movement_type, p_warehouse_ids, v_saga_ids);
     end loop;
 end
 $$;
 comment on function move_goods(uuid[], uuid[], text[]) is
     'Effect: moves the stock of the sagas whose reserve_stock, fulfill_order or release_stock is done.';
+
+-- What a step or an undo does to the stock. Locks nothing.
+create or replace function movement_of(p_step_name text) returns movement_type
+language sql immutable
+set search_path = darkpearl, pg_temp
+return case p_step_name when 'reserve_stock' then 'reserve' when 'fulfill_order' then 'fulfill' else 'release' end::movement_type;
+comment on function movement_of(text) is 'Internal: the type of movement that is the effect of a step.';
+
+-- Moves the stock of sagas that are all at the same step.
+--
+-- A reservation is of the order's lines. What ends one is what the ledger says
+-- is open: a saga with no reservation moves nothing, one whose reservation has
+-- ended moves nothing again.
+-- Locks: inventory by (product_id, warehouse_id).
+create or replace function move_goods_of(p_movement_type movement_type, p_warehouse_ids uuid[], p_saga_ids uuid[])
+returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_sagas uuid[];
+    v_warehouses uuid[];
+    v_products uuid[];
+    v_quantities integer[];
+begin
+    if p_movement_type = 'reserve' then
+        select
+            array_agg(m.order_id), array_agg(m.warehouse_id),
+            array_agg(m.product_id), array_agg(m.quantity)
+        into v_sagas, v_warehouses, v_products, v_quantities
+        from (
+            select i.order_id, i.warehouse_id, i.product_id, sum(i.quantity)::integer as quantity
+            from order_items as i
+            where i.order_id = any(p_saga_ids) and i.warehouse_id = any(p_warehouse_ids)
+            group by i.order_id, i.warehouse_id, i.product_id
+            order by i.order_id, i.product_id
+        ) as m;
+    else
+        select
+            array_agg(m.correlation_id), array_agg(m.warehouse_id),
+            array_agg(m.product_id), array_agg(m.quantity)
+        into v_sagas, v_warehouses, v_products, v_quantities
+        from (
+            select
+                r.correlation_id, r.warehouse_id, r.product_id,
+                sum(case r.movement_type when 'reserve' then r.quantity else -r.quantity end)::integer as quantity
+            from stock_movements as r
+            where r.correlation_id = any(p_saga_ids) and r.warehouse_id = any(p_warehouse_ids)
+                and r.movement_type in ('reserve', 'release', 'fulfill')
+            group by r.correlation_id, r.warehouse_id, r.product_id
+            having sum(case r.movement_type when 'reserve' then r.quantity else -r.quantity end) > 0
+            order by r.correlation_id, r.product_id
+        ) as m;
+    end if;
+    perform apply_movements(p_movement_type, v_sagas, v_warehouses, v_products, v_quantities);
+end
+$$;
+comment on function move_goods_of(movement_type, uuid[], uuid[]) is
+    'Internal: moves the stock of sagas that are all at the same step.';

@@ -49,7 +49,7 @@ create table stock_movements (
     actor text,
     created_at timestamptz not null default clock(),
     constraint stock_movements_happen_once
-    primary key (correlation_id, movement_type, product_id, warehouse_id),
+    primary key (correlation_id, movement_type, product_id, warehouse_id) with (fillfactor = 50),
     constraint stock_movements_quantity_is_signed_by_type
     check (quantity > 0 or (movement_type = 'adjust' and quantity < 0)),
     constraint stock_movements_notes_are_bounded check (length(notes) <= 2000),

@@ -17,7 +17,7 @@ create table orders (
     constraint orders_pkey primary key (id, warehouse_id),
     constraint orders_number_is_unique unique (order_number, warehouse_id),
     constraint orders_notes_are_bounded check (length(notes) <= 2000)
-) with (fillfactor = 60);
+) with (fillfactor = 50);
 create index orders_customer_idx on orders (customer_id, id) where customer_id is not null;
 create index orders_time_idx on orders using brin (created_at) with (autosummarize = on);
 comment on table orders is 'One row per order. Insert it with its order_items in one transaction; its saga does the rest.';

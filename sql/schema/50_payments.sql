@@ -24,7 +24,7 @@ create table payments (
     constraint payments_refunded_within_captured check (refunded_amount <= captured_amount),
     constraint payments_voided_is_what_was_not_captured
     check (voided_amount <= requested_amount - captured_amount)
-) with (fillfactor = 70);
+) with (fillfactor = 45);
 comment on table payments is 'What was asked, authorised, captured, refunded and voided for each order, in major units.';
 comment on column payments.idempotency_key is 'Sent with every call for this charge, so that asking again never charges again.';
 

@@ -62,10 +62,10 @@ create table sagas (
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
     traceparent text default nullif(current_setting('request.traceparent', true), ''),
-    constraint sagas_pkey primary key (id, warehouse_id),
+    constraint sagas_pkey primary key (id, warehouse_id) with (fillfactor = 50),
     constraint sagas_rest_when_they_end
     check ((status in ('completed', 'compensated', 'stuck')) = (ready_at is null))
-) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
+) with (fillfactor = 40, autovacuum_vacuum_scale_factor = 0.05);
 create index sagas_ready_idx on sagas (ready_at, id) where ready_at is not null;
 create index sagas_stuck_idx on sagas (updated_at) where status = 'stuck';
 comment on table sagas is 'Where each saga stands. Narrow: what the claim reads. The story is in saga_events.';
@@ -90,7 +90,7 @@ create table saga_events (
     started_at timestamptz,
     created_at timestamptz not null default clock(),
     request_id text default nullif(current_setting('request.id', true), ''),
-    constraint saga_events_pkey primary key (saga_id, id, warehouse_id, created_at)
+    constraint saga_events_pkey primary key (saga_id, id, warehouse_id, created_at) with (fillfactor = 20)
 ) partition by range (created_at);
 create table saga_events_default partition of saga_events default;
 comment on table saga_events is 'The history of every saga: append-only, one row per transition.';
@@ -99,19 +99,24 @@ comment on column saga_events.started_at is 'When the step began; created_at is 
 comment on column saga_events.next_attempt_at is 'When it is tried again, or when the lease of an external request runs out.';
 comment on column saga_events.request_id is 'The HTTP request that caused it (X-Request-ID), or what a session set as request.id.';
 
--- One row of a pass: a saga that has been claimed and what became of it so far.
-create type saga_work as (
-    saga_id uuid,
-    warehouse_id uuid,
+-- Sagas of a pass that stand at the same place. The arrays are aligned, in order
+-- of saga_ids; the lease tokens are those before the pass, and count as higher by
+-- moves. Each is ready again at ready_at, and its share of spread_seconds later.
+create type saga_group as (
     saga_type text,
     status saga_status,
     position smallint,
     attempts smallint,
     cancel_requested boolean,
-    lease_token bigint,
-    ready_at timestamptz,
+    parked boolean,
     order_status order_status,
-    parked boolean
+    saga_ids uuid[],
+    warehouse_ids uuid[],
+    lease_tokens bigint[],
+    were_ready_at timestamptz[],
+    moves integer,
+    ready_at timestamptz,
+    spread_seconds double precision
 );
 
 -- What a step function returns, one row per saga it was given.

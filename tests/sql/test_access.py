@@ -178,6 +178,8 @@ DEFINERS = {
     "advance",
     "begin_request",
     "cancel_order",
+    "compile_plan",
+    "count_inventory_version",
     "count_stock",
     "drop_event_partitions",
     "end_request",

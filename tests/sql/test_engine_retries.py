@@ -185,12 +185,24 @@ async def test_a_malformed_answer_moves_nothing(shop: Shop) -> None:
 
 async def test_backoff_doubles_and_jitters(shop: Shop) -> None:
     """The n-th wait is between half and whole of backoff * 2^(n-1) seconds, an hour at most."""
-    for attempts, longest in [(1, 3), (2, 6), (5, 48), (15, 3600), (30000, 3600)]:
+    await shop.run(
+        "update saga_steps set backoff_seconds = 3, max_attempts = 100"
+        " where step_name = 'process_payment'"
+    )
+    product = await shop.product(on_hand=200)
+    for _ in range(200):
+        await shop.order((product, 1))
+    for attempts, longest in [(1, 3), (2, 6), (5, 48), (15, 3600), (99, 3600)]:
+        await shop.run("update sagas set attempts = %s, ready_at = clock()", attempts - 1)
+        await shop.settle(await shop.advance(), UNKNOWN)
         waits = await shop.values(
-            "select extract(epoch from next_attempt(3, %s) - clock())::float8"
-            " from generate_series(1, 200)",
+            "select extract(epoch from s.ready_at - e.created_at)::float8"
+            " from sagas as s inner join saga_events as e"
+            " on e.saga_id = s.id and e.next_attempt_at = s.ready_at"
+            " where e.event_type = 'step_failed' and e.attempt = %s",
             attempts,
         )
+        assert len(waits) == 200
         assert longest / 2 - 0.1 < min(waits) < longest * 0.6
         assert longest * 0.9 < max(waits) < longest + 0.1
 

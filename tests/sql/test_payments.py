@@ -43,16 +43,18 @@ async def test_amounts_stay_within_each_other(shop: Shop, requested: UUID, amoun
         await shop.run(f"update payments set {amounts} where order_id = %s", requested)
 
 
-@pytest.mark.parametrize("amount", ["captured_amount", "refunded_amount", "voided_amount"])
-async def test_money_that_moved_stays_moved(shop: Shop, requested: UUID, amount: str) -> None:
+@pytest.mark.parametrize(
+    "less", ["captured_amount = 9.99", "refunded_amount = 8.99", "voided_amount = 9.99"]
+)
+async def test_money_that_moved_stays_moved(shop: Shop, requested: UUID, less: str) -> None:
     """What was captured, refunded or voided never shrinks."""
     shop.audited = False
     await shop.run(
-        "update payments set authorized_amount = 20, captured_amount = 10, refunded_amount = 10,"
+        "update payments set authorized_amount = 20, captured_amount = 10, refunded_amount = 9,"
         " voided_amount = 10"
     )
     with shop.refused("DP005"):
-        await shop.run(f"update payments set {amount} = 9.99 where order_id = %s", requested)
+        await shop.run(f"update payments set {less} where order_id = %s", requested)
 
 
 @pytest.mark.parametrize(

@@ -311,7 +311,7 @@ async def test_movements_need_an_inventory_row(shop: Shop) -> None:
     product = await shop.product()
     with shop.refused("DP010"):
         await shop.run(
-            "select apply_movements('receive', array[%s], array[%s], array[%s], array[1], '{}')",
+            "select apply_movements('receive', array[%s], array[%s], array[%s], array[1])",
             uuid4(),
             shop.lisbon,
             product,
