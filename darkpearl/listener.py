@@ -123,14 +123,13 @@ class Listener:
     async def _work(self, pool: database.Pool, bell: database.Bell) -> None:
         while not self._stopping:
             await self._keep_house(pool)
-            if await self._work_off(pool):
-                continue
+            await self._work_off(pool)
             closed = await bell.close_gate()
             # The last look, after which every writer rings.
             found = await self._work_off(pool)
             if closed and not found and not self._stopping:
                 await bell.wait(self._wake, self._settings.poll_seconds)
-            await _all(bell.open_gate(), self._work_off(pool))
+            await _all(self._work_off(pool), bell.open_gate())
         await self._finish(pool)
 
     async def _work_off(self, pool: database.Pool) -> bool:
@@ -143,6 +142,7 @@ class Listener:
         """
         found = False
         wanted = not self._stopping
+        asked = 0
         passes: dict[str, asyncio.Task[int]] = {}
         try:
             while True:
@@ -152,6 +152,7 @@ class Listener:
                 if self._unsettled and "settle" not in passes:
                     passes["settle"] = asyncio.create_task(self._settle(pool))
                 if wanted and "advance" not in passes and (room := self._room()) > 0:
+                    asked = room
                     passes["advance"] = asyncio.create_task(self._advance(pool, room))
                 if not passes:
                     return found
@@ -159,7 +160,9 @@ class Listener:
                 for kind in [kind for kind, task in passes.items() if task.done()]:
                     count = passes.pop(kind).result()
                     found |= count > 0
-                    wanted = count > 0 and not self._stopping
+                    # Who found less than there was room for looks again when an answer is settled:
+                    # what has come until then is one batch, and no core is taken from the settling.
+                    wanted = not self._stopping and (kind == "settle" or count == asked)
         except asyncio.CancelledError:
             for task in passes.values():
                 task.cancel()
