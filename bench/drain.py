@@ -3,6 +3,8 @@
 import asyncio
 from typing import Any
 
+import psycopg
+
 from bench.harness import Meter, Shop, listeners, until_drained
 
 
@@ -16,7 +18,7 @@ async def drain(
     settings: dict[str, Any] | None = None,
     **filling: Any,
 ) -> dict[str, Any]:
-    """Fill, then measure from the moment that the held-back sagas become ready to the last end.
+    """Fill, then measure from the moment that the held-back sagas can be claimed to the last end.
 
     Args:
         target: where.
@@ -28,22 +30,19 @@ async def drain(
         filling: for `Shop.fill`.
     """
     await target.fill(orders, **filling)
-    # Listeners start first and find nothing: their start is not what is measured.
-    await target.connection.execute(
-        "update sagas set ready_at = 'infinity' where ready_at is not null"
-    )
     await target.settle_down()
-    with listeners(target.url, count, batch_size=batch_size, **settings or {}) as processes:
-        await _all_asleep(target, count)
-        meter = Meter(target, processes)
-        await meter.begin()
-        async with target.connection.transaction():
-            await target.connection.execute(
-                "update sagas set ready_at = created_at where ready_at = 'infinity'"
-            )
-            await target.connection.execute("select ring_bell()")
-        await until_drained(target)
-        await meter.end()
+    async with await psycopg.AsyncConnection.connect(target.url) as holder:
+        # Listeners start first and find nothing, since a claim skips what is locked: their start is
+        # not what is measured, and the rows stay as the orders left them.
+        await holder.execute("select from darkpearl.sagas for update")
+        with listeners(target.url, count, batch_size=batch_size, **settings or {}) as processes:
+            await _all_asleep(target, count)
+            meter = Meter(target, processes)
+            await meter.begin()
+            await holder.execute("select darkpearl.ring_bell()")
+            await holder.commit()
+            await until_drained(target)
+            await meter.end()
     figures = await meter.per_order(orders)
     if audit:
         await target.check()
