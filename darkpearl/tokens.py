@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import time
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 from uuid import UUID
@@ -32,6 +33,8 @@ KEEP_SECONDS = 300.0
 """How old fetched keys grow before they are fetched again: a withdrawn key is out by then."""
 REFETCH_SECONDS = 10.0
 """Rest between two fetches for the sake of a key that isn't known."""
+MOST_VERIFIED = 1000
+"""Tokens whose signature isn't worked out again; beyond it the one unseen for longest goes."""
 PUBLIC_ALGORITHMS = ("RS256", "ES256")
 
 _REASONS: dict[type[Exception], str] = {
@@ -61,14 +64,28 @@ ANONYMOUS = Identity("anon", '{"role": "anon"}')
 """Who gives no token."""
 
 
+class _Verified(msgspec.Struct, frozen=True):
+    """A token that was found valid, and the key it was checked with."""
+
+    algorithm: str
+    key_id: str | None
+    key: str | jwt.PyJWK
+    identity: Identity
+
+
 class Verifier:
-    """Tells identities from Authorization headers; used as a context manager."""
+    """Tells identities from Authorization headers; used as a context manager.
+
+    A signature is checked once for each key that it is held against: a token that comes again
+    is as good as before while its key is still the published one and it hasn't expired.
+    """
 
     def __init__(
         self, settings: Settings, transport: httpx.AsyncBaseTransport | None = None
     ) -> None:
         self._settings = settings
         self._keys = PublishedKeys(settings.jwt_jwks, transport) if settings.jwt_jwks else None
+        self._verified: OrderedDict[str, _Verified] = OrderedDict()
 
     async def __aenter__(self) -> Self:
         return self
@@ -91,22 +108,43 @@ class Verifier:
             raise invalid("The Authorization header isn't Bearer and a token.")
         if len(token) > LONGEST_TOKEN:
             raise invalid(f"It is longer than {LONGEST_TOKEN} characters.")
+        token = token.strip()
         try:
-            return _identity(await self._claims(token.strip()))
+            known = self._verified.get(token)
+            if known and await self._still_holds(known):
+                self._verified.move_to_end(token)
+                return known.identity
+            known = self._verified[token] = await self._verify(token)
         except (jwt.PyJWTError, ValueError, OverflowError, RecursionError) as error:
+            self._verified.pop(token, None)
             raise invalid(_REASONS.get(type(error), "It can't be read.")) from None
+        if len(self._verified) > MOST_VERIFIED:
+            self._verified.popitem(last=False)
+        return known.identity
 
-    async def _claims(self, token: str) -> dict[str, Any]:
-        settings = self._settings
-        header = jwt.get_unverified_header(token)
-        algorithm = str(header.get("alg"))
-        key: str | jwt.PyJWK | None = None
+    async def _still_holds(self, known: _Verified) -> bool:
+        expires_at = known.identity.expires_at + self._settings.jwt_leeway_seconds
+        return (
+            expires_at > time.time() and await self._key(known.algorithm, known.key_id) is known.key
+        )
+
+    async def _key(self, algorithm: str, key_id: str | None) -> str | jwt.PyJWK | None:
         if algorithm == "HS256":
-            key = settings.jwt_secret
-        elif algorithm in PUBLIC_ALGORITHMS and self._keys:
-            key = await self._keys.find(header.get("kid"), algorithm)
+            return self._settings.jwt_secret
+        if algorithm in PUBLIC_ALGORITHMS and self._keys:
+            return await self._keys.find(key_id, algorithm)
+        return None
+
+    async def _verify(self, token: str) -> _Verified:
+        header = jwt.get_unverified_header(token)
+        algorithm, key_id = str(header.get("alg")), header.get("kid")
+        key = await self._key(algorithm, key_id)
         if key is None:
             raise invalid("It is signed with a key or in a way that isn't accepted here.")
+        return _Verified(algorithm, key_id, key, _identity(self._claims(token, algorithm, key)))
+
+    def _claims(self, token: str, algorithm: str, key: str | jwt.PyJWK) -> dict[str, Any]:
+        settings = self._settings
         required = ["exp", "role"]
         required += ["iss"] if settings.jwt_issuer else []
         required += ["aud"] if settings.jwt_audience else []

@@ -27,7 +27,12 @@ from darkpearl.errors import (
 )
 from darkpearl.tokens import ANONYMOUS, Identity
 
-STATEMENT_TIMEOUT = "10s"
+_FOR_THE_CALLER = (
+    b"select set_config('role', %s, true), set_config('request.jwt.claims', %s, true),"
+    b" set_config('application_name', %s, true), set_config('request.id', %s, true)"
+)
+"""What a transaction is told of its caller; gone with it."""
+_TRACED = _FOR_THE_CALLER + b", set_config('request.traceparent', %s, true)"
 
 T = TypeVar("T")
 Parameters = dict[str, Any]
@@ -80,22 +85,16 @@ class Caller:
             async with self._pool.connection() as connection, connection.pipeline() as pipeline:
                 try:
                     await connection.execute("begin")
-                    await connection.execute(
-                        "select set_config('role', %s, true),"
-                        " set_config('request.jwt.claims', %s, true),"
-                        " set_config('statement_timeout', %s, true),"
-                        " set_config('application_name', %s, true),"
-                        " set_config('request.id', %s, true),"
-                        " set_config('request.traceparent', %s, true)",
-                        [
-                            self._identity.role,
-                            self._identity.claims,
-                            STATEMENT_TIMEOUT,
-                            f"darkpearl api {asked.request_id}".rstrip(),
-                            asked.request_id,
-                            asked.traceparent,
-                        ],
-                    )
+                    settings = [
+                        self._identity.role,
+                        self._identity.claims,
+                        f"darkpearl api {asked.request_id}".rstrip(),
+                        asked.request_id,
+                    ]
+                    if asked.traceparent:
+                        await connection.execute(_TRACED, [*settings, asked.traceparent])
+                    else:
+                        await connection.execute(_FOR_THE_CALLER, settings)
                     yield lambda query, parameters: connection.execute(query.encode(), parameters)
                     await connection.execute("commit")
                 except Exception:
@@ -158,18 +157,21 @@ async def caller(request: Request[Any, Any, Any], state: State) -> Caller:
         UnauthorizedError: the token isn't valid.
         TooOftenError: the caller asks too often; who sends bad tokens is its address.
     """
-    address = address_key(request.client.host if request.client else "")
     asked = exchange.current()
     try:
         identity = await state.tokens.identify(request.headers.getall("authorization", []))
     except UnauthorizedError:
-        asked.rate_limit = state.limiter.take(address)
+        asked.rate_limit = state.limiter.take(_address(request))
         raise
     asked.role = identity.role
     asked.rate_limit = state.limiter.take(
-        f"sub {identity.subject}" if identity.subject else address
+        f"sub {identity.subject}" if identity.subject else _address(request)
     )
     return Caller(state.pool, identity)
+
+
+def _address(request: Request[Any, Any, Any]) -> str:
+    return address_key(request.client.host if request.client else "")
 
 
 def insert(table: LiteralString, row: Struct) -> Statement:

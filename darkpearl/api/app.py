@@ -41,6 +41,7 @@ from darkpearl.tokens import Verifier
 if TYPE_CHECKING:
     from darkpearl.tracing import Tracing
 
+STATEMENT_TIMEOUT = "10s"
 LOGIN = "darkpearl_api"
 """Whose sessions the API's are: the only ones whose claims the database believes."""
 
@@ -76,7 +77,10 @@ def create_app(settings: Settings, database_url: str, tracing: "Tracing | None" 
         async with (
             Verifier(settings) as app.state.tokens,
             database.open_pool(
-                database_url, size=settings.pool_size, name="darkpearl api", login=LOGIN
+                database.with_options(database_url, f"-c statement_timeout={STATEMENT_TIMEOUT}"),
+                size=settings.pool_size,
+                name="darkpearl api",
+                login=LOGIN,
             ) as app.state.pool,
         ):
             app.state.metrics = monitoring.page(app.state.pool)

@@ -59,8 +59,12 @@ async def created(
     return Period(*moments.values())
 
 
-def refuse_unknown(request: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+async def refuse_unknown(
+    request: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler
+) -> None:
     """Refuse query parameters that the handler doesn't take: a misspelt filter filters nothing.
+
+    A coroutine, though it waits for nothing: Litestar gives a function that is none to a thread.
 
     Raises:
         BadRequestError: naming each of them, and what there is.

@@ -96,11 +96,15 @@ async def test_requests_act_as_the_role_of_their_token(api: Api, app: Litestar) 
     ]
 
 
-async def test_a_statement_has_a_time_limit(
-    app: Litestar, api: Api, problem: Problem, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An application that is started now waits for no statement."""
+    monkeypatch.setattr("darkpearl.api.app.STATEMENT_TIMEOUT", "200ms")
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_statement_has_a_time_limit(app: Litestar, api: Api, problem: Problem) -> None:
     """A query that takes too long is given up with 503 and Retry-After."""
-    monkeypatch.setattr("darkpearl.api.access.STATEMENT_TIMEOUT", "20ms")
 
     @get("/slow")
     async def slow(caller: NamedDependency[Caller]) -> None:
