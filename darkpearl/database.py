@@ -95,6 +95,7 @@ class Bell:
 
     def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
         self._connection = connection
+        self.gate_is_closed = False
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -107,26 +108,35 @@ class Bell:
             await connection.execute(f"listen {CHANNEL}")
             yield cls(connection)
 
-    async def close_gate(self) -> bool:
-        """Announce sleep. True: every writer rings from now on. Listens again if that was lost."""
+    async def close_gate(self) -> None:
+        """Announce sleep. If the gate is closed then, every writer rings from now on.
+
+        Listens again if that was lost.
+        """
         cursor = await self._connection.execute(
             "select close_gate(), %s in (select pg_listening_channels())", [CHANNEL]
         )
         closed, listening = await cursor.fetchone() or (False, False)
         if not listening:
             await self._connection.execute(f"listen {CHANNEL}")
-        return bool(closed and listening)
+        self.gate_is_closed = bool(closed and listening)
 
     async def open_gate(self) -> None:
         """Awake again: writers need not ring."""
+        self.gate_is_closed = False
         await self._connection.execute("select open_gate()")
 
-    async def wait(self, event: asyncio.Event, seconds: float) -> None:
-        """Return when the bell rings, when the event is set, or after so many seconds."""
+    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        """Return when the bell rings, when the event is set, or after so many seconds.
+
+        Returns:
+            Whether it was for one of the first two.
+        """
         heard = asyncio.ensure_future(self._hear(seconds))
         told = asyncio.ensure_future(event.wait())
         try:
             await asyncio.wait((heard, told), return_when=asyncio.FIRST_COMPLETED)
+            return told.done() or heard.result()
         finally:
             told.cancel()
             heard.cancel()
@@ -134,6 +144,7 @@ class Bell:
             with contextlib.suppress(asyncio.CancelledError):
                 await heard
 
-    async def _hear(self, seconds: float) -> None:
+    async def _hear(self, seconds: float) -> bool:
         async for _ in self._connection.notifies(timeout=seconds, stop_after=1):
-            pass
+            return True
+        return False

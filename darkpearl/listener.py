@@ -123,26 +123,28 @@ class Listener:
     async def _work(self, pool: database.Pool, bell: database.Bell) -> None:
         while not self._stopping:
             await self._keep_house(pool)
-            await self._work_off(pool)
-            closed = await bell.close_gate()
-            # The last look, after which every writer rings.
-            found = await self._work_off(pool)
-            if closed and not found and not self._stopping:
-                await bell.wait(self._wake, self._settings.poll_seconds)
-            await _all(self._work_off(pool), bell.open_gate())
+            if not bell.gate_is_closed:
+                await self._work_off(pool, bell)
+                await bell.close_gate()
+            # What the bell rang for; or the last look, after which every writer rings.
+            await self._work_off(pool, bell)
+            if (
+                bell.gate_is_closed
+                and not self._stopping
+                and not await bell.wait(self._wake, self._settings.poll_seconds)
+            ):
+                await bell.open_gate()  # to close it anew, which finds out whether it still hears
         await self._finish(pool)
 
-    async def _work_off(self, pool: database.Pool) -> bool:
+    async def _work_off(self, pool: database.Pool, bell: database.Bell) -> None:
         """Settle what is answered and claim what is ready, until there is neither.
 
-        Both at once, each on a connection of its own and at its own pace.
-
-        Returns:
-            Whether there was anything.
+        Both at once, each on a connection of its own and at its own pace. Writers go on ringing
+        until there is more than one claim takes: for an order now and then, opening the gate and
+        closing it again is half of the work.
         """
-        found = False
         wanted = not self._stopping
-        asked = 0
+        asked = claims = 0
         passes: dict[str, asyncio.Task[int]] = {}
         try:
             while True:
@@ -155,11 +157,14 @@ class Listener:
                     asked = room
                     passes["advance"] = asyncio.create_task(self._advance(pool, room))
                 if not passes:
-                    return found
+                    return
                 await asyncio.wait(passes.values(), return_when=asyncio.FIRST_COMPLETED)
                 for kind in [kind for kind, task in passes.items() if task.done()]:
                     count = passes.pop(kind).result()
-                    found |= count > 0
+                    if kind == "advance" and count:
+                        claims += 1
+                        if bell.gate_is_closed and (claims > 1 or count == asked):
+                            await bell.open_gate()
                     # Who found less than there was room for looks again when an answer is settled:
                     # what has come until then is one batch, and no core is taken from the settling.
                     wanted = not self._stopping and (kind == "settle" or count == asked)

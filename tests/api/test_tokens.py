@@ -147,6 +147,38 @@ async def test_the_only_key_needs_no_id(issuer: Issuer) -> None:
         await ask(PUBLISHED, token, issuer)
 
 
+async def test_a_token_that_comes_again_is_verified_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its signature is worked out the first time, until so many others have come."""
+    verified: list[str] = []
+    decode = jwt.decode
+
+    def counted(token: str, *args: Any, **options: Any) -> Any:
+        verified.append(token)
+        return decode(token, *args, **options)
+
+    monkeypatch.setattr(jwt, "decode", counted)
+    monkeypatch.setattr(tokens, "MOST_VERIFIED", 2)
+    one, two, three = (signed(sub=str(uuid4())) for _ in range(3))
+    async with Verifier(Settings(jwt_secret=SECRET)) as verifier:
+        first = await verifier.identify(bearer(one))
+        assert await verifier.identify(bearer(one)) == first
+        assert verified == [one]
+        for token in (two, one, three, one, two):
+            await verifier.identify(bearer(token))
+    assert verified == [one, two, three, two]
+
+
+async def test_a_token_that_comes_again_may_have_expired(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it was believed before is no excuse."""
+    token = signed()
+    async with Verifier(Settings(jwt_secret=SECRET)) as verifier:
+        identity = await verifier.identify(bearer(token))
+        monkeypatch.setattr(time, "time", lambda: identity.expires_at - 1)
+        assert await verifier.identify(bearer(token)) is identity
+        monkeypatch.setattr(time, "time", lambda: identity.expires_at + 3600)
+        assert not await verifier._still_holds(verifier._verified[token])
+
+
 async def test_clocks_may_differ_by_the_leeway() -> None:
     """A token that has just ended or is about to begin counts, within the leeway alone."""
     lenient = Settings(jwt_secret=SECRET, jwt_leeway_seconds=30)

@@ -133,6 +133,28 @@ async def test_a_pass_locks_all_its_shelves_at_once(shop: Shop, connect: Any, wa
     shop.audited = False
 
 
+async def test_a_pass_locks_its_shelves_in_key_order(shop: Shop, connect: Any, waits: Any) -> None:
+    """Whatever the order of the lines, a pass that waits for a shelf holds none behind it."""
+    low, high = sorted([await shop.product(on_hand=5), await shop.product(on_hand=5)])
+    orders = [await shop.order((high, 1), (low, 1)), await shop.order((high, 1))]
+    holder = await connect(autocommit=False)
+    mover = await connect()
+    await holder.execute("select from inventory where product_id = %s for update", [low])
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(
+            mover.execute,
+            "select move_goods(all_warehouses(), %s, array['reserve_stock', 'reserve_stock'])",
+            [orders],
+        )
+        await waits(mover.info.backend_pid)
+        await holder.execute(
+            "select from inventory where product_id = %s for update nowait", [high]
+        )
+        await holder.commit()
+    shop.audited = False
+
+
 async def test_opposite_transfers_do_not_deadlock(shop: Shop, connect: Any, waits: Any) -> None:
     """Transfers lock both shelves in key order, whichever way the goods go."""
     product = await shop.product(on_hand=10)

@@ -94,6 +94,63 @@ async def test_the_bell_wakes_a_sleeping_listener(shop: Shop, listening: Any, un
     assert sorted(took)[10] < 0.25
 
 
+@pytest.fixture
+async def openings(shop: Shop) -> Callable[[], Awaitable[int]]:
+    """How often the gate was opened."""
+    await shop.run("create table opening (at timestamptz)")
+    await shop.run("grant insert on opening to darkpearl_listener")
+    await shop.run(
+        "create or replace function open_gate() returns void language sql"
+        " set search_path = darkpearl, pg_temp"
+        " as 'insert into opening values (now()); select pg_advisory_unlock(gate_key())'"
+    )
+
+    async def count() -> int:
+        return await shop.value("select count(*) from opening")
+
+    return count
+
+
+async def test_the_gate_stays_closed_for_an_order_now_and_then(
+    shop: Shop, listening: Any, until: Any, openings: Callable[[], Awaitable[int]]
+) -> None:
+    """Who places one order after the other rings for each; the sleeper needn't open and close."""
+    product = await shop.product(on_hand=100)
+    await listening(MockGateway(1.0), poll_seconds=3600)
+    for number in range(1, 6):
+        await until(asleep(shop))
+        await shop.order((product, 1))
+
+        async def done(number: int = number) -> bool:
+            return (await shop.statuses()).get("fulfilled") == number
+
+        await until(done)
+    assert await openings() == 0
+
+
+async def test_the_gate_opens_for_a_crowd(
+    shop: Shop, connect: Any, listening: Any, until: Any, openings: Callable[[], Awaitable[int]]
+) -> None:
+    """With more waiting than one claim takes, the sleeper is awake, and writers need not ring."""
+    product = await shop.product(on_hand=100)
+    await listening(MockGateway(1.0), poll_seconds=3600, batch_size=3)
+    await until(asleep(shop))
+    crowd = await connect(autocommit=False)
+    for _ in range(10):
+        await crowd.execute(
+            "select place_order(%s, jsonb_build_array("
+            "jsonb_build_object('product_id', %s::uuid, 'quantity', 1)))",
+            [shop.lisbon, product],
+        )
+    await crowd.commit()
+
+    async def done() -> bool:
+        return await shop.statuses() == {"fulfilled": 10}
+
+    await until(done)
+    assert await openings() >= 1
+
+
 async def test_a_lost_bell_is_caught_up_by_the_poll(shop: Shop, listening: Any, until: Any) -> None:
     """An order whose bell nobody heard is found by the next poll."""
     product = await shop.product(on_hand=10)
