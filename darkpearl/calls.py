@@ -17,6 +17,8 @@ from darkpearl.gateways import Answer, Call, Gateway
 if TYPE_CHECKING:
     from darkpearl.tracing import Tracing
 
+TURN = 100
+"""Answers that come without waiting, before others have their turn."""
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 _log = logging.getLogger(__name__)
@@ -126,6 +128,7 @@ class Calls:
             "lookup": gateway.lookup,
         }
         self._queue: asyncio.Queue[tuple[Request, float]] = asyncio.Queue()
+        self._out = 0
         self._answers: list[Settlement] = []
 
     def put(self, request: Request) -> None:
@@ -136,6 +139,11 @@ class Calls:
     def queue(self) -> int:
         """Requests that wait for their call to begin, while their leases run."""
         return self._queue.qsize()
+
+    @property
+    def held_up(self) -> bool:
+        """Whether all calls that may be made at once wait for the gateway."""
+        return self._out >= self._concurrency
 
     def take_answers(self) -> list[Settlement]:
         """The answers that have come since the last time."""
@@ -151,9 +159,13 @@ class Calls:
     async def _work(self) -> None:
         while True:
             request, lease_until = await self._queue.get()
+            self._out += 1
             answer = await self._ask(request, lease_until - time.monotonic())
+            self._out -= 1
             self._answers.append(Settlement(request.saga_id, request.lease_token, answer))
             self.answered.set()
+            if len(self._answers) % TURN == 0:
+                await asyncio.sleep(0)
 
     async def _ask(self, request: Request, seconds: float) -> Answer:
         if seconds <= 0:

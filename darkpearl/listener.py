@@ -32,6 +32,8 @@ HOUSEKEEPING_SECONDS = 3600.0
 FORGET_BATCH = 10_000
 """Idempotency keys that one statement of housekeeping removes at most."""
 LONGEST_BACKOFF_SECONDS = 5.0
+Passes = dict[str, asyncio.Task[int]]
+"""Transactions under way, advance or settle; each tells how many sagas it was about."""
 _log = logging.getLogger(__name__)
 
 
@@ -67,6 +69,7 @@ class Listener:
         self._unsettled: list[Settlement] = []
         self._outstanding = 0
         self._settling = 0
+        self._asked = 0
         self._stopping = False
         self._main: asyncio.Task[None] | None = None
         self._housekept = float("-inf")
@@ -144,30 +147,25 @@ class Listener:
         closing it again is half of the work.
         """
         wanted = not self._stopping
-        asked = claims = 0
-        passes: dict[str, asyncio.Task[int]] = {}
+        claims = 0
+        passes: Passes = {}
         try:
             while True:
-                await asyncio.sleep(0)  # callers whose gateway answers at once have theirs now
-                self._wake.clear()
-                self._unsettled += self._calls.take_answers()
-                if self._unsettled and "settle" not in passes:
-                    passes["settle"] = asyncio.create_task(self._settle(pool))
-                if wanted and "advance" not in passes and (room := self._room()) > 0:
-                    asked = room
-                    passes["advance"] = asyncio.create_task(self._advance(pool, room))
+                await asyncio.sleep(0)  # callers whose gateway answers at once have theirs soon
+                if self._start(pool, passes, wanted=wanted):
+                    continue
                 if not passes:
                     return
-                await asyncio.wait(passes.values(), return_when=asyncio.FIRST_COMPLETED)
+                await self._one_of(passes)
                 for kind in [kind for kind, task in passes.items() if task.done()]:
                     count = passes.pop(kind).result()
                     if kind == "advance" and count:
                         claims += 1
-                        if bell.gate_is_closed and (claims > 1 or count == asked):
+                        if bell.gate_is_closed and (claims > 1 or count == self._asked):
                             await bell.open_gate()
                     # Who found less than there was room for looks again when an answer is settled:
                     # what has come until then is one batch, and no core is taken from the settling.
-                    wanted = not self._stopping and (kind == "settle" or count == asked)
+                    wanted = not self._stopping and (kind == "settle" or count == self._asked)
         except asyncio.CancelledError:
             for task in passes.values():
                 task.cancel()
@@ -175,13 +173,42 @@ class Listener:
         finally:
             await _all(*passes.values())
 
+    def _start(self, pool: database.Pool, passes: Passes, *, wanted: bool) -> bool:
+        """Start a settle if there are answers, and an advance if one is wanted and has room.
+
+        Returns:
+            Whether answers come as fast as they are asked for. All of them are one batch then.
+        """
+        self._wake.clear()
+        self._unsettled += self._calls.take_answers()
+        coming = self._calls.queue > 0 and not self._calls.held_up
+        if self._unsettled and not coming and "settle" not in passes:
+            passes["settle"] = asyncio.create_task(self._settle(pool))
+        if wanted and "advance" not in passes and (room := self._room()) > 0:
+            self._asked = room
+            passes["advance"] = asyncio.create_task(self._advance(pool, room))
+        return coming
+
+    async def _one_of(self, passes: Passes) -> None:
+        """Return when a pass is done, or there are answers and nobody settles."""
+        wanted: list[asyncio.Future[Any]] = [*passes.values()]
+        answered = None
+        if "settle" not in passes:
+            answered = asyncio.ensure_future(self._wake.wait())
+            wanted.append(answered)
+        try:
+            await asyncio.wait(wanted, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if answered:
+                answered.cancel()
+
     def _room(self) -> int:
         """How many may be claimed now. What is being settled is on its way out.
 
-        None while more requests wait than calls are made at once: whoever is killed leaves as
+        None while requests wait because the gateway takes its time: whoever is killed leaves as
         little behind as can be.
         """
-        if self._calls.queue > self._settings.payment_concurrency:
+        if self._calls.held_up and self._calls.queue > self._settings.payment_concurrency:
             return 0
         if self._breaker.half_open:
             return 1 - self._outstanding
