@@ -8,7 +8,8 @@
 -- rows that other sagas need comes last.
 --
 -- A pass works on groups of sagas that stand at the same place; a group's step
--- function runs once for all of them and returns one outcome each. See 59_pass.sql.
+-- function runs once for all of them and returns one outcome each. See 56_plans.sql
+-- and 59_pass.sql.
 --
 -- A pass that raises is rolled back and tried in halves, until the saga that
 -- cannot be done stands alone and is recorded by fail_saga(). An outage
