@@ -81,7 +81,8 @@ class Edge:
             metrics.requests.labels(*labels).observe(answered - began)
             if span:
                 span.end(route, status)
-            _log(scope, asked, status, time.perf_counter() - began)
+            if logger.isEnabledFor(logging.INFO):
+                _log(scope, asked, status, time.perf_counter() - began)
 
     def _with_headers(
         self, given: Iterable[tuple[bytes, bytes]], scope: Scope, asked: Exchange
