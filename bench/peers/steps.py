@@ -20,7 +20,7 @@ from typing import Any
 
 import psycopg
 
-from darkpearl.gateways import Charge
+from darkpearl.gateways import Call
 from darkpearl.gateways.mock import MockGateway
 
 PAUSE_SECONDS = 0.05
@@ -129,7 +129,17 @@ _gateway = MockGateway(approval_rate=1)
 
 async def charge(order: str, amount: str) -> str:
     """Ask the gateway that DarkPearl asks; its reference."""
-    answer = await _gateway.charge(Charge(f"{order}:process_payment", Decimal(amount), "USD"))
+    key = f"{order}:process_payment"
+    answer = await _gateway.authorize(
+        Call(
+            operation="authorize",
+            idempotency_key=key,
+            payment_key=key,
+            amount=Decimal(amount),
+            currency="USD",
+            capture=True,
+        )
+    )
     if answer.reference is None:
         raise RuntimeError(f"order {order}: {answer.outcome}")
     return answer.reference
