@@ -7,6 +7,7 @@ from typing import Any
 
 from bench import http_clients, pgbench
 from bench.harness import Meter, Shop, listeners, shop, until_drained
+from bench.latency import commit_latency
 from bench.pgbench import Run
 from bench.rounds import Variant
 from darkpearl import embedded
@@ -36,9 +37,11 @@ async def _end_to_end(running: embedded.Server, place: Place, count: int) -> dic
             await until_drained(target)
         figures = await meter.per_order(run.transactions - backlog, counted=run.transactions)
         await target.check()
+        waited = await commit_latency(target)
     return {
         "produced_per_second": round(run.per_second),
         **figures,
+        **waited,
         "backlog_halfway": halfway,
         "backlog_at_the_end": backlog,
     }
