@@ -125,19 +125,13 @@ begin
     -- batch shares some of its first rows with any other: it waits here, and its
     -- UPDATE begins when the other has committed.
     if cardinality(p_quantities) > 50 then
-        perform
+        perform lock_stock(array_agg(m.warehouse_id), array_agg(m.product_id))
         from (
-            select i.id
-            from (
-                select distinct l.product_id, l.warehouse_id
-                from unnest(p_product_ids, p_warehouse_ids) as l (product_id, warehouse_id)
-                order by l.product_id, l.warehouse_id
-                limit 20
-            ) as m
-            inner join inventory as i on i.product_id = m.product_id and i.warehouse_id = m.warehouse_id
-            order by i.product_id, i.warehouse_id
-            for no key update of i
-        ) as locked;
+            select distinct l.product_id, l.warehouse_id
+            from unnest(p_product_ids, p_warehouse_ids) as l (product_id, warehouse_id)
+            order by l.product_id, l.warehouse_id
+            limit 20
+        ) as m;
     end if;
 
     with moved as (
