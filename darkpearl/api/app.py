@@ -110,7 +110,7 @@ def create_app(settings: Settings, database_url: str, tracing: "Tracing | None" 
             "listing": Provide(listing),
             "once": Provide(once),
         },
-        guards=[refuse_unknown],
+        before_request=refuse_unknown,
         lifespan=[pool],
         compression_config=CompressionConfig(
             "gzip",

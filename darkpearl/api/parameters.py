@@ -1,12 +1,12 @@
-"""Query parameters that lists share, and a guard against those that nobody takes."""
+"""Query parameters that lists share, and what refuses those that nobody takes."""
 
 from datetime import datetime
 from functools import cache
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
-from litestar.connection import ASGIConnection
-from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
+from litestar import Request
+from litestar.handlers import HTTPRouteHandler
 from litestar.params import QueryParameter
 from msgspec import Meta
 
@@ -59,16 +59,16 @@ async def created(
     return Period(*moments.values())
 
 
-async def refuse_unknown(
-    request: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler
-) -> None:
+async def refuse_unknown(request: Request[Any, Any, Any]) -> None:
     """Refuse query parameters that the handler doesn't take: a misspelt filter filters nothing.
 
     A coroutine, though it waits for nothing: Litestar gives a function that is none to a thread.
+    No guard either, since each of those is given a copy of the handler.
 
     Raises:
         BadRequestError: naming each of them, and what there is.
     """
+    handler = request.route_handler
     if not request.query_params or not isinstance(handler, HTTPRouteHandler):
         return
     if not handler.resolve_include_in_schema():
@@ -94,6 +94,6 @@ def contains(text: str | None) -> str | None:
 
 
 @cache
-def _known(handler: BaseRouteHandler, path: frozenset[str]) -> set[str]:
+def _known(handler: HTTPRouteHandler, path: frozenset[str]) -> set[str]:
     model = handler.create_kwargs_model(dict.fromkeys(path))  # type: ignore[arg-type]
     return {each.field_alias for each in model.expected_query_params}

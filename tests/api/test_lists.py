@@ -1,6 +1,7 @@
 """Lists: pages by offset and by cursor, sorts, filters, and parameters that nobody takes."""
 
 import base64
+import gc
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -8,6 +9,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from litestar.handlers import HTTPRouteHandler
 from shop import Shop
 
 from darkpearl.api.access import Caller, Statement
@@ -191,6 +193,20 @@ async def test_a_parameter_that_nobody_takes_is_refused(api: Api, problem: Probl
     problem(await api.delete(f"/orders/{uuid4()}?reson=x"), 400)
     problem(await api.post("/products?dry_run=1", json={}), 400)
     problem(await api.delete(f"/orders/{uuid4()}?reason=x"), 404, "DP010")
+
+
+async def test_a_request_with_parameters_leaves_nothing_behind(api: Api) -> None:
+    """What is known of a handler is kept once, not once for each request."""
+
+    def handlers() -> int:
+        gc.collect()
+        return sum(isinstance(each, HTTPRouteHandler) for each in gc.get_objects())
+
+    await api.get("/products", params={"limit": 1})
+    before = handlers()
+    for _ in range(5):
+        assert (await api.get("/products", params={"limit": 1})).is_success
+    assert handlers() == before
 
 
 @pytest.mark.parametrize("path", ["/products", "/warehouses", "/stock-movements", "/orders"])
