@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import gc
 import logging
 import signal
 import socket
@@ -216,6 +217,8 @@ async def serve(services: list[Service], greeting: Coroutine[Any, Any, None] | N
     Raises:
         ServiceError: a service ended by itself.
     """
+    gc.collect()
+    gc.freeze()  # what has been imported stays: the collector need not look through it again
     stopping = asyncio.Event()
 
     def on_signal() -> None:

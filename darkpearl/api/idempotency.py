@@ -10,10 +10,10 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 from litestar import Request
-from litestar.di import NamedDependency
+from litestar.datastructures import State
 from litestar.params import HeaderParameter
 
-from darkpearl.api.access import Caller, Statement, document
+from darkpearl.api.access import Caller, Statement, caller, document
 from darkpearl.api.versions import etag
 from darkpearl.api.wire import JsonResponse
 from darkpearl.errors import NotFoundError
@@ -89,14 +89,17 @@ class Once:
 
 
 async def once(
-    request: Request[Any, Any, Any],
-    caller: NamedDependency[Caller],
-    idempotency_key: IdempotencyKey = None,
+    request: Request[Any, Any, Any], state: State, idempotency_key: IdempotencyKey = None
 ) -> Once:
-    """What a request writes through. Its key stands for its method, its path and its body."""
+    """What a request writes through. Its key stands for its method, its path and its body.
+
+    Raises:
+        DarkPearlError: as caller().
+    """
+    acting = await caller(request, state)
     if idempotency_key is None:
-        return Once(caller, None)
+        return Once(acting, None)
     asked = sha256(f"{request.method} {request.url.path}\n".encode() + await request.body())
     # The draft's form is a quoted string; most clients send it bare. Both are one key.
     key = idempotency_key.removeprefix('"').removesuffix('"') or idempotency_key
-    return Once(caller, {"idempotency_key": key, "request_hash": asked.digest()})
+    return Once(acting, {"idempotency_key": key, "request_hash": asked.digest()})

@@ -4,6 +4,7 @@ The caller is the subject of a verified token, else the client's address; of IPv
 what one client has. A bucket is one number, the moment at which it is full again (GCRA).
 """
 
+import functools
 import ipaddress
 import math
 import time
@@ -58,6 +59,7 @@ class Limiter:
         return f'"default";r={left};t={math.ceil(full_at - now)}'
 
 
+@functools.lru_cache(MAX_BUCKETS)
 def address_key(host: str) -> str:
     """What clients at an address are counted as."""
     try:
