@@ -1,6 +1,5 @@
 """Ready orders, and listeners that work them off."""
 
-import asyncio
 from typing import Any
 
 import psycopg
@@ -35,8 +34,8 @@ async def drain(
         # Listeners start first and find nothing, since a claim skips what is locked: their start is
         # not what is measured, and the rows stay as the orders left them.
         await holder.execute("select from darkpearl.sagas for update")
-        with listeners(target.url, count, batch_size=batch_size, **settings or {}) as processes:
-            await _all_asleep(target, count)
+        how = {"batch_size": batch_size, **(settings or {})}
+        async with listeners(target, count, **how) as processes:
             meter = Meter(target, processes)
             await meter.begin()
             await holder.execute("select darkpearl.ring_bell()")
@@ -47,14 +46,3 @@ async def drain(
     if audit:
         await target.check()
     return {"bench": "drain", "listeners": count, "batch_size": batch_size, **figures}
-
-
-async def _all_asleep(target: Shop, count: int) -> None:
-    while True:
-        connected = await target.value(
-            "select count(*) from pg_stat_activity where application_name = 'darkpearl bell'"
-            " and datname = current_database() and state = 'idle'"
-        )
-        if connected == count:
-            return
-        await asyncio.sleep(0.05)

@@ -24,8 +24,7 @@ async def _end_to_end(running: embedded.Server, place: Place, count: int) -> dic
     async with shop(running) as target:
         if not count:
             return await _bare(target, place)
-        with listeners(target.url, count) as processes:
-            await asyncio.sleep(1)  # until they sleep
+        async with listeners(target, count) as processes:
             meter = Meter(target, processes)
             await meter.begin()
             producing = asyncio.create_task(place(target, clients=PRODUCERS, seconds=SECONDS))

@@ -8,9 +8,9 @@ import asyncio
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import time
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +42,11 @@ def server() -> Iterator[embedded.Server]:
         yield running
 
 
+LISTENING = """
+select count(*) from pg_stat_activity
+where datname = current_database() and application_name = 'darkpearl bell'
+    and state = 'idle' and query like '%%close_gate%%'
+"""
 OTHERS = """
 select exists (
     select from pg_stat_activity
@@ -164,24 +169,34 @@ async def shop(
         yield Shop(url, connection, running.pid)
 
 
-@contextlib.contextmanager
-def listeners(url: str, count: int, **settings: Any) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """So many listener processes, ended in order."""
+@contextlib.asynccontextmanager
+async def listeners(target: Shop, count: int, **settings: Any) -> AsyncIterator[list[Process]]:
+    """So many listener processes, connected and idle, ended in order.
+
+    Args:
+        target: whose sagas they work.
+        count: how many.
+        settings: of theirs, by name without the prefix.
+    """
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("DARKPEARL")},
-        "DARKPEARL_DATABASE_URL": url,
+        "DARKPEARL_DATABASE_URL": target.url,
         "DARKPEARL_MOCK_APPROVAL_RATE": "1",
         **{f"DARKPEARL_{name.upper()}": str(value) for name, value in settings.items()},
     }
     command = [sys.executable, "-m", "darkpearl", "listener"]
-    started = [subprocess.Popen(command, env=environment) for _ in range(count)]
+    started = [
+        await asyncio.create_subprocess_exec(*command, env=environment) for _ in range(count)
+    ]
     try:
+        while await target.value(LISTENING) < count:
+            await asyncio.sleep(0.05)
         yield started
     finally:
         for process in started:
             process.send_signal(signal.SIGTERM)
         for process in started:
-            process.wait(30)
+            await asyncio.wait_for(process.wait(), 30)
 
 
 @dataclass
@@ -193,7 +208,7 @@ class Meter:
     """
 
     shop: Shop
-    clients: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    clients: list[Process] = field(default_factory=list)
 
     async def begin(self) -> None:
         """Read all counters."""

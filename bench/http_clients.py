@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import random
@@ -10,7 +11,8 @@ import socket
 import sys
 import time
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 from bench.harness import Shop
 from bench.pgbench import Run
@@ -64,32 +66,56 @@ async def drive(target: Shop, port: int, clients: int, seconds: int) -> Run:
     rows = await target.connection.execute("select id from products order by sku limit 1000")
     products = [str(product) for (product,) in await rows.fetchall()]
 
-    token = tokens.mint(Settings(jwt_secret=SECRET), "service_role", None, 3600)
-
     def order() -> bytes:
         items = [
             {"product_id": random.choice(products[:500]), "quantity": random.randint(1, 3)},
             {"product_id": random.choice(products[500:]), "quantity": 1},
         ]
-        body = json.dumps({"warehouse_id": warehouse, "items": items}).encode()
-        head = "POST /orders HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
-        head += f"Authorization: Bearer {token}\r\n"
-        return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
-
-    async def client(deadline: float) -> int:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        placed = 0
-        while time.monotonic() < deadline:
-            writer.write(order())
-            head = (await reader.readuntil(b"\r\n\r\n")).lower()
-            length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
-            body = await reader.readexactly(length)
-            if b" 201 " not in head.split(b"\r\n")[0]:
-                raise SystemExit(f"the API refused an order: {body.decode()}")
-            placed += 1
-        writer.close()
-        return placed
+        return _request("POST /orders", {"warehouse_id": warehouse, "items": items})
 
     began = time.monotonic()
-    placed = sum(await asyncio.gather(*(client(began + seconds) for _ in range(clients))))
+    placed = sum(
+        await asyncio.gather(*(_client(port, seconds, order, b" 201 ") for _ in range(clients)))
+    )
     return Run(placed, placed / (time.monotonic() - began))
+
+
+async def read(port: int, seconds: int) -> int:
+    """A client that lists the newest orders of one status or another; how many lists it had."""
+
+    def page() -> bytes:
+        status = random.choice(("fulfilled", "pending", "cancelled"))
+        return _request(f"GET /orders?limit=20&status={status}")
+
+    return await _client(port, seconds, page, b" 200 ")
+
+
+@functools.cache
+def _token() -> str:
+    return tokens.mint(Settings(jwt_secret=SECRET), "service_role", None, 3600)
+
+
+def _request(what: str, body: dict[str, Any] | None = None) -> bytes:
+    head = f"{what} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {_token()}\r\n"
+    if body is None:
+        return f"{head}\r\n".encode()
+    content = json.dumps(body).encode()
+    head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    return head.encode() + content
+
+
+async def _client(port: int, seconds: float, request: Callable[[], bytes], status: bytes) -> int:
+    """One connection that asks again and again; how many answers it had, all of that status."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    deadline = time.monotonic() + seconds
+    answered = 0
+    while time.monotonic() < deadline:
+        writer.write(request())
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
+        body = await reader.readexactly(length)
+        if status not in head.split(b"\r\n")[0]:
+            raise SystemExit(f"the API refused: {body.decode()}")
+        answered += 1
+    writer.close()
+    return answered

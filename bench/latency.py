@@ -20,24 +20,26 @@ async def latency(target: Shop, orders: int) -> dict[str, Any]:
     """
     product = await target.value("select id from products order by sku limit 1")
     warehouse = await target.value("select id from warehouses limit 1")
-    async with await psycopg.AsyncConnection.connect(
-        database.as_role(target.url, "darkpearl_app"), autocommit=True
-    ) as app:
-        with listeners(target.url, 1):
-            for _ in range(orders + WARM_UP):
-                async with app.transaction():
-                    cursor = await app.execute(
-                        "insert into darkpearl.orders (warehouse_id) values (%s) returning id",
-                        [warehouse],
-                    )
-                    ((order,),) = await cursor.fetchall()
-                    await app.execute(
-                        "insert into darkpearl.order_items"
-                        " (order_id, warehouse_id, product_id, quantity) values (%s, %s, %s, 1)",
-                        [order, warehouse, product],
-                    )
-                await asyncio.sleep(PAUSE_SECONDS)
-            await until_drained(target)
+    async with (
+        await psycopg.AsyncConnection.connect(
+            database.as_role(target.url, "darkpearl_app"), autocommit=True
+        ) as app,
+        listeners(target, 1),
+    ):
+        for _ in range(orders + WARM_UP):
+            async with app.transaction():
+                cursor = await app.execute(
+                    "insert into darkpearl.orders (warehouse_id) values (%s) returning id",
+                    [warehouse],
+                )
+                ((order,),) = await cursor.fetchall()
+                await app.execute(
+                    "insert into darkpearl.order_items"
+                    " (order_id, warehouse_id, product_id, quantity) values (%s, %s, %s, 1)",
+                    [order, warehouse, product],
+                )
+            await asyncio.sleep(PAUSE_SECONDS)
+        await until_drained(target)
     await target.check()
     return {"bench": "latency at idle", "orders": orders, **await commit_latency(target)}
 

@@ -58,11 +58,12 @@ async def _open_loop(running: embedded.Server, rate: int) -> dict[str, Any]:
     busy, and that wait counts.
     """
     async with shop(running) as target:
-        with tempfile.TemporaryDirectory() as folder, listeners(target.url, 1):
+        with tempfile.TemporaryDirectory() as folder:
             log = Path(folder) / "log"
             options = ("--rate", str(rate), "--log", f"--log-prefix={log}")
-            run = await place_orders(target, *options, clients=CLIENTS, seconds=SECONDS)
-            await until_drained(target)
+            async with listeners(target, 1):
+                run = await place_orders(target, *options, clients=CLIENTS, seconds=SECONDS)
+                await until_drained(target)
             await _load(target, log)
         await target.check()
         figures = await target.value(PERCENTILES, WARM_UP_SECONDS)

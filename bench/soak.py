@@ -1,4 +1,4 @@
-"""Memory over a long time under load: the API and a listener, while clients place orders."""
+"""Memory over a long time: the API and a listener, while clients place orders and list them."""
 
 import asyncio
 import time
@@ -21,23 +21,32 @@ Samples = list[tuple[float, float]]
 
 
 async def soak(running: embedded.Server, minutes: float) -> list[dict[str, Any]]:
-    """Place orders for so long.
+    """Place orders for so long, and list them.
 
     Returns:
         A row per process: its resident memory in MB and whether that stayed flat.
     """
     async with shop(running) as target:
-        with listeners(target.url, 1) as (listener,):
+        async with listeners(target, 1) as (listener,):
             async with http_clients.api(target.url) as (port, server):
                 samplers = {"listener": Sampler(listener.pid), "API": Sampler(server.pid)}
                 sampling = [asyncio.create_task(each.run()) for each in samplers.values()]
-                run = await http_clients.drive(target, port, CLIENTS, round(minutes * 60))
+                seconds = round(minutes * 60)
+                reading = asyncio.create_task(http_clients.read(port, seconds))
+                run = await http_clients.drive(target, port, CLIENTS, seconds)
+                lists = await reading
                 for task in sampling:
                     task.cancel()
             await until_drained(target)
         await target.check()
     return [
-        {"variant": name, "orders": run.transactions, "minutes": minutes, **memory(each.samples)}
+        {
+            "variant": name,
+            "orders": run.transactions,
+            "lists": lists,
+            "minutes": minutes,
+            **memory(each.samples),
+        }
         for name, each in samplers.items()
     ]
 
