@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 TURN = 100
 """Answers that come without waiting, before others have their turn."""
+REMEMBERED_CALLS = 16
+SHORTEST_CALL_SECONDS = 1e-6
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 _log = logging.getLogger(__name__)
@@ -129,16 +131,30 @@ class Calls:
         }
         self._queue: asyncio.Queue[tuple[Request, float]] = asyncio.Queue()
         self._out = 0
+        self._lease_seconds = 0.0
+        self._call_seconds: float | None = None
         self._answers: list[Settlement] = []
 
     def put(self, request: Request) -> None:
         """Have a request made, before its lease runs out."""
+        self._lease_seconds = request.timeout_seconds
         self._queue.put_nowait((request, time.monotonic() + request.timeout_seconds))
 
     @property
     def queue(self) -> int:
         """Requests that wait for their call to begin, while their leases run."""
         return self._queue.qsize()
+
+    @property
+    def room(self) -> int:
+        """How many more requests would have their turn within half of their leases.
+
+        At the pace of the calls so far; until one has ended, as many as may be made at once.
+        """
+        if self._call_seconds is None:
+            return self._concurrency - self.queue
+        turns = self._lease_seconds / 2 / max(self._call_seconds, SHORTEST_CALL_SECONDS)
+        return max(1, int(self._concurrency * turns)) - self.queue
 
     @property
     def held_up(self) -> bool:
@@ -167,12 +183,19 @@ class Calls:
             if len(self._answers) % TURN == 0:
                 await asyncio.sleep(0)
 
+    def _took(self, seconds: float) -> None:
+        """Remember how long calls take, the last ones most."""
+        if self._call_seconds is None:
+            self._call_seconds = seconds
+        self._call_seconds += (seconds - self._call_seconds) / REMEMBERED_CALLS
+
     async def _ask(self, request: Request, seconds: float) -> Answer:
         if seconds <= 0:
             return Answer("unknown", message="its lease ran out before it could be made")
         if self._breaker.open:
             return Answer("unknown", message="not asked: the gateway has failed too often")
         seconds = min(seconds, self._timeout_seconds)
+        began = time.monotonic()
         try:
             async with asyncio.timeout(seconds):
                 answer = await self._answer(request)
@@ -182,6 +205,7 @@ class Calls:
             answer = Answer("unknown", message=f"{type(error).__name__}: {error}")
             debugging = _log.isEnabledFor(logging.DEBUG)
             _log.warning("saga %s: %s", request.saga_id, answer.message, exc_info=debugging)
+        self._took(time.monotonic() - began)
         if answer.outcome == "unknown":
             self._breaker.failed()
         else:

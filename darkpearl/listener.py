@@ -206,13 +206,18 @@ class Listener:
         """How many may be claimed now. What is being settled is on its way out.
 
         None while requests wait because the gateway takes its time: whoever is killed leaves as
-        little behind as can be.
+        little behind as can be. No more than the gateway gets to before leases run out, else a
+        slow one would use up the tries of orders that it was never asked about.
         """
         if self._calls.held_up and self._calls.queue > self._settings.payment_concurrency:
             return 0
         if self._breaker.half_open:
             return 1 - self._outstanding
-        return min(self._settings.batch_size, self._most - self._outstanding + self._settling)
+        return min(
+            self._settings.batch_size,
+            self._most - self._outstanding + self._settling,
+            self._calls.room,
+        )
 
     async def _advance(self, pool: database.Pool, limit: int) -> int:
         """Claim so many sagas at most; how many there were."""

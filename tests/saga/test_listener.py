@@ -210,6 +210,26 @@ async def test_several_listeners_share_the_work(shop: Shop, listening: Any, unti
     )
 
 
+async def test_no_lease_runs_out_in_the_queue_of_a_slow_gateway(
+    shop: Shop, listening: Any, until: Any
+) -> None:
+    """A listener claims what the gateway gets to in time; each order is asked about once."""
+    await shop.run(
+        "update saga_steps set timeout_seconds = 1, backoff_seconds = 0"
+        " where step_name = 'process_payment'"
+    )
+    product = await shop.product(on_hand=100)
+    for _ in range(30):
+        await shop.order((product, 1))
+    await listening(MockGateway(1.0, latency_seconds=0.15), payment_concurrency=2)
+
+    async def done() -> bool:
+        return await shop.statuses() == {"fulfilled": 30}
+
+    await until(done)
+    assert await shop.value("select max(attempt) from saga_events") == 1
+
+
 async def test_a_gateway_that_never_answers_is_asked_again_then_voided(
     shop: Shop, listening: Any, until: Any
 ) -> None:
