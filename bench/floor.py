@@ -39,16 +39,25 @@ async def floor(target: Shop, orders: int, clients: int) -> dict[str, Any]:
 
 
 def variants(running: embedded.Server) -> tuple[dict[str, Variant], list[str]]:
-    """The floor at each number of clients, the drain with one and two listeners."""
+    """The floor at each number of clients, the drain with one and two listeners.
+
+    The drain with the batches that a listener has when nothing else is said, and with larger ones.
+    """
 
     async def one_floor(clients: int) -> dict[str, Any]:
         async with shop(running) as target:
             return await floor(target, 1600 if clients == 1 else 4800, clients)
 
-    async def one_drain(listeners: int) -> dict[str, Any]:
+    async def one_drain(listeners: int, batch_size: int) -> dict[str, Any]:
         async with shop(running) as target:
-            return await drain(target, 20_000, listeners, 500)
+            return await drain(target, 20_000, listeners, batch_size)
 
     floors = {f"floor, {c} client{'s' * (c > 1)}": partial(one_floor, c) for c in CLIENTS}
-    drains = {f"drain, {n} listener{'s' * (n > 1)}": partial(one_drain, n) for n in (1, 2)}
+    drains = {
+        f"drain, {n} listener{'s' * (n > 1)}{', ' + much if much else ''}": partial(
+            one_drain, n, size
+        )
+        for n in (1, 2)
+        for much, size in (("", 500), ("batches of 1,000", 1000))
+    }
     return {**floors, **drains}, list(floors)
