@@ -76,6 +76,8 @@ def beyond_schemas(answer: schemathesis.Response) -> list[Any]:
     return []
 
 
+# The server is a thread of this process: its pool draws random numbers while cases are made up.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 @pytest.mark.parametrize("role", ["anon", "authenticated", "service_role"])
 def test_the_api_keeps_to_its_description(described: BaseSchema, role: tokens.Role) -> None:
     """Answers are as described; bad requests are refused and good ones are taken."""
