@@ -145,6 +145,8 @@ class Bell:
                 await heard
 
     async def _hear(self, seconds: float) -> bool:
+        heard = False
+        # All that came since the last time are one; the generator ends when it has given them.
         async for _ in self._connection.notifies(timeout=seconds, stop_after=1):
-            return True
-        return False
+            heard = True
+        return heard

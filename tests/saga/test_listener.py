@@ -76,6 +76,22 @@ def asleep(shop: Shop) -> Callable[[], Awaitable[bool]]:
     return gate_is_closed
 
 
+def fast_asleep(shop: Shop) -> Callable[[], Awaitable[bool]]:
+    """Whether a listener has looked a last time since it closed the gate, and found no more."""
+
+    async def has_looked() -> bool:
+        return await shop.value(
+            "select count(*) = 1 from pg_stat_activity as bell, pg_stat_activity as look"
+            " where bell.datname = current_database() and look.datname = current_database()"
+            " and bell.application_name = 'darkpearl bell' and bell.query ~ 'close_gate'"
+            " and look.application_name = 'darkpearl listener' and look.query ~ 'advance'"
+            " and look.query_start > bell.query_start"
+            " and bell.state = 'idle' and look.state = 'idle'"
+        )
+
+    return has_looked
+
+
 async def test_the_bell_wakes_a_sleeping_listener(shop: Shop, listening: Any, until: Any) -> None:
     """With the poll an hour away, an order is fulfilled because the bell rang, and at once."""
     product = await shop.product(on_hand=100)
@@ -149,6 +165,17 @@ async def test_the_gate_opens_for_a_crowd(
 
     await until(done)
     assert await openings() >= 1
+
+
+async def test_what_rang_while_it_was_awake_wakes_it_once(shop: Shop, database_url: str) -> None:
+    """However often the bell rang while nobody slept, that is one wake-up, and nothing is kept."""
+    quiet = asyncio.Event()
+    async with database.Bell.connect(database_url, "bell") as bell:
+        for _ in range(5):
+            await shop.run("notify darkpearl_bell")
+        await bell.close_gate()
+        assert await bell.wait(quiet, 10)
+        assert not await bell.wait(quiet, 0.01)
 
 
 async def test_a_lost_bell_is_caught_up_by_the_poll(shop: Shop, listening: Any, until: Any) -> None:
@@ -407,7 +434,7 @@ async def test_stop_finishes_what_is_in_hand(shop: Shop, listening: Any, until: 
     listener = await listening(gateway, poll_seconds=3600)
     await shop.order((product, 1))
     await asyncio.wait_for(gateway.called.wait(), 20)
-    await until(asleep(shop))
+    await until(fast_asleep(shop))
     listener.stop()
     await shop.order((product, 1))
     gateway.answer.set()
