@@ -34,8 +34,7 @@ async def drain(
         # Listeners start first and find nothing, since a claim skips what is locked: their start is
         # not what is measured, and the rows stay as the orders left them.
         await holder.execute("select from darkpearl.sagas for update")
-        how = {"batch_size": batch_size, **(settings or {})}
-        async with listeners(target, count, **how) as processes:
+        async with listeners(target, count, batch_size=batch_size, **settings or {}) as processes:
             meter = Meter(target, processes)
             await meter.begin()
             await holder.execute("select darkpearl.ring_bell()")

@@ -54,10 +54,8 @@ def variants(running: embedded.Server) -> tuple[dict[str, Variant], list[str]]:
 
     floors = {f"floor, {c} client{'s' * (c > 1)}": partial(one_floor, c) for c in CLIENTS}
     drains = {
-        f"drain, {n} listener{'s' * (n > 1)}{', ' + much if much else ''}": partial(
-            one_drain, n, size
-        )
+        f"drain, {n} listener{'s' * (n > 1)}{batches}": partial(one_drain, n, size)
         for n in (1, 2)
-        for much, size in (("", 500), ("batches of 1,000", 1000))
+        for batches, size in (("", 500), (", batches of 1,000", 1000))
     }
     return {**floors, **drains}, list(floors)

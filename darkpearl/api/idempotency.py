@@ -93,6 +93,8 @@ async def once(
 ) -> Once:
     """What a request writes through. Its key stands for its method, its path and its body.
 
+    Who takes it takes no caller besides, which would count the request twice against its limit.
+
     Raises:
         DarkPearlError: as caller().
     """
