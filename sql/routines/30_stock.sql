@@ -86,7 +86,8 @@ begin
         select i.product_id, i.warehouse_id, i.quantity_available, i.quantity_reserved
         from
             (select distinct k.product_id, k.warehouse_id from unnest(p_product_ids, p_warehouse_ids) as k (product_id, warehouse_id)) as k
-        inner join inventory as i using (product_id, warehouse_id)
+        inner join inventory as i
+            on i.product_id = any(array[k.product_id]) and i.warehouse_id = any(array[k.warehouse_id])
         order by i.product_id, i.warehouse_id
         for no key update of i
     ) as l;
@@ -96,130 +97,6 @@ $$;
 comment on function lock_stock(uuid[], uuid[]) is
     'Internal: locks inventory rows in key order and returns their quantities.';
 
--- Moves the quantities of inventory rows, each row once, and returns them as
--- they were found. The arrays are aligned, one element per movement; the signs
--- say what one unit does to the two quantities.
---
--- An UPDATE locks row by row, in the order in which its join finds them. Only
--- nested loops are allowed here, so that it is the order of the sorted keys.
--- Locks: inventory by (product_id, warehouse_id).
-create or replace function move_quantities(
-    p_warehouse_ids uuid[],
-    p_product_ids uuid[],
-    p_quantities integer[],
-    p_available_sign integer,
-    p_reserved_sign integer
-) returns locked_stock[]
-language plpgsql
-set search_path = darkpearl, pg_temp
-set enable_seqscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-as $$
-declare
-    v_now constant timestamptz := clock();
-    v_found locked_stock[];
-begin
-    -- Who comes upon a row that another pass holds waits in the middle of the UPDATE,
-    -- and has each row that the other has changed worked out a second time. A large
-    -- batch shares some of its first rows with any other: it waits here, and its
-    -- UPDATE begins when the other has committed.
-    if cardinality(p_quantities) > 50 then
-        perform lock_stock(array_agg(m.warehouse_id), array_agg(m.product_id))
-        from (
-            select distinct l.product_id, l.warehouse_id
-            from unnest(p_product_ids, p_warehouse_ids) as l (product_id, warehouse_id)
-            order by l.product_id, l.warehouse_id
-            limit 20
-        ) as m;
-    end if;
-
-    with moved as (
-        update inventory as i
-        set
-            quantity_available = i.quantity_available + p_available_sign * m.quantity,
-            quantity_reserved = i.quantity_reserved + p_reserved_sign * m.quantity,
-            updated_at = v_now,
-            version = i.version + 1
-        from (
-            select l.product_id, l.warehouse_id, sum(l.quantity)::integer as quantity
-            from unnest(p_product_ids, p_warehouse_ids, p_quantities) as l (product_id, warehouse_id, quantity)
-            group by l.product_id, l.warehouse_id
-            order by l.product_id, l.warehouse_id
-        ) as m
-        where i.product_id = m.product_id and i.warehouse_id = m.warehouse_id
-        returning row(
-            i.product_id, i.warehouse_id,
-            i.quantity_available - p_available_sign * m.quantity, i.quantity_reserved - p_reserved_sign * m.quantity
-        )::locked_stock as found
-    )
-    select array_agg(m.found) into v_found from moved as m;
-    return v_found;
-end
-$$;
-comment on function move_quantities(uuid[], uuid[], integer[], integer, integer) is
-    'Internal: moves inventory rows in key order and returns their quantities before.';
-
--- Appends movements, those of a shelf in the order given, each with the
--- quantities after it, and returns how many found their inventory row among
--- p_found, which says how the rows stood before. The arrays are aligned; the
--- signs say what one unit does to the two quantities.
--- Locks nothing; part of apply_movements().
-create or replace function append_movements(
-    p_movement_type movement_type,
-    p_correlation_ids uuid[],
-    p_warehouse_ids uuid[],
-    p_product_ids uuid[],
-    p_quantities integer[],
-    p_found locked_stock[],
-    p_available_sign integer,
-    p_reserved_sign integer,
-    p_notes text,
-    p_reference_type text,
-    p_reference_id uuid
-) returns bigint
-language plpgsql
-set search_path = darkpearl, pg_temp
-set enable_nestloop = off
-as $$
-declare
-    v_now constant timestamptz := clock();
-    -- The saga's own movements need no signature: the saga is the actor.
-    v_actor constant text := case
-        when p_movement_type not in ('reserve', 'release', 'fulfill') then current_actor()
-    end;
-    v_written bigint;
-begin
-    insert into stock_movements (
-        correlation_id, warehouse_id, product_id, movement_type, quantity,
-        available_after, reserved_after, reference_type, reference_id, notes, actor, created_at
-    )
-    select
-        m.correlation_id, m.warehouse_id, m.product_id, p_movement_type, m.quantity,
-        m.quantity_available + p_available_sign * m.running,
-        m.quantity_reserved + p_reserved_sign * m.running,
-        p_reference_type, p_reference_id, p_notes, v_actor, v_now
-    from (
-        select
-            l.*, f.quantity_available, f.quantity_reserved,
-            (
-                sum(l.quantity) over (
-                    partition by l.product_id, l.warehouse_id order by l.ordinality rows unbounded preceding
-                )
-            )::integer as running
-        from unnest(p_correlation_ids, p_warehouse_ids, p_product_ids, p_quantities)
-            with ordinality as l (correlation_id, warehouse_id, product_id, quantity, ordinality)
-        inner join unnest(p_found) as f using (product_id, warehouse_id)
-    ) as m
-    order by m.product_id, m.warehouse_id, m.ordinality;
-    get diagnostics v_written = row_count;
-    return v_written;
-end
-$$;
-comment on function append_movements(
-    movement_type, uuid[], uuid[], uuid[], integer[], locked_stock[], integer, integer, text, text, uuid
-) is 'Internal: writes the ledger rows of apply_movements().';
-
 -- Writes one set of movements: moves each inventory row once and appends the
 -- movements to the ledger, those of a row in the order given, each with the
 -- quantities after it. The arrays are aligned, one element per movement.
@@ -227,6 +104,9 @@ comment on function append_movements(
 -- It does not ask whether a movement is there already: the engine knows by the
 -- state of the saga, the functions below look first, and the constraint
 -- stock_movements_happen_once has the last word.
+--
+-- An UPDATE locks row by row, in the order in which its join finds them: here
+-- that of the sorted keys, since a look-up for each is the only plan there is.
 -- Locks: inventory by (product_id, warehouse_id).
 -- Raises: DP010 when a row is not stocked; a CHECK violation when a quantity
 -- would leave its bounds.
@@ -242,8 +122,10 @@ create or replace function apply_movements(
 ) returns void
 language plpgsql
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 declare
+    v_now constant timestamptz := clock();
     -- What one unit of this type does to each of the two quantities.
     v_available_sign constant integer := case
         when p_movement_type in ('receive', 'transfer_in', 'adjust') then 1
@@ -255,26 +137,84 @@ declare
         when p_movement_type in ('release', 'fulfill') then -1
         else 0
     end;
-    v_found locked_stock[];
-    v_written bigint;
+    -- The saga's own movements need no signature: the saga is the actor.
+    v_actor constant text := case
+        when p_movement_type not in ('reserve', 'release', 'fulfill') then current_actor()
+    end;
+    v_count constant integer := coalesce(cardinality(p_quantities), 0);
+    v_written integer;
 begin
-    if coalesce(cardinality(p_quantities), 0) = 0 then
+    if v_count = 0 then
         return;
     end if;
 
-    v_found := move_quantities(p_warehouse_ids, p_product_ids, p_quantities, v_available_sign, v_reserved_sign);
-    v_written := append_movements(
-        p_movement_type, p_correlation_ids, p_warehouse_ids, p_product_ids, p_quantities, v_found,
-        v_available_sign, v_reserved_sign, p_notes, p_reference_type, p_reference_id
-    );
-    if v_written <> cardinality(p_quantities) then
+    -- Who comes upon a row that another pass holds waits in the middle of the UPDATE,
+    -- and has each row that the other has changed worked out a second time. A large
+    -- batch shares some of its first rows with any other: it waits here, and its
+    -- UPDATE begins when the other has committed.
+    if v_count > 50 then
+        perform lock_stock(array_agg(m.warehouse_id), array_agg(m.product_id))
+        from (
+            select distinct l.product_id, l.warehouse_id
+            from unnest(p_product_ids, p_warehouse_ids) as l (product_id, warehouse_id)
+            order by l.product_id, l.warehouse_id
+            limit 20
+        ) as m;
+    end if;
+
+    with lines as materialized (
+        select
+            l.*,
+            dense_rank() over (order by l.product_id, l.warehouse_id) as shelf,
+            sum(l.quantity) over (
+                partition by l.product_id, l.warehouse_id order by l.n rows unbounded preceding
+            )::integer as running
+        from unnest(p_product_ids, p_warehouse_ids, p_correlation_ids, p_quantities)
+            with ordinality as l (product_id, warehouse_id, correlation_id, quantity, n)
+    ),
+    moved as (
+        update inventory as i
+        set
+            quantity_available = i.quantity_available + v_available_sign * m.quantity,
+            quantity_reserved = i.quantity_reserved + v_reserved_sign * m.quantity,
+            updated_at = v_now,
+            version = i.version + 1
+        from (
+            select l.shelf, l.product_id, l.warehouse_id, sum(l.quantity)::integer as quantity
+            from lines as l
+            group by l.shelf, l.product_id, l.warehouse_id
+            order by l.shelf
+        ) as m
+        where i.product_id = any(array[m.product_id]) and i.warehouse_id = any(array[m.warehouse_id])
+        returning
+            m.shelf,
+            i.quantity_available - v_available_sign * m.quantity as quantity_available,
+            i.quantity_reserved - v_reserved_sign * m.quantity as quantity_reserved
+    ),
+    found as (
+        select
+            array_agg(m.quantity_available order by m.shelf) as available,
+            array_agg(m.quantity_reserved order by m.shelf) as reserved
+        from moved as m
+    )
+    insert into stock_movements (
+        correlation_id, warehouse_id, product_id, movement_type, quantity,
+        available_after, reserved_after, reference_type, reference_id, notes, actor, created_at
+    )
+    select
+        l.correlation_id, l.warehouse_id, l.product_id, p_movement_type, l.quantity,
+        f.available[l.shelf] + v_available_sign * l.running,
+        f.reserved[l.shelf] + v_reserved_sign * l.running,
+        p_reference_type, p_reference_id, p_notes, v_actor, v_now
+    from lines as l
+    cross join found as f
+    where l.shelf <= cardinality(f.available);
+    get diagnostics v_written = row_count;
+    if v_written <> v_count then
         raise exception using
             errcode = 'DP010',
             message = 'product is not stocked in this warehouse',
-            detail = format(
-                '%s of %s movements name no inventory row.',
-                cardinality(p_quantities) - v_written, cardinality(p_quantities)
-            ),
+            detail = format('%s of %s movements name no inventory row.', v_count - v_written, v_count),
             hint = 'Receive stock of the product there first.';
     end if;
 end

@@ -31,6 +31,7 @@ comment on function refuse_unpayable(numeric, text) is 'Internal: raises for an 
 create or replace function price_order_item() returns trigger
 language plpgsql
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 declare
     v_price amount;
@@ -93,7 +94,7 @@ begin
         from new_items as n
         group by n.order_id, n.warehouse_id
     ) as i
-    where o.id = i.order_id and o.warehouse_id = i.warehouse_id
+    where o.id = any(array[i.order_id]) and o.warehouse_id = any(array[i.warehouse_id])
         and o.placed_in = pg_current_xact_id() and o.created_at >= transaction_timestamp();
 
     select
@@ -103,8 +104,8 @@ begin
         o.placed_in is distinct from pg_current_xact_id() or o.created_at < transaction_timestamp() as late
     into v_wrong
     from new_items as n
-    left join orders as o on o.id = n.order_id and o.warehouse_id = n.warehouse_id
-    left join products as p on p.id = n.product_id
+    left join orders as o on o.id = any(array[n.order_id]) and o.warehouse_id = any(array[n.warehouse_id])
+    left join products as p on p.id = any(array[n.product_id])
     where o.placed_in is distinct from pg_current_xact_id()
         or o.created_at < transaction_timestamp()
         or p.currency <> o.currency
@@ -285,6 +286,7 @@ create or replace function place_order(
 ) returns orders
 language plpgsql
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 declare
     v_order orders;
@@ -341,6 +343,7 @@ create or replace function cancel_order(p_order_id uuid, p_reason text default n
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 declare
     v_saga sagas;

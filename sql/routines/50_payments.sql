@@ -106,9 +106,7 @@ begin
             o.currency, o.total_amount, concat(o.id, ':', p_step_name), v_now, v_now
         from orders as o
         where o.id = any(p_saga_ids) and o.warehouse_id = any(p_warehouse_ids)
-            and not exists (
-                select from asked as a where a.order_id = o.id and a.warehouse_id = o.warehouse_id
-            )
+            and o.id not in (select a.order_id from asked as a)
         returning *
     )
     select
@@ -123,12 +121,14 @@ begin
                 'amount', p.requested_amount::text,
                 'currency', p.currency,
                 'capture', p_capture,
-                'token', t.token
+                'token', (
+                    select t.token from payment_tokens as t
+                    where t.order_id = p.order_id and t.warehouse_id = p.warehouse_id
+                )
             )
         end,
         null::numeric
-    from (table asked union all table asked_now) as p
-    left join payment_tokens as t on t.order_id = p.order_id and t.warehouse_id = p.warehouse_id;
+    from (table asked union all table asked_now) as p;
 end
 $$;
 comment on function request_charge(uuid[], uuid[], text, boolean) is
@@ -142,6 +142,7 @@ create or replace function record_charge(
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
+set enable_nestloop = off
 as $$
 begin
     update payments as p
@@ -163,8 +164,8 @@ begin
             s.answer ->> 'reference' as reference, s.answer ->> 'code' as code
         from unnest(p_saga_ids, p_answers) as s (saga_id, answer)
     ) as a
-    where a.outcome in ('approved', 'declined', 'pending')
-        and p.order_id = a.saga_id and p.warehouse_id = any(p_warehouse_ids);
+    where a.outcome in ('approved', 'declined', 'pending') and p.order_id = a.saga_id
+        and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids);
 
     return query
     select o.* from outcomes_of_answers(p_saga_ids, p_answers, 'payment') as o;
@@ -241,6 +242,7 @@ returns setof step_outcome
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
+set enable_nestloop = off
 as $$
 begin
     update payments as p
@@ -251,8 +253,8 @@ begin
         decline_code = a.answer ->> 'code',
         updated_at = clock()
     from unnest(p_saga_ids, p_answers) as a (saga_id, answer)
-    where a.answer ->> 'outcome' in ('approved', 'declined')
-        and p.order_id = a.saga_id and p.warehouse_id = any(p_warehouse_ids);
+    where a.answer ->> 'outcome' in ('approved', 'declined') and p.order_id = a.saga_id
+        and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids);
 
     return query
     select o.* from outcomes_of_answers(p_saga_ids, p_answers, 'capture') as o;
@@ -268,6 +270,7 @@ returns setof step_outcome
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
+set enable_nestloop = off
 as $$
 begin
     update payments as p
@@ -285,7 +288,8 @@ begin
         null::numeric
     from unnest(p_saga_ids) as i
     left join payments as p
-        on p.order_id = i and p.warehouse_id = any(p_warehouse_ids) and p.status = 'void_requested';
+        on p.order_id = i and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
+            and p.status = 'void_requested';
 end
 $$;
 comment on function request_void(uuid[], uuid[]) is 'Undo, external: asks for the payment of each order to be voided or refunded.';
@@ -299,28 +303,28 @@ returns setof step_outcome
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
+set enable_nestloop = off
 as $$
 begin
     update payments as p
     set
-        status = case when a.captured > 0 then 'refunded' else 'voided' end::payment_status,
-        authorized_amount = greatest(p.authorized_amount, a.captured),
-        captured_amount = a.captured,
-        refunded_amount = a.captured,
-        voided_amount = p.requested_amount - a.captured,
+        status = case when greatest(p.captured_amount, a.captured) > 0 then 'refunded' else 'voided' end::payment_status,
+        authorized_amount = greatest(p.authorized_amount, p.captured_amount, a.captured),
+        captured_amount = greatest(p.captured_amount, a.captured),
+        refunded_amount = greatest(p.captured_amount, a.captured),
+        voided_amount = p.requested_amount - greatest(p.captured_amount, a.captured),
         gateway = coalesce(p.gateway, a.gateway),
         gateway_reference = coalesce(p.gateway_reference, a.reference),
         updated_at = clock()
     from (
         select
-            q.order_id, q.warehouse_id,
-            greatest(q.captured_amount, (s.answer ->> 'captured')::numeric) as captured,
+            s.saga_id, (s.answer ->> 'captured')::numeric as captured,
             s.answer ->> 'gateway' as gateway, s.answer ->> 'reference' as reference
         from unnest(p_saga_ids, p_answers) as s (saga_id, answer)
-        inner join payments as q on q.order_id = s.saga_id and q.warehouse_id = any(p_warehouse_ids)
         where s.answer ->> 'outcome' = 'approved'
     ) as a
-    where p.order_id = a.order_id and p.warehouse_id = a.warehouse_id;
+    where p.order_id = a.saga_id
+        and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids);
 
     return query
     select o.* from outcomes_of_answers(p_saga_ids, p_answers, 'void', 'DP017') as o;

@@ -152,7 +152,8 @@ begin
         ),
         null::numeric
     from refunds as r
-    inner join payments as p on p.order_id = r.order_id and p.warehouse_id = r.warehouse_id
+    inner join payments as p
+        on p.order_id = any(array[r.order_id]) and p.warehouse_id = any(array[r.warehouse_id])
     where r.id = any(p_saga_ids) and r.warehouse_id = any(p_warehouse_ids);
 end
 $$;
@@ -164,14 +165,15 @@ returns setof step_outcome
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
+set enable_nestloop = off
 as $$
 begin
     perform p.order_id
     from payments as p
-    where (p.order_id, p.warehouse_id) in (
-        select r.order_id, r.warehouse_id from refunds as r
+    where p.warehouse_id = any(p_warehouse_ids) and p.order_id = any(array(
+        select r.order_id from refunds as r
         where r.id = any(p_saga_ids) and r.warehouse_id = any(p_warehouse_ids)
-    )
+    ))
     order by p.order_id
     for no key update;
 
@@ -184,7 +186,7 @@ begin
             updated_at = clock()
         from unnest(p_saga_ids, p_answers) as a (saga_id, answer)
         where a.answer ->> 'outcome' in ('approved', 'declined')
-            and r.id = a.saga_id and r.warehouse_id = any(p_warehouse_ids)
+            and r.id = a.saga_id and r.id = any(p_saga_ids) and r.warehouse_id = any(p_warehouse_ids)
         returning r.order_id, r.warehouse_id, r.status, r.amount
     )
     update payments as p
@@ -198,7 +200,7 @@ begin
         where t.status = 'refunded'
         group by t.order_id, t.warehouse_id
     ) as a
-    where p.order_id = a.order_id and p.warehouse_id = a.warehouse_id;
+    where p.order_id = any(array[a.order_id]) and p.warehouse_id = any(array[a.warehouse_id]);
 
     return query
     select o.* from outcomes_of_answers(p_saga_ids, p_answers, 'refund') as o;

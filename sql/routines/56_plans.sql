@@ -6,31 +6,6 @@
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
--- A step of a plan, and whether it is the last. Raises P0002 when there is none.
--- Locks nothing.
-create or replace function step_at(
-    p_saga_type text, p_position smallint, out step saga_steps, out is_last boolean
-) returns record
-language plpgsql stable
-set search_path = darkpearl, pg_temp
-as $$
-declare
-    v_at record;
-begin
-    select
-        s as step,
-        not exists (
-            select from saga_steps as n where n.saga_type = p_saga_type and n.position > p_position
-        ) as is_last
-    into strict v_at
-    from saga_steps as s
-    where s.saga_type = p_saga_type and s.position = p_position;
-    step := v_at.step;
-    is_last := v_at.is_last;
-end
-$$;
-comment on function step_at(text, smallint) is 'Internal: a step of a plan, and whether it is the last.';
-
 -- Trigger: writes the two functions that call what the plan names. A statement
 -- put together at run time would be parsed and planned at every call, which is a
 -- good part of what an order alone costs.
@@ -40,12 +15,14 @@ security definer
 set search_path = darkpearl, pg_temp
 as $$
 begin
+    -- Of another version it may return another type.
+    drop function if exists call_step(text, uuid[], uuid[], jsonb[]);
     execute (
         select format($code$
 -- Runs a step function, or with answers a settle function. Locks what that locks.
 create or replace function call_step(
     p_function text, p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[]
-) returns setof step_outcome
+) returns outcome_group[]
 language plpgsql
 set search_path = darkpearl, pg_temp
 as $body$
@@ -55,11 +32,31 @@ begin
 end
 $body$;
 comment on function call_step(text, uuid[], uuid[], jsonb[]) is
-    'Internal, written by compile_plan(): the outcomes of a step function, or with answers of a settle function.';
+    'Internal, written by compile_plan(): the outcomes of a step function, or with answers of a settle function, those that are alike together.';
 $code$,
             string_agg(
                 format(
-                    e'\n        when %L then return query select * from %I(p_warehouse_ids, p_saga_ids%s);',
+                    $branch$
+        when %L then return (
+            select array_agg(
+                row(
+                    g.result, g.wait_seconds, g.saga_ids,
+                    case when g.errors > 0 then g.error_codes end, case when g.errors > 0 then g.messages end,
+                    g.requests, g.asks > 0
+                )::outcome_group
+            )
+            from (
+                select
+                    o.result, o.wait_seconds, array_agg(o.saga_id order by o.saga_id) as saga_ids,
+                    array_agg(o.error_code order by o.saga_id) as error_codes,
+                    array_agg(o.message order by o.saga_id) as messages,
+                    array_agg(o.request order by o.saga_id) as requests,
+                    count(coalesce(o.error_code, o.message)) as errors,
+                    count(o.request) as asks
+                from %I(p_warehouse_ids, p_saga_ids%s) as o
+                group by o.result, o.wait_seconds
+            ) as g
+        );$branch$,
                     c.name, c.name, case when c.settles then ', p_answers' end
                 ),
                 '' order by c.name

@@ -62,7 +62,8 @@ begin
         array_agg(
             row(
                 g.saga_type, g.status, g.position, g.attempts, g.cancel_requested, false, null,
-                g.saga_ids, g.warehouse_ids, g.lease_tokens, g.were_ready_at, 0, v_now, 0
+                g.saga_ids, g.warehouse_ids, g.lease_tokens, g.were_ready_at, 0, v_now, 0,
+                array(select p from saga_steps as p where p.saga_type = g.saga_type order by p.position), null, null
             )::saga_group
             order by g.position, g.status desc, g.attempts desc, g.saga_type
         )
@@ -100,7 +101,6 @@ declare
     v_id constant uuid := p_group.saga_ids[1];
     v_warehouse_id constant uuid := p_group.warehouse_ids[1];
     v_saga sagas;
-    v_step saga_steps;
 begin
     select s.* into v_saga
     from sagas as s
@@ -112,35 +112,33 @@ begin
         return;
     end if;
 
-    v_step := step_of(v_saga);
-    if v_step is null then
-        insert into saga_events (saga_id, warehouse_id, event_type, attempt, error_code, message)
-        values (v_id, v_warehouse_id, 'step_failed', v_saga.attempts, p_sqlstate, p_message);
+    if (p_group.plan[p_group.position]).position is distinct from p_group.position then
+        p_group.transitions := array[row(
+            'step_failed', null, v_saga.attempts, array[p_sqlstate], array[p_message], false, null, null, clock(), null
+        )::saga_transition];
         p_group.status := 'stuck';
         p_group := finish_sagas(p_group, false);
     else
         -- The try was rolled back, and its count with it, unless a request was out.
         p_group.attempts := case when v_saga.status = 'waiting' then v_saga.attempts else p_group.attempts + 1 end;
-        p_group := apply_outcome(
-            p_group, v_step, false, v_saga.status <> 'compensating', 'failed', null,
-            array[p_sqlstate], array[p_message], clock()
-        );
+        p_group := apply_outcome(p_group, 'failed', null, array[p_sqlstate], array[p_message], clock());
     end if;
-    perform write_sagas(p_group, array[v_warehouse_id]);
 
     -- A saga that ends here ends its order too. Should the order be what could
     -- not be written, the saga stands stuck for a person to look at.
-    if p_group.status = 'compensated' then
-        begin
-            perform write_orders(p_group, array[v_warehouse_id]);
-        exception when sqlstate 'DP004' then
-            insert into saga_events (saga_id, warehouse_id, event_type, error_code, message)
-            values (v_id, v_warehouse_id, 'saga_stuck', sqlstate, sqlerrm);
-            update sagas as s
-            set status = 'stuck'
-            where s.id = v_id and s.warehouse_id = v_warehouse_id;
-        end;
+    if p_group.status <> 'compensated' then
+        p_group.order_status := null;
     end if;
+    begin
+        perform write_group(p_group, array[v_warehouse_id]);
+    exception when sqlstate 'DP004' then
+        p_group.status := 'stuck';
+        p_group.order_status := null;
+        p_group.transitions := p_group.transitions || row(
+            'saga_stuck', null, null, array[sqlstate], array[sqlerrm], false, null, null, clock(), null
+        )::saga_transition;
+        perform write_group(p_group, array[v_warehouse_id]);
+    end;
 end
 $$;
 comment on function fail_saga(saga_group, text, text) is
@@ -257,27 +255,30 @@ returns table (requests json, stale uuid)
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
+set enable_nestloop = off
 as $$
 declare
     v_at record;
-    v_step_at record;
+    v_group saga_group;
     v_step saga_steps;
     v_settled uuid[] := '{}';
     v_work saga_group[] := '{}';
 begin
     for v_at in
+        with answers as materialized (select * from answers_of(p_answers))
         select
             s.saga_type, s.status, s.position, s.attempts, s.cancel_requested,
             array_agg(s.id order by s.id) as saga_ids,
             array_agg(s.warehouse_id order by s.id) as warehouse_ids,
             array_agg(s.lease_token order by s.id) as lease_tokens,
             array_agg(s.ready_at order by s.id) as were_ready_at,
-            array_agg(s.answer order by s.id) as answers
+            array_agg(s.answer order by s.id) as answers,
+            array(select p from saga_steps as p where p.saga_type = s.saga_type order by p.position) as plan
         from (
             select s.*, a.answer
-            from answers_of(p_answers) as a
+            from answers as a
             inner join sagas as s on s.id = a.saga_id and s.lease_token = a.lease_token
-            where s.warehouse_id = any(p_warehouse_ids)
+            where s.id = any(array(select saga_id from answers)) and s.warehouse_id = any(p_warehouse_ids)
                 and s.status in ('waiting', 'compensating') and s.attempts > 0
             order by s.id
             for no key update of s
@@ -286,21 +287,17 @@ begin
         order by s.position, s.status desc, s.attempts desc, s.saga_type
     loop
         v_settled := v_settled || v_at.saga_ids;
-        v_step_at := step_at(v_at.saga_type, v_at.position);
-        v_step := v_step_at.step;
-        select v_work || array_agg(t.became)
-        into v_work
-        from take_step(
-            row(
-                v_at.saga_type, v_at.status, v_at.position, v_at.attempts, v_at.cancel_requested, not p_go_on, null,
-                v_at.saga_ids, v_at.warehouse_ids, v_at.lease_tokens, v_at.were_ready_at, 0, null, 0
-            )::saga_group,
-            v_step, v_step_at.is_last,
-            v_at.status <> 'compensating',
+        v_group := row(
+            v_at.saga_type, v_at.status, v_at.position, v_at.attempts, v_at.cancel_requested, not p_go_on, null,
+            v_at.saga_ids, v_at.warehouse_ids, v_at.lease_tokens, v_at.were_ready_at, 0, null, 0, v_at.plan, null, null
+        );
+        v_step := current_step(v_group);
+        v_work := v_work || take_step(
+            v_group,
             case when v_at.status = 'compensating' then v_step.undo_settle_function else v_step.settle_function end,
             p_warehouse_ids,
             v_at.answers
-        ) as t;
+        );
     end loop;
 
     if cardinality(v_settled) < jsonb_array_length(p_answers) then
@@ -400,7 +397,8 @@ begin
         -- The try was counted when its request went out.
         s.attempts - 1,
         s.cancel_requested, false, null,
-        array[s.id], array[s.warehouse_id], array[s.lease_token], array[s.ready_at], 0, null, 0
+        array[s.id], array[s.warehouse_id], array[s.lease_token], array[s.ready_at], 0, null, 0,
+        array(select p from saga_steps as p where p.saga_type = s.saga_type order by p.position), null, null
     into v_group
     from sagas as s
     where s.id = (p_answers -> 0 ->> 'saga_id')::uuid and s.warehouse_id = any(v_warehouse_ids)

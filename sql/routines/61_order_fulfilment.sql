@@ -90,12 +90,11 @@ begin
     insert into sagas (id, warehouse_id, saga_type, ready_at, created_at, updated_at)
     select
         o.id, o.warehouse_id,
-        case w.capture_method
+        case (select w.capture_method from warehouses as w where w.id = o.warehouse_id)
             when 'at_payment' then 'order_fulfilment' else 'order_fulfilment_with_capture'
         end,
         v_now, v_now, v_now
-    from new_orders as o
-    inner join warehouses as w on w.id = o.warehouse_id;
+    from new_orders as o;
 
     insert into saga_events (saga_id, warehouse_id, event_type, actor, created_at)
     select o.id, o.warehouse_id, 'saga_started', current_actor(), v_now
@@ -114,18 +113,48 @@ for each statement execute function start_order_sagas();
 -- Step 1. Promises each order all of its lines or none, exactly as if the
 -- orders were served one by one in id order. move_goods() keeps the promise.
 --
--- A product whose demand by all of them fits into what can be sold refuses
--- nobody, and an order that touches only such products is reserved. The others
--- are gone through in order, keeping count of what is left of the short
--- products; an order that is refused takes nothing from it.
---
--- Shelves are looked at without a lock: a refusal needs none, and a promise is
--- checked when it is kept. Only where some but not plenty is left, so that other
--- passes at work could take it first, they are locked before they are looked at;
--- who loses such a race all the same is rolled back by the CHECK on inventory,
+-- Shelves are looked at without a lock: where each holds twice what is asked of
+-- it, nobody is refused, and a promise is checked when it is kept. Who loses a
+-- race for the last units all the same is rolled back by the CHECK on inventory,
 -- and tried again.
 -- Locks: inventory by (product_id, warehouse_id), when a product runs short.
 create or replace function reserve_stock(p_warehouse_ids uuid[], p_saga_ids uuid[])
+returns setof step_outcome
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    if exists (
+        select
+        from order_items as o
+        where o.order_id = any(p_saga_ids) and o.warehouse_id = any(p_warehouse_ids)
+        group by o.product_id, o.warehouse_id
+        having 2 * sum(o.quantity) > coalesce((
+            select i.quantity_sellable from inventory as i
+            where i.product_id = o.product_id and i.warehouse_id = o.warehouse_id
+        ), 0)
+    ) then
+        return query select o.* from reserve_scarce_stock(p_warehouse_ids, p_saga_ids) as o;
+    else
+        return query
+        select s, 'done'::step_result, null::text, null::text, null::json, null::numeric from unnest(p_saga_ids) as s;
+    end if;
+end
+$$;
+comment on function reserve_stock(uuid[], uuid[]) is
+    'Step: promises the lines of each order, wholly or not at all, as one by one in id order would.';
+
+-- The same where not every shelf holds plenty.
+--
+-- A product whose demand by all of them fits into what can be sold refuses
+-- nobody, and an order that touches only such products is reserved. The others
+-- are gone through in order, keeping count of what is left of the short
+-- products; an order that is refused takes nothing from it. Where some but not
+-- plenty is left, so that other passes at work could take it first, shelves are
+-- locked before they are looked at; a refusal needs no lock.
+-- Locks: inventory by (product_id, warehouse_id).
+create or replace function reserve_scarce_stock(p_warehouse_ids uuid[], p_saga_ids uuid[])
 returns setof step_outcome
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -164,13 +193,14 @@ begin
             bool_or(d.sellable > 0 and d.sellable < 2 * d.quantity)
         into v_short_products, v_short_warehouses, v_left, v_scarce
         from (
-            select l.product_id, l.warehouse_id, l.quantity, coalesce(i.quantity_sellable, 0) as sellable
-            from (
-                select u.product_id, u.warehouse_id, sum(u.quantity::bigint) as quantity
-                from unnest(v_products, v_warehouses, v_quantities) as u (product_id, warehouse_id, quantity)
-                group by u.product_id, u.warehouse_id
-            ) as l
-            left join inventory as i using (product_id, warehouse_id)
+            select
+                l.product_id, l.warehouse_id, sum(l.quantity::bigint) as quantity,
+                coalesce((
+                    select i.quantity_sellable from inventory as i
+                    where i.product_id = l.product_id and i.warehouse_id = l.warehouse_id
+                ), 0) as sellable
+            from unnest(v_products, v_warehouses, v_quantities) as l (product_id, warehouse_id, quantity)
+            group by l.product_id, l.warehouse_id
         ) as d;
         exit when v_locked or v_scarce is not true;
         perform lock_stock(v_warehouses, v_products);
@@ -221,8 +251,8 @@ begin
     where i not in (select r.saga_id from unnest(v_refused) as r);
 end
 $$;
-comment on function reserve_stock(uuid[], uuid[]) is
-    'Step: promises the lines of each order, wholly or not at all, as one by one in id order would.';
+comment on function reserve_scarce_stock(uuid[], uuid[]) is
+    'Internal: reserve_stock() where some shelf may not hold enough for all.';
 
 -- The effect of the steps reserve_stock (units become reserved) and
 -- fulfill_order (they go from the shelf), and of the undo release_stock (they
@@ -262,7 +292,6 @@ comment on function move_goods(uuid[], uuid[], text[]) is
 -- What a step or an undo does to the stock. Locks nothing.
 create or replace function movement_of(p_step_name text) returns movement_type
 language sql immutable
-set search_path = darkpearl, pg_temp
 return case p_step_name when 'reserve_stock' then 'reserve' when 'fulfill_order' then 'fulfill' else 'release' end::movement_type;
 comment on function movement_of(text) is 'Internal: the type of movement that is the effect of a step.';
 

@@ -99,9 +99,27 @@ comment on column saga_events.started_at is 'When the step began; created_at is 
 comment on column saga_events.next_attempt_at is 'When it is tried again, or when the lease of an external request runs out.';
 comment on column saga_events.request_id is 'The HTTP request that caused it (X-Request-ID), or what a session set as request.id.';
 
--- Sagas of a pass that stand at the same place. The arrays are aligned, in order
--- of saga_ids; the lease tokens are those before the pass, and count as higher by
--- moves. Each is ready again at ready_at, and its share of spread_seconds later.
+-- Something that happened to all sagas of a group in a pass: the event that each
+-- is to have, and the effect that is due. The arrays are aligned with the group's;
+-- null where there is nothing to say. A transition that began with a lease has its
+-- length, one that is followed by another try is the group's last.
+create type saga_transition as (
+    event_type saga_event_type,
+    step_name text,
+    attempt smallint,
+    error_codes text[],
+    messages text[],
+    goes_again boolean,
+    started_at timestamptz,
+    lease_seconds numeric,
+    created_at timestamptz,
+    effect_function text
+);
+
+-- Sagas of a pass that stand at the same place. The arrays of who is in it are
+-- aligned, in order of saga_ids; the lease tokens are those before the pass, and
+-- count as higher by the number of outcomes. Each is ready again at ready_at, and
+-- its share of spread_seconds later. requests is what they ask for, as JSON.
 create type saga_group as (
     saga_type text,
     status saga_status,
@@ -116,7 +134,10 @@ create type saga_group as (
     were_ready_at timestamptz[],
     moves integer,
     ready_at timestamptz,
-    spread_seconds double precision
+    spread_seconds double precision,
+    plan saga_steps[],
+    transitions saga_transition[],
+    requests json
 );
 
 -- What a step function returns, one row per saga it was given.
@@ -127,6 +148,17 @@ create type step_outcome as (
     message text,
     request json,
     wait_seconds numeric
+);
+
+-- What came out alike of a step, as aligned arrays in order of saga_ids.
+create type outcome_group as (
+    result step_result,
+    wait_seconds numeric,
+    saga_ids uuid[],
+    error_codes text[],
+    messages text[],
+    requests json[],
+    asks boolean
 );
 
 -- An inventory row that this transaction has locked, as it was found.
