@@ -17,7 +17,7 @@ from darkpearl.gateways import Answer, Call, Gateway
 if TYPE_CHECKING:
     from darkpearl.tracing import Tracing
 
-TURN = 100
+TURN = 250
 """Answers that come without waiting, before others have their turn."""
 REMEMBERED_CALLS = 16
 SHORTEST_CALL_SECONDS = 1e-6

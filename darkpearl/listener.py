@@ -20,7 +20,7 @@ import psycopg
 from psycopg_pool import PoolTimeout
 
 from darkpearl import database, metrics
-from darkpearl.calls import Breaker, Calls, Request, Settlement
+from darkpearl.calls import TURN, Breaker, Calls, Request, Settlement
 from darkpearl.config import Settings
 from darkpearl.gateways import Gateway
 from darkpearl.gateways.make import make_gateway
@@ -32,8 +32,9 @@ HOUSEKEEPING_SECONDS = 3600.0
 FORGET_BATCH = 10_000
 """Idempotency keys that one statement of housekeeping removes at most."""
 LONGEST_BACKOFF_SECONDS = 5.0
-Passes = dict[str, asyncio.Task[int]]
-"""Transactions under way, advance or settle; each tells how many sagas it was about."""
+Passes = dict[str, asyncio.Task[tuple[int, list[Request]]]]
+"""Transactions under way, advance or settle; each tells how many sagas it was about, and what it
+has committed to ask."""
 _log = logging.getLogger(__name__)
 
 
@@ -66,6 +67,7 @@ class Listener:
         # So many at once that neither a call nor a pass waits for the next batch.
         self._most = 2 * max(settings.batch_size, settings.payment_concurrency)
         self._wake = self._calls.answered
+        self._unasked: list[Request] = []
         self._unsettled: list[Settlement] = []
         self._outstanding = 0
         self._settling = 0
@@ -151,14 +153,9 @@ class Listener:
         passes: Passes = {}
         try:
             while True:
-                await asyncio.sleep(0)  # callers whose gateway answers at once have theirs soon
-                if self._start(pool, passes, wanted=wanted):
-                    continue
-                if not passes:
-                    return
-                await self._one_of(passes)
                 for kind in [kind for kind, task in passes.items() if task.done()]:
-                    count = passes.pop(kind).result()
+                    count, requests = passes.pop(kind).result()
+                    self._unasked += requests
                     if kind == "advance" and count:
                         claims += 1
                         if bell.gate_is_closed and (claims > 1 or count == self._asked):
@@ -166,6 +163,12 @@ class Listener:
                     # Who found less than there was room for looks again when an answer is settled:
                     # what has come until then is one batch, and no core is taken from the settling.
                     wanted = not self._stopping and (kind == "settle" or count == self._asked)
+                if self._start(pool, passes, wanted=wanted):
+                    await asyncio.sleep(0)  # callers whose gateway answers at once have theirs soon
+                elif passes:
+                    await self._one_of(passes)
+                else:
+                    return
         except asyncio.CancelledError:
             for task in passes.values():
                 task.cancel()
@@ -181,13 +184,27 @@ class Listener:
         """
         self._wake.clear()
         self._unsettled += self._calls.take_answers()
-        coming = self._calls.queue > 0 and not self._calls.held_up
-        if self._unsettled and not coming and "settle" not in passes:
-            passes["settle"] = asyncio.create_task(self._settle(pool))
         if wanted and "advance" not in passes and (room := self._room()) > 0:
             self._asked = room
             passes["advance"] = asyncio.create_task(self._advance(pool, room))
+        coming = self._ask()
+        if self._unsettled and not coming and "settle" not in passes:
+            passes["settle"] = asyncio.create_task(self._settle(pool))
         return coming
+
+    def _ask(self) -> bool:
+        """Hand requests over to the callers: some at a time while they answer them at once.
+
+        So that a pass which ends meanwhile is followed by the next before all are answered.
+
+        Returns:
+            Whether answers are coming without waiting for the gateway.
+        """
+        some = len(self._unasked) if self._calls.held_up else TURN
+        for request in self._unasked[:some]:
+            self._calls.put(request)
+        del self._unasked[:some]
+        return self._calls.queue > 0 and not self._calls.held_up
 
     async def _one_of(self, passes: Passes) -> None:
         """Return when a pass is done, or there are answers and nobody settles."""
@@ -219,8 +236,8 @@ class Listener:
             self._calls.room,
         )
 
-    async def _advance(self, pool: database.Pool, limit: int) -> int:
-        """Claim so many sagas at most; how many there were."""
+    async def _advance(self, pool: database.Pool, limit: int) -> tuple[int, list[Request]]:
+        """Claim so many sagas at most."""
         if seconds := self._breaker.take_pause():
             await database.fetch_all(pool, "select pause_external_steps(%s::numeric)", [seconds])
         with self._observed("advance") as counts:
@@ -228,11 +245,10 @@ class Listener:
                 pool, "select claimed, requests::text from advance(%s)", [limit]
             )
             counts["claimed"] = sum(row["claimed"] for row in rows)
-        await self._take(pool, rows)
-        return counts["claimed"]
+        return counts["claimed"], await self._requests(pool, rows)
 
-    async def _settle(self, pool: database.Pool) -> int:
-        """Bring a batch of answers; how many there were."""
+    async def _settle(self, pool: database.Pool) -> tuple[int, list[Request]]:
+        """Bring a batch of answers."""
         size = self._settings.batch_size
         answers, self._unsettled = self._unsettled[:size], self._unsettled[size:]
         self._settling = len(answers)
@@ -254,18 +270,16 @@ class Listener:
             if row["saga_id"]:
                 # A webhook was faster, or the lease had run out.
                 _log.info("saga %s: answer refused, it has moved on", row["saga_id"])
-        await self._take(pool, rows)
-        return len(answers)
+        return len(answers), await self._requests(pool, rows)
 
-    async def _take(self, pool: database.Pool, rows: list[dict[str, Any]]) -> None:
-        """Hand the requests in these rows over to the callers."""
+    async def _requests(self, pool: database.Pool, rows: list[dict[str, Any]]) -> list[Request]:
+        """The requests in these rows, which are outstanding from here on."""
         found = (_requests.decode(row["requests"]) for row in rows if row["requests"])
         requests = list(itertools.chain.from_iterable(found))
         self._outstanding += len(requests)
         if self._tracing and requests:
             requests = await _traced(pool, requests)
-        for request in requests:
-            self._calls.put(request)
+        return requests
 
     @contextlib.contextmanager
     def _observed(self, call: str) -> Iterator[dict[str, int]]:
@@ -283,7 +297,10 @@ class Listener:
                     self._wake.clear()
                     self._unsettled += self._calls.take_answers()
                     if self._unsettled:
-                        await self._settle(pool)
+                        _, requests = await self._settle(pool)
+                        self._unasked += requests
+                    elif self._ask():
+                        await asyncio.sleep(0)
                     else:
                         await self._wake.wait()
 
