@@ -116,9 +116,12 @@ class Shop:
         await self.connection.execute("checkpoint")
 
     async def drained(self) -> bool:
-        """Whether every saga has ended."""
+        """Whether every saga has ended; asked in a way that is one look into an index."""
         return bool(
-            await self.value("select not exists (select from sagas where ready_at is not null)")
+            await self.value(
+                "select (select id from sagas where ready_at is not null order by ready_at limit 1)"
+                " is null"
+            )
         )
 
     async def check(self, *but: str) -> None:
@@ -277,4 +280,4 @@ def _cpu(process: psutil.Process) -> float:
 async def until_drained(target: Shop) -> None:
     """Wait until every saga has ended."""
     while not await target.drained():
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.01)

@@ -22,7 +22,8 @@ RECONNECT_SECONDS = 2.0
 _OPTIONS = "-c search_path=darkpearl -c client_connection_check_interval=1s -c jit=off"
 
 Row = dict[str, Any]
-Pool = AsyncConnectionPool[psycopg.AsyncConnection[Row]]
+Connection = psycopg.AsyncConnection[Row]
+Pool = AsyncConnectionPool[Connection]
 
 
 def check_address(name: str, url: str) -> None:
@@ -51,15 +52,23 @@ def as_role(url: str, role: str) -> str:
     return with_options(url, f"-c role={role}")
 
 
-def open_pool(url: str, *, size: int, name: str, check: bool = True, login: str = "") -> Pool:
+@contextlib.asynccontextmanager
+async def connect(url: str, name: str) -> AsyncIterator[Connection]:
+    """One connection in autocommit, which `pg_stat_activity` shows under a name."""
+    connection = await Connection.connect(
+        with_options(url, _OPTIONS), autocommit=True, row_factory=dict_row, application_name=name
+    )
+    async with connection:
+        yield connection
+
+
+def open_pool(url: str, *, size: int, name: str, login: str = "") -> Pool:
     """A pool, not yet opened: `async with` it. Its connections are in autocommit.
 
     Args:
         url: where to connect to.
         size: connections at most.
         name: what `pg_stat_activity` shows as application_name.
-        check: whether to try a connection before it is handed out. It costs a round trip; without
-            it the first statement on a lost connection fails.
         login: whose session it is to be, whatever the address says. Only a superuser can be
             somebody else; without the right a connection isn't had.
     """
@@ -78,22 +87,23 @@ def open_pool(url: str, *, size: int, name: str, check: bool = True, login: str 
         # Then the next who needs one tries at once, so that no long backoff outlasts an outage.
         reconnect_timeout=RECONNECT_SECONDS,
         configure=log_in if login else None,
-        check=AsyncConnectionPool.check_connection if check else None,
+        check=AsyncConnectionPool.check_connection,
         kwargs={"row_factory": dict_row, "application_name": name, "autocommit": True},
     )
 
 
-async def fetch_all(pool: Pool, query: str, parameters: Sequence[Any] | Row = ()) -> list[Row]:
+async def fetch_all(
+    connection: Connection, query: str, parameters: Sequence[Any] | Row = ()
+) -> list[Row]:
     """Every row of one statement, which is a transaction of its own."""
-    async with pool.connection() as connection:
-        cursor = await connection.execute(query.encode(), parameters)
-        return await cursor.fetchall()
+    cursor = await connection.execute(query.encode(), parameters)
+    return await cursor.fetchall()
 
 
 class Bell:
     """A connection that hears the bell, and holds the gate while its listener sleeps."""
 
-    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.gate_is_closed = False
 
@@ -101,10 +111,7 @@ class Bell:
     @contextlib.asynccontextmanager
     async def connect(cls, url: str, name: str) -> AsyncIterator[Self]:
         """Connect and listen. Needs a direct connection: a pooler loses notifications and locks."""
-        connection = await psycopg.AsyncConnection.connect(
-            with_options(url, _OPTIONS), autocommit=True, application_name=name
-        )
-        async with connection:
+        async with connect(url, name) as connection:
             await connection.execute(f"listen {CHANNEL}")
             yield cls(connection)
 
@@ -114,12 +121,13 @@ class Bell:
         Listens again if that was lost.
         """
         cursor = await self._connection.execute(
-            "select close_gate(), %s in (select pg_listening_channels())", [CHANNEL]
+            "select close_gate() as closed, %s in (select pg_listening_channels()) as listening",
+            [CHANNEL],
         )
-        closed, listening = await cursor.fetchone() or (False, False)
-        if not listening:
+        (gate,) = await cursor.fetchall()
+        if not gate["listening"]:
             await self._connection.execute(f"listen {CHANNEL}")
-        self.gate_is_closed = bool(closed and listening)
+        self.gate_is_closed = gate["closed"] and gate["listening"]
 
     async def open_gate(self) -> None:
         """Awake again: writers need not ring."""

@@ -13,11 +13,10 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import psycopg
-from psycopg_pool import PoolTimeout
 
 from darkpearl import database, metrics
 from darkpearl.calls import TURN, Breaker, Calls, Request, Settlement
@@ -36,6 +35,14 @@ Passes = dict[str, asyncio.Task[tuple[int, list[Request]]]]
 """Transactions under way, advance or settle; each tells how many sagas it was about, and what it
 has committed to ask."""
 _log = logging.getLogger(__name__)
+
+
+class Sessions(NamedTuple):
+    """Three sessions of the database: each has the plans of what it does at hand, and no others."""
+
+    advance: database.Connection
+    settle: database.Connection
+    bell: database.Bell
 
 
 _requests = msgspec.json.Decoder(list[Request], strict=False)
@@ -109,14 +116,13 @@ class Listener:
         while not self._stopping:
             try:
                 async with (
-                    database.open_pool(
-                        self._url, size=2, name="darkpearl listener", check=False
-                    ) as pool,
+                    database.connect(self._url, "darkpearl listener") as advance,
+                    database.connect(self._url, "darkpearl listener") as settle,
                     database.Bell.connect(self._url, "darkpearl bell") as bell,
                 ):
                     failures = 0
-                    await self._work(pool, bell)
-            except (psycopg.Error, PoolTimeout) as error:
+                    await self._work(Sessions(advance, settle, bell))
+            except psycopg.Error as error:
                 failures += 1
                 metrics.outages.inc()
                 seconds = min(LONGEST_BACKOFF_SECONDS, 0.1 * 2 ** min(failures, 10))
@@ -125,26 +131,27 @@ class Listener:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopped(), seconds)
 
-    async def _work(self, pool: database.Pool, bell: database.Bell) -> None:
+    async def _work(self, sessions: Sessions) -> None:
+        bell = sessions.bell
         while not self._stopping:
-            await self._keep_house(pool)
+            await self._keep_house(sessions.advance)
             if not bell.gate_is_closed:
-                await self._work_off(pool, bell)
+                await self._work_off(sessions)
                 await bell.close_gate()
             # What the bell rang for; or the last look, after which every writer rings.
-            await self._work_off(pool, bell)
+            await self._work_off(sessions)
             if (
                 bell.gate_is_closed
                 and not self._stopping
                 and not await bell.wait(self._wake, self._settings.poll_seconds)
             ):
                 await bell.open_gate()  # to close it anew, which finds out whether it still hears
-        await self._finish(pool)
+        await self._finish(sessions.settle)
 
-    async def _work_off(self, pool: database.Pool, bell: database.Bell) -> None:
+    async def _work_off(self, sessions: Sessions) -> None:
         """Settle what is answered and claim what is ready, until there is neither.
 
-        Both at once, each on a connection of its own and at its own pace. Writers go on ringing
+        Both at once, each in a session of its own and at its own pace. Writers go on ringing
         until there is more than one claim takes: for an order now and then, opening the gate and
         closing it again is half of the work.
         """
@@ -158,12 +165,12 @@ class Listener:
                     self._unasked += requests
                     if kind == "advance" and count:
                         claims += 1
-                        if bell.gate_is_closed and (claims > 1 or count == self._asked):
-                            await bell.open_gate()
+                        if sessions.bell.gate_is_closed and (claims > 1 or count == self._asked):
+                            await sessions.bell.open_gate()
                     # Who found less than there was room for looks again when an answer is settled:
                     # what has come until then is one batch, and no core is taken from the settling.
                     wanted = not self._stopping and (kind == "settle" or count == self._asked)
-                if self._start(pool, passes, wanted=wanted):
+                if self._start(sessions, passes, wanted=wanted):
                     await asyncio.sleep(0)  # callers whose gateway answers at once have theirs soon
                 elif passes:
                     await self._one_of(passes)
@@ -176,7 +183,7 @@ class Listener:
         finally:
             await _all(*passes.values())
 
-    def _start(self, pool: database.Pool, passes: Passes, *, wanted: bool) -> bool:
+    def _start(self, sessions: Sessions, passes: Passes, *, wanted: bool) -> bool:
         """Start a settle if there are answers, and an advance if one is wanted and has room.
 
         Returns:
@@ -186,10 +193,10 @@ class Listener:
         self._unsettled += self._calls.take_answers()
         if wanted and "advance" not in passes and (room := self._room()) > 0:
             self._asked = room
-            passes["advance"] = asyncio.create_task(self._advance(pool, room))
+            passes["advance"] = asyncio.create_task(self._advance(sessions.advance, room))
         coming = self._ask()
         if self._unsettled and not coming and "settle" not in passes:
-            passes["settle"] = asyncio.create_task(self._settle(pool))
+            passes["settle"] = asyncio.create_task(self._settle(sessions.settle))
         return coming
 
     def _ask(self) -> bool:
@@ -236,18 +243,18 @@ class Listener:
             self._calls.room,
         )
 
-    async def _advance(self, pool: database.Pool, limit: int) -> tuple[int, list[Request]]:
+    async def _advance(self, session: database.Connection, limit: int) -> tuple[int, list[Request]]:
         """Claim so many sagas at most."""
         if seconds := self._breaker.take_pause():
-            await database.fetch_all(pool, "select pause_external_steps(%s::numeric)", [seconds])
+            await database.fetch_all(session, "select pause_external_steps(%s::numeric)", [seconds])
         with self._observed("advance") as counts:
             rows = await database.fetch_all(
-                pool, "select claimed, requests::text from advance(%s)", [limit]
+                session, "select claimed, requests::text from advance(%s)", [limit]
             )
             counts["claimed"] = sum(row["claimed"] for row in rows)
-        return counts["claimed"], await self._requests(pool, rows)
+        return counts["claimed"], await self._requests(session, rows)
 
-    async def _settle(self, pool: database.Pool) -> tuple[int, list[Request]]:
+    async def _settle(self, session: database.Connection) -> tuple[int, list[Request]]:
         """Bring a batch of answers."""
         size = self._settings.batch_size
         answers, self._unsettled = self._unsettled[:size], self._unsettled[size:]
@@ -256,7 +263,7 @@ class Listener:
             with self._observed("settle") as counts:
                 counts["answers"] = len(answers)
                 rows = await database.fetch_all(
-                    pool,
+                    session,
                     "select requests::text, saga_id, error_code from settle(%s)",
                     [_encoder.encode(answers).decode()],
                 )
@@ -270,15 +277,17 @@ class Listener:
             if row["saga_id"]:
                 # A webhook was faster, or the lease had run out.
                 _log.info("saga %s: answer refused, it has moved on", row["saga_id"])
-        return len(answers), await self._requests(pool, rows)
+        return len(answers), await self._requests(session, rows)
 
-    async def _requests(self, pool: database.Pool, rows: list[dict[str, Any]]) -> list[Request]:
+    async def _requests(
+        self, session: database.Connection, rows: list[database.Row]
+    ) -> list[Request]:
         """The requests in these rows, which are outstanding from here on."""
         found = (_requests.decode(row["requests"]) for row in rows if row["requests"])
         requests = list(itertools.chain.from_iterable(found))
         self._outstanding += len(requests)
         if self._tracing and requests:
-            requests = await _traced(pool, requests)
+            requests = await _traced(session, requests)
         return requests
 
     @contextlib.contextmanager
@@ -289,7 +298,7 @@ class Listener:
         with metrics.passes.labels(call).time(), span or contextlib.nullcontext():
             yield counts
 
-    async def _finish(self, pool: database.Pool) -> None:
+    async def _finish(self, session: database.Connection) -> None:
         """Settle what is still out, within the deadline."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.shutdown_seconds):
@@ -297,20 +306,20 @@ class Listener:
                     self._wake.clear()
                     self._unsettled += self._calls.take_answers()
                     if self._unsettled:
-                        _, requests = await self._settle(pool)
+                        _, requests = await self._settle(session)
                         self._unasked += requests
                     elif self._ask():
                         await asyncio.sleep(0)
                     else:
                         await self._wake.wait()
 
-    async def _keep_house(self, pool: database.Pool) -> None:
+    async def _keep_house(self, session: database.Connection) -> None:
         if time.monotonic() - self._housekept < HOUSEKEEPING_SECONDS:
             return
-        for row in await database.fetch_all(pool, "select ensure_event_partitions() as name"):
+        for row in await database.fetch_all(session, "select ensure_event_partitions() as name"):
             _log.info("made partition %s", row["name"])
         (keys,) = await database.fetch_all(
-            pool,
+            session,
             "select forget_idempotency_keys(%s, %s) as forgotten",
             [self._settings.idempotency_key_hours, FORGET_BATCH],
         )
@@ -335,15 +344,15 @@ async def _all(*calls: Awaitable[Any]) -> list[Any]:
     return outcomes
 
 
-async def _traced(pool: database.Pool, requests: list[Request]) -> list[Request]:
+async def _traced(session: database.Connection, requests: list[Request]) -> list[Request]:
     """The same requests with the traces that started their sagas; as they are without an answer."""
     try:
         rows = await database.fetch_all(
-            pool,
+            session,
             "select saga_id::text, traceparent from trace_contexts(%s::uuid[])",
             [[request.saga_id for request in requests]],
         )
-    except (psycopg.Error, PoolTimeout) as error:
+    except psycopg.Error as error:
         _log.warning("traces begin anew: %s", _first_line(error))
         return requests
     known = {row["saga_id"]: row["traceparent"] for row in rows}

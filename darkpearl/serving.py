@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
 import gc
 import logging
 import signal
@@ -172,7 +171,12 @@ def _metrics_service(url: str, taken: socket.socket) -> Service:
     async def run() -> None:
         role = database.as_role(url, LISTENER_ROLE)
         async with database.open_pool(role, size=1, name="darkpearl metrics") as pool:
-            page.append(Page(Engine(functools.partial(database.fetch_all, pool))))
+
+            async def fetch(query: str, parameters: database.Row) -> list[database.Row]:
+                async with pool.connection() as connection:
+                    return await database.fetch_all(connection, query, parameters)
+
+            page.append(Page(Engine(fetch)))
             with taken:
                 await server.serve([taken])
 
