@@ -30,14 +30,17 @@ end
 $$;
 comment on function ring_bell() is 'Tells sleeping listeners that there is work; silent when none sleeps.';
 
--- Trigger: new sagas ring the bell.
+-- Trigger: new sagas ring the bell. Calls for it only when somebody sleeps, since
+-- every writer pays for it.
 create or replace function ring_bell_for_new_sagas() returns trigger
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
 as $$
 begin
-    perform ring_bell();
+    if not pg_try_advisory_xact_lock_shared(gate_key()) then
+        perform ring_bell();
+    end if;
     return null;
 end
 $$;
