@@ -68,6 +68,7 @@ create or replace function refund_order(
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 declare
     v_payment payments;
@@ -222,6 +223,7 @@ create or replace function return_items(
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 declare
     v_order orders;

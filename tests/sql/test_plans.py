@@ -17,7 +17,14 @@ GROWING = (
     "^(orders|order_items|payments|payment_tokens|refunds|products|inventory|stock_movements|sagas"
     "|saga_events(_.*)?)$"
 )
-ENGINE = ("advance(", "settle(", "place_order(", "cancel_order(")
+ENGINE = (
+    "advance(",
+    "settle(",
+    "place_order(",
+    "cancel_order(",
+    "refund_order(",
+    "return_items(",
+)
 MANY = 1000
 """Rows of each table when it is full, at least. No call below is about more than a dozen sagas."""
 
@@ -65,7 +72,7 @@ async def watched(shop: Shop, connect: Callable[..., Awaitable[Any]]) -> Watched
 
 
 async def fill(shop: Shop) -> None:
-    """Thousands of finished orders, of which the planner hears nothing."""
+    """Thousands of finished orders and refunds, of which the planner hears nothing."""
     await shop.run(
         "insert into products (sku, name, unit_price)"
         " select 'F' || n, 'Pearl', 10 from generate_series(1, %s) as n",
@@ -85,10 +92,13 @@ async def fill(shop: Shop) -> None:
     )
     while requests := await shop.advance(1000):
         await shop.settle(requests, APPROVED)
+    await shop.run("select refund_order(id, 1) from orders where status = 'fulfilled'")
+    while requests := await shop.advance(1000):
+        await shop.settle(requests, APPROVED)
 
 
 async def everything(shop: WatchedShop) -> None:
-    """Fulfilment, retries, lost leases, refusals, voids, cancellations, shortage; in batches."""
+    """Fulfilment, retries, lost leases, refusals, voids, cancellations, shortage, refunds."""
     product, scarce = await shop.product(on_hand=100), await shop.product(on_hand=5)
     for _ in range(8):
         await shop.order((product, 1), (scarce, 1))
@@ -110,6 +120,12 @@ async def everything(shop: WatchedShop) -> None:
         await shop.wake()
         await shop.settle(await shop.advance(), APPROVED)
     assert set(await shop.statuses()) == {"fulfilled", "cancelled"}
+
+    order = await shop.fulfilled((product, 1))
+    for answer in APPROVED, DECLINED:
+        await shop.refund(order, 1)
+        await shop.settle(await shop.advance(), answer)
+    await shop.take_back(order)
 
 
 @pytest.mark.parametrize("planned", ["while empty", "when full"])
