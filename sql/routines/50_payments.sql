@@ -21,16 +21,47 @@ create or replace trigger payments_refuse_truncate
 before truncate on payments
 for each statement execute function refuse_change();
 
--- What was voided shrinks only by what turns out to have been captured after all.
+-- Trigger: money that was taken, given back or given up does not become less. What
+-- was voided shrinks only by what turns out to have been captured after all.
+-- Locks nothing. Raises DP005.
+create or replace function refuse_less_money() returns trigger
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    if new.captured_amount < old.captured_amount
+        or new.refunded_amount < old.refunded_amount
+        or new.voided_amount + new.captured_amount < old.voided_amount + old.captured_amount
+    then
+        raise exception using
+            errcode = 'DP005',
+            message = 'payments only add up',
+            detail = format(
+                'The payment of order %s was captured %s, refunded %s, voided %s; an UPDATE would leave less.',
+                old.order_id, old.captured_amount, old.refunded_amount, old.voided_amount
+            ),
+            hint = 'Money that went back is refunded_amount, or a row of refunds.';
+    end if;
+    return null;
+end
+$$;
+comment on function refuse_less_money() is 'Trigger: captured, refunded and voided amounts of a payment never shrink.';
+
+-- Of what was neither captured nor voided nothing was refunded: nothing can shrink. The
+-- condition is short, since every statement reads it from text anew. It comes
 -- AFTER the update, since before one every row is locked first.
 create or replace trigger payments_only_add_up
-after update on payments
+after update of captured_amount, refunded_amount, voided_amount on payments
+for each row
+when (old.captured_amount + old.voided_amount > 0)
+execute function refuse_less_money();
+
+-- Trigger: what was asked for stays what was asked for.
+create or replace trigger payments_keep_what_was_asked
+after update of order_id, warehouse_id, requested_amount, currency, idempotency_key on payments
 for each row
 when (
-    new.captured_amount < old.captured_amount
-    or new.refunded_amount < old.refunded_amount
-    or new.voided_amount + new.captured_amount < old.voided_amount + old.captured_amount
-    or (old.order_id, old.warehouse_id, old.requested_amount, old.currency, old.idempotency_key)
+    (old.order_id, old.warehouse_id, old.requested_amount, old.currency, old.idempotency_key)
     is distinct from
     (new.order_id, new.warehouse_id, new.requested_amount, new.currency, new.idempotency_key)
 )

@@ -25,7 +25,6 @@ set local search_path = darkpearl, pg_temp;
 -- sharded by warehouse the caller names exactly one instead.
 create or replace function all_warehouses() returns uuid[]
 language sql stable
-set search_path = darkpearl, pg_temp
 return array(select w.id from warehouses as w);
 comment on function all_warehouses() is 'The ids of all warehouses.';
 
