@@ -18,6 +18,8 @@ from psycopg_pool import AsyncConnectionPool
 from darkpearl.config import ConfigError
 
 CHANNEL = "darkpearl_bell"
+BELL = "darkpearl bell"
+"""What `pg_stat_activity` shows as the application of a listener's ear, one for each listener."""
 RECONNECT_SECONDS = 2.0
 _OPTIONS = "-c search_path=darkpearl -c client_connection_check_interval=1s -c jit=off"
 
@@ -109,9 +111,9 @@ class Bell:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def connect(cls, url: str, name: str) -> AsyncIterator[Self]:
+    async def connect(cls, url: str) -> AsyncIterator[Self]:
         """Connect and listen. Needs a direct connection: a pooler loses notifications and locks."""
-        async with connect(url, name) as connection:
+        async with connect(url, BELL) as connection:
             await connection.execute(f"listen {CHANNEL}")
             yield cls(connection)
 
@@ -133,6 +135,16 @@ class Bell:
         """Awake again: writers need not ring."""
         self.gate_is_closed = False
         await self._connection.execute("select open_gate()")
+
+    async def is_alone(self) -> bool:
+        """Whether no other listener is connected to this database."""
+        cursor = await self._connection.execute(
+            "select count(*) = 1 as alone from pg_stat_activity"
+            " where datname = current_database() and application_name = %s",
+            [BELL],
+        )
+        (company,) = await cursor.fetchall()
+        return bool(company["alone"])
 
     async def wait(self, event: asyncio.Event, seconds: float) -> bool:
         """Return when the bell rings, when the event is set, or after so many seconds.

@@ -167,10 +167,38 @@ async def test_the_gate_opens_for_a_crowd(
     assert await openings() >= 1
 
 
+async def test_who_has_company_takes_one_pass_at_a_time(
+    shop: Shop, database_url: str, listening: Any, until: Any
+) -> None:
+    """While others listen too, a listener's claims and settlements take turns."""
+    await shop.run("create table overlap (at timestamptz)")
+    await shop.run("grant insert on overlap to darkpearl_owner")
+    await shop.run(
+        "create function note_overlap() returns trigger language plpgsql as $$ begin"
+        " if not pg_try_advisory_xact_lock(77) then insert into overlap values (now()); end if;"
+        " return null; end $$"
+    )
+    product = await shop.product(on_hand=1000)
+    for _ in range(300):
+        await shop.order((product, 1))
+    await shop.run(
+        "create trigger note_overlap after update on sagas"
+        " for each statement execute function note_overlap()"
+    )
+    async with database.Bell.connect(database_url):
+        await listening(MockGateway(1.0), batch_size=10)
+
+        async def done() -> bool:
+            return await shop.statuses() == {"fulfilled": 300}
+
+        await until(done)
+    assert await shop.value("select count(*) from overlap") == 0
+
+
 async def test_what_rang_while_it_was_awake_wakes_it_once(shop: Shop, database_url: str) -> None:
     """However often the bell rang while nobody slept, that is one wake-up, and nothing is kept."""
     quiet = asyncio.Event()
-    async with database.Bell.connect(database_url, "bell") as bell:
+    async with database.Bell.connect(database_url) as bell:
         for _ in range(5):
             await shop.run("notify darkpearl_bell")
         await bell.close_gate()
