@@ -40,13 +40,13 @@ async def drain(running: embedded.Server, options: Namespace) -> Rows:
 
     async def one(listeners: int, batch_size: int) -> dict[str, Any]:
         async with shop(running) as target:
-            return await drains.drain(target, 20_000, listeners, batch_size)
+            return await drains.drain(target, 20_000, listeners, batch_size=batch_size)
 
     variants = {
         f"{listeners} x {batch_size}": partial(one, listeners, batch_size)
-        for listeners, batch_size in ((1, 500), (2, 500), (1, 100), (1, 2000))
+        for listeners, batch_size in ((1, 1000), (2, 1000), (1, 100), (1, 500), (2, 500), (1, 2000))
     }
-    async for row in interleaved(options.rounds, variants, ["1 x 500"]):
+    async for row in interleaved(options.rounds, variants, ["1 x 1000"]):
         yield row
 
 

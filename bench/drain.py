@@ -4,15 +4,15 @@ from typing import Any
 
 import psycopg
 
-from bench.harness import Meter, Shop, listeners, until_drained
+from bench.harness import BATCH_SIZE, Meter, Shop, listeners, until_drained
 
 
 async def drain(
     target: Shop,
     orders: int,
     count: int,
-    batch_size: int,
     *,
+    batch_size: int = BATCH_SIZE,
     audit: bool = True,
     settings: dict[str, Any] | None = None,
     **filling: Any,

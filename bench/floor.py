@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.drain import drain
-from bench.harness import Meter, Shop, shop
+from bench.harness import BATCH_SIZE, Meter, Shop, shop
 from bench.pgbench import pgbench
 from bench.rounds import Variant
 from darkpearl import embedded
@@ -41,7 +41,7 @@ async def floor(target: Shop, orders: int, clients: int) -> dict[str, Any]:
 def variants(running: embedded.Server) -> tuple[dict[str, Variant], list[str]]:
     """The floor at each number of clients, the drain with one and two listeners.
 
-    The drain with the batches that a listener has when nothing else is said, and with larger ones.
+    The drain with the batches that a listener has when nothing else is said, and with smaller ones.
     """
 
     async def one_floor(clients: int) -> dict[str, Any]:
@@ -50,12 +50,12 @@ def variants(running: embedded.Server) -> tuple[dict[str, Variant], list[str]]:
 
     async def one_drain(listeners: int, batch_size: int) -> dict[str, Any]:
         async with shop(running) as target:
-            return await drain(target, 20_000, listeners, batch_size)
+            return await drain(target, 20_000, listeners, batch_size=batch_size)
 
     floors = {f"floor, {c} client{'s' * (c > 1)}": partial(one_floor, c) for c in CLIENTS}
     drains = {
         f"drain, {n} listener{'s' * (n > 1)}{batches}": partial(one_drain, n, size)
         for n in (1, 2)
-        for batches, size in (("", 500), (", batches of 1,000", 1000))
+        for batches, size in (("", BATCH_SIZE), (", batches of 500", 500))
     }
     return {**floors, **drains}, list(floors)

@@ -22,7 +22,6 @@ async def _drain(running: embedded.Server, concurrency: int) -> dict[str, Any]:
             target,
             orders,
             1,
-            500,
             settings={
                 "mock_latency_seconds": LATENCY_SECONDS,
                 "payment_concurrency": concurrency,

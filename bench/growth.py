@@ -47,11 +47,11 @@ def variants(running: embedded.Server, grown: dict[int, Shop]) -> dict[str, Vari
     """The drain in empty tables and in grown ones, which grow on with every round."""
 
     async def in_grown(target: Shop) -> dict[str, Any]:
-        return await drain(target, 20_000, 1, 500, audit=False)
+        return await drain(target, 20_000, 1, audit=False)
 
     async def in_empty() -> dict[str, Any]:
         async with shop(running, stock=STOCK) as target:
-            return await drain(target, 20_000, 1, 500)
+            return await drain(target, 20_000, 1)
 
     return {
         "0 finished": in_empty,

@@ -20,8 +20,11 @@ import psutil
 import psycopg
 
 from darkpearl import database, embedded, schema
+from darkpearl.config import Settings
 
 HOME = Path(".bench")
+BATCH_SIZE = Settings().batch_size
+"""Of a listener, when nothing else is said."""
 OPTIONS = {
     "shared_buffers": "1GB",
     "max_wal_size": "8GB",

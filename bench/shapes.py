@@ -24,7 +24,7 @@ async def _drain(
 ) -> dict[str, Any]:
     async with shop(running, warehouses=warehouses, products=products, stock=stock) as target:
         wanted = 1 if hot else None
-        figures = await drain(target, ORDERS, 1, 500, lines=lines, products=wanted)
+        figures = await drain(target, ORDERS, 1, lines=lines, products=wanted)
         served = await target.value("select avg((status = 'fulfilled')::int)::float8 from orders")
         return {**figures, "served": round(served, 3)}
 

@@ -246,7 +246,7 @@ def variants(
 
     async def ours(listeners: int) -> dict[str, Any]:
         async with shop(running) as target:
-            return await drain(target, 20_000, listeners, 500)
+            return await drain(target, 20_000, listeners)
 
     listeners = {f"DarkPearl, {n} listener{'s' * (n > 1)}": partial(ours, n) for n in LISTENERS}
     return {**peers, **listeners}, list(peers)

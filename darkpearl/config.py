@@ -98,7 +98,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 8000
     batch_size: Annotated[
         int, Meta(ge=1, le=5000, description="sagas the listener advances at most in one pass")
-    ] = 500
+    ] = 1000
     poll_seconds: Annotated[
         float,
         Meta(gt=0, le=3600, description="longest sleep of the listener when no bell rings"),

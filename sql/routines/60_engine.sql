@@ -149,7 +149,7 @@ comment on function fail_saga(saga_group, text, text) is
 -- settle() before timeout_seconds are over, or they are handed out again.
 -- Locks: sagas, payments, orders, inventory, in that order.
 -- Raises: outages only; a saga that cannot be done becomes its own event.
-create or replace function advance(p_limit integer default 500, p_warehouse_ids uuid[] default null)
+create or replace function advance(p_limit integer default 1000, p_warehouse_ids uuid[] default null)
 returns table (claimed integer, requests json)
 language plpgsql
 security definer
@@ -170,7 +170,7 @@ begin
             errcode = 'DP015',
             message = 'limit makes no sense',
             detail = format('A batch of %s sagas was asked for.', coalesce(p_limit::text, 'null')),
-            hint = 'Use 1 to 10000; 500 is a good size.';
+            hint = 'Use 1 to 10000; 1000 is a good size.';
     end if;
     v_warehouse_ids := coalesce(p_warehouse_ids, all_warehouses());
     begin

@@ -87,19 +87,20 @@ as $$
 declare
     v_now constant timestamptz := clock();
 begin
-    insert into sagas (id, warehouse_id, saga_type, ready_at, created_at, updated_at)
-    select
-        o.id, o.warehouse_id,
-        case (select w.capture_method from warehouses as w where w.id = o.warehouse_id)
-            when 'at_payment' then 'order_fulfilment' else 'order_fulfilment_with_capture'
-        end,
-        v_now, v_now, v_now
-    from new_orders as o;
-
+    with started as (
+        insert into sagas (id, warehouse_id, saga_type, ready_at, created_at, updated_at)
+        select
+            o.id, o.warehouse_id,
+            case (select w.capture_method from warehouses as w where w.id = o.warehouse_id)
+                when 'at_payment' then 'order_fulfilment' else 'order_fulfilment_with_capture'
+            end,
+            v_now, v_now, v_now
+        from new_orders as o
+        returning id, warehouse_id
+    )
     insert into saga_events (saga_id, warehouse_id, event_type, actor, created_at)
-    select o.id, o.warehouse_id, 'saga_started', current_actor(), v_now
-    from new_orders as o
-    order by o.id;
+    select s.id, s.warehouse_id, 'saga_started', current_actor(), v_now
+    from started as s;
     return null;
 end
 $$;
