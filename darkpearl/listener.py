@@ -194,20 +194,26 @@ class Listener:
         """
         self._wake.clear()
         self._unsettled += self._calls.take_answers()
-        if self._unsettled and not self._coming and self._latest == "advance" and not self._alone:
+        if self._latest == "advance" and not self._alone and self._are_answered():
             wanted = False
         if wanted and self._may_start("advance", passes) and (room := self._room()) > 0:
             self._asked = room
             self._latest = "advance"
             passes["advance"] = asyncio.create_task(self._advance(room))
         self._ask()
-        if self._unsettled and not self._coming and self._may_start("settle", passes):
+        if self._are_answered() and self._may_start("settle", passes):
             self._latest = "settle"
             passes["settle"] = asyncio.create_task(self._settle())
         return self._coming
 
     def _may_start(self, kind: str, passes: Passes) -> bool:
         return kind not in passes if self._alone else not passes
+
+    def _are_answered(self) -> bool:
+        """Whether there are answers to settle: a batch of them, or all that there will be soon."""
+        if len(self._unsettled) < self._settings.batch_size:
+            return bool(self._unsettled) and not self._coming
+        return True
 
     @property
     def _coming(self) -> bool:

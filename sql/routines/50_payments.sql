@@ -124,7 +124,8 @@ declare
 begin
     return query
     with asked as materialized (
-        select p.* from payments as p
+        select p.order_id, p.warehouse_id, p.status, p.currency, p.requested_amount, p.idempotency_key
+        from payments as p
         where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
     ),
     asked_now as (
@@ -138,7 +139,7 @@ begin
         from orders as o
         where o.id = any(p_saga_ids) and o.warehouse_id = any(p_warehouse_ids)
             and o.id not in (select a.order_id from asked as a)
-        returning *
+        returning order_id, warehouse_id, status, currency, requested_amount, idempotency_key
     )
     select
         p.order_id,

@@ -75,7 +75,9 @@ begin
             array_agg(s.lease_token order by s.id) as lease_tokens,
             array_agg(s.ready_at order by s.id) as were_ready_at
         from (
-            select * from sagas
+            select
+                id, warehouse_id, saga_type, status, position, attempts, cancel_requested, lease_token, ready_at
+            from sagas
             where warehouse_id = any(p_warehouse_ids) and ready_at <= v_now
             order by ready_at, id
             limit p_limit
@@ -274,7 +276,9 @@ begin
             array_agg(s.answer order by s.id) as answers,
             array(select p from saga_steps as p where p.saga_type = s.saga_type order by p.position) as plan
         from (
-            select s.*, a.answer
+            select
+                s.id, s.warehouse_id, s.saga_type, s.status, s.position, s.attempts, s.cancel_requested,
+                s.lease_token, s.ready_at, a.answer
             from answers as a
             inner join sagas as s on s.id = a.saga_id and s.lease_token = a.lease_token
             where s.id = any(array(select saga_id from answers)) and s.warehouse_id = any(p_warehouse_ids)
