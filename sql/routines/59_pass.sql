@@ -30,6 +30,29 @@ language sql immutable parallel safe
 return (uuid_hash_extended(p_saga_id, p_attempts) & 65535) / 65535.0::double precision;
 comment on function jitter(uuid, integer) is 'Internal: a fraction by which sagas that wait together come back apart.';
 
+-- Something that happens to all sagas of a group. Without a SET clause it is inlined,
+-- and costs what its row does. Locks nothing.
+create or replace function transition(
+    p_event_type saga_event_type,
+    p_created_at timestamptz,
+    p_step_name text default null,
+    p_attempt smallint default null,
+    p_error_codes text[] default null,
+    p_messages text[] default null,
+    p_goes_again boolean default false,
+    p_started_at timestamptz default null,
+    p_lease_seconds numeric default null,
+    p_effect_function text default null
+) returns saga_transition
+language sql immutable
+return row(
+    p_event_type, p_step_name, p_attempt, p_error_codes, p_messages, p_goes_again,
+    p_started_at, p_lease_seconds, p_created_at, p_effect_function
+)::saga_transition;
+comment on function transition(
+    saga_event_type, timestamptz, text, smallint, text[], text[], boolean, timestamptz, numeric, text
+) is 'Internal: notes what happens to all sagas of a group.';
+
 -- The sagas of a group that are named. Locks nothing.
 create or replace function part_of(p_group saga_group, p_saga_ids uuid[]) returns saga_group
 language plpgsql
@@ -72,21 +95,21 @@ declare
     v_now constant timestamptz := clock();
 begin
     if p_turned_back then
-        p_group.transitions := p_group.transitions || row(
-            'compensation_started', null, null, null, array_fill(p_message, array[cardinality(p_group.saga_ids)]),
-            false, null, null, v_now, null
-        )::saga_transition;
+        p_group.transitions := p_group.transitions || transition(
+            'compensation_started', v_now,
+            p_messages => array_fill(p_message, array[cardinality(p_group.saga_ids)])
+        );
     end if;
 
     if p_group.status in ('completed', 'compensated', 'stuck') then
-        p_group.transitions := p_group.transitions || row(
+        p_group.transitions := p_group.transitions || transition(
             case p_group.status
                 when 'completed' then 'saga_completed'::saga_event_type
                 when 'compensated' then 'saga_compensated'
                 else 'saga_stuck'
             end,
-            null, null, null, null, false, null, null, v_now, null
-        )::saga_transition;
+            v_now
+        );
         p_group.ready_at := null;
         p_group.parked := true;
         if p_group.status = 'compensated' then
@@ -171,19 +194,22 @@ begin
     end if;
 
     if v_name is not null then
-        p_group.transitions := p_group.transitions || row(
+        p_group.transitions := p_group.transitions || transition(
             case p_result
                 when 'done' then case when v_forward then 'step_completed'::saga_event_type else 'step_compensated' end
                 when 'waiting' then 'step_waiting'
                 else 'step_failed'
             end,
-            v_name, v_attempt, p_error_codes, p_messages, v_parks,
-            p_started_at, case when p_started_at is null then v_step.timeout_seconds end, v_now,
-            case
+            v_now,
+            v_name, v_attempt, p_error_codes, p_messages,
+            p_goes_again => v_parks,
+            p_started_at => p_started_at,
+            p_lease_seconds => case when p_started_at is null then v_step.timeout_seconds end,
+            p_effect_function => case
                 when p_result = 'done'
                     then case when v_forward then v_step.effect_function else v_step.undo_effect_function end
             end
-        )::saga_transition;
+        );
     end if;
 
     if p_result = 'waiting' then
@@ -244,7 +270,7 @@ set search_path = darkpearl, pg_temp
 as $$
 declare
     v_started_at constant timestamptz := case when p_answers is null then clock() end;
-    v_step constant saga_steps := p_group.plan[p_group.position];
+    v_step saga_steps;
     v_of outcome_group;
     v_part saga_group;
     v_became saga_group[] := '{}';
@@ -256,6 +282,7 @@ begin
         v_count := v_count + cardinality(v_of.saga_ids);
         v_part := apply_outcome(v_part, v_of.result, v_of.wait_seconds, v_of.error_codes, v_of.messages, v_started_at);
         if v_of.asks then
+            v_step := p_group.plan[p_group.position];
             v_part.requests := (
                 select
                     json_agg(

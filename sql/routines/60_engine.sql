@@ -114,9 +114,10 @@ begin
     end if;
 
     if (p_group.plan[p_group.position]).position is distinct from p_group.position then
-        p_group.transitions := array[row(
-            'step_failed', null, v_saga.attempts, array[p_sqlstate], array[p_message], false, null, null, clock(), null
-        )::saga_transition];
+        p_group.transitions := array[transition(
+            'step_failed', clock(),
+            p_attempt => v_saga.attempts, p_error_codes => array[p_sqlstate], p_messages => array[p_message]
+        )];
         p_group.status := 'stuck';
         p_group := finish_sagas(p_group, false);
     else
@@ -135,9 +136,9 @@ begin
     exception when sqlstate 'DP004' then
         p_group.status := 'stuck';
         p_group.order_status := null;
-        p_group.transitions := p_group.transitions || row(
-            'saga_stuck', null, null, array[sqlstate], array[sqlerrm], false, null, null, clock(), null
-        )::saga_transition;
+        p_group.transitions := p_group.transitions || transition(
+            'saga_stuck', clock(), p_error_codes => array[sqlstate], p_messages => array[sqlerrm]
+        );
         perform write_group(p_group, array[v_warehouse_id]);
     end;
 end

@@ -293,7 +293,11 @@ comment on function move_goods(uuid[], uuid[], text[]) is
 -- What a step or an undo does to the stock. Locks nothing.
 create or replace function movement_of(p_step_name text) returns movement_type
 language sql immutable
-return case p_step_name when 'reserve_stock' then 'reserve' when 'fulfill_order' then 'fulfill' else 'release' end::movement_type;
+return case p_step_name
+    when 'reserve_stock' then 'reserve'::movement_type
+    when 'fulfill_order' then 'fulfill'::movement_type
+    else 'release'::movement_type
+end;
 comment on function movement_of(text) is 'Internal: the type of movement that is the effect of a step.';
 
 -- Moves the stock of sagas that are all at the same step.
