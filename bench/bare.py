@@ -21,7 +21,7 @@ from darkpearl import database, embedded
 from darkpearl.api import orders
 from darkpearl.api.access import document
 from darkpearl.config import Settings
-from darkpearl.serving import API_ROLE
+from darkpearl.serving import API_ROLE, Http
 
 CLIENTS = 16
 SECONDS = 5
@@ -71,7 +71,9 @@ async def serve() -> None:
         async def app(_scope: Any, receive: Any, send: Any) -> None:
             await handle(pool, receive, send)
 
-        config = uvicorn.Config(app, port=settings.port, lifespan="off", log_level=logging.WARNING)
+        config = uvicorn.Config(
+            app, http=Http, port=settings.port, lifespan="off", log_level=logging.WARNING
+        )
         await uvicorn.Server(config).serve()
 
 

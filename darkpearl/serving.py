@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from darkpearl import database
 from darkpearl.api import app as api
@@ -26,6 +27,7 @@ API_ROLE = api.LOGIN
 LISTENER_ROLE = "darkpearl_listener"
 KEEPALIVE_SECONDS = 60
 """Longer than the clients of a payment service keep idle connections."""
+LARGEST_HEAD_BYTES = 65_536
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _log = logging.getLogger(__name__)
@@ -77,6 +79,31 @@ def bound_socket(host: str, port: int, setting: str) -> socket.socket:
     return taken
 
 
+class Http(HttpToolsProtocol):
+    """uvicorn's fast HTTP/1.1, with a bound to what comes before a body: it keeps all of it."""
+
+    _head_bytes: int | None = None  # of a head that hasn't ended
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come, and end a connection whose request doesn't come to its point."""
+        super().data_received(data)
+        if self._head_bytes is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > LARGEST_HEAD_BYTES:
+                self._head_bytes = None
+                self.send_400_response("The head of the request is too long.")
+
+    def on_message_begin(self) -> None:
+        """A request begins, with its head."""
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Its head has ended."""
+        self._head_bytes = None
+        super().on_headers_complete()
+
+
 class _Server(uvicorn.Server):
     """uvicorn, with the signals left to us: one place decides what stops in which order."""
 
@@ -93,6 +120,7 @@ def api_service(settings: Settings, url: str, taken: socket.socket) -> Service:
     server = _Server(
         uvicorn.Config(
             app,
+            http=Http,
             log_config=None,
             log_level=logging.WARNING,
             access_log=False,
@@ -163,7 +191,7 @@ def _metrics_service(url: str, taken: socket.socket) -> Service:
 
     server = _Server(
         uvicorn.Config(
-            app, interface="asgi3", lifespan="off", log_config=None, access_log=False,
+            app, http=Http, interface="asgi3", lifespan="off", log_config=None, access_log=False,
             log_level=logging.WARNING, server_header=False, ws="none",
         )
     )  # fmt: skip

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import httpx
 from server import Process, answering, free_port
 
+from darkpearl.serving import LARGEST_HEAD_BYTES
+
 REQUESTS = 10_000
 PER_CONNECTION = 20
 AT_ONCE = 40
@@ -48,13 +50,14 @@ REFUSED: list[Callable[[random.Random], bytes]] = [
     lambda r: get(b"/products?search=%ff%00%c3%28&limit=" + str(r.randrange(-9, 0)).encode()),
     lambda _: get(b"/products?" + b"&".join(b"a%d=1" % n for n in range(200))),
     lambda _: get(b"/%2e%2e/%2e%2e/etc/passwd"),
-    lambda _: get(b"/products", b"X-Request-ID: \x01\x02\r\nIf-None-Match: ,,\r\n"),
+    lambda _: get(b"/products", b"X-Request-ID: a b\r\nIf-None-Match: ,,\r\n"),
 ]
 """HTTP all right: the connection goes on."""
 BROKEN: list[Callable[[random.Random], bytes]] = [
     lambda r: r.randbytes(r.randrange(1, 2000)),
     lambda _: b"GET / HTTP/9.9\r\n\r\n",
     lambda _: b"\r\n\r\n\r\n",
+    lambda _: get(b"/products", b"X-Request-ID: \x01\x02\r\n"),
     lambda _: get(b"/" + b"a" * 100_000),
     lambda _: get(b"/products", b"X: " + b"b" * 200_000 + b"\r\n"),
     lambda _: get(b"/products", b"".join(b"H%d: 1\r\n" % n for n in range(2000))),
@@ -128,3 +131,21 @@ async def test_ten_thousand_malformed_requests_change_nothing(database_url: str)
             assert await usual_seconds(client) < 3 * usual + 0.02
         assert api.runs()
         assert "Traceback" not in api.printed()
+
+
+async def test_a_head_without_end_is_cut_off(database_url: str) -> None:
+    """Who sends headers on and on is refused at a limit, also when they come in small pieces."""
+    port = free_port()
+    settings = {"DARKPEARL_DATABASE_URL": database_url, "DARKPEARL_PORT": str(port)}
+    with Process("api", **settings):
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            await answering(client)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = b"GET /products HTTP/1.1\r\nHost: x\r\n" + (b"X: " + b"x" * 95 + b"\r\n") * 700
+        async with asyncio.timeout(10):
+            for start in range(0, LARGEST_HEAD_BYTES + 1, 97):
+                writer.write(head[start : min(start + 97, LARGEST_HEAD_BYTES + 1)])
+                await writer.drain()
+            answer = await reader.read()
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 400 ")
