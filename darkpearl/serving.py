@@ -82,26 +82,26 @@ def bound_socket(host: str, port: int, setting: str) -> socket.socket:
 class Http(HttpToolsProtocol):
     """uvicorn's fast HTTP/1.1, with a bound to what comes before a body: it keeps all of it."""
 
-    _head_bytes: int | None = None  # of a head that hasn't ended
+    _head_bytes: int | None = 0
+    """That came since a request ended, without the chunk that it ended in; None in a body."""
 
     def data_received(self, data: bytes) -> None:
         """Take what has come, and end a connection whose request doesn't come to its point."""
-        super().data_received(data)
         if self._head_bytes is not None:
             self._head_bytes += len(data)
-            if self._head_bytes > LARGEST_HEAD_BYTES:
-                self._head_bytes = None
-                self.send_400_response("The head of the request is too long.")
-
-    def on_message_begin(self) -> None:
-        """A request begins, with its head."""
-        self._head_bytes = 0
-        super().on_message_begin()
+        super().data_received(data)
+        if self._head_bytes is not None and self._head_bytes > LARGEST_HEAD_BYTES:
+            self.send_400_response("The head of the request is too long.")
 
     def on_headers_complete(self) -> None:
-        """Its head has ended."""
+        """The head of a request has ended."""
         self._head_bytes = None
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """A request has ended, and the head of the next may follow."""
+        self._head_bytes = 0
+        super().on_message_complete()
 
 
 class _Server(uvicorn.Server):

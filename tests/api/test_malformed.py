@@ -149,3 +149,23 @@ async def test_a_head_without_end_is_cut_off(database_url: str) -> None:
             answer = await reader.read()
         writer.close()
     assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+async def test_a_request_right_behind_a_large_one_is_served(database_url: str) -> None:
+    """What counts as a head is its own bytes alone, not those of the body that came before it."""
+    port = free_port()
+    settings = {"DARKPEARL_DATABASE_URL": database_url, "DARKPEARL_PORT": str(port)}
+    with Process("api", **settings):
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            await answering(client)
+        start, end = b"GET /products HTTP/1.1\r\nHost: x\r\n", b"Connection: close\r\n\r\n"
+        for _ in range(30):  # what arrives in one piece is the kernel's to say
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            async with asyncio.timeout(10):
+                writer.write(post(b"[" * 2 * LARGEST_HEAD_BYTES) + start)
+                refused = await reader.readuntil(b"\r\n")
+                writer.write(end)
+                rest = await reader.read()
+            writer.close()
+            assert refused.startswith(b"HTTP/1.1 400 ")
+            assert b"HTTP/1.1 200 " in rest
