@@ -47,7 +47,7 @@ def server() -> Iterator[embedded.Server]:
 
 LISTENING = """
 select count(*) from pg_stat_activity
-where datname = current_database() and application_name = 'darkpearl bell'
+where datname = current_database() and application_name = %s
     and state = 'idle' and query like '%%close_gate%%'
 """
 OTHERS = """
@@ -195,7 +195,7 @@ async def listeners(target: Shop, count: int, **settings: Any) -> AsyncIterator[
         await asyncio.create_subprocess_exec(*command, env=environment) for _ in range(count)
     ]
     try:
-        while await target.value(LISTENING) < count:
+        while await target.value(LISTENING, database.BELL) < count:
             await asyncio.sleep(0.05)
         yield started
     finally:

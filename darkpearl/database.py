@@ -122,11 +122,11 @@ class Bell:
 
         Listens again if that was lost.
         """
-        cursor = await self._connection.execute(
+        (gate,) = await fetch_all(
+            self._connection,
             "select close_gate() as closed, %s in (select pg_listening_channels()) as listening",
             [CHANNEL],
         )
-        (gate,) = await cursor.fetchall()
         if not gate["listening"]:
             await self._connection.execute(f"listen {CHANNEL}")
         self.gate_is_closed = gate["closed"] and gate["listening"]
@@ -138,12 +138,12 @@ class Bell:
 
     async def is_alone(self) -> bool:
         """Whether no other listener is connected to this database."""
-        cursor = await self._connection.execute(
+        (company,) = await fetch_all(
+            self._connection,
             "select count(*) = 1 as alone from pg_stat_activity"
             " where datname = current_database() and application_name = %s",
             [BELL],
         )
-        (company,) = await cursor.fetchall()
         return bool(company["alone"])
 
     async def wait(self, event: asyncio.Event, seconds: float) -> bool:

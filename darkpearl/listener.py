@@ -211,9 +211,8 @@ class Listener:
 
     def _are_answered(self) -> bool:
         """Whether there are answers to settle: a batch of them, or all that there will be soon."""
-        if len(self._unsettled) < self._settings.batch_size:
-            return bool(self._unsettled) and not self._coming
-        return True
+        full = len(self._unsettled) >= self._settings.batch_size
+        return full or (bool(self._unsettled) and not self._coming)
 
     @property
     def _coming(self) -> bool:
