@@ -123,6 +123,7 @@ create or replace function apply_movements(
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
+set enable_nestloop = off
 as $$
 declare
     v_now constant timestamptz := clock();
@@ -146,69 +147,88 @@ declare
 begin
     if v_count = 0 then
         return;
-    end if;
-
-    -- Who comes upon a row that another pass holds waits in the middle of the UPDATE,
-    -- and has each row that the other has changed worked out a second time. A large
-    -- batch shares some of its first rows with any other: it waits here, and its
-    -- UPDATE begins when the other has committed.
-    if v_count > 50 then
-        perform lock_stock(array_agg(m.warehouse_id), array_agg(m.product_id))
-        from (
-            select distinct l.product_id, l.warehouse_id
-            from unnest(p_product_ids, p_warehouse_ids) as l (product_id, warehouse_id)
-            order by l.product_id, l.warehouse_id
-            limit 20
-        ) as m;
-    end if;
-
-    with lines as materialized (
+    elsif p_correlation_ids[1] = all(p_correlation_ids) then
+        -- One operation moves no row twice, by stock_movements_happen_once: nothing to add up.
+        with moved as (
+            update inventory as i
+            set
+                quantity_available = i.quantity_available + v_available_sign * m.quantity,
+                quantity_reserved = i.quantity_reserved + v_reserved_sign * m.quantity,
+                updated_at = v_now,
+                version = i.version + 1
+            from (
+                select l.product_id, l.warehouse_id, l.quantity
+                from unnest(p_product_ids, p_warehouse_ids, p_quantities) as l (product_id, warehouse_id, quantity)
+                order by l.product_id, l.warehouse_id
+            ) as m
+            where i.product_id = any(array[m.product_id]) and i.warehouse_id = any(array[m.warehouse_id])
+            returning i.product_id, i.warehouse_id, m.quantity, i.quantity_available, i.quantity_reserved
+        )
+        insert into stock_movements (
+            correlation_id, warehouse_id, product_id, movement_type, quantity,
+            available_after, reserved_after, reference_type, reference_id, notes, actor, created_at
+        )
         select
-            l.*,
-            dense_rank() over (order by l.product_id, l.warehouse_id) as shelf,
-            sum(l.quantity) over (
-                partition by l.product_id, l.warehouse_id order by l.n rows unbounded preceding
-            )::integer as running
-        from unnest(p_product_ids, p_warehouse_ids, p_correlation_ids, p_quantities)
-            with ordinality as l (product_id, warehouse_id, correlation_id, quantity, n)
-    ),
-    moved as (
-        update inventory as i
-        set
-            quantity_available = i.quantity_available + v_available_sign * m.quantity,
-            quantity_reserved = i.quantity_reserved + v_reserved_sign * m.quantity,
-            updated_at = v_now,
-            version = i.version + 1
-        from (
-            select l.shelf, l.product_id, l.warehouse_id, sum(l.quantity)::integer as quantity
-            from lines as l
-            group by l.shelf, l.product_id, l.warehouse_id
-            order by l.shelf
-        ) as m
-        where i.product_id = any(array[m.product_id]) and i.warehouse_id = any(array[m.warehouse_id])
-        returning
-            m.shelf,
-            i.quantity_available - v_available_sign * m.quantity as quantity_available,
-            i.quantity_reserved - v_reserved_sign * m.quantity as quantity_reserved
-    ),
-    found as (
+            p_correlation_ids[1], m.warehouse_id, m.product_id, p_movement_type, m.quantity,
+            m.quantity_available, m.quantity_reserved, p_reference_type, p_reference_id, p_notes, v_actor, v_now
+        from moved as m;
+    else
+        -- Who comes upon a row that another pass holds waits in the middle of the UPDATE,
+        -- and has each row that the other has changed worked out a second time. A large
+        -- batch shares some of its first rows with any other: it waits here, and its
+        -- UPDATE begins when the other has committed.
+        if v_count > 50 then
+            perform lock_stock(array_agg(m.warehouse_id), array_agg(m.product_id))
+            from (
+                select distinct l.product_id, l.warehouse_id
+                from unnest(p_product_ids, p_warehouse_ids) as l (product_id, warehouse_id)
+                order by l.product_id, l.warehouse_id
+                limit 20
+            ) as m;
+        end if;
+
+        -- A shelf is known by the first of its lines; its last one knows what all of them add up to.
+        with lines as materialized (
+            select
+                l.*,
+                first_value(l.n) over shelf as shelf,
+                sum(l.quantity) over shelf as running,
+                lead(l.n) over shelf is null as is_last
+            from unnest(p_product_ids, p_warehouse_ids, p_correlation_ids, p_quantities)
+                with ordinality as l (product_id, warehouse_id, correlation_id, quantity, n)
+            window shelf as (partition by l.product_id, l.warehouse_id order by l.n rows unbounded preceding)
+        ),
+        moved as (
+            update inventory as i
+            set
+                quantity_available = i.quantity_available + v_available_sign * m.quantity,
+                quantity_reserved = i.quantity_reserved + v_reserved_sign * m.quantity,
+                updated_at = v_now,
+                version = i.version + 1
+            from (
+                select l.shelf, l.product_id, l.warehouse_id, l.running::integer as quantity
+                from lines as l
+                where l.is_last
+                order by l.product_id, l.warehouse_id
+            ) as m
+            where i.product_id = any(array[m.product_id]) and i.warehouse_id = any(array[m.warehouse_id])
+            returning
+                m.shelf,
+                i.quantity_available - v_available_sign * m.quantity as quantity_available,
+                i.quantity_reserved - v_reserved_sign * m.quantity as quantity_reserved
+        )
+        insert into stock_movements (
+            correlation_id, warehouse_id, product_id, movement_type, quantity,
+            available_after, reserved_after, reference_type, reference_id, notes, actor, created_at
+        )
         select
-            array_agg(m.quantity_available order by m.shelf) as available,
-            array_agg(m.quantity_reserved order by m.shelf) as reserved
-        from moved as m
-    )
-    insert into stock_movements (
-        correlation_id, warehouse_id, product_id, movement_type, quantity,
-        available_after, reserved_after, reference_type, reference_id, notes, actor, created_at
-    )
-    select
-        l.correlation_id, l.warehouse_id, l.product_id, p_movement_type, l.quantity,
-        f.available[l.shelf] + v_available_sign * l.running,
-        f.reserved[l.shelf] + v_reserved_sign * l.running,
-        p_reference_type, p_reference_id, p_notes, v_actor, v_now
-    from lines as l
-    cross join found as f
-    where l.shelf <= cardinality(f.available);
+            l.correlation_id, l.warehouse_id, l.product_id, p_movement_type, l.quantity,
+            m.quantity_available + v_available_sign * l.running::integer,
+            m.quantity_reserved + v_reserved_sign * l.running::integer,
+            p_reference_type, p_reference_id, p_notes, v_actor, v_now
+        from lines as l
+        inner join moved as m using (shelf);
+    end if;
     get diagnostics v_written = row_count;
     if v_written <> v_count then
         raise exception using

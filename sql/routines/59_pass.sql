@@ -284,21 +284,17 @@ begin
         if v_of.asks then
             v_step := p_group.plan[p_group.position];
             v_part.requests := (
-                select
-                    json_agg(
-                        json_build_object(
-                            'saga_id', s.saga_id,
-                            'warehouse_id', s.warehouse_id,
-                            'lease_token', s.lease_token + v_part.moves,
-                            'attempt', v_part.attempts,
-                            'timeout_seconds', v_step.timeout_seconds,
-                            'step_name', case p_group.status when 'compensating' then v_step.undo_name else v_step.step_name end,
-                            'request', s.request
-                        )
-                    )
-                from unnest(v_part.saga_ids, v_part.warehouse_ids, v_part.lease_tokens, v_of.requests)
-                    as s (saga_id, warehouse_id, lease_token, request)
-                where s.request is not null
+                select json_agg(r)
+                from (
+                    select
+                        s.saga_id, s.warehouse_id, s.lease_token + v_part.moves as lease_token, v_part.attempts as attempt,
+                        v_step.timeout_seconds,
+                        case p_group.status when 'compensating' then v_step.undo_name else v_step.step_name end as step_name,
+                        s.request
+                    from unnest(v_part.saga_ids, v_part.warehouse_ids, v_part.lease_tokens, v_of.requests)
+                        as s (saga_id, warehouse_id, lease_token, request)
+                    where s.request is not null
+                ) as r
             );
         end if;
         v_became := v_became || v_part;
