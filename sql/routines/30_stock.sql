@@ -58,7 +58,7 @@ $$;
 comment on function count_inventory_version() is
     'Trigger: an inventory row whose settings were edited gets its next version and the time of the change.';
 
--- Only for the settings that people edit: move_quantities() counts its own.
+-- Only for the settings that people edit: apply_movements() counts its own.
 -- AFTER the update, since a trigger before one has every row locked first, also
 -- by updates that it isn't for.
 create or replace trigger inventory_count_versions

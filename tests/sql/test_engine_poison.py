@@ -139,14 +139,17 @@ async def test_an_answer_that_cant_be_recorded_is_asked_for_again(shop: Shop) ->
     assert await shop.order_status(orders[0]) == "fulfilled"
 
 
-async def test_a_step_answers_for_each_saga(shop: Shop) -> None:
-    """A step function that forgets a saga is an error of that saga, not a silent success."""
+@pytest.mark.parametrize("outcomes", [0, 2])
+async def test_a_step_answers_for_each_saga_once(shop: Shop, outcomes: int) -> None:
+    """A step that forgets a saga, or answers for it twice, fails; it is no silent success."""
     order = await shop.order((await shop.product(on_hand=1), 1))
     await shop.run(
         "create or replace function reserve_stock(p_warehouse_ids uuid[], p_saga_ids uuid[])"
-        " returns setof step_outcome language sql as 'select null::step_outcome where false'"
+        " returns setof step_outcome language sql as"
+        " $$select row(p_saga_ids[1], 'done', null, null, null, null)::step_outcome"
+        f" from generate_series(1, {outcomes})$$"
     )
     assert await shop.advance() == []
     failure = await shop.event(order, "step_failed")
     assert failure["error_code"] == "XX000"
-    assert "0 outcomes for 1 sagas" in failure["message"]
+    assert f"{outcomes} outcomes for 1 sagas" in failure["message"]
