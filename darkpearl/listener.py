@@ -241,11 +241,14 @@ class Listener:
         """Return when a pass is done, or there are answers and nobody settles."""
         wanted: list[asyncio.Future[Any]] = [*passes.values()]
         answered = None
-        if "settle" not in passes:
+        if "settle" not in passes and self._outstanding:
             answered = asyncio.ensure_future(self._wake.wait())
             wanted.append(answered)
         try:
-            await asyncio.wait(wanted, return_when=asyncio.FIRST_COMPLETED)
+            if len(wanted) == 1:  # with two turns of the loop less than wait() takes
+                await wanted[0]
+            else:
+                await asyncio.wait(wanted, return_when=asyncio.FIRST_COMPLETED)
         finally:
             if answered:
                 answered.cancel()

@@ -107,6 +107,7 @@ comment on function lock_stock(uuid[], uuid[]) is
 --
 -- An UPDATE locks row by row, in the order in which its join finds them: here
 -- that of the sorted keys, since a look-up for each is the only plan there is.
+-- Returns how many were written: all of them.
 -- Locks: inventory by (product_id, warehouse_id).
 -- Raises: DP010 when a row is not stocked; a CHECK violation when a quantity
 -- would leave its bounds.
@@ -119,7 +120,7 @@ create or replace function apply_movements(
     p_notes text default null,
     p_reference_type text default null,
     p_reference_id uuid default null
-) returns void
+) returns integer
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
@@ -146,7 +147,7 @@ declare
     v_written integer;
 begin
     if v_count = 0 then
-        return;
+        return 0;
     elsif p_correlation_ids[1] = all(p_correlation_ids) then
         -- One operation moves no row twice, by stock_movements_happen_once: nothing to add up.
         with moved as (
@@ -237,6 +238,7 @@ begin
             detail = format('%s of %s movements name no inventory row.', v_count - v_written, v_count),
             hint = 'Receive stock of the product there first.';
     end if;
+    return v_written;
 end
 $$;
 comment on function apply_movements(

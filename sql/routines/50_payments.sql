@@ -177,29 +177,30 @@ set enable_seqscan = off
 set enable_nestloop = off
 as $$
 begin
-    update payments as p
-    set
-        status = case a.outcome
-            when 'declined' then 'declined'
-            when 'pending' then 'pending'
-            else case when p_capture then 'captured' else 'authorized' end
-        end::payment_status,
-        authorized_amount = case when a.outcome = 'approved' then p.requested_amount else 0 end,
-        captured_amount = case when a.outcome = 'approved' and p_capture then p.requested_amount else 0 end,
-        gateway = coalesce(a.gateway, p.gateway),
-        gateway_reference = coalesce(a.reference, p.gateway_reference),
-        decline_code = a.code,
-        updated_at = clock()
-    from (
-        select
-            s.saga_id, s.answer ->> 'outcome' as outcome, s.answer ->> 'gateway' as gateway,
-            s.answer ->> 'reference' as reference, s.answer ->> 'code' as code
-        from unnest(p_saga_ids, p_answers) as s (saga_id, answer)
-    ) as a
-    where a.outcome in ('approved', 'declined', 'pending') and p.order_id = a.saga_id
-        and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids);
-
     return query
+    with recorded as (
+        update payments as p
+        set
+            status = case a.outcome
+                when 'declined' then 'declined'
+                when 'pending' then 'pending'
+                else case when p_capture then 'captured' else 'authorized' end
+            end::payment_status,
+            authorized_amount = case when a.outcome = 'approved' then p.requested_amount else 0 end,
+            captured_amount = case when a.outcome = 'approved' and p_capture then p.requested_amount else 0 end,
+            gateway = coalesce(a.gateway, p.gateway),
+            gateway_reference = coalesce(a.reference, p.gateway_reference),
+            decline_code = a.code,
+            updated_at = clock()
+        from (
+            select
+                s.saga_id, s.answer ->> 'outcome' as outcome, s.answer ->> 'gateway' as gateway,
+                s.answer ->> 'reference' as reference, s.answer ->> 'code' as code
+            from unnest(p_saga_ids, p_answers) as s (saga_id, answer)
+        ) as a
+        where a.outcome in ('approved', 'declined', 'pending') and p.order_id = a.saga_id
+            and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
+    )
     select o.* from outcomes_of_answers(p_saga_ids, p_answers, 'payment') as o;
 end
 $$;
@@ -277,18 +278,19 @@ set enable_seqscan = off
 set enable_nestloop = off
 as $$
 begin
-    update payments as p
-    set
-        -- What could not be taken is still held, until it is voided.
-        status = case a.answer ->> 'outcome' when 'approved' then 'captured' else 'authorized' end::payment_status,
-        captured_amount = case a.answer ->> 'outcome' when 'approved' then p.authorized_amount else 0 end,
-        decline_code = a.answer ->> 'code',
-        updated_at = clock()
-    from unnest(p_saga_ids, p_answers) as a (saga_id, answer)
-    where a.answer ->> 'outcome' in ('approved', 'declined') and p.order_id = a.saga_id
-        and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids);
-
     return query
+    with recorded as (
+        update payments as p
+        set
+            -- What could not be taken is still held, until it is voided.
+            status = case a.answer ->> 'outcome' when 'approved' then 'captured' else 'authorized' end::payment_status,
+            captured_amount = case a.answer ->> 'outcome' when 'approved' then p.authorized_amount else 0 end,
+            decline_code = a.answer ->> 'code',
+            updated_at = clock()
+        from unnest(p_saga_ids, p_answers) as a (saga_id, answer)
+        where a.answer ->> 'outcome' in ('approved', 'declined') and p.order_id = a.saga_id
+            and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
+    )
     select o.* from outcomes_of_answers(p_saga_ids, p_answers, 'capture') as o;
 end
 $$;
@@ -338,27 +340,28 @@ set enable_seqscan = off
 set enable_nestloop = off
 as $$
 begin
-    update payments as p
-    set
-        status = case when greatest(p.captured_amount, a.captured) > 0 then 'refunded' else 'voided' end::payment_status,
-        authorized_amount = greatest(p.authorized_amount, p.captured_amount, a.captured),
-        captured_amount = greatest(p.captured_amount, a.captured),
-        refunded_amount = greatest(p.captured_amount, a.captured),
-        voided_amount = p.requested_amount - greatest(p.captured_amount, a.captured),
-        gateway = coalesce(p.gateway, a.gateway),
-        gateway_reference = coalesce(p.gateway_reference, a.reference),
-        updated_at = clock()
-    from (
-        select
-            s.saga_id, (s.answer ->> 'captured')::numeric as captured,
-            s.answer ->> 'gateway' as gateway, s.answer ->> 'reference' as reference
-        from unnest(p_saga_ids, p_answers) as s (saga_id, answer)
-        where s.answer ->> 'outcome' = 'approved'
-    ) as a
-    where p.order_id = a.saga_id
-        and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids);
-
     return query
+    with recorded as (
+        update payments as p
+        set
+            status = case when greatest(p.captured_amount, a.captured) > 0 then 'refunded' else 'voided' end::payment_status,
+            authorized_amount = greatest(p.authorized_amount, p.captured_amount, a.captured),
+            captured_amount = greatest(p.captured_amount, a.captured),
+            refunded_amount = greatest(p.captured_amount, a.captured),
+            voided_amount = p.requested_amount - greatest(p.captured_amount, a.captured),
+            gateway = coalesce(p.gateway, a.gateway),
+            gateway_reference = coalesce(p.gateway_reference, a.reference),
+            updated_at = clock()
+        from (
+            select
+                s.saga_id, (s.answer ->> 'captured')::numeric as captured,
+                s.answer ->> 'gateway' as gateway, s.answer ->> 'reference' as reference
+            from unnest(p_saga_ids, p_answers) as s (saga_id, answer)
+            where s.answer ->> 'outcome' = 'approved'
+        ) as a
+        where p.order_id = a.saga_id
+            and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
+    )
     select o.* from outcomes_of_answers(p_saga_ids, p_answers, 'void', 'DP017') as o;
 end
 $$;

@@ -72,19 +72,21 @@ $code$,
             );$branch$,
                     c.name, c.name, case when c.settles then ', p_answers' end
                 ),
-                '' order by c.name
+                '' order by c.turn, c.name
             )
         )
         from (
-            select s.step_function as name, false as settles from saga_steps as s
-            union
-            select s.undo_function, false from saga_steps as s
-            union
-            select s.settle_function, true from saga_steps as s
-            union
-            select s.undo_settle_function, true from saga_steps as s
+            -- What most sagas call is looked for first.
+            select f.name, f.settles, min(row(f.backwards, s.saga_type, s.position)) as turn
+            from saga_steps as s
+            cross join lateral (
+                values
+                (s.step_function, false, false), (s.settle_function, true, false),
+                (s.undo_function, false, true), (s.undo_settle_function, true, true)
+            ) as f (name, settles, backwards)
+            where f.name is not null
+            group by f.name, f.settles
         ) as c
-        where c.name is not null
     );
     execute (
         select format($code$
@@ -95,6 +97,8 @@ create or replace function call_effect(
 language plpgsql
 set search_path = darkpearl, pg_temp
 as $body$
+declare
+    v_void text;  -- An assignment does without the executor, which PERFORM starts.
 begin
     case p_function %s
     end case;
@@ -104,7 +108,7 @@ comment on function call_effect(text, uuid[], uuid[], text[]) is
     'Internal, written by compile_plan(): lets steps that are done have their effect.';
 $code$,
             string_agg(
-                format(e'\n        when %L then perform %I(p_warehouse_ids, p_saga_ids, p_step_names);', c.name, c.name),
+                format(e'\n        when %L then v_void := %I(p_warehouse_ids, p_saga_ids, p_step_names);', c.name, c.name),
                 '' order by c.name
             )
         )

@@ -92,29 +92,23 @@ language plpgsql
 set search_path = darkpearl, pg_temp
 as $$
 declare
-    v_now constant timestamptz := clock();
+    v_end constant saga_event_type := case p_group.status
+        when 'completed' then 'saga_completed'
+        when 'compensated' then 'saga_compensated'
+        when 'stuck' then 'saga_stuck'
+    end;
 begin
     if p_turned_back then
         p_group.transitions := p_group.transitions || transition(
-            'compensation_started', v_now,
+            'compensation_started', clock(),
             p_messages => array_fill(p_message, array[cardinality(p_group.saga_ids)])
         );
     end if;
-
-    if p_group.status in ('completed', 'compensated', 'stuck') then
-        p_group.transitions := p_group.transitions || transition(
-            case p_group.status
-                when 'completed' then 'saga_completed'::saga_event_type
-                when 'compensated' then 'saga_compensated'
-                else 'saga_stuck'
-            end,
-            v_now
-        );
+    if v_end is not null then
+        p_group.transitions := p_group.transitions || transition(v_end, clock());
         p_group.ready_at := null;
         p_group.parked := true;
-        if p_group.status = 'compensated' then
-            p_group.order_status := 'cancelled';
-        end if;
+        p_group.order_status := case v_end when 'saga_compensated' then 'cancelled' else p_group.order_status end;
     end if;
     return p_group;
 end
@@ -141,22 +135,16 @@ $$;
 comment on function turn_back(saga_group) is
     'Internal: starts the compensation of sagas whose cancellation was asked for.';
 
--- The step at which a group stands. Raises P0002 when its plan has none there.
--- Locks nothing.
-create or replace function current_step(p_group saga_group) returns saga_steps
+-- For a group whose plan has no step where it stands: raises P0002. Locks nothing.
+create or replace function no_step(p_group saga_group) returns saga_steps
 language plpgsql immutable
 set search_path = darkpearl, pg_temp
 as $$
-declare
-    v_step constant saga_steps := p_group.plan[p_group.position];
 begin
-    if v_step.position is distinct from p_group.position then
-        raise no_data_found using message = format('%s has no step %s', p_group.saga_type, p_group.position);
-    end if;
-    return v_step;
+    raise no_data_found using message = format('%s has no step %s', p_group.saga_type, p_group.position);
 end
 $$;
-comment on function current_step(saga_group) is 'Internal: the step of the plan at which a group stands.';
+comment on function no_step(saga_group) is 'Internal: says that a plan has no step where a group stands.';
 
 -- Notes what happened to a group whose sagas all came out of their step alike,
 -- and returns it where it goes next. The lease token moves on with every outcome,
@@ -169,7 +157,8 @@ create or replace function apply_outcome(
     p_wait_seconds numeric,
     p_error_codes text[],
     p_messages text[],
-    p_started_at timestamptz
+    p_started_at timestamptz,
+    p_requests json[] default null
 ) returns saga_group
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -177,89 +166,94 @@ as $$
 declare
     v_now constant timestamptz := clock();
     v_step constant saga_steps := p_group.plan[p_group.position];
-    v_forward constant boolean := p_group.status <> 'compensating';
+    v_backwards constant boolean := p_group.status = 'compensating';
+    v_name constant text := case when v_backwards then v_step.undo_name else v_step.step_name end;
     v_attempt constant smallint := p_group.attempts;
-    v_name constant text := case when v_forward then v_step.step_name else v_step.undo_name end;
-    v_again constant boolean := p_result = 'failed' and v_attempt < v_step.max_attempts;
-    v_parks constant boolean := p_result = 'waiting' or v_again;
-    v_turned_back boolean := false;
+    v_event saga_event_type;
+    v_effect text;
+    v_order_status order_status;
+    v_goes_again boolean;
+    v_turned_back boolean;
 begin
     p_group.moves := p_group.moves + 1;
     p_group.ready_at := v_now;
     p_group.spread_seconds := 0;
-    if v_parks then
-        p_group.parked := true;
-    else
-        p_group.attempts := 0;
-    end if;
-
-    if v_name is not null then
-        p_group.transitions := p_group.transitions || transition(
-            case p_result
-                when 'done' then case when v_forward then 'step_completed'::saga_event_type else 'step_compensated' end
-                when 'waiting' then 'step_waiting'
-                else 'step_failed'
-            end,
-            v_now,
-            v_name, v_attempt, p_error_codes, p_messages,
-            p_goes_again => v_parks,
-            p_started_at => p_started_at,
-            p_lease_seconds => case when p_started_at is null then v_step.timeout_seconds end,
-            p_effect_function => case
-                when p_result = 'done'
-                    then case when v_forward then v_step.effect_function else v_step.undo_effect_function end
-            end
-        );
-    end if;
-
-    if p_result = 'waiting' then
-        p_group.status := case when v_forward then 'waiting' else 'compensating' end;
-        p_group.ready_at := v_now + coalesce(p_wait_seconds, v_step.timeout_seconds) * interval '1 second';
-        if v_forward then
-            p_group.order_status := coalesce(v_step.order_status_waiting, p_group.order_status);
-        end if;
-    elsif v_again then
-        p_group.status := case when v_forward then 'running' else 'compensating' end;
-        -- Half of the wait is fixed and half of it each saga's own.
-        p_group.spread_seconds := backoff_seconds(v_step.backoff_seconds, v_attempt) / 2;
-        p_group.ready_at := v_now + p_group.spread_seconds * interval '1 second';
-    elsif p_result = 'done' and v_forward then
-        if p_group.position = cardinality(p_group.plan) then
+    p_group.attempts := 0;
+    if p_result = 'done' and not v_backwards then
+        v_event := 'step_completed';
+        v_effect := v_step.effect_function;
+        v_order_status := v_step.order_status_done;
+        if v_step.position = cardinality(p_group.plan) then
             p_group.status := 'completed';
         else
             p_group.status := 'running';
             p_group.position := v_step.position + 1;
         end if;
-        p_group.order_status := coalesce(v_step.order_status_done, p_group.order_status);
     elsif p_result = 'done' then
+        v_event := 'step_compensated';
+        v_effect := v_step.undo_effect_function;
         p_group.position := v_step.position - 1;
         p_group.status := case when p_group.position = 0 then 'compensated' else 'compensating' end;
-    elsif not v_forward or (v_step.forward_only and (p_result = 'failed' or v_step.position > 1)) then
-        -- No way on and none back. (Refused as the first step is nothing done.)
-        p_group.status := 'stuck';
-    else
-        -- A step that was refused left nothing behind, nor did one that raised, unless
-        -- it is external: then the call may have had its effect, and is undone as well.
-        if p_result = 'refused' or v_step.settle_function is null then
-            p_group.position := v_step.position - 1;
+    elsif p_result = 'waiting' then
+        v_event := 'step_waiting';
+        p_group.attempts := v_attempt;
+        v_goes_again := true;
+        p_group.requests := p_requests;
+        p_group.ready_at := v_now + coalesce(p_wait_seconds, v_step.timeout_seconds) * interval '1 second';
+        if not v_backwards then
+            p_group.status := 'waiting';
+            v_order_status := v_step.order_status_waiting;
         end if;
-        p_group.status := case when p_group.position = 0 then 'compensated' else 'compensating' end;
-        p_group.order_status := coalesce(v_step.order_status_refused, p_group.order_status);
-        v_turned_back := true;
+    else
+        v_event := 'step_failed';
+        if p_result = 'failed' and v_attempt < v_step.max_attempts then
+            p_group.attempts := v_attempt;
+            v_goes_again := true;
+            p_group.status := case when v_backwards then 'compensating' else 'running' end;
+            -- Half of the wait is fixed and half of it each saga's own.
+            p_group.spread_seconds := backoff_seconds(v_step.backoff_seconds, v_attempt) / 2;
+            p_group.ready_at := v_now + p_group.spread_seconds * interval '1 second';
+        elsif v_backwards or (v_step.forward_only and (p_result = 'failed' or v_step.position > 1)) then
+            -- No way on and none back. (Refused as the first step is nothing done.)
+            p_group.status := 'stuck';
+        else
+            -- A step that was refused left nothing behind, nor did one that raised, unless
+            -- it is external: then the call may have had its effect, and is undone as well.
+            if p_result = 'refused' or v_step.settle_function is null then
+                p_group.position := v_step.position - 1;
+            end if;
+            p_group.status := case when p_group.position = 0 then 'compensated' else 'compensating' end;
+            v_order_status := v_step.order_status_refused;
+            v_turned_back := true;
+        end if;
     end if;
 
-    if v_turned_back or p_group.status in ('completed', 'compensated', 'stuck') then
+    if v_order_status is not null then
+        p_group.order_status := v_order_status;
+    end if;
+    if v_name is not null then
+        p_group.transitions := p_group.transitions || transition(
+            v_event, v_now, v_name, v_attempt, p_error_codes, p_messages,
+            p_goes_again => v_goes_again,
+            p_started_at => p_started_at,
+            p_lease_seconds => case when p_started_at is null then v_step.timeout_seconds end,
+            p_effect_function => v_effect
+        );
+    end if;
+    if v_goes_again then
+        p_group.parked := true;
+    elsif v_turned_back or p_group.status in ('completed', 'compensated', 'stuck') then
         return finish_sagas(p_group, v_turned_back);
     end if;
     return p_group;
 end
 $$;
-comment on function apply_outcome(saga_group, step_result, numeric, text[], text[], timestamptz) is
+comment on function apply_outcome(saga_group, step_result, numeric, text[], text[], timestamptz, json[]) is
     'Internal: notes what happened to sagas that came out of a step alike and works out where they go next.';
 
 -- Takes a group through a step function or, with its answers, through a settle
 -- function. Returns what becomes of it, a group for what came out alike, each
--- with the requests to make.
+-- with what it asks for.
 -- Locks: what the function locks. Raises: XX000 when there is not one outcome
 -- for each saga.
 create or replace function take_step(
@@ -270,33 +264,19 @@ set search_path = darkpearl, pg_temp
 as $$
 declare
     v_started_at constant timestamptz := case when p_answers is null then clock() end;
-    v_step saga_steps;
     v_of outcome_group;
     v_part saga_group;
-    v_became saga_group[] := '{}';
+    v_became saga_group[];
     v_count integer := 0;
 begin
     foreach v_of in array coalesce(call_step(p_function, p_warehouse_ids, p_group.saga_ids, p_answers), '{}') loop
-        v_part := case when v_of.saga_ids = p_group.saga_ids then p_group else part_of(p_group, v_of.saga_ids) end;
+        v_part := apply_outcome(
+            case when v_of.saga_ids = p_group.saga_ids then p_group else part_of(p_group, v_of.saga_ids) end,
+            v_of.result, v_of.wait_seconds, v_of.error_codes, v_of.messages, v_started_at,
+            case when v_of.asks then v_of.requests end
+        );
         exit when v_part.saga_ids is distinct from v_of.saga_ids;
         v_count := v_count + cardinality(v_of.saga_ids);
-        v_part := apply_outcome(v_part, v_of.result, v_of.wait_seconds, v_of.error_codes, v_of.messages, v_started_at);
-        if v_of.asks then
-            v_step := p_group.plan[p_group.position];
-            v_part.requests := (
-                select json_agg(r)
-                from (
-                    select
-                        s.saga_id, s.warehouse_id, s.lease_token + v_part.moves as lease_token, v_part.attempts as attempt,
-                        v_step.timeout_seconds,
-                        case p_group.status when 'compensating' then v_step.undo_name else v_step.step_name end as step_name,
-                        s.request
-                    from unnest(v_part.saga_ids, v_part.warehouse_ids, v_part.lease_tokens, v_of.requests)
-                        as s (saga_id, warehouse_id, lease_token, request)
-                    where s.request is not null
-                ) as r
-            );
-        end if;
         v_became := v_became || v_part;
     end loop;
     if v_count <> cardinality(p_group.saga_ids) then
@@ -313,14 +293,16 @@ comment on function take_step(saga_group, text, uuid[], jsonb[]) is
     'Internal: runs a step for a group and says where its sagas go, those that came out alike together.';
 
 -- Writes what happened to a group, where its sagas stand now and the status of
--- their orders. Locks: sagas, orders.
-create or replace function write_group(p_group saga_group, p_warehouse_ids uuid[]) returns void
+-- their orders. Returns the requests to make, as a JSON array; null for none.
+-- Locks: sagas, orders.
+create or replace function write_group(p_group saga_group, p_warehouse_ids uuid[]) returns json
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 declare
     v_now constant timestamptz := clock();
+    v_step saga_steps;
 begin
     with stand as (
         update sagas as s
@@ -360,10 +342,28 @@ begin
     from unnest(p_group.saga_ids, p_group.warehouse_ids, p_group.were_ready_at)
         with ordinality as s (saga_id, warehouse_id, was_ready_at, n)
     cross join unnest(p_group.transitions) as t;
+
+    if p_group.requests is null then
+        return null;
+    end if;
+    v_step := p_group.plan[p_group.position];
+    return (
+        select json_agg(r)
+        from (
+            select
+                s.saga_id, s.warehouse_id, s.lease_token + p_group.moves as lease_token, p_group.attempts as attempt,
+                v_step.timeout_seconds,
+                case p_group.status when 'compensating' then v_step.undo_name else v_step.step_name end as step_name,
+                s.request
+            from unnest(p_group.saga_ids, p_group.warehouse_ids, p_group.lease_tokens, p_group.requests)
+                as s (saga_id, warehouse_id, lease_token, request)
+            where s.request is not null
+        ) as r
+    );
 end
 $$;
 comment on function write_group(saga_group, uuid[]) is
-    'Internal: writes the events of a group, where its sagas stand and the status of their orders.';
+    'Internal: writes the events of a group, where its sagas stand and the status of their orders; returns the external requests.';
 
 -- Runs sagas that this transaction has locked until each is parked, then
 -- writes what became of them, every row once, and lets the steps that were done
@@ -372,7 +372,7 @@ comment on function write_group(saga_group, uuid[]) is
 -- Locks: what the step functions lock, paused steps of saga_steps, orders, then
 -- what the effects lock.
 create or replace function run_pass(p_warehouse_ids uuid[], p_work saga_group[], p_go_on boolean default true)
-returns setof json
+returns json[]
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
@@ -384,15 +384,15 @@ declare
     v_group saga_group;
     v_step saga_steps;
     v_function text;
-    v_backwards boolean;
-    v_paused boolean;
-    v_now timestamptz;
     v_transition saga_transition;
     v_effect text;
     v_sagas uuid[];
     v_effects text[] := '{}';
-    v_effect_sagas uuid[] := '{}';
-    v_effect_steps text[] := '{}';
+    v_effect_sagas uuid[];
+    v_effect_steps text[];
+    v_asked json;
+    v_requests json[] := '{}';
+    v_void text;  -- An assignment does without the executor, which PERFORM starts.
 begin
     while cardinality(v_todo) > 0 loop
         v_group := v_todo[cardinality(v_todo)];
@@ -405,28 +405,26 @@ begin
             continue;
         end if;
 
-        v_step := current_step(v_group);
-        v_now := clock();
-        v_backwards := v_group.status = 'compensating';
-        v_paused := coalesce(v_step.paused_until > v_now, false) and v_group.status <> 'waiting'
-            and case when v_backwards then v_step.undo_settle_function else v_step.settle_function end is not null;
-        if v_paused then
+        v_step := v_group.plan[v_group.position];
+        if v_step.position is distinct from v_group.position then
+            v_step := no_step(v_group);
+        elsif v_step.paused_until > clock() then
             -- Who ends the pause meanwhile waits, so that it finds those who wait for its end.
-            select s.paused_until, coalesce(s.paused_until > v_now, false)
-            into v_step.paused_until, v_paused
+            select s.paused_until into v_step.paused_until
             from saga_steps as s
-            where s.saga_type = v_group.saga_type and s.position = v_group.position
+            where s.saga_type = v_group.saga_type and s.position = v_group.position and v_group.status <> 'waiting'
+                and case v_group.status when 'compensating' then s.undo_settle_function else s.settle_function end is not null
             for share;
-        end if;
-        if v_paused then
-            -- Those that waited out a pause come back one after the other.
-            v_group.ready_at := v_step.paused_until;
-            v_group.spread_seconds := 1;
-            v_over := v_over || v_group;
-            continue;
+            if v_step.paused_until > clock() then
+                -- Those that waited out a pause come back one after the other.
+                v_group.ready_at := v_step.paused_until;
+                v_group.spread_seconds := 1;
+                v_over := v_over || v_group;
+                continue;
+            end if;
         end if;
 
-        v_function := case when v_backwards then v_step.undo_function else v_step.step_function end;
+        v_function := case v_group.status when 'compensating' then v_step.undo_function else v_step.step_function end;
         if v_group.status = 'waiting' or (v_function is not null and v_group.attempts >= v_step.max_attempts) then
             -- A lease ran out: of a request, which was counted when it was made, or of the
             -- last one to undo; or the plan was tightened.
@@ -440,22 +438,23 @@ begin
                     end,
                     array[cardinality(v_group.saga_ids)]
                 ),
-                v_now
+                clock()
             );
         else
             v_group.attempts := v_group.attempts + 1;
-            v_todo := v_todo || case
-                when v_function is null then array[apply_outcome(v_group, 'done', null, null, null, v_now)]
-                else take_step(v_group, v_function, p_warehouse_ids, null)
-            end;
+            if v_function is null then
+                v_todo := v_todo || apply_outcome(v_group, 'done', null, null, null, clock());
+            else
+                v_todo := v_todo || take_step(v_group, v_function, p_warehouse_ids, null);
+            end if;
         end if;
         exit when not p_go_on;
     end loop;
 
     foreach v_group in array v_over || v_todo loop
-        perform write_group(v_group, p_warehouse_ids);
-        if v_group.requests is not null then
-            return next v_group.requests;
+        v_asked := write_group(v_group, p_warehouse_ids);
+        if v_asked is not null then
+            v_requests := v_requests || v_asked;
         end if;
         foreach v_transition in array coalesce(v_group.transitions, '{}') loop
             if v_transition.effect_function is not null then
@@ -467,9 +466,9 @@ begin
     end loop;
 
     if cardinality(v_effects) = 0 then
-        return;
+        return v_requests;
     elsif v_effects[1] = all(v_effects) then
-        perform call_effect(v_effects[1], p_warehouse_ids, v_effect_sagas, v_effect_steps);
+        v_void := call_effect(v_effects[1], p_warehouse_ids, v_effect_sagas, v_effect_steps);
     else
         for v_effect, v_sagas, v_effect_steps in
             select e.name, array_agg(e.saga_id), array_agg(e.step_name)
@@ -477,9 +476,10 @@ begin
             group by e.name
             order by e.name
         loop
-            perform call_effect(v_effect, p_warehouse_ids, v_sagas, v_effect_steps);
+            v_void := call_effect(v_effect, p_warehouse_ids, v_sagas, v_effect_steps);
         end loop;
     end if;
+    return v_requests;
 end
 $$;
 comment on function run_pass(uuid[], saga_group[], boolean) is

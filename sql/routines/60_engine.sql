@@ -15,18 +15,14 @@
 -- cannot be done stands alone and is recorded by fail_saga(). An outage
 -- (deadlock, shutdown, out of space …) is no saga's fault and is raised.
 --
+-- Who names no warehouses means all of them. On a cluster sharded by warehouse
+-- the caller names exactly one.
+--
 -- Lock order: sagas, then their payments and orders, which nobody locks without
 -- the saga, then inventory by (product_id, warehouse_id).
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
-
--- Every warehouse: whom an engine call is for when it names none. On a cluster
--- sharded by warehouse the caller names exactly one instead.
-create or replace function all_warehouses() returns uuid[]
-language sql stable
-return array(select w.id from warehouses as w);
-comment on function all_warehouses() is 'The ids of all warehouses.';
 
 -- True for errors that say nothing about the saga at hand: connection,
 -- rollback, resources, operator intervention, system, lock timeout.
@@ -55,25 +51,14 @@ set enable_seqscan = off
 as $$
 declare
     v_now constant timestamptz := clock();
-    v_groups saga_group[];
 begin
-    select
-        array_agg(
-            row(
-                g.saga_type, g.status, g.position, g.attempts, g.cancel_requested, false, null,
-                g.saga_ids, g.warehouse_ids, g.lease_tokens, g.were_ready_at, 0, v_now, 0,
-                array(select p from saga_steps as p where p.saga_type = g.saga_type order by p.position), null, null
-            )::saga_group
-            order by g.position, g.status desc, g.attempts desc, g.saga_type
-        )
-    into v_groups
-    from (
-        select
-            s.saga_type, s.status, s.position, s.attempts, s.cancel_requested,
-            array_agg(s.id order by s.id) as saga_ids,
-            array_agg(s.warehouse_id order by s.id) as warehouse_ids,
-            array_agg(s.lease_token order by s.id) as lease_tokens,
-            array_agg(s.ready_at order by s.id) as were_ready_at
+    return array(
+        select row(
+            s.saga_type, s.status, s.position, s.attempts, s.cancel_requested, false, null,
+            array_agg(s.id order by s.id), array_agg(s.warehouse_id order by s.id),
+            array_agg(s.lease_token order by s.id), array_agg(s.ready_at order by s.id), 0, v_now, 0,
+            array(select p from saga_steps as p where p.saga_type = s.saga_type order by p.position), null, null
+        )::saga_group
         from (
             select
                 id, warehouse_id, saga_type, status, position, attempts, cancel_requested, lease_token, ready_at
@@ -84,8 +69,8 @@ begin
             for no key update skip locked
         ) as s
         group by s.saga_type, s.status, s.position, s.attempts, s.cancel_requested
-    ) as g;
-    return v_groups;
+        order by s.position, s.status desc, s.attempts desc, s.saga_type
+    );
 end
 $$;
 comment on function claim_sagas(uuid[], integer) is 'Internal: locks ready sagas, skipping those that are taken.';
@@ -165,6 +150,7 @@ declare
     v_work saga_group[];
     v_group saga_group;
     v_count integer := 0;
+    v_requests json[] := '{}';
     v_sqlstate text;
     v_message text;
 begin
@@ -175,34 +161,27 @@ begin
             detail = format('A batch of %s sagas was asked for.', coalesce(p_limit::text, 'null')),
             hint = 'Use 1 to 10000; 1000 is a good size.';
     end if;
-    v_warehouse_ids := coalesce(p_warehouse_ids, all_warehouses());
+    v_warehouse_ids := coalesce(p_warehouse_ids, array(select w.id from warehouses as w));
     begin
         v_work := claim_sagas(v_warehouse_ids, p_limit);
-        if v_work is null then
-            claimed := 0;
-            return next;
-            return;
-        end if;
         foreach v_group in array v_work loop
             v_count := v_count + cardinality(v_group.saga_ids);
         end loop;
-        return query select 0, r from run_pass(v_warehouse_ids, v_work) as r;
-        claimed := v_count;
-        requests := null;
-        return next;
-        return;
+        v_requests := run_pass(v_warehouse_ids, v_work);
     exception when others then
-        if v_work is null or is_outage(sqlstate) then
+        if v_count = 0 or is_outage(sqlstate) then
             raise;
         end if;
         v_sqlstate := sqlstate;
         v_message := sqlerrm;
     end;
 
-    if v_count = 1 then
+    if v_sqlstate is not null and v_count > 1 then
+        return query select a.* from advance(v_count / 2, p_warehouse_ids) as a;
+        return query select a.* from advance(v_count - v_count / 2, p_warehouse_ids) as a;
+        return;
+    elsif v_sqlstate is not null then
         -- Alone. Keep the step that works, so that the one that raises is tried, and blamed, by itself.
-        claimed := 1;
-        requests := null;
         begin
             perform s.id
             from sagas as s
@@ -210,23 +189,22 @@ begin
                 and s.lease_token = v_group.lease_tokens[1]
             for no key update;
             if found then
-                return query select 0, r from run_pass(v_warehouse_ids, v_work, false) as r;
+                v_requests := run_pass(v_warehouse_ids, v_work, false);
             end if;
-            return next;
-            return;
         exception when others then
             if is_outage(sqlstate) then
                 raise;
             end if;
-            v_sqlstate := sqlstate;
-            v_message := sqlerrm;
+            perform fail_saga(v_group, sqlstate, sqlerrm);
         end;
-        perform fail_saga(v_group, v_sqlstate, v_message);
-        return next;
-    else
-        return query select a.* from advance(v_count / 2, p_warehouse_ids) as a;
-        return query select a.* from advance(v_count - v_count / 2, p_warehouse_ids) as a;
     end if;
+
+    claimed := v_count;
+    return next;
+    claimed := 0;
+    foreach requests in array v_requests loop
+        return next;
+    end loop;
 end
 $$;
 comment on function advance(integer, uuid[]) is
@@ -237,8 +215,7 @@ comment on function advance(integer, uuid[]) is
 -- Not inlined, and planned for few: the sagas are looked up one by one.
 create or replace function answers_of(p_answers jsonb)
 returns table (saga_id uuid, lease_token bigint, answer jsonb)
-language sql stable rows 10
-set search_path = darkpearl, pg_temp
+language sql stable
 begin atomic
     select distinct on (a.saga_id) a.saga_id, t.lease_token, a.answer
     from jsonb_to_recordset(p_answers) as a (saga_id uuid, lease_token text, answer jsonb)
@@ -251,9 +228,12 @@ comment on function answers_of(jsonb) is 'Internal: the answers that settle() wa
 
 -- Records the answers under their present tokens and goes on from them.
 -- p_go_on false stops each saga right after its answer is recorded.
+-- requests: what is to be asked next, JSON arrays. stale: sagas whose answers came
+-- under another token, and changed nothing.
 -- Locks: sagas by id, then as advance().
-create or replace function settle_pass(p_warehouse_ids uuid[], p_answers jsonb, p_go_on boolean)
-returns table (requests json, stale uuid)
+create or replace function settle_pass(
+    p_warehouse_ids uuid[], p_answers jsonb, p_go_on boolean, out requests json[], out stale uuid[]
+)
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
@@ -266,16 +246,17 @@ declare
     v_settled uuid[] := '{}';
     v_work saga_group[] := '{}';
 begin
+    stale := '{}';
     for v_at in
         with answers as materialized (select * from answers_of(p_answers))
         select
-            s.saga_type, s.status, s.position, s.attempts, s.cancel_requested,
-            array_agg(s.id order by s.id) as saga_ids,
-            array_agg(s.warehouse_id order by s.id) as warehouse_ids,
-            array_agg(s.lease_token order by s.id) as lease_tokens,
-            array_agg(s.ready_at order by s.id) as were_ready_at,
-            array_agg(s.answer order by s.id) as answers,
-            array(select p from saga_steps as p where p.saga_type = s.saga_type order by p.position) as plan
+            row(
+                s.saga_type, s.status, s.position, s.attempts, s.cancel_requested, not p_go_on, null,
+                array_agg(s.id order by s.id), array_agg(s.warehouse_id order by s.id),
+                array_agg(s.lease_token order by s.id), array_agg(s.ready_at order by s.id), 0, null, 0,
+                array(select p from saga_steps as p where p.saga_type = s.saga_type order by p.position), null, null
+            )::saga_group as work,
+            array_agg(s.answer order by s.id) as answers
         from (
             select
                 s.id, s.warehouse_id, s.saga_type, s.status, s.position, s.attempts, s.cancel_requested,
@@ -290,35 +271,27 @@ begin
         group by s.saga_type, s.status, s.position, s.attempts, s.cancel_requested
         order by s.position, s.status desc, s.attempts desc, s.saga_type
     loop
-        v_settled := v_settled || v_at.saga_ids;
-        v_group := row(
-            v_at.saga_type, v_at.status, v_at.position, v_at.attempts, v_at.cancel_requested, not p_go_on, null,
-            v_at.saga_ids, v_at.warehouse_ids, v_at.lease_tokens, v_at.were_ready_at, 0, null, 0, v_at.plan, null, null
-        );
-        v_step := current_step(v_group);
+        v_group := v_at.work;
+        v_step := v_group.plan[v_group.position];
+        if v_step.position is distinct from v_group.position then
+            v_step := no_step(v_group);
+        end if;
+        v_settled := v_settled || v_group.saga_ids;
         v_work := v_work || take_step(
             v_group,
-            case when v_at.status = 'compensating' then v_step.undo_settle_function else v_step.settle_function end,
+            case v_group.status when 'compensating' then v_step.undo_settle_function else v_step.settle_function end,
             p_warehouse_ids,
             v_at.answers
         );
     end loop;
 
     if cardinality(v_settled) < jsonb_array_length(p_answers) then
-        for v_at in select a.saga_id from answers_of(p_answers) as a loop
-            if v_at.saga_id is null then
-                raise not_null_violation using message = 'an answer names no saga';
-            elsif v_at.saga_id <> all(v_settled) then
-                stale := v_at.saga_id;
-                return next;
-            end if;
-        end loop;
-        stale := null;
+        stale := array(select a.saga_id from answers_of(p_answers) as a where a.saga_id is null or a.saga_id <> all(v_settled));
+        if array_position(stale, null) is not null then
+            raise not_null_violation using message = 'an answer names no saga';
+        end if;
     end if;
-
-    if cardinality(v_work) > 0 then
-        return query select r, null::uuid from run_pass(p_warehouse_ids, v_work) as r;
-    end if;
+    requests := run_pass(p_warehouse_ids, v_work);
 end
 $$;
 comment on function settle_pass(uuid[], jsonb, boolean) is
@@ -343,6 +316,7 @@ as $$
 declare
     v_warehouse_ids uuid[];
     v_count integer;
+    v_pass record;
     v_group saga_group;
     v_sqlstate text;
     v_message text;
@@ -355,12 +329,9 @@ begin
             hint = 'Pass [{"saga_id": "…", "lease_token": 2, "answer": {"outcome": "approved"}}].';
     end if;
     v_count := jsonb_array_length(p_answers);
-    v_warehouse_ids := coalesce(p_warehouse_ids, all_warehouses());
+    v_warehouse_ids := coalesce(p_warehouse_ids, array(select w.id from warehouses as w));
     begin
-        return query
-        select p.requests, p.stale, case when p.stale is not null then 'DP009' end
-        from settle_pass(v_warehouse_ids, p_answers, true) as p;
-        return;
+        v_pass := settle_pass(v_warehouse_ids, p_answers, true);
     exception when others then
         if is_outage(sqlstate) then
             raise;
@@ -369,48 +340,56 @@ begin
         v_message := sqlerrm;
     end;
 
-    if exists (
-        select from jsonb_array_elements(p_answers) as a
-        where coalesce(a ->> 'saga_id', '') !~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
-    ) then
-        raise exception using
-            errcode = 'DP015',
-            message = 'an answer names no saga',
-            detail = 'Each element of p_answers needs a saga_id that is a UUID.',
-            hint = 'Pass [{"saga_id": "…", "lease_token": 2, "answer": {"outcome": "approved"}}].';
-    end if;
-    if v_count > 1 then
-        return query select s.* from settle(jsonb_path_query_array(p_answers, format('$[0 to %s]', v_count / 2 - 1)::jsonpath), p_warehouse_ids) as s;
-        return query select s.* from settle(jsonb_path_query_array(p_answers, format('$[%s to last]', v_count / 2)::jsonpath), p_warehouse_ids) as s;
-        return;
+    if v_sqlstate is not null then
+        if exists (
+            select from jsonb_array_elements(p_answers) as a
+            where coalesce(a ->> 'saga_id', '') !~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+        ) then
+            raise exception using
+                errcode = 'DP015',
+                message = 'an answer names no saga',
+                detail = 'Each element of p_answers needs a saga_id that is a UUID.',
+                hint = 'Pass [{"saga_id": "…", "lease_token": 2, "answer": {"outcome": "approved"}}].';
+        elsif v_count > 1 then
+            return query select s.* from settle(jsonb_path_query_array(p_answers, format('$[0 to %s]', v_count / 2 - 1)::jsonpath), p_warehouse_ids) as s;
+            return query select s.* from settle(jsonb_path_query_array(p_answers, format('$[%s to last]', v_count / 2)::jsonpath), p_warehouse_ids) as s;
+            return;
+        end if;
+
+        -- Alone. Keep the answer at least; what comes after it is advance()'s.
+        begin
+            v_pass := settle_pass(v_warehouse_ids, p_answers, false);
+        exception when others then
+            if is_outage(sqlstate) then
+                raise;
+            end if;
+            select
+                s.saga_type, s.status, s.position,
+                -- The try was counted when its request went out.
+                s.attempts - 1,
+                s.cancel_requested, false, null,
+                array[s.id], array[s.warehouse_id], array[s.lease_token], array[s.ready_at], 0, null, 0,
+                array(select p from saga_steps as p where p.saga_type = s.saga_type order by p.position), null, null
+            into v_group
+            from sagas as s
+            where s.id = (p_answers -> 0 ->> 'saga_id')::uuid and s.warehouse_id = any(v_warehouse_ids)
+                and s.lease_token::text = p_answers -> 0 ->> 'lease_token'
+                and s.status in ('waiting', 'compensating') and s.attempts > 0;
+            if found then
+                perform fail_saga(v_group, v_sqlstate, v_message);
+            end if;
+            return;
+        end;
     end if;
 
-    -- Alone. Keep the answer at least; what comes after it is advance()'s.
-    begin
-        return query
-        select p.requests, p.stale, case when p.stale is not null then 'DP009' end
-        from settle_pass(v_warehouse_ids, p_answers, false) as p;
-        return;
-    exception when others then
-        if is_outage(sqlstate) then
-            raise;
-        end if;
-    end;
-    select
-        s.saga_type, s.status, s.position,
-        -- The try was counted when its request went out.
-        s.attempts - 1,
-        s.cancel_requested, false, null,
-        array[s.id], array[s.warehouse_id], array[s.lease_token], array[s.ready_at], 0, null, 0,
-        array(select p from saga_steps as p where p.saga_type = s.saga_type order by p.position), null, null
-    into v_group
-    from sagas as s
-    where s.id = (p_answers -> 0 ->> 'saga_id')::uuid and s.warehouse_id = any(v_warehouse_ids)
-        and s.lease_token::text = p_answers -> 0 ->> 'lease_token'
-        and s.status in ('waiting', 'compensating') and s.attempts > 0;
-    if found then
-        perform fail_saga(v_group, v_sqlstate, v_message);
-    end if;
+    foreach requests in array v_pass.requests loop
+        return next;
+    end loop;
+    requests := null;
+    error_code := 'DP009';
+    foreach saga_id in array v_pass.stale loop
+        return next;
+    end loop;
 end
 $$;
 comment on function settle(jsonb, uuid[]) is

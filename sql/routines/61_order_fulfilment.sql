@@ -126,7 +126,10 @@ set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 begin
-    if exists (
+    return query
+    select s, 'done'::step_result, null::text, null::text, null::json, null::numeric
+    from unnest(p_saga_ids) as s
+    where not exists (
         select
         from order_items as o
         where o.order_id = any(p_saga_ids) and o.warehouse_id = any(p_warehouse_ids)
@@ -135,11 +138,9 @@ begin
             select i.quantity_sellable from inventory as i
             where i.product_id = o.product_id and i.warehouse_id = o.warehouse_id
         ), 0)
-    ) then
+    );
+    if not found then
         return query select o.* from reserve_scarce_stock(p_warehouse_ids, p_saga_ids) as o;
-    else
-        return query
-        select s, 'done'::step_result, null::text, null::text, null::json, null::numeric from unnest(p_saga_ids) as s;
     end if;
 end
 $$;
@@ -268,9 +269,10 @@ as $$
 declare
     v_movement_type movement_type;
     v_saga_ids uuid[];
+    v_moved integer;
 begin
     if p_step_names[1] = all(p_step_names) then
-        perform move_goods_of(movement_of(p_step_names[1]), p_warehouse_ids, p_saga_ids);
+        v_moved := move_goods_of(movement_of(p_step_names[1]), p_warehouse_ids, p_saga_ids);
         return;
     end if;
 
@@ -283,7 +285,7 @@ begin
         group by e.step_name
         order by 1
     loop
-        perform move_goods_of(v_movement_type, p_warehouse_ids, v_saga_ids);
+        v_moved := move_goods_of(v_movement_type, p_warehouse_ids, v_saga_ids);
     end loop;
 end
 $$;
@@ -304,10 +306,10 @@ comment on function movement_of(text) is 'Internal: the type of movement that is
 --
 -- A reservation is of the order's lines. What ends one is what the ledger says
 -- is open: a saga with no reservation moves nothing, one whose reservation has
--- ended moves nothing again.
+-- ended moves nothing again. Returns how many movements there were.
 -- Locks: inventory by (product_id, warehouse_id).
 create or replace function move_goods_of(p_movement_type movement_type, p_warehouse_ids uuid[], p_saga_ids uuid[])
-returns void
+returns integer
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
@@ -347,7 +349,7 @@ begin
             order by r.correlation_id, r.product_id
         ) as m;
     end if;
-    perform apply_movements(p_movement_type, v_sagas, v_warehouses, v_products, v_quantities);
+    return apply_movements(p_movement_type, v_sagas, v_warehouses, v_products, v_quantities);
 end
 $$;
 comment on function move_goods_of(movement_type, uuid[], uuid[]) is

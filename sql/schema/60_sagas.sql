@@ -119,7 +119,7 @@ create type saga_transition as (
 -- Sagas of a pass that stand at the same place. The arrays of who is in it are
 -- aligned, in order of saga_ids; the lease tokens are those before the pass, and
 -- count as higher by the number of outcomes. Each is ready again at ready_at, and
--- its share of spread_seconds later. requests is what they ask for, as JSON.
+-- its share of spread_seconds later. requests is what each asks for, if any does.
 create type saga_group as (
     saga_type text,
     status saga_status,
@@ -137,7 +137,7 @@ create type saga_group as (
     spread_seconds double precision,
     plan saga_steps[],
     transitions saga_transition[],
-    requests json
+    requests json[]
 );
 
 -- What a step function returns, one row per saga it was given.

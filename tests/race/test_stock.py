@@ -104,7 +104,9 @@ async def test_a_scarce_product_is_locked_before_it_is_promised(
     await other.execute("select adjust_stock(%s, %s, -1)", [shop.lisbon, product])
 
     async with anyio.create_task_group() as group:
-        group.start_soon(step.execute, "select reserve_stock(all_warehouses(), %s)", [[order]])
+        group.start_soon(
+            step.execute, "select reserve_stock(array(select id from warehouses), %s)", [[order]]
+        )
         await waits(step.info.backend_pid)
         await other.commit()
 
@@ -122,8 +124,8 @@ async def test_a_pass_locks_all_its_shelves_at_once(shop: Shop, connect: Any, wa
     async with anyio.create_task_group() as group:
         group.start_soon(
             mover.execute,
-            "select move_goods(all_warehouses(), %s, array['fulfill_order', 'release_stock'])",
-            [[leaves, returns]],
+            "select move_goods(array[%s], %s, array['fulfill_order', 'release_stock'])",
+            [shop.lisbon, [leaves, returns]],
         )
         await waits(mover.info.backend_pid)
         await holder.execute(
@@ -144,8 +146,8 @@ async def test_a_pass_locks_its_shelves_in_key_order(shop: Shop, connect: Any, w
     async with anyio.create_task_group() as group:
         group.start_soon(
             mover.execute,
-            "select move_goods(all_warehouses(), %s, array['reserve_stock', 'reserve_stock'])",
-            [orders],
+            "select move_goods(array[%s], %s, array['reserve_stock', 'reserve_stock'])",
+            [shop.lisbon, orders],
         )
         await waits(mover.info.backend_pid)
         await holder.execute(

@@ -106,11 +106,12 @@ async def _advance(shop: Shop, limit: int) -> list[Row]:
     """What advance() does, without its second tries: no batch that raises is mended by halves."""
     requests: list[Row] = []
     while await shop.value("select exists (select from sagas where ready_at <= clock())"):
-        for each in await shop.values(
-            "select run_pass(all_warehouses(), work)"
-            " from claim_sagas(all_warehouses(), %s) as work",
+        (documents,) = await shop.values(
+            "select run_pass(array(select id from warehouses), work)"
+            " from claim_sagas(array(select id from warehouses), %s) as work",
             limit,
-        ):
+        )
+        for each in documents:
             requests += each
     return requests
 
@@ -136,10 +137,11 @@ async def _answer(shop: Shop, answers: list[tuple[Row, Row]]) -> list[Row]:
         {"saga_id": each["saga_id"], "lease_token": each["lease_token"], "answer": answer}
         for each, answer in answers
     ]
-    rows = await shop.rows(
-        "select * from settle_pass(all_warehouses(), %s::jsonb, true)", json.dumps(given)
+    documents = await shop.value(
+        "select requests from settle_pass(array(select id from warehouses), %s::jsonb, true)",
+        json.dumps(given),
     )
-    return [request for row in rows for request in row["requests"] or []]
+    return [request for each in documents for request in each]
 
 
 async def _agree(shop: Shop, model: Model, products: list[UUID], orders: list[UUID]) -> None:

@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 from shop import Shop
 
+EVERYWHERE = "array(select id from warehouses)"
 STEPS = ["reserve_stock", "release_stock", "fulfill_order", "request_payment", "request_void"]
 
 
@@ -22,14 +23,12 @@ async def step(shop: Shop, name: str, *sagas: UUID) -> dict[UUID, Any]:
     )
     outcomes = {saga: {"result": "done"} for saga in sagas}
     if plan["function"]:
-        rows = await shop.rows(f"select * from {plan['function']}(all_warehouses(), %s)", [*sagas])
+        rows = await shop.rows(f"select * from {plan['function']}({EVERYWHERE}, %s)", [*sagas])
         outcomes = {row.pop("saga_id"): row for row in rows}
         assert len(rows) == len(outcomes)
     done = [saga for saga, outcome in outcomes.items() if outcome["result"] == "done"]
     if plan["effect"]:
-        await shop.run(
-            f"select {plan['effect']}(all_warehouses(), %s, %s)", done, [name] * len(done)
-        )
+        await shop.run(f"select {plan['effect']}({EVERYWHERE}, %s, %s)", done, [name] * len(done))
     return outcomes
 
 
