@@ -13,6 +13,8 @@ from darkpearl import embedded
 RATES = (100, 500, 1000, 2000)
 SECONDS = 8
 WARM_UP_SECONDS = 1
+COOL_DOWN_SECONDS = 0.5
+"""The end of the clients' sessions, each a process that has to be taken down, is no load."""
 CLIENTS = 32
 
 PERCENTILES = """
@@ -34,7 +36,7 @@ took as (
         (committed - due) * 1000 as until_commit
     from placed
     inner join due using (client, number)
-    where due >= (select min(due) from due) + %s
+    where due between (select min(due) from due) + %s and (select max(due) from due) - %s
 )
 select array[
     percentile_cont(0.5) within group (order by since_due),
@@ -66,7 +68,7 @@ async def _open_loop(running: embedded.Server, rate: int) -> dict[str, Any]:
                 await until_drained(target)
             await _load(target, log)
         await target.check()
-        figures = await target.value(PERCENTILES, WARM_UP_SECONDS)
+        figures = await target.value(PERCENTILES, WARM_UP_SECONDS, COOL_DOWN_SECONDS)
     return {
         "rate": rate,
         "orders_per_second": round(run.per_second),
