@@ -12,6 +12,8 @@ from darkpearl import embedded
 
 SQL = Path(__file__).with_suffix(".sql")
 CLIENTS = (1, 4, 8, 16)
+DRAINED = 40_000
+"""Orders of a drain, so that it takes about as long as the floor: sessions plan at their start."""
 SCRIPT = """
 select floor.reserve() as id \\gset
 select floor.pay(:id::uuid);
@@ -50,7 +52,7 @@ def variants(running: embedded.Server) -> tuple[dict[str, Variant], list[str]]:
 
     async def one_drain(listeners: int, batch_size: int) -> dict[str, Any]:
         async with shop(running) as target:
-            return await drain(target, 20_000, listeners, batch_size=batch_size)
+            return await drain(target, DRAINED, listeners, batch_size=batch_size)
 
     floors = {f"floor, {c} client{'s' * (c > 1)}": partial(one_floor, c) for c in CLIENTS}
     drains = {
