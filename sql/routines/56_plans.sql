@@ -72,12 +72,14 @@ $code$,
             );$branch$,
                     c.name, c.name, case when c.settles then ', p_answers' end
                 ),
-                '' order by c.turn, c.name
+                '' order by c.backwards, c.saga_type, c.position, c.name
             )
         )
         from (
             -- What most sagas call is looked for first.
-            select f.name, f.settles, min(row(f.backwards, s.saga_type, s.position)) as turn
+            select
+                f.name, f.settles,
+                bool_and(f.backwards) as backwards, min(s.saga_type) as saga_type, min(s.position) as position
             from saga_steps as s
             cross join lateral (
                 values

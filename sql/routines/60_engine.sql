@@ -212,7 +212,6 @@ comment on function advance(integer, uuid[]) is
 
 -- What is in an array of answers: one for each saga, that under the highest
 -- token. A token that is no number is nobody's. Locks nothing.
--- Not inlined, and planned for few: the sagas are looked up one by one.
 create or replace function answers_of(p_answers jsonb)
 returns table (saga_id uuid, lease_token bigint, answer jsonb)
 language sql stable

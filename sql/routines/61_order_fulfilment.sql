@@ -269,7 +269,7 @@ as $$
 declare
     v_movement_type movement_type;
     v_saga_ids uuid[];
-    v_moved integer;
+    v_moved integer;  -- An assignment does without the executor, which PERFORM starts.
 begin
     if p_step_names[1] = all(p_step_names) then
         v_moved := move_goods_of(movement_of(p_step_names[1]), p_warehouse_ids, p_saga_ids);
