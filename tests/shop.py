@@ -254,7 +254,8 @@ class Shop:
                 where e.saga_id = any(array[{bad}]::uuid[]) and e.step_name = '{step}'
             )"""
         else:
-            result, sound = "setof step_outcome", "return query select * from"
+            result = await self.value("select pg_get_function_result(%s::regproc)", function)
+            sound = "return query select * from" if result.startswith("SETOF") else "return"
             given = f"p_saga_ids && array[{bad}]::uuid[]"
         await self.run(
             f"""

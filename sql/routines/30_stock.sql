@@ -129,26 +129,29 @@ as $$
 declare
     v_now constant timestamptz := clock();
     -- What one unit of this type does to each of the two quantities.
-    v_available_sign constant integer := case
-        when p_movement_type in ('receive', 'transfer_in', 'adjust') then 1
-        when p_movement_type in ('transfer_out', 'fulfill') then -1
-        else 0
-    end;
-    v_reserved_sign constant integer := case
-        when p_movement_type = 'reserve' then 1
-        when p_movement_type in ('release', 'fulfill') then -1
-        else 0
-    end;
-    -- The saga's own movements need no signature: the saga is the actor.
-    v_actor constant text := case
-        when p_movement_type not in ('reserve', 'release', 'fulfill') then current_actor()
-    end;
+    v_available_sign integer := 0;
+    v_reserved_sign integer := 0;
+    v_actor text;
     v_count constant integer := coalesce(cardinality(p_quantities), 0);
     v_written integer;
 begin
     if v_count = 0 then
         return 0;
-    elsif p_correlation_ids[1] = all(p_correlation_ids) then
+    end if;
+    -- The saga's own movements need no signature: the saga is the actor.
+    if p_movement_type = 'reserve' then
+        v_reserved_sign := 1;
+    elsif p_movement_type = 'fulfill' then
+        v_available_sign := -1;
+        v_reserved_sign := -1;
+    elsif p_movement_type = 'release' then
+        v_reserved_sign := -1;
+    else
+        v_available_sign := case when p_movement_type = 'transfer_out' then -1 else 1 end;
+        v_actor := current_actor();
+    end if;
+
+    if p_correlation_ids[1] = all(p_correlation_ids) then
         -- One operation moves no row twice, by stock_movements_happen_once: nothing to add up.
         with moved as (
             update inventory as i

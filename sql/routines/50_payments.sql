@@ -114,53 +114,57 @@ comment on function outcomes_of_answers(uuid[], jsonb[], text, text) is
 -- Locks: payments.
 create or replace function request_charge(
     p_warehouse_ids uuid[], p_saga_ids uuid[], p_step_name text, p_capture boolean
-) returns setof step_outcome
+) returns outcome_group[]
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 declare
     v_now constant timestamptz := clock();
+    v_saga_ids uuid[];
+    v_requests json[];
+    v_paid integer;
 begin
-    return query
-    with asked as materialized (
-        select p.order_id, p.warehouse_id, p.status, p.currency, p.requested_amount, p.idempotency_key
-        from payments as p
-        where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
-    ),
-    asked_now as (
-        insert into payments (
+    with asked as (
+        insert into payments as p (
             order_id, warehouse_id, status, currency, requested_amount, idempotency_key, created_at, updated_at
         )
         select
-            o.id, o.warehouse_id,
-            case when o.total_amount = 0 then 'captured' else 'requested' end::payment_status,
+            o.id, o.warehouse_id, case when o.total_amount = 0 then 'captured' else 'requested' end::payment_status,
             o.currency, o.total_amount, concat(o.id, ':', p_step_name), v_now, v_now
         from orders as o
         where o.id = any(p_saga_ids) and o.warehouse_id = any(p_warehouse_ids)
-            and o.id not in (select a.order_id from asked as a)
-        returning order_id, warehouse_id, status, currency, requested_amount, idempotency_key
+        on conflict (order_id, warehouse_id) do update set updated_at = excluded.updated_at
+        returning
+            p.order_id,
+            case
+                when p.status not in ('authorized', 'captured') then json_build_object(
+                    'operation', 'authorize',
+                    'idempotency_key', p.idempotency_key,
+                    'payment_key', p.idempotency_key,
+                    'amount', p.requested_amount::text,
+                    'currency', p.currency,
+                    'capture', p_capture,
+                    'token', (
+                        select t.token from payment_tokens as t
+                        where t.order_id = p.order_id and t.warehouse_id = p.warehouse_id
+                    )
+                )
+            end as request
     )
     select
-        p.order_id,
-        case when p.status in ('authorized', 'captured') then 'done' else 'waiting' end::step_result,
-        null::text, null::text,
-        case
-            when p.status not in ('authorized', 'captured') then json_build_object(
-                'operation', 'authorize',
-                'idempotency_key', p.idempotency_key,
-                'payment_key', p.idempotency_key,
-                'amount', p.requested_amount::text,
-                'currency', p.currency,
-                'capture', p_capture,
-                'token', (
-                    select t.token from payment_tokens as t
-                    where t.order_id = p.order_id and t.warehouse_id = p.warehouse_id
-                )
-            )
-        end,
-        null::numeric
-    from (table asked union all table asked_now) as p;
+        array_agg(a.order_id order by a.order_id), array_agg(a.request order by a.order_id),
+        count(*) filter (where a.request is null)
+    into v_saga_ids, v_requests, v_paid
+    from asked as a;
+
+    if v_paid = 0 then
+        return array[came_out('waiting', v_saga_ids, v_requests)];
+    end if;
+    return alike(array(
+        select row(a.saga_id, case when a.request is null then 'done' else 'waiting' end, null, null, a.request, null)::step_outcome
+        from unnest(v_saga_ids, v_requests) as a (saga_id, request)
+    ));
 end
 $$;
 comment on function request_charge(uuid[], uuid[], text, boolean) is
@@ -170,77 +174,77 @@ comment on function request_charge(uuid[], uuid[], text, boolean) is
 -- Locks: payments.
 create or replace function record_charge(
     p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[], p_capture boolean
-) returns setof step_outcome
+) returns outcome_group[]
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 set enable_nestloop = off
 as $$
+declare
+    v_approved integer;
 begin
-    return query
-    with recorded as (
-        update payments as p
-        set
-            status = case a.outcome
-                when 'declined' then 'declined'
-                when 'pending' then 'pending'
-                else case when p_capture then 'captured' else 'authorized' end
-            end::payment_status,
-            authorized_amount = case when a.outcome = 'approved' then p.requested_amount else 0 end,
-            captured_amount = case when a.outcome = 'approved' and p_capture then p.requested_amount else 0 end,
-            gateway = coalesce(a.gateway, p.gateway),
-            gateway_reference = coalesce(a.reference, p.gateway_reference),
-            decline_code = a.code,
-            updated_at = clock()
-        from (
-            select
-                s.saga_id, s.answer ->> 'outcome' as outcome, s.answer ->> 'gateway' as gateway,
-                s.answer ->> 'reference' as reference, s.answer ->> 'code' as code
-            from unnest(p_saga_ids, p_answers) as s (saga_id, answer)
-        ) as a
-        where a.outcome in ('approved', 'declined', 'pending') and p.order_id = a.saga_id
-            and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
-    )
-    select o.* from outcomes_of_answers(p_saga_ids, p_answers, 'payment') as o;
+    update payments as p
+    set
+        status = case when p_capture then 'captured' else 'authorized' end::payment_status,
+        authorized_amount = p.requested_amount,
+        captured_amount = case when p_capture then p.requested_amount else 0 end,
+        gateway = coalesce(a.answer ->> 'gateway', p.gateway),
+        gateway_reference = coalesce(a.answer ->> 'reference', p.gateway_reference),
+        decline_code = a.answer ->> 'code',
+        updated_at = clock()
+    from unnest(p_saga_ids, p_answers) as a (saga_id, answer)
+    where a.answer ->> 'outcome' = 'approved' and p.order_id = a.saga_id
+        and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids);
+    get diagnostics v_approved = row_count;
+    if v_approved = cardinality(p_saga_ids) then
+        return array[came_out('done', p_saga_ids)];
+    end if;
+
+    update payments as p
+    set
+        status = (a.answer ->> 'outcome')::payment_status,
+        authorized_amount = 0,
+        captured_amount = 0,
+        gateway = coalesce(a.answer ->> 'gateway', p.gateway),
+        gateway_reference = coalesce(a.answer ->> 'reference', p.gateway_reference),
+        decline_code = a.answer ->> 'code',
+        updated_at = clock()
+    from unnest(p_saga_ids, p_answers) as a (saga_id, answer)
+    where a.answer ->> 'outcome' in ('declined', 'pending') and p.order_id = a.saga_id
+        and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids);
+    return alike(array(select o from outcomes_of_answers(p_saga_ids, p_answers, 'payment') as o));
 end
 $$;
 comment on function record_charge(uuid[], uuid[], jsonb[], boolean) is
     'Internal: records what the gateway answered to each charge or authorisation.';
 
 -- Step, captured at payment: the money is taken at once. Locks: payments.
+-- Like the next three it has no SET clause, so that it is inlined.
 create or replace function request_payment(p_warehouse_ids uuid[], p_saga_ids uuid[])
-returns setof step_outcome
+returns outcome_group[]
 language sql
-begin atomic
-    select o.* from request_charge(p_warehouse_ids, p_saga_ids, 'process_payment', true) as o;
-end;
+return request_charge(p_warehouse_ids, p_saga_ids, 'process_payment', true);
 comment on function request_payment(uuid[], uuid[]) is 'Step, external: asks for the money of each order.';
 
 -- After it: what the gateway answered. Locks: payments.
 create or replace function record_payment(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[])
-returns setof step_outcome
+returns outcome_group[]
 language sql
-begin atomic
-    select o.* from record_charge(p_warehouse_ids, p_saga_ids, p_answers, true) as o;
-end;
+return record_charge(p_warehouse_ids, p_saga_ids, p_answers, true);
 comment on function record_payment(uuid[], uuid[], jsonb[]) is 'Step, external: records what the gateway answered to each charge.';
 
 -- Step, captured at fulfilment: the money is held. Locks: payments.
 create or replace function request_authorization(p_warehouse_ids uuid[], p_saga_ids uuid[])
-returns setof step_outcome
+returns outcome_group[]
 language sql
-begin atomic
-    select o.* from request_charge(p_warehouse_ids, p_saga_ids, 'authorize_payment', false) as o;
-end;
+return request_charge(p_warehouse_ids, p_saga_ids, 'authorize_payment', false);
 comment on function request_authorization(uuid[], uuid[]) is 'Step, external: asks to hold the money of each order.';
 
 -- After it: what the gateway answered. Locks: payments.
 create or replace function record_authorization(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[])
-returns setof step_outcome
+returns outcome_group[]
 language sql
-begin atomic
-    select o.* from record_charge(p_warehouse_ids, p_saga_ids, p_answers, false) as o;
-end;
+return record_charge(p_warehouse_ids, p_saga_ids, p_answers, false);
 comment on function record_authorization(uuid[], uuid[], jsonb[]) is 'Step, external: records what the gateway answered to each authorisation.';
 
 -- Step, captured at fulfilment: what is held is taken. The pivot: once it is

@@ -251,28 +251,25 @@ $$;
 comment on function apply_outcome(saga_group, step_result, numeric, text[], text[], timestamptz, json[]) is
     'Internal: notes what happened to sagas that came out of a step alike and works out where they go next.';
 
--- Takes a group through a step function or, with its answers, through a settle
--- function. Returns what becomes of it, a group for what came out alike, each
--- with what it asks for.
--- Locks: what the function locks. Raises: XX000 when there is not one outcome
--- for each saga.
-create or replace function take_step(
-    p_group saga_group, p_function text, p_warehouse_ids uuid[], p_answers jsonb[]
+-- What becomes of a group whose sagas came out of a function in several ways: a group
+-- for what came out alike, each with what it asks for.
+-- Locks nothing. Raises: XX000 when there is not one outcome for each saga.
+create or replace function came_apart(
+    p_group saga_group, p_function text, p_outcomes outcome_group[], p_started_at timestamptz
 ) returns saga_group[]
 language plpgsql
 set search_path = darkpearl, pg_temp
 as $$
 declare
-    v_started_at constant timestamptz := case when p_answers is null then clock() end;
     v_of outcome_group;
     v_part saga_group;
     v_became saga_group[];
     v_count integer := 0;
 begin
-    foreach v_of in array coalesce(call_step(p_function, p_warehouse_ids, p_group.saga_ids, p_answers), '{}') loop
+    foreach v_of in array coalesce(p_outcomes, '{}') loop
         v_part := apply_outcome(
-            case when v_of.saga_ids = p_group.saga_ids then p_group else part_of(p_group, v_of.saga_ids) end,
-            v_of.result, v_of.wait_seconds, v_of.error_codes, v_of.messages, v_started_at,
+            part_of(p_group, v_of.saga_ids),
+            v_of.result, v_of.wait_seconds, v_of.error_codes, v_of.messages, p_started_at,
             case when v_of.asks then v_of.requests end
         );
         exit when v_part.saga_ids is distinct from v_of.saga_ids;
@@ -289,8 +286,32 @@ begin
     return v_became;
 end
 $$;
-comment on function take_step(saga_group, text, uuid[], jsonb[]) is
-    'Internal: runs a step for a group and says where its sagas go, those that came out alike together.';
+comment on function came_apart(saga_group, text, outcome_group[], timestamptz) is
+    'Internal: says where the sagas of a group go that came out of a function in several ways, those alike together.';
+
+-- What has become of a group that run_straight() took up to a step that came out
+-- otherwise than it does as a rule. p_begun says when each step began; the first when
+-- its lease did, if that is null. p_n is the number of the step in that.
+-- Locks nothing. Raises: as came_apart().
+create or replace function went_astray(
+    p_group saga_group, p_function text, p_outcomes outcome_group[], p_n integer, p_begun timestamptz[]
+) returns saga_group[]
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    for n in 1..p_n loop
+        if p_begun[n] is not null then
+            p_group.attempts := p_group.attempts + 1;
+        end if;
+        exit when n = p_n;
+        p_group := apply_outcome(p_group, 'done', null, null, null, p_begun[n]);
+    end loop;
+    return came_apart(p_group, p_function, p_outcomes, p_begun[p_n]);
+end
+$$;
+comment on function went_astray(saga_group, text, outcome_group[], integer, timestamptz[]) is
+    'Internal: what has become of a group when a step on its straight way came out otherwise.';
 
 -- Writes what happened to a group, where its sagas stand now and the status of
 -- their orders. Returns the requests to make, as a JSON array; null for none.
@@ -369,10 +390,13 @@ comment on function write_group(saga_group, uuid[]) is
 -- writes what became of them, every row once, and lets the steps that were done
 -- have their effect, once per effect function. Returns the external requests it has
 -- committed to, a JSON array per group.
+-- p_go_on false stops each after one step. p_answers are those to the requests of the
+-- one group that there is then.
 -- Locks: what the step functions lock, paused steps of saga_steps, orders, then
 -- what the effects lock.
-create or replace function run_pass(p_warehouse_ids uuid[], p_work saga_group[], p_go_on boolean default true)
-returns json[]
+create or replace function run_pass(
+    p_warehouse_ids uuid[], p_work saga_group[], p_go_on boolean default true, p_answers jsonb[] default null
+) returns json[]
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
@@ -380,10 +404,14 @@ as $$
 declare
     -- The last is taken first, and what becomes of it next.
     v_todo saga_group[] := p_work;
-    v_over saga_group[] := '{}';
     v_group saga_group;
     v_step saga_steps;
     v_function text;
+    v_outcomes outcome_group[];
+    v_of outcome_group;
+    v_started_at timestamptz;
+    v_apart boolean;
+    v_go_on boolean := true;
     v_transition saga_transition;
     v_effect text;
     v_sagas uuid[];
@@ -392,66 +420,86 @@ declare
     v_effect_steps text[];
     v_asked json;
     v_requests json[] := '{}';
+    v_straight record;
     v_void text;  -- An assignment does without the executor, which PERFORM starts.
 begin
+    -- Only alone: a straight way ends with effects, which come after the steps of all groups.
+    if cardinality(v_todo) = 1 and (p_go_on or p_answers is not null) then
+        v_straight := run_straight(v_todo[1], p_warehouse_ids, p_answers);
+        if v_straight.astray is null then
+            return case when v_straight.requests is null then '{}' else array[v_straight.requests] end;
+        end if;
+        v_todo := v_straight.astray;
+    end if;
+
     while cardinality(v_todo) > 0 loop
         v_group := v_todo[cardinality(v_todo)];
         v_todo := trim_array(v_todo, 1);
-        if v_group.parked then
-            v_over := v_over || v_group;
-            continue;
-        elsif v_group.status = 'running' and v_group.cancel_requested then
-            v_todo := v_todo || turn_back(v_group);
-            continue;
-        end if;
-
-        v_step := v_group.plan[v_group.position];
-        if v_step.position is distinct from v_group.position then
-            v_step := no_step(v_group);
-        elsif v_step.paused_until > clock() then
-            -- Who ends the pause meanwhile waits, so that it finds those who wait for its end.
-            select s.paused_until into v_step.paused_until
-            from saga_steps as s
-            where s.saga_type = v_group.saga_type and s.position = v_group.position and v_group.status <> 'waiting'
-                and case v_group.status when 'compensating' then s.undo_settle_function else s.settle_function end is not null
-            for share;
-            if v_step.paused_until > clock() then
-                -- Those that waited out a pause come back one after the other.
-                v_group.ready_at := v_step.paused_until;
-                v_group.spread_seconds := 1;
-                v_over := v_over || v_group;
+        v_apart := false;
+        while v_go_on and not v_group.parked loop
+            if v_group.status = 'running' and v_group.cancel_requested then
+                v_group := turn_back(v_group);
                 continue;
             end if;
-        end if;
 
-        v_function := case v_group.status when 'compensating' then v_step.undo_function else v_step.step_function end;
-        if v_group.status = 'waiting' or (v_function is not null and v_group.attempts >= v_step.max_attempts) then
-            -- A lease ran out: of a request, which was counted when it was made, or of the
-            -- last one to undo; or the plan was tightened.
-            v_todo := v_todo || apply_outcome(
-                v_group, 'failed', null,
-                array_fill('DP013'::text, array[cardinality(v_group.saga_ids)]),
-                array_fill(
-                    case v_group.status
-                        when 'waiting' then format('no answer within %s s', trim_scale(v_step.timeout_seconds))
-                        else 'attempts used up'
-                    end,
-                    array[cardinality(v_group.saga_ids)]
-                ),
-                clock()
-            );
-        else
-            v_group.attempts := v_group.attempts + 1;
-            if v_function is null then
-                v_todo := v_todo || apply_outcome(v_group, 'done', null, null, null, clock());
-            else
-                v_todo := v_todo || take_step(v_group, v_function, p_warehouse_ids, null);
+            v_step := v_group.plan[v_group.position];
+            if v_step.position is distinct from v_group.position then
+                v_step := no_step(v_group);
+            elsif v_step.paused_until > clock() then
+                -- Who ends the pause meanwhile waits, so that it finds those who wait for its end.
+                select s.paused_until into v_step.paused_until
+                from saga_steps as s
+                where s.saga_type = v_group.saga_type and s.position = v_group.position and v_group.status <> 'waiting'
+                    and case v_group.status when 'compensating' then s.undo_settle_function else s.settle_function end is not null
+                for share;
+                if v_step.paused_until > clock() then
+                    -- Those that waited out a pause come back one after the other.
+                    v_group.ready_at := v_step.paused_until;
+                    v_group.spread_seconds := 1;
+                    exit;
+                end if;
             end if;
-        end if;
-        exit when not p_go_on;
-    end loop;
 
-    foreach v_group in array v_over || v_todo loop
+            v_started_at := clock();
+            v_function := case v_group.status when 'compensating' then v_step.undo_function else v_step.step_function end;
+            if v_group.status = 'waiting' or (v_function is not null and v_group.attempts >= v_step.max_attempts) then
+                -- A lease ran out: of a request, which was counted when it was made, or of the
+                -- last one to undo; or the plan was tightened.
+                v_group := apply_outcome(
+                    v_group, 'failed', null,
+                    array_fill('DP013'::text, array[cardinality(v_group.saga_ids)]),
+                    array_fill(
+                        case v_group.status
+                            when 'waiting' then format('no answer within %s s', trim_scale(v_step.timeout_seconds))
+                            else 'attempts used up'
+                        end,
+                        array[cardinality(v_group.saga_ids)]
+                    ),
+                    v_started_at
+                );
+            else
+                v_group.attempts := v_group.attempts + 1;
+                if v_function is null then
+                    v_group := apply_outcome(v_group, 'done', null, null, null, v_started_at);
+                else
+                    v_outcomes := call_step(v_function, p_warehouse_ids, v_group.saga_ids, null);
+                    v_of := v_outcomes[1];
+                    v_apart := not are_of(v_outcomes, v_group.saga_ids);
+                    if v_apart then
+                        v_todo := v_todo || came_apart(v_group, v_function, v_outcomes, v_started_at);
+                    else
+                        v_group := apply_outcome(
+                            v_group, v_of.result, v_of.wait_seconds, v_of.error_codes, v_of.messages, v_started_at,
+                            case when v_of.asks then v_of.requests end
+                        );
+                    end if;
+                end if;
+            end if;
+            v_go_on := p_go_on;
+            exit when v_apart;
+        end loop;
+        continue when v_apart;
+
         v_asked := write_group(v_group, p_warehouse_ids);
         if v_asked is not null then
             v_requests := v_requests || v_asked;
@@ -482,5 +530,5 @@ begin
     return v_requests;
 end
 $$;
-comment on function run_pass(uuid[], saga_group[], boolean) is
+comment on function run_pass(uuid[], saga_group[], boolean, jsonb[]) is
     'Internal: runs claimed sagas until each has ended or waits; returns the external requests.';

@@ -63,7 +63,7 @@ begin
             select
                 id, warehouse_id, saga_type, status, position, attempts, cancel_requested, lease_token, ready_at
             from sagas
-            where warehouse_id = any(p_warehouse_ids) and ready_at <= v_now
+            where (p_warehouse_ids is null or warehouse_id = any(p_warehouse_ids)) and ready_at <= v_now
             order by ready_at, id
             limit p_limit
             for no key update skip locked
@@ -161,13 +161,18 @@ begin
             detail = format('A batch of %s sagas was asked for.', coalesce(p_limit::text, 'null')),
             hint = 'Use 1 to 10000; 1000 is a good size.';
     end if;
-    v_warehouse_ids := coalesce(p_warehouse_ids, array(select w.id from warehouses as w));
     begin
-        v_work := claim_sagas(v_warehouse_ids, p_limit);
+        v_work := claim_sagas(p_warehouse_ids, p_limit);
         foreach v_group in array v_work loop
             v_count := v_count + cardinality(v_group.saga_ids);
         end loop;
-        v_requests := run_pass(v_warehouse_ids, v_work);
+        if v_count > 0 then
+            v_warehouse_ids := case v_count when 1 then v_group.warehouse_ids else p_warehouse_ids end;
+            if v_warehouse_ids is null then
+                v_warehouse_ids := array(select w.id from warehouses as w);
+            end if;
+            v_requests := run_pass(v_warehouse_ids, v_work);
+        end if;
     exception when others then
         if v_count = 0 or is_outage(sqlstate) then
             raise;
@@ -225,11 +230,71 @@ begin atomic
 end;
 comment on function answers_of(jsonb) is 'Internal: the answers that settle() was given, one for each saga.';
 
+-- The saga that an answer is for, as a group; one of nulls when it waits for no such
+-- answer. Locks: the saga.
+create or replace function waiting_saga(p_warehouse_ids uuid[], p_answer jsonb) returns saga_group
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_id constant uuid := p_answer ->> 'saga_id';
+    v_lease_token constant text := p_answer ->> 'lease_token';
+    v_group saga_group;
+begin
+    select
+        s.saga_type, s.status, s.position, s.attempts, s.cancel_requested, false, null,
+        array[s.id], array[s.warehouse_id], array[s.lease_token], array[s.ready_at], 0, null, 0,
+        array(select p from saga_steps as p where p.saga_type = s.saga_type order by p.position), null, null
+    into v_group
+    from sagas as s
+    where s.id = v_id and (p_warehouse_ids is null or s.warehouse_id = any(p_warehouse_ids))
+        and s.lease_token::text = v_lease_token and s.status in ('waiting', 'compensating') and s.attempts > 0
+    for no key update;
+    return v_group;
+end
+$$;
+comment on function waiting_saga(uuid[], jsonb) is 'Internal: locks the saga that waits for an answer.';
+
+-- Brings a group the answers to its requests. Returns what becomes of it, a group for
+-- what came out alike.
+-- Locks: what the settle function locks. Raises: as came_apart().
+create or replace function settle_group(p_group saga_group, p_warehouse_ids uuid[], p_answers jsonb[])
+returns saga_group[]
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_step saga_steps := p_group.plan[p_group.position];
+    v_function text;
+    v_outcomes outcome_group[];
+    v_of outcome_group;
+begin
+    if v_step.position is distinct from p_group.position then
+        v_step := no_step(p_group);
+    end if;
+    v_function := case p_group.status when 'compensating' then v_step.undo_settle_function else v_step.settle_function end;
+    v_outcomes := call_step(v_function, p_warehouse_ids, p_group.saga_ids, p_answers);
+    v_of := v_outcomes[1];
+    if not are_of(v_outcomes, p_group.saga_ids) then
+        return came_apart(p_group, v_function, v_outcomes, null);
+    end if;
+    return array[
+        apply_outcome(
+            p_group, v_of.result, v_of.wait_seconds, v_of.error_codes, v_of.messages, null,
+            case when v_of.asks then v_of.requests end
+        )
+    ];
+end
+$$;
+comment on function settle_group(saga_group, uuid[], jsonb[]) is
+    'Internal: brings the answers to a group and says where its sagas go, those that came out alike together.';
+
 -- Records the answers under their present tokens and goes on from them.
 -- p_go_on false stops each saga right after its answer is recorded.
 -- requests: what is to be asked next, JSON arrays. stale: sagas whose answers came
 -- under another token, and changed nothing.
--- Locks: sagas by id, then as advance().
+-- Locks: sagas by id, then as advance(). Raises: 23502 when an answer names no saga.
 create or replace function settle_pass(
     p_warehouse_ids uuid[], p_answers jsonb, p_go_on boolean, out requests json[], out stale uuid[]
 )
@@ -241,11 +306,24 @@ as $$
 declare
     v_at record;
     v_group saga_group;
-    v_step saga_steps;
     v_settled uuid[] := '{}';
     v_work saga_group[] := '{}';
 begin
+    requests := '{}';
     stale := '{}';
+    if jsonb_array_length(p_answers) = 1 then
+        -- An answer alone needs no bringing together, which is most of what the other way costs it.
+        v_group := waiting_saga(p_warehouse_ids, p_answers -> 0);
+        if v_group.saga_ids is not null then
+            v_group.parked := not p_go_on;
+            requests := run_pass(v_group.warehouse_ids, array[v_group], p_go_on, array[p_answers -> 0 -> 'answer']);
+            return;
+        end if;
+    end if;
+    if p_warehouse_ids is null then
+        p_warehouse_ids := array(select w.id from warehouses as w);
+    end if;
+
     for v_at in
         with answers as materialized (select * from answers_of(p_answers))
         select
@@ -255,7 +333,8 @@ begin
                 array_agg(s.lease_token order by s.id), array_agg(s.ready_at order by s.id), 0, null, 0,
                 array(select p from saga_steps as p where p.saga_type = s.saga_type order by p.position), null, null
             )::saga_group as work,
-            array_agg(s.answer order by s.id) as answers
+            array_agg(s.answer order by s.id) as answers,
+            count(*) over () as groups
         from (
             select
                 s.id, s.warehouse_id, s.saga_type, s.status, s.position, s.attempts, s.cancel_requested,
@@ -271,18 +350,16 @@ begin
         order by s.position, s.status desc, s.attempts desc, s.saga_type
     loop
         v_group := v_at.work;
-        v_step := v_group.plan[v_group.position];
-        if v_step.position is distinct from v_group.position then
-            v_step := no_step(v_group);
-        end if;
         v_settled := v_settled || v_group.saga_ids;
-        v_work := v_work || take_step(
-            v_group,
-            case v_group.status when 'compensating' then v_step.undo_settle_function else v_step.settle_function end,
-            p_warehouse_ids,
-            v_at.answers
-        );
+        if v_at.groups = 1 then
+            requests := run_pass(p_warehouse_ids, array[v_group], p_go_on, v_at.answers);
+        else
+            v_work := v_work || settle_group(v_group, p_warehouse_ids, v_at.answers);
+        end if;
     end loop;
+    if cardinality(v_work) > 0 then
+        requests := run_pass(p_warehouse_ids, v_work);
+    end if;
 
     if cardinality(v_settled) < jsonb_array_length(p_answers) then
         stale := array(select a.saga_id from answers_of(p_answers) as a where a.saga_id is null or a.saga_id <> all(v_settled));
@@ -290,7 +367,6 @@ begin
             raise not_null_violation using message = 'an answer names no saga';
         end if;
     end if;
-    requests := run_pass(p_warehouse_ids, v_work);
 end
 $$;
 comment on function settle_pass(uuid[], jsonb, boolean) is
@@ -313,7 +389,6 @@ set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
 declare
-    v_warehouse_ids uuid[];
     v_count integer;
     v_pass record;
     v_group saga_group;
@@ -328,9 +403,8 @@ begin
             hint = 'Pass [{"saga_id": "…", "lease_token": 2, "answer": {"outcome": "approved"}}].';
     end if;
     v_count := jsonb_array_length(p_answers);
-    v_warehouse_ids := coalesce(p_warehouse_ids, array(select w.id from warehouses as w));
     begin
-        v_pass := settle_pass(v_warehouse_ids, p_answers, true);
+        v_pass := settle_pass(p_warehouse_ids, p_answers, true);
     exception when others then
         if is_outage(sqlstate) then
             raise;
@@ -357,24 +431,15 @@ begin
 
         -- Alone. Keep the answer at least; what comes after it is advance()'s.
         begin
-            v_pass := settle_pass(v_warehouse_ids, p_answers, false);
+            v_pass := settle_pass(p_warehouse_ids, p_answers, false);
         exception when others then
             if is_outage(sqlstate) then
                 raise;
             end if;
-            select
-                s.saga_type, s.status, s.position,
+            v_group := waiting_saga(p_warehouse_ids, p_answers -> 0);
+            if v_group.saga_ids is not null then
                 -- The try was counted when its request went out.
-                s.attempts - 1,
-                s.cancel_requested, false, null,
-                array[s.id], array[s.warehouse_id], array[s.lease_token], array[s.ready_at], 0, null, 0,
-                array(select p from saga_steps as p where p.saga_type = s.saga_type order by p.position), null, null
-            into v_group
-            from sagas as s
-            where s.id = (p_answers -> 0 ->> 'saga_id')::uuid and s.warehouse_id = any(v_warehouse_ids)
-                and s.lease_token::text = p_answers -> 0 ->> 'lease_token'
-                and s.status in ('waiting', 'compensating') and s.attempts > 0;
-            if found then
+                v_group.attempts := v_group.attempts - 1;
                 perform fail_saga(v_group, v_sqlstate, v_message);
             end if;
             return;

@@ -21,62 +21,6 @@
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
--- The plan. Names are code; the numbers are the operator's once they are there.
-insert into saga_steps (
-    saga_type, position, step_name, step_function, settle_function, effect_function,
-    undo_name, undo_function, undo_settle_function, undo_effect_function,
-    order_status_waiting, order_status_done, order_status_refused, forward_only
-)
-values
-(
-    'order_fulfilment', 1, 'reserve_stock', 'reserve_stock', null, 'move_goods',
-    'release_stock', null, null, 'move_goods',
-    null, 'reserved', null, false
-),
-(
-    'order_fulfilment', 2, 'process_payment', 'request_payment', 'record_payment', null,
-    'void_payment', 'request_void', 'record_void', null,
-    'payment_processing', 'paid', 'payment_failed', false
-),
-(
-    'order_fulfilment', 3, 'fulfill_order', null, null, 'move_goods',
-    null, null, null, null,
-    'fulfilling', 'fulfilled', null, false
-),
-(
-    'order_fulfilment_with_capture', 1, 'reserve_stock', 'reserve_stock', null, 'move_goods',
-    'release_stock', null, null, 'move_goods',
-    null, 'reserved', null, false
-),
-(
-    'order_fulfilment_with_capture', 2, 'authorize_payment', 'request_authorization', 'record_authorization', null,
-    'void_payment', 'request_void', 'record_void', null,
-    'payment_processing', null, 'payment_failed', false
-),
-(
-    'order_fulfilment_with_capture', 3, 'capture_payment', 'request_capture', 'record_capture', null,
-    null, null, null, null,
-    null, 'paid', 'payment_failed', false
-),
-(
-    'order_fulfilment_with_capture', 4, 'fulfill_order', null, null, 'move_goods',
-    null, null, null, null,
-    'fulfilling', 'fulfilled', null, true
-)
-on conflict (saga_type, position) do update set
-    step_name = excluded.step_name,
-    step_function = excluded.step_function,
-    settle_function = excluded.settle_function,
-    effect_function = excluded.effect_function,
-    undo_name = excluded.undo_name,
-    undo_function = excluded.undo_function,
-    undo_settle_function = excluded.undo_settle_function,
-    undo_effect_function = excluded.undo_effect_function,
-    order_status_waiting = excluded.order_status_waiting,
-    order_status_done = excluded.order_status_done,
-    order_status_refused = excluded.order_status_refused,
-    forward_only = excluded.forward_only;
-
 -- Trigger after a set of new orders: starts their sagas. The saga carries the
 -- order's id. Locks nothing.
 create or replace function start_order_sagas() returns trigger
@@ -120,16 +64,13 @@ for each statement execute function start_order_sagas();
 -- and tried again.
 -- Locks: inventory by (product_id, warehouse_id), when a product runs short.
 create or replace function reserve_stock(p_warehouse_ids uuid[], p_saga_ids uuid[])
-returns setof step_outcome
+returns outcome_group[]
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 begin
-    return query
-    select s, 'done'::step_result, null::text, null::text, null::json, null::numeric
-    from unnest(p_saga_ids) as s
-    where not exists (
+    if not exists (
         select
         from order_items as o
         where o.order_id = any(p_saga_ids) and o.warehouse_id = any(p_warehouse_ids)
@@ -138,10 +79,10 @@ begin
             select i.quantity_sellable from inventory as i
             where i.product_id = o.product_id and i.warehouse_id = o.warehouse_id
         ), 0)
-    );
-    if not found then
-        return query select o.* from reserve_scarce_stock(p_warehouse_ids, p_saga_ids) as o;
+    ) then
+        return array[came_out('done', p_saga_ids)];
     end if;
+    return alike(array(select o from reserve_scarce_stock(p_warehouse_ids, p_saga_ids) as o));
 end
 $$;
 comment on function reserve_stock(uuid[], uuid[]) is
@@ -354,3 +295,59 @@ end
 $$;
 comment on function move_goods_of(movement_type, uuid[], uuid[]) is
     'Internal: moves the stock of sagas that are all at the same step.';
+
+-- The plan. Names are code; the numbers are the operator's once they are there.
+insert into saga_steps (
+    saga_type, position, step_name, step_function, settle_function, effect_function,
+    undo_name, undo_function, undo_settle_function, undo_effect_function,
+    order_status_waiting, order_status_done, order_status_refused, forward_only
+)
+values
+(
+    'order_fulfilment', 1, 'reserve_stock', 'reserve_stock', null, 'move_goods',
+    'release_stock', null, null, 'move_goods',
+    null, 'reserved', null, false
+),
+(
+    'order_fulfilment', 2, 'process_payment', 'request_payment', 'record_payment', null,
+    'void_payment', 'request_void', 'record_void', null,
+    'payment_processing', 'paid', 'payment_failed', false
+),
+(
+    'order_fulfilment', 3, 'fulfill_order', null, null, 'move_goods',
+    null, null, null, null,
+    'fulfilling', 'fulfilled', null, false
+),
+(
+    'order_fulfilment_with_capture', 1, 'reserve_stock', 'reserve_stock', null, 'move_goods',
+    'release_stock', null, null, 'move_goods',
+    null, 'reserved', null, false
+),
+(
+    'order_fulfilment_with_capture', 2, 'authorize_payment', 'request_authorization', 'record_authorization', null,
+    'void_payment', 'request_void', 'record_void', null,
+    'payment_processing', null, 'payment_failed', false
+),
+(
+    'order_fulfilment_with_capture', 3, 'capture_payment', 'request_capture', 'record_capture', null,
+    null, null, null, null,
+    null, 'paid', 'payment_failed', false
+),
+(
+    'order_fulfilment_with_capture', 4, 'fulfill_order', null, null, 'move_goods',
+    null, null, null, null,
+    'fulfilling', 'fulfilled', null, true
+)
+on conflict (saga_type, position) do update set
+    step_name = excluded.step_name,
+    step_function = excluded.step_function,
+    settle_function = excluded.settle_function,
+    effect_function = excluded.effect_function,
+    undo_name = excluded.undo_name,
+    undo_function = excluded.undo_function,
+    undo_settle_function = excluded.undo_settle_function,
+    undo_effect_function = excluded.undo_effect_function,
+    order_status_waiting = excluded.order_status_waiting,
+    order_status_done = excluded.order_status_done,
+    order_status_refused = excluded.order_status_refused,
+    forward_only = excluded.forward_only;

@@ -37,9 +37,9 @@ create table saga_steps (
 );
 comment on table saga_steps is 'The plan of each saga type: its steps in order, each with its undo.';
 comment on column saga_steps.step_function is
-    'Function of this schema: (warehouse_ids uuid[], saga_ids uuid[]) returns setof step_outcome. Null: nothing to decide, the step is done.';
+    'Function of this schema: (warehouse_ids uuid[], saga_ids uuid[]) returns setof step_outcome or outcome_group[]. Null: nothing to decide, the step is done.';
 comment on column saga_steps.settle_function is
-    'Set for an external step: takes the answers, (warehouse_ids, saga_ids, answers jsonb[]) returns setof step_outcome.';
+    'Set for an external step: takes the answers, (warehouse_ids, saga_ids, answers jsonb[]) returns the same.';
 comment on column saga_steps.max_attempts is 'After so many tries a step counts as failed for good. Yours to tune.';
 comment on column saga_steps.backoff_seconds is 'Wait before the second try; doubles with each, at most an hour, with jitter. Yours to tune.';
 comment on column saga_steps.timeout_seconds is 'How long an external answer may take before the call is made again. Yours to tune.';
@@ -140,7 +140,8 @@ create type saga_group as (
     requests json[]
 );
 
--- What a step function returns, one row per saga it was given.
+-- What a step function returns, one row per saga it was given; or all at once as
+-- outcome_group[].
 create type step_outcome as (
     saga_id uuid,
     result step_result,

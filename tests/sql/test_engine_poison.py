@@ -140,14 +140,24 @@ async def test_an_answer_that_cant_be_recorded_is_asked_for_again(shop: Shop) ->
 
 
 @pytest.mark.parametrize("outcomes", [0, 2])
-async def test_a_step_answers_for_each_saga_once(shop: Shop, outcomes: int) -> None:
+@pytest.mark.parametrize(
+    ("result", "outcome"),
+    [
+        ("setof step_outcome", "row(p_saga_ids[1], 'done', null, null, null, null)::step_outcome"),
+        ("outcome_group[]", "array_agg(came_out('done', array[p_saga_ids[1]]))"),
+    ],
+)
+async def test_a_step_answers_for_each_saga_once(
+    shop: Shop, result: str, outcome: str, outcomes: int
+) -> None:
     """A step that forgets a saga, or answers for it twice, fails; it is no silent success."""
     order = await shop.order((await shop.product(on_hand=1), 1))
     await shop.run(
-        "create or replace function reserve_stock(p_warehouse_ids uuid[], p_saga_ids uuid[])"
-        " returns setof step_outcome language sql as"
-        " $$select row(p_saga_ids[1], 'done', null, null, null, null)::step_outcome"
-        f" from generate_series(1, {outcomes})$$"
+        "drop function reserve_stock(uuid[], uuid[]);"
+        "create function reserve_stock(p_warehouse_ids uuid[], p_saga_ids uuid[])"
+        f" returns {result} language sql as"
+        f" $$select {outcome} from generate_series(1, {outcomes})$$;"
+        "update saga_steps set step_function = step_function"
     )
     assert await shop.advance() == []
     failure = await shop.event(order, "step_failed")

@@ -23,7 +23,16 @@ async def step(shop: Shop, name: str, *sagas: UUID) -> dict[UUID, Any]:
     )
     outcomes = {saga: {"result": "done"} for saga in sagas}
     if plan["function"]:
-        rows = await shop.rows(f"select * from {plan['function']}({EVERYWHERE}, %s)", [*sagas])
+        rows = await shop.rows(
+            f"""
+            select s.saga_id, g.result, s.error_code, s.message, s.request, g.wait_seconds
+            from unnest(call_step(%s, {EVERYWHERE}, %s, null)) as g
+            cross join lateral unnest(g.saga_ids, g.error_codes, g.messages, g.requests)
+                as s (saga_id, error_code, message, request)
+            """,
+            plan["function"],
+            [*sagas],
+        )
         outcomes = {row.pop("saga_id"): row for row in rows}
         assert len(rows) == len(outcomes)
     done = [saga for saga, outcome in outcomes.items() if outcome["result"] == "done"]
