@@ -89,8 +89,8 @@ $$;
 comment on function call_of(text, boolean, text) is 'Internal, for compile_plan(): the call of a step or settle function.';
 
 -- A branch of run_straight(): the way that most sagas go from the first step, or from an
--- external one with its answers, on to the next external step or the end.
--- Locks nothing.
+-- external one with its answers, on to the next external step or the end. Null where
+-- the plan has a gap. Locks nothing.
 create or replace function straight_way(p_saga_type text, p_position smallint, p_answered boolean) returns text
 language plpgsql stable
 set search_path = darkpearl, pg_temp
@@ -112,6 +112,9 @@ begin
         where s.saga_type = p_saga_type and s.position >= p_position
         order by s.position
     loop
+        if v_step.position <> p_position + v_n then
+            return null;  -- Of a plan with a gap, run_pass() says where it is.
+        end if;
         v_n := v_n + 1;
         v_is_answered := p_answered and v_n = 1;
         v_is_asked := v_step.settle_function is not null and not v_is_answered;
@@ -131,7 +134,8 @@ begin
                 astray := went_astray(p_group, %L, v_outcomes, %s, v_at);
                 return;
             end if;$code$,
-                call_of(v_function, v_is_answered, 'p_group.saga_ids'), case when v_is_asked then 'waiting' else 'done' end, v_function, v_n
+                call_of(v_function, v_is_answered, 'p_group.saga_ids'),
+                case when v_is_asked then 'waiting' else 'done' end, v_function, v_n
             );
         end if;
         v_transitions := v_transitions || format(

@@ -62,6 +62,8 @@ async def story(shop: Shop, count: int, last: str) -> list[str]:
     ]
     if last == "paused":
         await shop.run("select pause_external_steps(60)")
+    if last == "gap":
+        await shop.run("delete from saga_steps where position = 2")
     told: list[Row] = []
     for claim in range(3):
         requests = await shop.advance()
@@ -98,7 +100,8 @@ async def story(shop: Shop, count: int, last: str) -> list[str]:
 @pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize("capture_method", ["at_payment", "at_fulfilment"])
 @pytest.mark.parametrize(
-    "last", ["usual", "free", "short", "declined", "pending", "unknown", "paused", "cancelled"]
+    "last",
+    ["usual", "free", "short", "declined", "pending", "unknown", "paused", "cancelled", "gap"],
 )
 async def test_a_straight_way_leads_where_its_steps_do(
     shop: Shop, capture_method: str, count: int, last: str
