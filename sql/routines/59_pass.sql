@@ -262,27 +262,29 @@ set search_path = darkpearl, pg_temp
 as $$
 declare
     v_of outcome_group;
-    v_part saga_group;
     v_became saga_group[];
-    v_count integer := 0;
+    v_saga_ids uuid[] := '{}';  -- of the outcomes
 begin
     foreach v_of in array coalesce(p_outcomes, '{}') loop
-        v_part := apply_outcome(
+        v_saga_ids := v_saga_ids || v_of.saga_ids;
+    end loop;
+    if array(select i from unnest(v_saga_ids) as i order by i) <> p_group.saga_ids then
+        raise exception using
+            errcode = 'XX000',
+            message = format(
+                '%s returned %s outcomes for %s sagas',
+                p_function, cardinality(v_saga_ids), cardinality(p_group.saga_ids)
+            ),
+            detail = 'A step function returns exactly one outcome for each saga.',
+            hint = 'Mend the step function; the sagas are tried again.';
+    end if;
+    foreach v_of in array p_outcomes loop
+        v_became := v_became || apply_outcome(
             part_of(p_group, v_of.saga_ids),
             v_of.result, v_of.wait_seconds, v_of.error_codes, v_of.messages, p_started_at,
             case when v_of.asks then v_of.requests end
         );
-        exit when v_part.saga_ids is distinct from v_of.saga_ids;
-        v_count := v_count + cardinality(v_of.saga_ids);
-        v_became := v_became || v_part;
     end loop;
-    if v_count <> cardinality(p_group.saga_ids) then
-        raise exception using
-            errcode = 'XX000',
-            message = format('%s returned %s outcomes for %s sagas', p_function, v_count, cardinality(p_group.saga_ids)),
-            detail = 'A step function returns exactly one outcome per saga.',
-            hint = 'Mend the step function; the sagas are tried again.';
-    end if;
     return v_became;
 end
 $$;

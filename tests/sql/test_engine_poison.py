@@ -163,3 +163,20 @@ async def test_a_step_answers_for_each_saga_once(
     failure = await shop.event(order, "step_failed")
     assert failure["error_code"] == "XX000"
     assert f"{outcomes} outcomes for 1 sagas" in failure["message"]
+
+
+async def test_two_outcomes_of_one_saga_are_none_of_another(shop: Shop) -> None:
+    """As many outcomes as sagas aren't enough: a saga that was forgotten is told so."""
+    product = await shop.product(on_hand=2)
+    orders = [await shop.order((product, 1)) for _ in range(2)]
+    await shop.run(
+        "drop function reserve_stock(uuid[], uuid[]);"
+        "create function reserve_stock(p_warehouse_ids uuid[], p_saga_ids uuid[])"
+        " returns setof step_outcome language sql as $$"
+        " select row(p_saga_ids[1], 'done', null, null, null, null)::step_outcome union all"
+        " select row(p_saga_ids[1], 'done', null, null, null, 1)::step_outcome"
+        " from generate_series(2, cardinality(p_saga_ids)) $$;"
+        "update saga_steps set step_function = step_function"
+    )
+    # Together they are refused, in halves each has its outcome.
+    assert {each["saga_id"] for each in await shop.advance()} == {str(each) for each in orders}
