@@ -225,7 +225,7 @@ comment on function straight_way(text, smallint, boolean) is 'Internal, for comp
 
 -- Trigger: writes the functions that call what the plans name. A statement put together
 -- at run time would be parsed and planned at every call, and to find out at every step
--- where a saga goes is a good part of what an order alone costs.
+-- where a saga goes is a tenth of what an order alone costs.
 create or replace function compile_plan() returns trigger
 language plpgsql
 security definer

@@ -5,7 +5,8 @@
 -- after group through its step function. What comes out alike goes on together:
 -- apply_outcome() notes what happened to it and says where it goes next. At the
 -- end every saga and order row is written once, and all events of a group at
--- once. See 60_engine.sql for who calls.
+-- once. Sagas that all stand at one place begin with run_straight(), see
+-- 56_plans.sql; see 60_engine.sql for who calls.
 --
 -- Plans: a cached plan takes every array for ten elements long. Functions that
 -- join arrays to each other switch nested loops off, so that five hundred are
@@ -251,8 +252,8 @@ $$;
 comment on function apply_outcome(saga_group, step_result, numeric, text[], text[], timestamptz, json[]) is
     'Internal: notes what happened to sagas that came out of a step alike and works out where they go next.';
 
--- What becomes of a group whose sagas came out of a function in several ways: a group
--- for what came out alike, each with what it asks for.
+-- What becomes of a group whose sagas came out of a function in one or several ways: a
+-- group for what came out alike, each with what it asks for.
 -- Locks nothing. Raises: XX000 when there is not one outcome for each saga.
 create or replace function came_apart(
     p_group saga_group, p_function text, p_outcomes outcome_group[], p_started_at timestamptz
@@ -280,7 +281,7 @@ begin
     end if;
     foreach v_of in array p_outcomes loop
         v_became := v_became || apply_outcome(
-            part_of(p_group, v_of.saga_ids),
+            case when v_of.saga_ids = p_group.saga_ids then p_group else part_of(p_group, v_of.saga_ids) end,
             v_of.result, v_of.wait_seconds, v_of.error_codes, v_of.messages, p_started_at,
             case when v_of.asks then v_of.requests end
         );
@@ -289,7 +290,7 @@ begin
 end
 $$;
 comment on function came_apart(saga_group, text, outcome_group[], timestamptz) is
-    'Internal: says where the sagas of a group go that came out of a function in several ways, those alike together.';
+    'Internal: says where the sagas of a group go that came out of a function, those alike together.';
 
 -- What has become of a group that run_straight() took up to a step that came out
 -- otherwise than it does as a rule. p_begun says when each step began; the first when
@@ -409,10 +410,7 @@ declare
     v_group saga_group;
     v_step saga_steps;
     v_function text;
-    v_outcomes outcome_group[];
-    v_of outcome_group;
     v_started_at timestamptz;
-    v_apart boolean;
     v_go_on boolean := true;
     v_transition saga_transition;
     v_effect text;
@@ -434,10 +432,10 @@ begin
         v_todo := v_straight.astray;
     end if;
 
+    <<groups>>
     while cardinality(v_todo) > 0 loop
         v_group := v_todo[cardinality(v_todo)];
         v_todo := trim_array(v_todo, 1);
-        v_apart := false;
         while v_go_on and not v_group.parked loop
             if v_group.status = 'running' and v_group.cancel_requested then
                 v_group := turn_back(v_group);
@@ -462,6 +460,7 @@ begin
                 end if;
             end if;
 
+            v_go_on := p_go_on;
             v_started_at := clock();
             v_function := case v_group.status when 'compensating' then v_step.undo_function else v_step.step_function end;
             if v_group.status = 'waiting' or (v_function is not null and v_group.attempts >= v_step.max_attempts) then
@@ -484,23 +483,13 @@ begin
                 if v_function is null then
                     v_group := apply_outcome(v_group, 'done', null, null, null, v_started_at);
                 else
-                    v_outcomes := call_step(v_function, p_warehouse_ids, v_group.saga_ids, null);
-                    v_of := v_outcomes[1];
-                    v_apart := not are_of(v_outcomes, v_group.saga_ids);
-                    if v_apart then
-                        v_todo := v_todo || came_apart(v_group, v_function, v_outcomes, v_started_at);
-                    else
-                        v_group := apply_outcome(
-                            v_group, v_of.result, v_of.wait_seconds, v_of.error_codes, v_of.messages, v_started_at,
-                            case when v_of.asks then v_of.requests end
-                        );
-                    end if;
+                    v_todo := v_todo || came_apart(
+                        v_group, v_function, call_step(v_function, p_warehouse_ids, v_group.saga_ids, null), v_started_at
+                    );
+                    continue groups;
                 end if;
             end if;
-            v_go_on := p_go_on;
-            exit when v_apart;
         end loop;
-        continue when v_apart;
 
         v_asked := write_group(v_group, p_warehouse_ids);
         if v_asked is not null then

@@ -267,24 +267,12 @@ as $$
 declare
     v_step saga_steps := p_group.plan[p_group.position];
     v_function text;
-    v_outcomes outcome_group[];
-    v_of outcome_group;
 begin
     if v_step.position is distinct from p_group.position then
         v_step := no_step(p_group);
     end if;
     v_function := case p_group.status when 'compensating' then v_step.undo_settle_function else v_step.settle_function end;
-    v_outcomes := call_step(v_function, p_warehouse_ids, p_group.saga_ids, p_answers);
-    v_of := v_outcomes[1];
-    if not are_of(v_outcomes, p_group.saga_ids) then
-        return came_apart(p_group, v_function, v_outcomes, null);
-    end if;
-    return array[
-        apply_outcome(
-            p_group, v_of.result, v_of.wait_seconds, v_of.error_codes, v_of.messages, null,
-            case when v_of.asks then v_of.requests end
-        )
-    ];
+    return came_apart(p_group, v_function, call_step(v_function, p_warehouse_ids, p_group.saga_ids, p_answers), null);
 end
 $$;
 comment on function settle_group(saga_group, uuid[], jsonb[]) is
