@@ -122,35 +122,27 @@ create or replace function apply_movements(
     p_reference_id uuid default null
 ) returns integer
 language plpgsql
-set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 set enable_nestloop = off
 as $$
 declare
     v_now constant timestamptz := clock();
     -- What one unit of this type does to each of the two quantities.
-    v_available_sign integer := 0;
-    v_reserved_sign integer := 0;
-    v_actor text;
-    v_count constant integer := coalesce(cardinality(p_quantities), 0);
+    v_available_sign constant integer := case
+        when p_movement_type in ('reserve', 'release') then 0
+        when p_movement_type in ('fulfill', 'transfer_out') then -1
+        else 1
+    end;
+    v_reserved_sign constant integer := case p_movement_type
+        when 'reserve' then 1
+        when 'fulfill' then -1
+        when 'release' then -1
+        else 0
+    end;
+    -- The saga's own movements need no signature: the saga is the actor.
+    v_actor constant text := case when v_reserved_sign = 0 then current_actor() end;
     v_written integer;
 begin
-    if v_count = 0 then
-        return 0;
-    end if;
-    -- The saga's own movements need no signature: the saga is the actor.
-    if p_movement_type = 'reserve' then
-        v_reserved_sign := 1;
-    elsif p_movement_type = 'fulfill' then
-        v_available_sign := -1;
-        v_reserved_sign := -1;
-    elsif p_movement_type = 'release' then
-        v_reserved_sign := -1;
-    else
-        v_available_sign := case when p_movement_type = 'transfer_out' then -1 else 1 end;
-        v_actor := current_actor();
-    end if;
-
     if p_correlation_ids[1] = all(p_correlation_ids) then
         -- One operation moves no row twice, by stock_movements_happen_once: nothing to add up.
         with moved as (
@@ -181,7 +173,7 @@ begin
         -- and has each row that the other has changed worked out a second time. A large
         -- batch shares some of its first rows with any other: it waits here, and its
         -- UPDATE begins when the other has committed.
-        if v_count > 50 then
+        if cardinality(p_quantities) > 50 then
             perform lock_stock(array_agg(m.warehouse_id), array_agg(m.product_id))
             from (
                 select distinct l.product_id, l.warehouse_id
@@ -234,11 +226,13 @@ begin
         inner join moved as m using (shelf);
     end if;
     get diagnostics v_written = row_count;
-    if v_written <> v_count then
+    if v_written <> cardinality(p_quantities) then
         raise exception using
             errcode = 'DP010',
             message = 'product is not stocked in this warehouse',
-            detail = format('%s of %s movements name no inventory row.', v_count - v_written, v_count),
+            detail = format(
+                '%s of %s movements name no inventory row.', cardinality(p_quantities) - v_written, cardinality(p_quantities)
+            ),
             hint = 'Receive stock of the product there first.';
     end if;
     return v_written;

@@ -116,7 +116,6 @@ create or replace function request_charge(
     p_warehouse_ids uuid[], p_saga_ids uuid[], p_step_name text, p_capture boolean
 ) returns outcome_group[]
 language plpgsql
-set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 declare
@@ -176,7 +175,6 @@ create or replace function record_charge(
     p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[], p_capture boolean
 ) returns outcome_group[]
 language plpgsql
-set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 set enable_nestloop = off
 as $$

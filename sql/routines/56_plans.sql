@@ -15,12 +15,17 @@ return row(p_result, null, p_saga_ids, null, null, p_requests, p_requests is not
 comment on function came_out(step_result, uuid[], json[]) is
     'For step functions: one outcome for all sagas, with the request of each. The ids are in order.';
 
--- Whether all sagas that are named came out alike, and nobody else. Inlined as well.
--- Locks nothing.
-create or replace function are_of(p_outcomes outcome_group[], p_saga_ids uuid[]) returns boolean
+-- Whether all sagas that are named came out with this result, and nobody else, without
+-- anything to say about it. Inlined as well. Locks nothing.
+create or replace function all_came_out(p_result step_result, p_outcomes outcome_group[], p_saga_ids uuid[])
+returns boolean
 language sql immutable
-return (cardinality(p_outcomes) = 1 and (p_outcomes[1]).saga_ids = p_saga_ids) is true;
-comment on function are_of(outcome_group[], uuid[]) is 'Internal: whether these outcomes are one, of these sagas.';
+return (
+    cardinality(p_outcomes) = 1 and (p_outcomes[1]).result = p_result
+    and (p_outcomes[1]).saga_ids = p_saga_ids and (p_outcomes[1]).error_codes is null
+) is true;
+comment on function all_came_out(step_result, outcome_group[], uuid[]) is
+    'Internal: whether these outcomes are one, of these sagas, and nothing more.';
 
 -- Brings outcomes that are alike together. Locks nothing.
 create or replace function alike(p_outcomes step_outcome[]) returns outcome_group[]
@@ -101,6 +106,8 @@ declare
     v_is_answered boolean;
     v_is_asked boolean;
     v_n integer := 0;
+    v_clocks integer := 0;  -- how often the time has been taken
+    v_begun text[];  -- expressions of when each step began
     v_order_status order_status;
     v_code text := '';
     v_transitions text[];
@@ -122,30 +129,34 @@ begin
         v_order_status := coalesce(
             case when v_is_asked then v_step.order_status_waiting else v_step.order_status_done end, v_order_status
         );
-        if not v_is_answered then
-            v_code := v_code || format(e'\n            v_at[%s] := clock();', v_n);
+        if v_n = 1 and not v_is_answered then
+            v_clocks := 1;
+            v_code := e'\n            v_at[1] := clock();';
         end if;
+        v_begun := v_begun || case when v_is_answered then 'null' else format('v_at[%s]', v_clocks) end;
         if v_function is not null then
+            v_clocks := v_clocks + 1;
             v_code := v_code || format(
                 $code$
             v_outcomes := %s;
-            v_of := v_outcomes[1];
-            if not are_of(v_outcomes, p_group.saga_ids) or v_of.result <> %L or v_of.error_codes is not null then
-                astray := went_astray(p_group, %L, v_outcomes, %s, v_at);
+            if not all_came_out(%L, v_outcomes, p_group.saga_ids) then
+                astray := went_astray(p_group, %L, v_outcomes, array[%s]::timestamptz[]);
                 return;
-            end if;$code$,
+            end if;
+            v_at[%s] := clock();$code$,
                 call_of(v_function, v_is_answered, 'p_group.saga_ids'),
-                case when v_is_asked then 'waiting' else 'done' end, v_function, v_n
+                case when v_is_asked then 'waiting' else 'done' end,
+                v_function, array_to_string(v_begun, ', '), v_clocks
             );
         end if;
         v_transitions := v_transitions || format(
             'transition(%L, v_at[%s], %L, %s, %s)',
-            case when v_is_asked then 'step_waiting' else 'step_completed' end, v_n + 1, v_step.step_name,
+            case when v_is_asked then 'step_waiting' else 'step_completed' end, v_clocks, v_step.step_name,
             case when v_is_answered then 'p_group.attempts' else '1::smallint' end,
             case
                 when v_is_answered
                     then format('p_lease_seconds => (p_group.plan[%s]).timeout_seconds', v_step.position)
-                else format('p_started_at => v_at[%s]', v_n) || case when v_is_asked then ', p_goes_again => true' else '' end
+                else format('p_started_at => %s', v_begun[v_n]) || case when v_is_asked then ', p_goes_again => true' else '' end
             end
         );
         if v_step.effect_function is not null then
@@ -155,51 +166,52 @@ begin
         exit when v_is_asked;
     end loop;
     if not v_is_asked then
-        v_transitions := v_transitions || format('transition(''saga_completed'', v_at[%s])', v_n + 1);
+        v_transitions := v_transitions || format('transition(''saga_completed'', v_at[%s])', v_clocks);
     end if;
 
+    -- The group is made anew at once: each assignment to a field of it would cost as much.
     return format(
         $code$
-        when p_group.saga_type = %L and p_group.position = %s and p_answers is %s$code$,
-        p_saga_type, p_position, case when p_answered then 'not null' else 'null' end
+        when p_group.saga_type = %L and p_group.position = %s and %s
+            and not p_group.parked and not p_group.cancel_requested%s
+        then$code$,
+        p_saga_type, p_position,
+        case
+            when p_answered then 'p_group.status = ''waiting'' and p_answers is not null'
+            else 'p_group.status = ''running'' and p_group.attempts = 0 and p_answers is null'
+        end,
+        case
+            when v_is_asked
+                then format(e'\n            and coalesce((p_group.plan[%s]).paused_until <= clock(), true)', v_step.position)
+        end
     )
-    || case when v_is_asked then format(' and coalesce((p_group.plan[%s]).paused_until <= clock(), true)', v_step.position) else '' end
-    || ' then'
     || v_code
     || format(
         $code$
-            v_at[%1$s] := clock();
-            p_group.status := %2$L;
-            p_group.position := %3$s;
-            p_group.moves := p_group.moves + %4$s;
-            p_group.transitions := p_group.transitions || array[
-                %5$s
-            ];$code$,
-        v_n + 1, case when v_is_asked then 'waiting' else 'completed' end, v_step.position, v_n,
-        array_to_string(v_transitions, e',\n                ')
+            requests := write_group(
+                row(
+                    p_group.saga_type, %L, %s, %s, false, false, %s,
+                    p_group.saga_ids, p_group.warehouse_ids, p_group.lease_tokens, p_group.were_ready_at,
+                    p_group.moves + %s, %s, p_group.spread_seconds, p_group.plan,
+                    p_group.transitions || array[
+                        %s
+                    ],
+                    %s
+                )::saga_group,
+                p_warehouse_ids
+            );$code$,
+        case when v_is_asked then 'waiting' else 'completed' end, v_step.position, v_is_asked::integer,
+        coalesce(quote_literal(v_order_status), 'p_group.order_status'), v_n,
+        case
+            when v_is_asked then format(
+                'v_at[%s] + coalesce((v_outcomes[1]).wait_seconds, (p_group.plan[%s]).timeout_seconds) * interval ''1 second''',
+                v_clocks, v_step.position
+            )
+            else 'null'
+        end,
+        array_to_string(v_transitions, e',\n                        '),
+        case when v_is_asked then '(v_outcomes[1]).requests' else 'null' end
     )
-    || case
-        when v_order_status is not null then format(
-            $code$
-            p_group.order_status := %L;$code$,
-            v_order_status
-        )
-        else ''
-    end
-    || case
-        when v_is_asked then format(
-            $code$
-            p_group.attempts := 1;
-            p_group.ready_at := v_at[%s] + coalesce(v_of.wait_seconds, (p_group.plan[%s]).timeout_seconds) * interval '1 second';
-            p_group.requests := v_of.requests;$code$,
-            v_n + 1, v_step.position
-        )
-        else $code$
-            p_group.attempts := 0;
-            p_group.ready_at := null;$code$
-    end
-    || $code$
-            requests := write_group(p_group, p_warehouse_ids);$code$
     || coalesce(
         (
             select string_agg(e.code, '' order by e.code)
@@ -306,27 +318,20 @@ $code$,
 -- outside, while each step comes out as it does as a rule: done, or an external one
 -- waiting. Writes what became of them, and lets the steps have their effect.
 -- p_answers: those to their requests; null for none.
--- requests: what is to be asked, a JSON array; null for nothing. astray: where a step
--- comes out otherwise, or no straight way begins, what is left for run_pass() to go
--- on with; null for nothing.
+-- requests: what is to be asked, JSON arrays. astray: where a step comes out otherwise,
+-- or no straight way begins, what is left for run_pass() to go on with; null for nothing.
 -- Locks: what the functions lock, orders, then what the effects lock.
 create or replace function run_straight(
-    p_group saga_group, p_warehouse_ids uuid[], p_answers jsonb[], out requests json, out astray saga_group[]
+    p_group saga_group, p_warehouse_ids uuid[], p_answers jsonb[], out requests json[], out astray saga_group[]
 )
 language plpgsql
-set search_path = darkpearl, pg_temp
 as $body$
 declare
     v_at timestamptz[];  -- When each step began; the last, when the last one ended.
     v_outcomes outcome_group[];
-    v_of outcome_group;
     v_void text;  -- An assignment does without the executor, which PERFORM starts.
 begin
-    case
-        when p_group.parked or p_group.cancel_requested
-            or (p_answers is null and (p_group.status <> 'running' or p_group.attempts > 0))
-            or (p_answers is not null and p_group.status <> 'waiting')
-        then null;%s
+    case%s
         else null;
     end case;
     astray := case

@@ -293,39 +293,39 @@ comment on function came_apart(saga_group, text, outcome_group[], timestamptz) i
     'Internal: says where the sagas of a group go that came out of a function, those alike together.';
 
 -- What has become of a group that run_straight() took up to a step that came out
--- otherwise than it does as a rule. p_begun says when each step began; the first when
--- its lease did, if that is null. p_n is the number of the step in that.
+-- otherwise than it does as a rule. p_begun says when each step began, up to that one;
+-- the first when its lease did, if that is null.
 -- Locks nothing. Raises: as came_apart().
 create or replace function went_astray(
-    p_group saga_group, p_function text, p_outcomes outcome_group[], p_n integer, p_begun timestamptz[]
+    p_group saga_group, p_function text, p_outcomes outcome_group[], p_begun timestamptz[]
 ) returns saga_group[]
 language plpgsql
 set search_path = darkpearl, pg_temp
 as $$
+declare
+    v_last constant integer := cardinality(p_begun);
 begin
-    for n in 1..p_n loop
+    for n in 1..v_last loop
         if p_begun[n] is not null then
             p_group.attempts := p_group.attempts + 1;
         end if;
-        exit when n = p_n;
+        exit when n = v_last;
         p_group := apply_outcome(p_group, 'done', null, null, null, p_begun[n]);
     end loop;
-    return came_apart(p_group, p_function, p_outcomes, p_begun[p_n]);
+    return came_apart(p_group, p_function, p_outcomes, p_begun[v_last]);
 end
 $$;
-comment on function went_astray(saga_group, text, outcome_group[], integer, timestamptz[]) is
+comment on function went_astray(saga_group, text, outcome_group[], timestamptz[]) is
     'Internal: what has become of a group when a step on its straight way came out otherwise.';
 
 -- Writes what happened to a group, where its sagas stand now and the status of
--- their orders. Returns the requests to make, as a JSON array; null for none.
+-- their orders. Returns the requests to make, in one JSON array; none for none.
 -- Locks: sagas, orders.
-create or replace function write_group(p_group saga_group, p_warehouse_ids uuid[]) returns json
+create or replace function write_group(p_group saga_group, p_warehouse_ids uuid[]) returns json[]
 language plpgsql
-set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 declare
-    v_now constant timestamptz := clock();
     v_step saga_steps;
 begin
     with stand as (
@@ -336,12 +336,12 @@ begin
             attempts = p_group.attempts,
             lease_token = s.lease_token + p_group.moves,
             ready_at = p_group.ready_at + p_group.spread_seconds * jitter(s.id, p_group.attempts) * interval '1 second',
-            updated_at = v_now
+            updated_at = clock()
         where s.id = any(p_group.saga_ids) and s.warehouse_id = any(p_warehouse_ids)
     ),
     told as (
         update orders as o
-        set status = p_group.order_status, updated_at = v_now
+        set status = p_group.order_status, updated_at = clock()
         where p_group.order_status is not null
             and o.id = any(p_group.saga_ids) and o.warehouse_id = any(p_warehouse_ids)
             and o.status <> p_group.order_status
@@ -368,10 +368,10 @@ begin
     cross join unnest(p_group.transitions) as t;
 
     if p_group.requests is null then
-        return null;
+        return '{}';
     end if;
     v_step := p_group.plan[p_group.position];
-    return (
+    return array(
         select json_agg(r)
         from (
             select
@@ -383,23 +383,17 @@ begin
                 as s (saga_id, warehouse_id, lease_token, request)
             where s.request is not null
         ) as r
+        having count(*) > 0
     );
 end
 $$;
 comment on function write_group(saga_group, uuid[]) is
     'Internal: writes the events of a group, where its sagas stand and the status of their orders; returns the external requests.';
 
--- Runs sagas that this transaction has locked until each is parked, then
--- writes what became of them, every row once, and lets the steps that were done
--- have their effect, once per effect function. Returns the external requests it has
--- committed to, a JSON array per group.
--- p_go_on false stops each after one step. p_answers are those to the requests of the
--- one group that there is then.
--- Locks: what the step functions lock, paused steps of saga_steps, orders, then
--- what the effects lock.
-create or replace function run_pass(
-    p_warehouse_ids uuid[], p_work saga_group[], p_go_on boolean default true, p_answers jsonb[] default null
-) returns json[]
+-- Takes group after group through its steps until each is parked, then writes what
+-- became of it, every row once, and lets the steps that were done have their effect,
+-- once per effect function. The rest is as for run_pass(), which calls it.
+create or replace function run_groups(p_warehouse_ids uuid[], p_work saga_group[], p_go_on boolean) returns json[]
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
@@ -418,20 +412,9 @@ declare
     v_effects text[] := '{}';
     v_effect_sagas uuid[];
     v_effect_steps text[];
-    v_asked json;
     v_requests json[] := '{}';
-    v_straight record;
     v_void text;  -- An assignment does without the executor, which PERFORM starts.
 begin
-    -- Only alone: a straight way ends with effects, which come after the steps of all groups.
-    if cardinality(v_todo) = 1 and (p_go_on or p_answers is not null) then
-        v_straight := run_straight(v_todo[1], p_warehouse_ids, p_answers);
-        if v_straight.astray is null then
-            return case when v_straight.requests is null then '{}' else array[v_straight.requests] end;
-        end if;
-        v_todo := v_straight.astray;
-    end if;
-
     <<groups>>
     while cardinality(v_todo) > 0 loop
         v_group := v_todo[cardinality(v_todo)];
@@ -491,10 +474,7 @@ begin
             end if;
         end loop;
 
-        v_asked := write_group(v_group, p_warehouse_ids);
-        if v_asked is not null then
-            v_requests := v_requests || v_asked;
-        end if;
+        v_requests := v_requests || write_group(v_group, p_warehouse_ids);
         foreach v_transition in array coalesce(v_group.transitions, '{}') loop
             if v_transition.effect_function is not null then
                 v_effects := v_effects || array_fill(v_transition.effect_function, array[cardinality(v_group.saga_ids)]);
@@ -519,6 +499,35 @@ begin
         end loop;
     end if;
     return v_requests;
+end
+$$;
+comment on function run_groups(uuid[], saga_group[], boolean) is
+    'Internal: runs claimed sagas step by step; returns the external requests.';
+
+-- Runs sagas that this transaction has locked as far as they go: on the straight way of
+-- their plan, or step by step where that ends. Returns the external requests it has
+-- committed to, JSON arrays.
+-- p_go_on false stops each after one step. p_answers are those to the requests of the
+-- one group that there is then.
+-- Locks: what the step functions lock, paused steps of saga_steps, orders, then
+-- what the effects lock.
+create or replace function run_pass(
+    p_warehouse_ids uuid[], p_work saga_group[], p_go_on boolean default true, p_answers jsonb[] default null
+) returns json[]
+language plpgsql
+as $$
+declare
+    v_straight record;
+begin
+    -- Only alone: a straight way ends with effects, which come after the steps of all groups.
+    if cardinality(p_work) = 1 and (p_go_on or p_answers is not null) then
+        v_straight := run_straight(p_work[1], p_warehouse_ids, p_answers);
+        if v_straight.astray is null then
+            return v_straight.requests;
+        end if;
+        p_work := v_straight.astray;
+    end if;
+    return run_groups(p_warehouse_ids, p_work, p_go_on);
 end
 $$;
 comment on function run_pass(uuid[], saga_group[], boolean, jsonb[]) is

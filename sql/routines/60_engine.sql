@@ -15,6 +15,9 @@
 -- cannot be done stands alone and is recorded by fail_saga(). An outage
 -- (deadlock, shutdown, out of space …) is no saga's fault and is raised.
 --
+-- advance() and settle() set the search path, and what they call on every pass goes by
+-- it: to set it anew in each function takes a fiftieth of what an order alone does.
+--
 -- Who names no warehouses means all of them. On a cluster sharded by warehouse
 -- the caller names exactly one.
 --
@@ -46,7 +49,6 @@ comment on function backoff_seconds(numeric, integer) is 'The longest wait befor
 -- Locks: sagas, until the end of the transaction.
 create or replace function claim_sagas(p_warehouse_ids uuid[], p_limit integer) returns saga_group[]
 language plpgsql
-set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 declare
@@ -149,8 +151,7 @@ declare
     v_warehouse_ids uuid[];
     v_work saga_group[];
     v_group saga_group;
-    v_count integer := 0;
-    v_requests json[] := '{}';
+    v_requests json[];
     v_sqlstate text;
     v_message text;
 begin
@@ -161,31 +162,33 @@ begin
             detail = format('A batch of %s sagas was asked for.', coalesce(p_limit::text, 'null')),
             hint = 'Use 1 to 10000; 1000 is a good size.';
     end if;
+    claimed := 0;
     begin
         v_work := claim_sagas(p_warehouse_ids, p_limit);
         foreach v_group in array v_work loop
-            v_count := v_count + cardinality(v_group.saga_ids);
+            claimed := claimed + cardinality(v_group.saga_ids);
         end loop;
-        if v_count > 0 then
-            v_warehouse_ids := case v_count when 1 then v_group.warehouse_ids else p_warehouse_ids end;
+        if claimed > 0 then
+            v_warehouse_ids := case claimed when 1 then v_group.warehouse_ids else p_warehouse_ids end;
             if v_warehouse_ids is null then
                 v_warehouse_ids := array(select w.id from warehouses as w);
             end if;
             v_requests := run_pass(v_warehouse_ids, v_work);
         end if;
     exception when others then
-        if v_count = 0 or is_outage(sqlstate) then
+        if claimed = 0 or is_outage(sqlstate) then
             raise;
         end if;
         v_sqlstate := sqlstate;
         v_message := sqlerrm;
     end;
 
-    if v_sqlstate is not null and v_count > 1 then
-        return query select a.* from advance(v_count / 2, p_warehouse_ids) as a;
-        return query select a.* from advance(v_count - v_count / 2, p_warehouse_ids) as a;
-        return;
-    elsif v_sqlstate is not null then
+    if v_sqlstate is not null then
+        if claimed > 1 then
+            return query select a.* from advance(claimed / 2, p_warehouse_ids) as a;
+            return query select a.* from advance(claimed - claimed / 2, p_warehouse_ids) as a;
+            return;
+        end if;
         -- Alone. Keep the step that works, so that the one that raises is tried, and blamed, by itself.
         begin
             perform s.id
@@ -204,10 +207,9 @@ begin
         end;
     end if;
 
-    claimed := v_count;
     return next;
     claimed := 0;
-    foreach requests in array v_requests loop
+    foreach requests in array coalesce(v_requests, '{}') loop
         return next;
     end loop;
 end
@@ -230,31 +232,29 @@ begin atomic
 end;
 comment on function answers_of(jsonb) is 'Internal: the answers that settle() was given, one for each saga.';
 
--- The saga that an answer is for, as a group; one of nulls when it waits for no such
--- answer. Locks: the saga.
-create or replace function waiting_saga(p_warehouse_ids uuid[], p_answer jsonb) returns saga_group
+-- The saga that an answer is for, as a group, which is parked if it is to go no further;
+-- one of nulls when it waits for no such answer. Locks: the saga.
+create or replace function waiting_saga(p_warehouse_ids uuid[], p_answer jsonb, p_park boolean default false)
+returns saga_group
 language plpgsql
-set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 declare
-    v_id constant uuid := p_answer ->> 'saga_id';
-    v_lease_token constant text := p_answer ->> 'lease_token';
     v_group saga_group;
 begin
     select
-        s.saga_type, s.status, s.position, s.attempts, s.cancel_requested, false, null,
+        s.saga_type, s.status, s.position, s.attempts, s.cancel_requested, p_park, null,
         array[s.id], array[s.warehouse_id], array[s.lease_token], array[s.ready_at], 0, null, 0,
         array(select p from saga_steps as p where p.saga_type = s.saga_type order by p.position), null, null
     into v_group
     from sagas as s
-    where s.id = v_id and (p_warehouse_ids is null or s.warehouse_id = any(p_warehouse_ids))
-        and s.lease_token::text = v_lease_token and s.status in ('waiting', 'compensating') and s.attempts > 0
+    where s.id = (p_answer ->> 'saga_id')::uuid and (p_warehouse_ids is null or s.warehouse_id = any(p_warehouse_ids))
+        and s.lease_token::text = p_answer ->> 'lease_token' and s.status in ('waiting', 'compensating') and s.attempts > 0
     for no key update;
     return v_group;
 end
 $$;
-comment on function waiting_saga(uuid[], jsonb) is 'Internal: locks the saga that waits for an answer.';
+comment on function waiting_saga(uuid[], jsonb, boolean) is 'Internal: locks the saga that waits for an answer.';
 
 -- Brings a group the answers to its requests. Returns what becomes of it, a group for
 -- what came out alike.
@@ -281,33 +281,33 @@ comment on function settle_group(saga_group, uuid[], jsonb[]) is
 -- Records the answers under their present tokens and goes on from them.
 -- p_go_on false stops each saga right after its answer is recorded.
 -- requests: what is to be asked next, JSON arrays. stale: sagas whose answers came
--- under another token, and changed nothing.
+-- under another token, and changed nothing; null for none.
 -- Locks: sagas by id, then as advance(). Raises: 23502 when an answer names no saga.
 create or replace function settle_pass(
     p_warehouse_ids uuid[], p_answers jsonb, p_go_on boolean, out requests json[], out stale uuid[]
 )
 language plpgsql
-set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 set enable_nestloop = off
 as $$
 declare
     v_at record;
     v_group saga_group;
-    v_settled uuid[] := '{}';
-    v_work saga_group[] := '{}';
+    v_settled uuid[];
+    v_work saga_group[];
 begin
-    requests := '{}';
-    stale := '{}';
     if jsonb_array_length(p_answers) = 1 then
         -- An answer alone needs no bringing together, which is most of what the other way costs it.
-        v_group := waiting_saga(p_warehouse_ids, p_answers -> 0);
+        v_group := waiting_saga(p_warehouse_ids, p_answers -> 0, not p_go_on);
         if v_group.saga_ids is not null then
-            v_group.parked := not p_go_on;
             requests := run_pass(v_group.warehouse_ids, array[v_group], p_go_on, array[p_answers -> 0 -> 'answer']);
             return;
         end if;
     end if;
+    requests := '{}';
+    stale := '{}';
+    v_settled := '{}';
+    v_work := '{}';
     if p_warehouse_ids is null then
         p_warehouse_ids := array(select w.id from warehouses as w);
     end if;
@@ -390,7 +390,6 @@ begin
             detail = format('p_answers is %s.', coalesce('a JSON ' || jsonb_typeof(p_answers), 'null')),
             hint = 'Pass [{"saga_id": "…", "lease_token": 2, "answer": {"outcome": "approved"}}].';
     end if;
-    v_count := jsonb_array_length(p_answers);
     begin
         v_pass := settle_pass(p_warehouse_ids, p_answers, true);
     exception when others then
@@ -402,6 +401,7 @@ begin
     end;
 
     if v_sqlstate is not null then
+        v_count := jsonb_array_length(p_answers);
         if exists (
             select from jsonb_array_elements(p_answers) as a
             where coalesce(a ->> 'saga_id', '') !~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
@@ -437,11 +437,13 @@ begin
     foreach requests in array v_pass.requests loop
         return next;
     end loop;
-    requests := null;
-    error_code := 'DP009';
-    foreach saga_id in array v_pass.stale loop
-        return next;
-    end loop;
+    if v_pass.stale is not null then
+        requests := null;
+        error_code := 'DP009';
+        foreach saga_id in array v_pass.stale loop
+            return next;
+        end loop;
+    end if;
 end
 $$;
 comment on function settle(jsonb, uuid[]) is

@@ -66,7 +66,6 @@ for each statement execute function start_order_sagas();
 create or replace function reserve_stock(p_warehouse_ids uuid[], p_saga_ids uuid[])
 returns outcome_group[]
 language plpgsql
-set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 begin
@@ -197,42 +196,6 @@ $$;
 comment on function reserve_scarce_stock(uuid[], uuid[]) is
     'Internal: reserve_stock() where some shelf may not hold enough for all.';
 
--- The effect of the steps reserve_stock (units become reserved) and
--- fulfill_order (they go from the shelf), and of the undo release_stock (they
--- can be sold again).
--- Locks: inventory by (product_id, warehouse_id), for all movements at once.
-create or replace function move_goods(p_warehouse_ids uuid[], p_saga_ids uuid[], p_step_names text[])
-returns void
-language plpgsql
-set search_path = darkpearl, pg_temp
-set enable_seqscan = off
-as $$
-declare
-    v_movement_type movement_type;
-    v_saga_ids uuid[];
-    v_moved integer;  -- An assignment does without the executor, which PERFORM starts.
-begin
-    if p_step_names[1] = all(p_step_names) then
-        v_moved := move_goods_of(movement_of(p_step_names[1]), p_warehouse_ids, p_saga_ids);
-        return;
-    end if;
-
-    perform lock_stock(array_agg(i.warehouse_id), array_agg(i.product_id))
-    from order_items as i
-    where i.order_id = any(p_saga_ids) and i.warehouse_id = any(p_warehouse_ids);
-    for v_movement_type, v_saga_ids in
-        select movement_of(e.step_name), array_agg(e.saga_id)
-        from unnest(p_saga_ids, p_step_names) as e (saga_id, step_name)
-        group by e.step_name
-        order by 1
-    loop
-        v_moved := move_goods_of(v_movement_type, p_warehouse_ids, v_saga_ids);
-    end loop;
-end
-$$;
-comment on function move_goods(uuid[], uuid[], text[]) is
-    'Effect: moves the stock of the sagas whose reserve_stock, fulfill_order or release_stock is done.';
-
 -- What a step or an undo does to the stock. Locks nothing.
 create or replace function movement_of(p_step_name text) returns movement_type
 language sql immutable
@@ -243,16 +206,17 @@ return case p_step_name
 end;
 comment on function movement_of(text) is 'Internal: the type of movement that is the effect of a step.';
 
--- Moves the stock of sagas that are all at the same step.
+-- The effect of the steps reserve_stock (units become reserved) and
+-- fulfill_order (they go from the shelf), and of the undo release_stock (they
+-- can be sold again).
 --
 -- A reservation is of the order's lines. What ends one is what the ledger says
 -- is open: a saga with no reservation moves nothing, one whose reservation has
--- ended moves nothing again. Returns how many movements there were.
--- Locks: inventory by (product_id, warehouse_id).
-create or replace function move_goods_of(p_movement_type movement_type, p_warehouse_ids uuid[], p_saga_ids uuid[])
-returns integer
+-- ended moves nothing again.
+-- Locks: inventory by (product_id, warehouse_id), for all movements at once.
+create or replace function move_goods(p_warehouse_ids uuid[], p_saga_ids uuid[], p_step_names text[])
+returns void
 language plpgsql
-set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 declare
@@ -260,8 +224,20 @@ declare
     v_warehouses uuid[];
     v_products uuid[];
     v_quantities integer[];
+    v_moved integer;  -- An assignment does without the executor, which PERFORM starts.
 begin
-    if p_movement_type = 'reserve' then
+    if p_step_names[1] <> any(p_step_names) then
+        perform lock_stock(array_agg(i.warehouse_id), array_agg(i.product_id))
+        from order_items as i
+        where i.order_id = any(p_saga_ids) and i.warehouse_id = any(p_warehouse_ids);
+        perform move_goods(p_warehouse_ids, array_agg(e.saga_id), array_agg(e.step_name))
+        from unnest(p_saga_ids, p_step_names) as e (saga_id, step_name)
+        group by e.step_name
+        order by movement_of(e.step_name);
+        return;
+    end if;
+
+    if p_step_names[1] = 'reserve_stock' then
         select
             array_agg(m.order_id), array_agg(m.warehouse_id),
             array_agg(m.product_id), array_agg(m.quantity)
@@ -290,11 +266,11 @@ begin
             order by r.correlation_id, r.product_id
         ) as m;
     end if;
-    return apply_movements(p_movement_type, v_sagas, v_warehouses, v_products, v_quantities);
+    v_moved := apply_movements(movement_of(p_step_names[1]), v_sagas, v_warehouses, v_products, v_quantities);
 end
 $$;
-comment on function move_goods_of(movement_type, uuid[], uuid[]) is
-    'Internal: moves the stock of sagas that are all at the same step.';
+comment on function move_goods(uuid[], uuid[], text[]) is
+    'Effect: moves the stock of the sagas whose reserve_stock, fulfill_order or release_stock is done.';
 
 -- The plan. Names are code; the numbers are the operator's once they are there.
 insert into saga_steps (

@@ -10,7 +10,7 @@ from shop import APPROVED, DECLINED, LONG, PENDING, UNKNOWN, Row, Shop
 STEP_BY_STEP = """
     create or replace function run_straight(
         p_group saga_group, p_warehouse_ids uuid[], p_answers jsonb[],
-        out requests json, out astray saga_group[]
+        out requests json[], out astray saga_group[]
     ) language plpgsql set search_path = darkpearl as $$
     begin
         if p_answers is null then
