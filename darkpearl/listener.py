@@ -8,11 +8,11 @@ had claimed is handed out again when its leases run out.
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import random
 import time
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Collection, Coroutine, Iterable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -34,14 +34,15 @@ COMPANY_SECONDS = 1.0
 FORGET_BATCH = 10_000
 """Idempotency keys that one statement of housekeeping removes at most."""
 LONGEST_BACKOFF_SECONDS = 5.0
-Passes = dict[str, asyncio.Task[tuple[int, list[Request]]]]
-"""Transactions under way, advance or settle; each tells how many sagas it was about, and what it
-has committed to ask."""
+Pass = tuple[int, list[Request]]
+"""What came of a transaction of the engine, advance or settle: how many sagas it was about, and
+what it has committed to ask."""
 _log = logging.getLogger(__name__)
 
 
 _requests = msgspec.json.Decoder(list[Request], strict=False)
 _encoder = msgspec.json.Encoder()
+_NO_SPAN = contextlib.nullcontext()
 
 
 class Listener:
@@ -158,11 +159,11 @@ class Listener:
         """
         wanted = not self._stopping
         claims = 0
-        passes: Passes = {}
+        passes: dict[str, asyncio.Task[Pass]] = {}
+        done: dict[str, Pass] = {}
         try:
             while True:
-                for kind in [kind for kind, task in passes.items() if task.done()]:
-                    count, requests = passes.pop(kind).result()
+                for kind, (count, requests) in done.items():
                     self._unasked += requests
                     if kind == "advance" and count:
                         claims += 1
@@ -171,12 +172,23 @@ class Listener:
                     # Who found less than there was room for looks again when an answer is settled:
                     # what has come until then is one batch, and no core is taken from the settling.
                     wanted = not self._stopping and (kind == "settle" or count == self._asked)
-                if self._start(passes, wanted=wanted):
+                done = {}
+                due = self._due(passes, wanted=wanted)
+                if len(due) == 1 and not passes and not self._coming and self._all_is_answered:
+                    # Nothing can come up meanwhile: it needs no task, which for an order now and
+                    # then are two turns of the loop.
+                    ((kind, each),) = due.items()
+                    done[kind] = await each
+                    continue
+                passes |= {kind: asyncio.create_task(each) for kind, each in due.items()}
+                if self._coming:
                     await asyncio.sleep(0)  # callers whose gateway answers at once have theirs soon
                 elif passes:
                     await self._one_of(passes)
                 else:
                     return
+                ended = [kind for kind, task in passes.items() if task.done()]
+                done = {kind: passes.pop(kind).result() for kind in ended}
         except asyncio.CancelledError:
             for task in passes.values():
                 task.cancel()
@@ -184,16 +196,20 @@ class Listener:
         finally:
             await _all(*passes.values())
 
-    def _start(self, passes: Passes, *, wanted: bool) -> bool:
-        """Start a settle if there are answers, and an advance if one is wanted and has room.
+    def _due(
+        self, passes: Collection[str], *, wanted: bool
+    ) -> dict[str, Coroutine[Any, Any, Pass]]:
+        """A settle if there are answers, and an advance if one is wanted and has room.
 
         Who isn't alone starts one when the other is done: with more passes at once than there are
         processors, each has to fetch again what the others have pushed out of their caches, and
         waits for the others' shelves.
 
-        Returns:
-            Whether answers come as fast as they are asked for. All of them are one batch then.
+        Args:
+            passes: those under way.
+            wanted: whether there may be something to claim.
         """
+        due: dict[str, Coroutine[Any, Any, Pass]] = {}
         self._wake.clear()
         self._unsettled += self._calls.take_answers()
         if self._latest == "advance" and not self._alone and self._are_answered():
@@ -201,14 +217,14 @@ class Listener:
         if wanted and self._may_start("advance", passes) and (room := self._room()) > 0:
             self._asked = room
             self._latest = "advance"
-            passes["advance"] = asyncio.create_task(self._advance(room))
+            due["advance"] = self._advance(room)
         self._ask()
-        if self._are_answered() and self._may_start("settle", passes):
+        if self._are_answered() and self._may_start("settle", {*passes, *due}):
             self._latest = "settle"
-            passes["settle"] = asyncio.create_task(self._settle())
-        return self._coming
+            due["settle"] = self._settle()
+        return due
 
-    def _may_start(self, kind: str, passes: Passes) -> bool:
+    def _may_start(self, kind: str, passes: Collection[str]) -> bool:
         return kind not in passes if self._alone else not passes
 
     def _are_answered(self) -> bool:
@@ -217,8 +233,13 @@ class Listener:
         return full or (bool(self._unsettled) and not self._coming)
 
     @property
+    def _all_is_answered(self) -> bool:
+        """Whether no answer is outstanding."""
+        return self._outstanding == len(self._unsettled)
+
+    @property
     def _coming(self) -> bool:
-        """Whether answers are coming without waiting for the gateway."""
+        """Whether answers come as fast as they are asked for. All of them are one batch then."""
         return bool(self._unasked or self._calls.queue) and not self._calls.held_up
 
     def _ask(self) -> None:
@@ -239,7 +260,7 @@ class Listener:
             self._looked = time.monotonic()
             self._alone = await bell.is_alone()
 
-    async def _one_of(self, passes: Passes) -> None:
+    async def _one_of(self, passes: dict[str, asyncio.Task[Pass]]) -> None:
         """Return when a pass is done, or there are answers and nobody settles."""
         wanted: list[asyncio.Future[Any]] = [*passes.values()]
         answered = None
@@ -285,23 +306,24 @@ class Listener:
         finally:
             self._free.append(session)
 
-    async def _advance(self, limit: int) -> tuple[int, list[Request]]:
+    async def _advance(self, limit: int) -> Pass:
         """Claim so many sagas at most."""
         if seconds := self._breaker.take_pause():
             await self._fetch("select pause_external_steps(%s::numeric)", seconds)
-        with self._observed("advance") as counts:
+        counts = {"claimed": 0}
+        with self._span("advance", counts), self._timers["advance"].time():
             rows = await self._fetch("select claimed, requests::text from advance(%s)", limit)
-            counts["claimed"] = sum(claimed for claimed, _ in rows)
-        return counts["claimed"], await self._requests(requests for _, requests in rows)
+            counts["claimed"] = sum([claimed for claimed, _ in rows])
+        return counts["claimed"], await self._requests([requests for _, requests in rows])
 
-    async def _settle(self) -> tuple[int, list[Request]]:
+    async def _settle(self) -> Pass:
         """Bring a batch of answers."""
         size = self._settings.batch_size
         answers, self._unsettled = self._unsettled[:size], self._unsettled[size:]
         self._settling = len(answers)
         try:
-            with self._observed("settle") as counts:
-                counts["answers"] = len(answers)
+            counts = {"answers": len(answers)}
+            with self._span("settle", counts), self._timers["settle"].time():
                 rows = await self._fetch(
                     "select requests::text, saga_id from settle(%s)",
                     _encoder.encode(answers).decode(),
@@ -316,12 +338,14 @@ class Listener:
             if stale:
                 # A webhook was faster, or the lease had run out.
                 _log.info("saga %s: answer refused, it has moved on", stale)
-        return len(answers), await self._requests(requests for requests, _ in rows)
+        return len(answers), await self._requests([requests for requests, _ in rows])
 
     async def _requests(self, documents: Iterable[str | None]) -> list[Request]:
         """The requests in these documents, which are outstanding from here on."""
-        found = (_requests.decode(document) for document in documents if document)
-        requests = list(itertools.chain.from_iterable(found))
+        requests: list[Request] = []
+        for document in documents:
+            if document:
+                requests += _requests.decode(document)
         self._outstanding += len(requests)
         if self._tracing and requests:
             requests = await self._traced(requests)
@@ -343,13 +367,9 @@ class Listener:
             for request in requests
         ]
 
-    @contextlib.contextmanager
-    def _observed(self, call: str) -> Iterator[dict[str, int]]:
-        """Measure a transaction, and trace it with the counts that are put into it."""
-        counts: dict[str, int] = {}
-        span = self._tracing.engine_pass(call, counts) if self._tracing else None
-        with self._timers[call].time(), span or contextlib.nullcontext():
-            yield counts
+    def _span(self, call: str, counts: dict[str, int]) -> AbstractContextManager[None]:
+        """A span of one transaction, with its counts at the end, if anything is traced."""
+        return self._tracing.engine_pass(call, counts) if self._tracing else _NO_SPAN
 
     async def _finish(self) -> None:
         """Settle what is still out, within the deadline."""
