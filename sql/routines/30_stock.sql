@@ -1,5 +1,5 @@
--- Stock moves here and nowhere else. lock_stock() takes the rows in one
--- agreed order, apply_movements() writes the ledger and the quantities
+-- Stock moves here, and for an order alone in move_goods(). lock_stock() takes the
+-- rows in one agreed order, apply_movements() writes the ledger and the quantities
 -- together, and the functions below them are what people and programs call.
 --
 -- Lock order: sagas, then their payments and orders, which nobody locks without
@@ -97,6 +97,21 @@ $$;
 comment on function lock_stock(uuid[], uuid[]) is
     'Internal: locks inventory rows in key order and returns their quantities.';
 
+-- For who writes movements. Locks nothing. Raises DP010.
+create or replace function refuse_unstocked(p_missing integer, p_movements integer) returns void
+language plpgsql
+as $$
+begin
+    raise exception using
+        errcode = 'DP010',
+        message = 'product is not stocked in this warehouse',
+        detail = format('%s of %s movements name no inventory row.', p_missing, p_movements),
+        hint = 'Receive stock of the product there first.';
+end
+$$;
+comment on function refuse_unstocked(integer, integer) is
+    'Internal: refuses movements of products that are not stocked where they should move.';
+
 -- Writes one set of movements: moves each inventory row once and appends the
 -- movements to the ledger, those of a row in the order given, each with the
 -- quantities after it. The arrays are aligned, one element per movement.
@@ -143,104 +158,71 @@ declare
     v_actor constant text := case when v_reserved_sign = 0 then current_actor() end;
     v_written integer;
 begin
-    if p_correlation_ids[1] = all(p_correlation_ids) then
-        -- One operation moves no row twice, by stock_movements_happen_once: nothing to add up.
-        with moved as (
-            update inventory as i
-            set
-                quantity_available = i.quantity_available + v_available_sign * m.quantity,
-                quantity_reserved = i.quantity_reserved + v_reserved_sign * m.quantity,
-                updated_at = v_now,
-                version = i.version + 1
-            from (
-                select l.product_id, l.warehouse_id, l.quantity
-                from unnest(p_product_ids, p_warehouse_ids, p_quantities) as l (product_id, warehouse_id, quantity)
-                order by l.product_id, l.warehouse_id
-            ) as m
-            where i.product_id = any(array[m.product_id]) and i.warehouse_id = any(array[m.warehouse_id])
-            returning i.product_id, i.warehouse_id, m.quantity, i.quantity_available, i.quantity_reserved
-        )
-        insert into stock_movements (
-            correlation_id, warehouse_id, product_id, movement_type, quantity,
-            available_after, reserved_after, reference_type, reference_id, notes, actor, created_at
-        )
-        select
-            p_correlation_ids[1], m.warehouse_id, m.product_id, p_movement_type, m.quantity,
-            m.quantity_available, m.quantity_reserved, p_reference_type, p_reference_id, p_notes, v_actor, v_now
-        from moved as m;
-    else
-        -- Who comes upon a row that another pass holds waits in the middle of the UPDATE,
-        -- and has each row that the other has changed worked out a second time. A large
-        -- batch shares some of its first rows with any other: it waits here, and its
-        -- UPDATE begins when the other has committed.
-        if cardinality(p_quantities) > 50 then
-            perform lock_stock(array_agg(m.warehouse_id), array_agg(m.product_id))
-            from (
-                select distinct l.product_id, l.warehouse_id
-                from unnest(p_product_ids, p_warehouse_ids) as l (product_id, warehouse_id)
-                order by l.product_id, l.warehouse_id
-                limit 20
-            ) as m;
-        end if;
-
-        -- A shelf is known by the first of its lines; its last one knows what all of them add up to.
-        with lines as materialized (
-            select
-                l.*,
-                first_value(l.n) over shelf as shelf,
-                sum(l.quantity) over shelf as running,
-                lead(l.n) over shelf is null as is_last
-            from unnest(p_product_ids, p_warehouse_ids, p_correlation_ids, p_quantities)
-                with ordinality as l (product_id, warehouse_id, correlation_id, quantity, n)
-            window shelf as (partition by l.product_id, l.warehouse_id order by l.n rows unbounded preceding)
-        ),
-        moved as (
-            update inventory as i
-            set
-                quantity_available = i.quantity_available + v_available_sign * m.quantity,
-                quantity_reserved = i.quantity_reserved + v_reserved_sign * m.quantity,
-                updated_at = v_now,
-                version = i.version + 1
-            from (
-                select l.shelf, l.product_id, l.warehouse_id, l.running::integer as quantity
-                from lines as l
-                where l.is_last
-                order by l.product_id, l.warehouse_id
-            ) as m
-            where i.product_id = any(array[m.product_id]) and i.warehouse_id = any(array[m.warehouse_id])
-            returning
-                m.shelf,
-                i.quantity_available - v_available_sign * m.quantity as quantity_available,
-                i.quantity_reserved - v_reserved_sign * m.quantity as quantity_reserved
-        )
-        insert into stock_movements (
-            correlation_id, warehouse_id, product_id, movement_type, quantity,
-            available_after, reserved_after, reference_type, reference_id, notes, actor, created_at
-        )
-        select
-            l.correlation_id, l.warehouse_id, l.product_id, p_movement_type, l.quantity,
-            m.quantity_available + v_available_sign * l.running::integer,
-            m.quantity_reserved + v_reserved_sign * l.running::integer,
-            p_reference_type, p_reference_id, p_notes, v_actor, v_now
-        from lines as l
-        inner join moved as m using (shelf);
+    -- Who comes upon a row that another pass holds waits in the middle of the UPDATE,
+    -- and has each row that the other has changed worked out a second time. A large
+    -- batch shares some of its first rows with any other: it waits here, and its
+    -- UPDATE begins when the other has committed.
+    if cardinality(p_quantities) > 50 then
+        perform lock_stock(array_agg(m.warehouse_id), array_agg(m.product_id))
+        from (
+            select distinct l.product_id, l.warehouse_id
+            from unnest(p_product_ids, p_warehouse_ids) as l (product_id, warehouse_id)
+            order by l.product_id, l.warehouse_id
+            limit 20
+        ) as m;
     end if;
+
+    -- A shelf is known by the first of its lines; its last one knows what all of them add up to.
+    with lines as materialized (
+        select
+            l.*,
+            first_value(l.n) over shelf as shelf,
+            sum(l.quantity) over shelf as running,
+            lead(l.n) over shelf is null as is_last
+        from unnest(p_product_ids, p_warehouse_ids, p_correlation_ids, p_quantities)
+            with ordinality as l (product_id, warehouse_id, correlation_id, quantity, n)
+        window shelf as (partition by l.product_id, l.warehouse_id order by l.n rows unbounded preceding)
+    ),
+    moved as (
+        update inventory as i
+        set
+            quantity_available = i.quantity_available + v_available_sign * m.quantity,
+            quantity_reserved = i.quantity_reserved + v_reserved_sign * m.quantity,
+            updated_at = v_now,
+            version = i.version + 1
+        from (
+            select l.shelf, l.product_id, l.warehouse_id, l.running::integer as quantity
+            from lines as l
+            where l.is_last
+            order by l.product_id, l.warehouse_id
+        ) as m
+        where i.product_id = any(array[m.product_id]) and i.warehouse_id = any(array[m.warehouse_id])
+        returning
+            m.shelf,
+            i.quantity_available - v_available_sign * m.quantity as quantity_available,
+            i.quantity_reserved - v_reserved_sign * m.quantity as quantity_reserved
+    )
+    insert into stock_movements (
+        correlation_id, warehouse_id, product_id, movement_type, quantity,
+        available_after, reserved_after, reference_type, reference_id, notes, actor, created_at
+    )
+    select
+        l.correlation_id, l.warehouse_id, l.product_id, p_movement_type, l.quantity,
+        m.quantity_available + v_available_sign * l.running::integer,
+        m.quantity_reserved + v_reserved_sign * l.running::integer,
+        p_reference_type, p_reference_id, p_notes, v_actor, v_now
+    from lines as l
+    inner join moved as m using (shelf);
     get diagnostics v_written = row_count;
     if v_written <> cardinality(p_quantities) then
-        raise exception using
-            errcode = 'DP010',
-            message = 'product is not stocked in this warehouse',
-            detail = format(
-                '%s of %s movements name no inventory row.', cardinality(p_quantities) - v_written, cardinality(p_quantities)
-            ),
-            hint = 'Receive stock of the product there first.';
+        perform refuse_unstocked(cardinality(p_quantities) - v_written, cardinality(p_quantities));
     end if;
     return v_written;
 end
 $$;
 comment on function apply_movements(
     movement_type, uuid[], uuid[], uuid[], integer[], text, text, uuid
-) is 'Internal, the only writer of stock: appends movements to the ledger and moves inventory with them.';
+) is 'Internal: appends movements to the ledger and moves inventory with them. It writes all stock but that of an order alone, see move_goods().';
 
 -- One movement that a person or a program asks for. Idempotent by its
 -- correlation id: the same again returns what was written the first time.

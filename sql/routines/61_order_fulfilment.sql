@@ -213,20 +213,96 @@ comment on function movement_of(text) is 'Internal: the type of movement that is
 -- A reservation is of the order's lines. What ends one is what the ledger says
 -- is open: a saga with no reservation moves nothing, one whose reservation has
 -- ended moves nothing again.
+--
+-- An order alone needs no arrays, nor anything added up: each is moved and written by
+-- one statement, in which lines are looked up in key order.
 -- Locks: inventory by (product_id, warehouse_id), for all movements at once.
+-- Raises: DP010 when a product is not stocked.
 create or replace function move_goods(p_warehouse_ids uuid[], p_saga_ids uuid[], p_step_names text[])
 returns void
 language plpgsql
 set enable_seqscan = off
 as $$
 declare
+    v_now constant timestamptz := clock();
+    v_available_sign integer;
+    v_lines integer;
     v_sagas uuid[];
     v_warehouses uuid[];
     v_products uuid[];
     v_quantities integer[];
-    v_moved integer;  -- An assignment does without the executor, which PERFORM starts.
+    v_moved integer;
 begin
-    if p_step_names[1] <> any(p_step_names) then
+    if cardinality(p_saga_ids) = 1 then
+        if p_step_names[1] = 'reserve_stock' then
+            with lines as materialized (
+                select i.product_id, i.warehouse_id, sum(i.quantity)::integer as quantity
+                from order_items as i
+                where i.order_id = p_saga_ids[1] and i.warehouse_id = any(p_warehouse_ids)
+                group by i.product_id, i.warehouse_id
+                order by i.product_id, i.warehouse_id
+            ),
+            moved as (
+                update inventory as i
+                set quantity_reserved = i.quantity_reserved + l.quantity, updated_at = v_now, version = i.version + 1
+                from lines as l
+                where i.product_id = any(array[l.product_id]) and i.warehouse_id = any(array[l.warehouse_id])
+                returning i.product_id, i.warehouse_id, l.quantity, i.quantity_available, i.quantity_reserved
+            ),
+            written as (
+                insert into stock_movements (
+                    correlation_id, warehouse_id, product_id, movement_type, quantity,
+                    available_after, reserved_after, created_at
+                )
+                select
+                    p_saga_ids[1], m.warehouse_id, m.product_id, 'reserve', m.quantity,
+                    m.quantity_available, m.quantity_reserved, v_now
+                from moved as m
+                returning 1
+            )
+            select (select count(*) from lines), (select count(*) from written) into v_lines, v_moved;
+        else
+            v_available_sign := case p_step_names[1] when 'fulfill_order' then -1 else 0 end;
+            with lines as materialized (
+                select
+                    r.product_id, r.warehouse_id,
+                    sum(case r.movement_type when 'reserve' then r.quantity else -r.quantity end)::integer as quantity
+                from stock_movements as r
+                where r.correlation_id = p_saga_ids[1] and r.warehouse_id = any(p_warehouse_ids)
+                    and r.movement_type in ('reserve', 'release', 'fulfill')
+                group by r.product_id, r.warehouse_id
+                having sum(case r.movement_type when 'reserve' then r.quantity else -r.quantity end) > 0
+                order by r.product_id, r.warehouse_id
+            ),
+            moved as (
+                update inventory as i
+                set
+                    quantity_available = i.quantity_available + v_available_sign * l.quantity,
+                    quantity_reserved = i.quantity_reserved - l.quantity,
+                    updated_at = v_now,
+                    version = i.version + 1
+                from lines as l
+                where i.product_id = any(array[l.product_id]) and i.warehouse_id = any(array[l.warehouse_id])
+                returning i.product_id, i.warehouse_id, l.quantity, i.quantity_available, i.quantity_reserved
+            ),
+            written as (
+                insert into stock_movements (
+                    correlation_id, warehouse_id, product_id, movement_type, quantity,
+                    available_after, reserved_after, created_at
+                )
+                select
+                    p_saga_ids[1], m.warehouse_id, m.product_id, movement_of(p_step_names[1]), m.quantity,
+                    m.quantity_available, m.quantity_reserved, v_now
+                from moved as m
+                returning 1
+            )
+            select (select count(*) from lines), (select count(*) from written) into v_lines, v_moved;
+        end if;
+        if v_moved <> v_lines then
+            perform refuse_unstocked(v_lines - v_moved, v_lines);
+        end if;
+        return;
+    elsif p_step_names[1] <> any(p_step_names) then
         perform lock_stock(array_agg(i.warehouse_id), array_agg(i.product_id))
         from order_items as i
         where i.order_id = any(p_saga_ids) and i.warehouse_id = any(p_warehouse_ids);
@@ -266,6 +342,7 @@ begin
             order by r.correlation_id, r.product_id
         ) as m;
     end if;
+    -- An assignment does without the executor, which PERFORM starts.
     v_moved := apply_movements(movement_of(p_step_names[1]), v_sagas, v_warehouses, v_products, v_quantities);
 end
 $$;

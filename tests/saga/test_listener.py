@@ -206,6 +206,55 @@ async def test_what_rang_while_it_was_awake_wakes_it_once(shop: Shop, database_u
         assert not await bell.wait(quiet, 0.01)
 
 
+async def test_a_ring_is_heard_however_the_bell_was_used_before(
+    shop: Shop, database_url: str
+) -> None:
+    """It wakes who waits again, who waits after a ring that nobody waited for, or after asking."""
+    quiet = asyncio.Event()
+
+    async def ring() -> None:
+        await shop.run("notify darkpearl_bell")
+
+    async with database.Bell.connect(database_url) as bell:
+        for _ in range(2):
+            waiting = asyncio.create_task(bell.wait(quiet, 10))
+            await ring()
+            assert await waiting
+            quiet.clear()
+        await ring()
+        await asyncio.sleep(0.05)  # what has come is looked at, and left there
+        assert await bell.wait(quiet, 10)
+        quiet.clear()
+        waiting = asyncio.create_task(bell.wait(quiet, 10))
+        await ring()
+        assert await waiting
+        quiet.clear()
+        await bell.close_gate()
+        waiting = asyncio.create_task(bell.wait(quiet, 10))
+        await ring()
+        assert await waiting
+
+
+async def test_a_bell_that_is_lost_is_no_silence(shop: Shop, database_url: str) -> None:
+    """Who waits on a connection that ends is told so, again and again if it must be."""
+    quiet = asyncio.Event()
+
+    async def hear(bell: database.Bell) -> None:
+        while await bell.wait(quiet, 10):  # first the server's last words
+            quiet.clear()
+
+    for _ in range(2):
+        async with database.Bell.connect(database_url) as bell:
+            hearing = asyncio.create_task(hear(bell))
+            await shop.run(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where datname = current_database() and application_name = 'darkpearl bell'"
+            )
+            with pytest.raises(psycopg.OperationalError):
+                await hearing
+            quiet.clear()
+
+
 async def test_a_lost_bell_is_caught_up_by_the_poll(shop: Shop, listening: Any, until: Any) -> None:
     """An order whose bell nobody heard is found by the next poll."""
     product = await shop.product(on_hand=10)

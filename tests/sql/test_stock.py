@@ -317,3 +317,17 @@ async def test_movements_need_an_inventory_row(shop: Shop) -> None:
             product,
         )
     assert await shop.rows("select from stock_movements") == []
+
+
+async def test_a_reservation_needs_every_shelf(shop: Shop) -> None:
+    """An order alone of which one shelf is gone reserves nothing of the others either."""
+    kept, gone = await shop.product(on_hand=10), await shop.product(on_hand=10)
+    order = await shop.order((kept, 1), (gone, 1))
+    await shop.run("select adjust_stock(%s, %s, -10, %s)", shop.lisbon, gone, uuid4())
+    await shop.run("delete from inventory where product_id = %s", gone)
+    with shop.refused("DP010"):
+        await shop.run(
+            "select move_goods(array[%s], array[%s], array['reserve_stock'])", shop.lisbon, order
+        )
+    assert await shop.rows("select from stock_movements where correlation_id = %s", order) == []
+    assert await shop.stock(kept) == (10, 0)
