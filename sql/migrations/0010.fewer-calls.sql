@@ -6,10 +6,6 @@
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
--- Plans are inserted before the routine that compiles them is replaced, and the old one
--- would write the functions as they were. Routines make the trigger again.
-drop trigger if exists saga_steps_are_compiled on saga_steps;
-
 drop function if exists are_of(outcome_group[], uuid[]);
 drop function if exists move_goods_of(movement_type, uuid[], uuid[]);
 drop function if exists run_straight(saga_group, uuid[], jsonb[]);

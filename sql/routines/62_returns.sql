@@ -5,14 +5,6 @@
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
-insert into saga_steps (saga_type, position, step_name, step_function, settle_function, forward_only)
-values ('refund', 1, 'refund_payment', 'request_refund', 'record_refund', true)
-on conflict (saga_type, position) do update set
-    step_name = excluded.step_name,
-    step_function = excluded.step_function,
-    settle_function = excluded.settle_function,
-    forward_only = excluded.forward_only;
-
 -- What a refund is for, when, and how much of it, never changes.
 create or replace trigger refunds_keep_their_identity
 before update on refunds
@@ -352,3 +344,12 @@ end
 $$;
 comment on function return_items(uuid, jsonb, text, uuid) is
     'Goods of a fulfilled order come back into stock, all or a part. Safe to repeat with the same return id.';
+
+-- The plan, after what it names and what compiles it.
+insert into saga_steps (saga_type, position, step_name, step_function, settle_function, forward_only)
+values ('refund', 1, 'refund_payment', 'request_refund', 'record_refund', true)
+on conflict (saga_type, position) do update set
+    step_name = excluded.step_name,
+    step_function = excluded.step_function,
+    settle_function = excluded.settle_function,
+    forward_only = excluded.forward_only;
