@@ -100,6 +100,7 @@ comment on function lock_stock(uuid[], uuid[]) is
 -- For who writes movements. Locks nothing. Raises DP010.
 create or replace function refuse_unstocked(p_missing integer, p_movements integer) returns void
 language plpgsql
+set search_path = darkpearl, pg_temp
 as $$
 begin
     raise exception using

@@ -16,7 +16,7 @@
 -- (deadlock, shutdown, out of space …) is no saga's fault and is raised.
 --
 -- advance() and settle() set the search path, and what they call on every pass goes by
--- it: to set it anew in each function takes a fiftieth of what an order alone does.
+-- it: to set it anew in each function takes a fortieth of what an order alone does.
 --
 -- Who names no warehouses means all of them. On a cluster sharded by warehouse
 -- the caller names exactly one.

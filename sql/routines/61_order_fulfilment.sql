@@ -214,8 +214,8 @@ comment on function movement_of(text) is 'Internal: the type of movement that is
 -- is open: a saga with no reservation moves nothing, one whose reservation has
 -- ended moves nothing again.
 --
--- An order alone needs no arrays, nor anything added up: each is moved and written by
--- one statement, in which lines are looked up in key order.
+-- An order alone needs no arrays, nor anything added up from order to order: its lines
+-- are moved and written by one statement, which takes them in key order.
 -- Locks: inventory by (product_id, warehouse_id), for all movements at once.
 -- Raises: DP010 when a product is not stocked.
 create or replace function move_goods(p_warehouse_ids uuid[], p_saga_ids uuid[], p_step_names text[])
