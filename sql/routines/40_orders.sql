@@ -74,14 +74,16 @@ before insert on order_items
 for each row execute function price_order_item();
 
 -- Trigger after a set of new lines: adds them to their orders' totals.
+-- It is what a foreign key from lines to orders would be, and more: orders are
+-- never deleted, and their keys never change.
 -- Locks: the orders, which this transaction has just inserted.
 -- Raises: DP003 when a product is priced in another currency than its order,
--- DP012 when an order was placed by an earlier transaction.
+-- DP010 when there is no such order, DP012 when it was placed by an earlier
+-- transaction.
 create or replace function add_up_order_items() returns trigger
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
-set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 as $$
 declare
@@ -98,7 +100,7 @@ begin
         and o.placed_in = pg_current_xact_id() and o.created_at >= transaction_timestamp();
 
     select
-        n.order_id, n.product_id, p.currency as product_currency, o.currency as order_currency,
+        n.order_id, n.warehouse_id, n.product_id, p.currency as product_currency, o.currency as order_currency,
         -- The time tells apart a transaction of this cluster from one of the
         -- cluster that an order was restored from.
         o.placed_in is distinct from pg_current_xact_id() or o.created_at < transaction_timestamp() as late
@@ -110,7 +112,13 @@ begin
         or o.created_at < transaction_timestamp()
         or p.currency <> o.currency
     limit 1;
-    if found and v_wrong.late then
+    if found and v_wrong.order_currency is null then
+        raise exception using
+            errcode = 'DP010',
+            message = 'order does not exist',
+            detail = format('There is no order %s in warehouse %s.', v_wrong.order_id, v_wrong.warehouse_id),
+            hint = 'Insert the order first, then its order_items with the same warehouse_id, in one transaction.';
+    elsif found and v_wrong.late then
         raise exception using
             errcode = 'DP012',
             message = 'order is already placed',

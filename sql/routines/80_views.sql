@@ -177,6 +177,10 @@ left join (
 ) as i on i.order_id = o.id and i.warehouse_id = o.warehouse_id
 where o.total_amount is distinct from i.total
 union all
+select 'line has no order', i.order_id, format('line %s in warehouse %s', i.id, i.warehouse_id)
+from order_items as i
+where not exists (select from orders as o where o.id = i.order_id and o.warehouse_id = i.warehouse_id)
+union all
 select 'order has no saga', o.id, o.status::text
 from orders as o
 left join sagas as s on s.id = o.id and s.warehouse_id = o.warehouse_id

@@ -59,6 +59,7 @@ create type capture_method as enum ('at_payment', 'at_fulfilment');
 -- What became of an event that a gateway sent.
 create type disposition as enum ('applied', 'stale', 'unmatched');
 
+-- Those who still have a way to go, then those who rest.
 create type saga_status as enum (
     'running', 'waiting', 'compensating', 'completed', 'compensated', 'stuck'
 );
@@ -81,6 +82,15 @@ create domain amount as numeric
 
 create domain currency_code as text
     constraint currency_is_iso_4217 check (value ~ '^[A-Z]{3}$');
+
+-- Bounds of single columns stand in types of their own: a CHECK of a table is read
+-- and evaluated by every statement that writes to it, whatever it writes.
+create domain note as text
+constraint note_is_bounded check (length(value) <= 2000);
+
+-- How many units a shelf is to hold.
+create domain stock_level as integer
+constraint stock_level_is_sane check (value between 0 and 1000000000);
 
 -- How many decimals an amount of a currency has, by ISO 4217.
 create function minor_units(p_currency text) returns integer

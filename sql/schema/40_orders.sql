@@ -10,13 +10,12 @@ create table orders (
     status order_status not null default 'pending',
     currency currency_code not null default 'USD',
     total_amount amount not null default 0,
-    notes text,
+    notes note,
     placed_in xid8 not null default pg_current_xact_id(),
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
     constraint orders_pkey primary key (id, warehouse_id),
-    constraint orders_number_is_unique unique (order_number, warehouse_id),
-    constraint orders_notes_are_bounded check (length(notes) <= 2000)
+    constraint orders_number_is_unique unique (order_number, warehouse_id)
 ) with (fillfactor = 50);
 create index orders_customer_idx on orders (customer_id, id) where customer_id is not null;
 create index orders_time_idx on orders using brin (created_at) with (autosummarize = on);
@@ -35,10 +34,10 @@ create table order_items (
     unit_price amount not null,
     line_total numeric not null generated always as (quantity * unit_price) stored,
     constraint order_items_pkey primary key (order_id, warehouse_id, id),
-    constraint order_items_order_exists
-    foreign key (order_id, warehouse_id) references orders (id, warehouse_id),
     constraint order_items_quantity_is_sane check (quantity between 1 and 1000000)
 );
 comment on table order_items is 'The lines of an order; frozen once the order is placed.';
+comment on column order_items.order_id is
+    'An order of the same transaction and warehouse: the trigger that adds the lines up refuses any other.';
 comment on column order_items.unit_price is
     'Taken from the catalogue when left out. Only service_role may set another.';

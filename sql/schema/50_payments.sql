@@ -47,7 +47,7 @@ create table refunds (
     status refund_status not null default 'requested',
     amount amount not null,
     currency currency_code not null,
-    reason text,
+    reason note,
     gateway_reference text,
     decline_code text,
     created_at timestamptz not null default clock(),
@@ -55,8 +55,7 @@ create table refunds (
     constraint refunds_pkey primary key (id, warehouse_id),
     constraint refunds_order_exists
     foreign key (order_id, warehouse_id) references orders (id, warehouse_id),
-    constraint refunds_give_something_back check (amount > 0),
-    constraint refunds_reason_is_bounded check (length(reason) <= 2000)
+    constraint refunds_give_something_back check (amount > 0)
 );
 create index refunds_order_idx on refunds (order_id, id);
 comment on table refunds is 'Money given back after fulfilment, wholly or in part. Each has a saga with its id; refund_order() makes them.';

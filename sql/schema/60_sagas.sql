@@ -64,7 +64,7 @@ create table sagas (
     traceparent text default nullif(current_setting('request.traceparent', true), ''),
     constraint sagas_pkey primary key (id, warehouse_id) with (fillfactor = 50),
     constraint sagas_rest_when_they_end
-    check ((status in ('completed', 'compensated', 'stuck')) = (ready_at is null))
+    check ((status >= 'completed') = (ready_at is null))
 ) with (fillfactor = 40, autovacuum_vacuum_scale_factor = 0.05);
 create index sagas_ready_idx on sagas (ready_at, id) where ready_at is not null;
 create index sagas_stuck_idx on sagas (updated_at) where status = 'stuck';

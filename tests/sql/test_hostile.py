@@ -432,7 +432,7 @@ async def test_guards_cannot_be_switched_off(attack: Attack, name: str) -> None:
         "alter table darkpearl.orders disable trigger all",
         "alter table darkpearl.orders disable row level security",
         "alter table darkpearl.orders no force row level security",
-        "alter table darkpearl.order_items drop constraint order_items_order_exists",
+        "alter table darkpearl.order_items drop constraint order_items_product_id_fkey",
         """
         create trigger trap before insert on darkpearl.orders
         for each row execute function suppress_redundant_updates_trigger()

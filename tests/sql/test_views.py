@@ -34,6 +34,7 @@ PLANTED = [
     ("movement names no inventory row", "delete from inventory"),
     ("order total is not the sum of its lines", "update orders set total_amount = 1"),
     ("order total is not the sum of its lines", "delete from order_items"),
+    ("line has no order", "delete from orders where id = :waiting"),
     ("order has no saga", "delete from sagas where id = :fulfilled"),
     ("saga has no order", "delete from orders where id = :waiting"),
     ("order and saga disagree", "update orders set status = 'paid' where id = :fulfilled"),
