@@ -76,6 +76,8 @@ for each row execute function price_order_item();
 -- Trigger after a set of new lines: adds them to their orders' totals.
 -- It is what a foreign key from lines to orders would be, and more: orders are
 -- never deleted, and their keys never change.
+-- Sets no plan_cache_mode: the check of the order's warehouse, which its update brings
+-- about, would be planned under it, and then anew for each order that is inserted.
 -- Locks: the orders, which this transaction has just inserted.
 -- Raises: DP003 when a product is priced in another currency than its order,
 -- DP010 when there is no such order, DP012 when it was placed by an earlier
