@@ -55,8 +55,7 @@ declare
     v_now constant timestamptz := clock();
     v_alone saga_group[];
 begin
-    -- Whether there is one alone, which needs no bringing together: that is most of
-    -- what the other way costs it.
+    -- One alone, which is what most orders find themselves, needs no bringing together.
     v_alone := array(
         select row(
             s.saga_type, s.status, s.position, s.attempts, s.cancel_requested, false, null,
