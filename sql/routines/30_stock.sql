@@ -41,6 +41,13 @@ create or replace trigger inventory_refuse_to_drop_stock
 before delete on inventory
 for each row execute function refuse_to_drop_stock();
 
+-- Trigger: a shelf stays where it is, for the product that it is for.
+create or replace trigger inventory_keeps_its_identity
+after update of product_id, warehouse_id on inventory
+for each row
+when ((old.product_id, old.warehouse_id) is distinct from (new.product_id, new.warehouse_id))
+execute function refuse_change();
+
 -- Trigger: a shelf whose settings were edited has its next version.
 -- Locks: the row, which this transaction has just updated.
 create or replace function count_inventory_version() returns trigger

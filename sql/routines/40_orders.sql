@@ -221,18 +221,14 @@ end
 $$;
 comment on function refuse_status() is 'Trigger: raises for an order status that cannot follow the present one.';
 
--- Not asked where the answer is yes and nearly every order goes: on to
--- payment_processing, and on to fulfilled from anywhere but payment_failed. That
+-- Not asked where the answer is yes and nearly every order goes: from anywhere up to
+-- payment_processing on to there, and on to fulfilled. That
 -- condition is short, since every statement reads it from text anew. It comes
 -- AFTER the update, since before one every row is locked first.
 create or replace trigger orders_follow_the_allowed_transitions
 after update of status on orders
 for each row
-when (
-    new.status <> all ('{payment_processing, fulfilled}')
-    or new.status <= old.status
-    or old.status = 'payment_failed'
-)
+when (new.status <> all ('{payment_processing, fulfilled}') or old.status > 'payment_processing')
 execute function refuse_status();
 
 -- Trigger: where an order belongs and who wants it never change.

@@ -116,7 +116,6 @@ create or replace function request_charge(
     p_warehouse_ids uuid[], p_saga_ids uuid[], p_step_name text, p_capture boolean
 ) returns outcome_group[]
 language plpgsql
-set enable_seqscan = off
 as $$
 declare
     v_now constant timestamptz := clock();

@@ -93,9 +93,9 @@ end
 $$;
 comment on function call_of(text, boolean, text) is 'Internal, for compile_plan(): the call of a step or settle function.';
 
--- A branch of run_straight(): the way that most sagas go from the first step, or from an
--- external one with its answers, on to the next external step or the end. Null where
--- the plan has a gap. Locks nothing.
+-- A branch of run_group(): the way that most sagas go from the first step, or from an
+-- external one with its answers, on to the next external step or the end, and all that
+-- is to be written about it. Null where the plan has a gap. Locks nothing.
 create or replace function straight_way(p_saga_type text, p_position smallint, p_answered boolean) returns text
 language plpgsql stable
 set search_path = darkpearl, pg_temp
@@ -109,8 +109,8 @@ declare
     v_clocks integer := 0;  -- how often the time has been taken
     v_begun text[];  -- expressions of when each step began
     v_order_status order_status;
-    v_code text := '';
-    v_transitions text[];
+    v_steps text := '';
+    v_events text[];
     v_effects text[];
     v_effect_steps text[];
 begin
@@ -120,7 +120,7 @@ begin
         order by s.position
     loop
         if v_step.position <> p_position + v_n then
-            return null;  -- Of a plan with a gap, run_pass() says where it is.
+            return null;  -- Of a plan with a gap, run_groups() says where it is.
         end if;
         v_n := v_n + 1;
         v_is_answered := p_answered and v_n = 1;
@@ -131,33 +131,28 @@ begin
         );
         if v_n = 1 and not v_is_answered then
             v_clocks := 1;
-            v_code := e'\n            v_at[1] := clock();';
+            v_steps := e'\n            v_at_1 := clock();';
         end if;
-        v_begun := v_begun || case when v_is_answered then 'null' else format('v_at[%s]', v_clocks) end;
+        v_begun := v_begun || case when v_is_answered then 'null' else format('v_at_%s', v_clocks) end;
         if v_function is not null then
             v_clocks := v_clocks + 1;
-            v_code := v_code || format(
+            v_steps := v_steps || format(
                 $code$
             v_outcomes := %s;
             if not all_came_out(%L, v_outcomes, p_group.saga_ids) then
-                astray := went_astray(p_group, %L, v_outcomes, array[%s]::timestamptz[]);
-                return;
+                return run_groups(p_warehouse_ids, went_astray(p_group, %L, v_outcomes, array[%s]::timestamptz[]));
             end if;
-            v_at[%s] := clock();$code$,
+            v_at_%s := clock();$code$,
                 call_of(v_function, v_is_answered, 'p_group.saga_ids'),
                 case when v_is_asked then 'waiting' else 'done' end,
                 v_function, array_to_string(v_begun, ', '), v_clocks
             );
         end if;
-        v_transitions := v_transitions || format(
-            'transition(%L, v_at[%s], %L, %s, %s)',
-            case when v_is_asked then 'step_waiting' else 'step_completed' end, v_clocks, v_step.step_name,
-            case when v_is_answered then 'p_group.attempts' else '1::smallint' end,
-            case
-                when v_is_answered
-                    then format('p_lease_seconds => (p_group.plan[%s]).timeout_seconds', v_step.position)
-                else format('p_started_at => %s', v_begun[v_n]) || case when v_is_asked then ', p_goes_again => true' else '' end
-            end
+        v_events := v_events || format(
+            '(%L::saga_event_type, %L, %s::smallint, %s::timestamptz, %s::timestamptz, v_at_%s)',
+            case when v_is_asked then 'step_waiting' else 'step_completed' end, v_step.step_name,
+            case when v_is_answered then 'p_group.attempts' else '1' end,
+            case when v_is_asked then 'v_ready_at' else 'null' end, v_begun[v_n], v_clocks
         );
         if v_step.effect_function is not null then
             v_effects := v_effects || v_step.effect_function;
@@ -166,15 +161,33 @@ begin
         exit when v_is_asked;
     end loop;
     if not v_is_asked then
-        v_transitions := v_transitions || format('transition(''saga_completed'', v_at[%s])', v_clocks);
+        v_events := v_events || format('(''saga_completed'', null, null, null, null, v_at_%s)', v_clocks);
     end if;
 
-    -- The group is made anew at once: each assignment to a field of it would cost as much.
+    -- To a group that stands here nothing has happened in this pass yet.
     return format(
         $code$
-        when p_group.saga_type = %L and p_group.position = %s and %s
-            and not p_group.parked and not p_group.cancel_requested%s
-        then$code$,
+        when p_group.saga_type = %1$L and p_group.position = %2$s and %3$s
+            and not p_group.parked and not p_group.cancel_requested%4$s
+        then%5$s
+            with stand as (
+                update sagas as s
+                set
+                    status = %6$L, position = %7$s, attempts = %8$s, lease_token = s.lease_token + %9$s,
+                    ready_at = %10$s, updated_at = v_at_%11$s
+                where s.id = any(p_group.saga_ids) and s.warehouse_id = any(p_warehouse_ids)
+            )%12$s
+            insert into saga_events (
+                saga_id, warehouse_id, event_type, step_name, attempt, next_attempt_at, started_at, created_at
+            )
+            select
+                s.saga_id, s.warehouse_id, e.event_type, e.step_name, e.attempt, e.next_attempt_at, %13$s, e.created_at
+            from unnest(p_group.saga_ids, p_group.warehouse_ids, p_group.were_ready_at)
+                as s (saga_id, warehouse_id, was_ready_at)
+            cross join (
+                values
+                %14$s
+            ) as e (event_type, step_name, attempt, next_attempt_at, started_at, created_at);%15$s%16$s$code$,
         p_saga_type, p_position,
         case
             when p_answered then 'p_group.status = ''waiting'' and p_answers is not null'
@@ -183,36 +196,43 @@ begin
         case
             when v_is_asked
                 then format(e'\n            and coalesce((p_group.plan[%s]).paused_until <= clock(), true)', v_step.position)
-        end
-    )
-    || v_code
-    || format(
-        $code$
-            requests := write_group(
-                row(
-                    p_group.saga_type, %L, %s, %s, false, false, %s,
-                    p_group.saga_ids, p_group.warehouse_ids, p_group.lease_tokens, p_group.were_ready_at,
-                    p_group.moves + %s, %s, p_group.spread_seconds, p_group.plan,
-                    p_group.transitions || array[
-                        %s
-                    ],
-                    %s
-                )::saga_group,
-                p_warehouse_ids
-            );$code$,
-        case when v_is_asked then 'waiting' else 'completed' end, v_step.position, v_is_asked::integer,
-        coalesce(quote_literal(v_order_status), 'p_group.order_status'), v_n,
-        case
+        end,
+        v_steps || case
             when v_is_asked then format(
-                'v_at[%s] + coalesce((v_outcomes[1]).wait_seconds, (p_group.plan[%s]).timeout_seconds) * interval ''1 second''',
+                $code$
+            v_ready_at := v_at_%s
+                + coalesce((v_outcomes[1]).wait_seconds, (p_group.plan[%s]).timeout_seconds) * interval '1 second';$code$,
                 v_clocks, v_step.position
             )
-            else 'null'
+            else ''
         end,
-        array_to_string(v_transitions, e',\n                        '),
-        case when v_is_asked then '(v_outcomes[1]).requests' else 'null' end
-    )
-    || coalesce(
+        case when v_is_asked then 'waiting' else 'completed' end, v_step.position, v_is_asked::integer, v_n,
+        case when v_is_asked then 'v_ready_at' else 'null' end, v_clocks,
+        case
+            when v_order_status is not null then format(
+                $code$,
+            told as (
+                update orders as o
+                set status = %1$L, updated_at = v_at_%2$s
+                where o.id = any(p_group.saga_ids) and o.warehouse_id = any(p_warehouse_ids) and o.status <> %1$L
+            )$code$,
+                v_order_status, v_clocks
+            )
+        end,
+        -- What is answered began with its lease. A pending answer may have put the end of that off.
+        case
+            when p_answered then format(
+                $code$
+                case
+                    when e.started_at is null and e.step_name is not null
+                        then least(s.was_ready_at - (p_group.plan[%s]).timeout_seconds * interval '1 second', e.created_at)
+                    else e.started_at
+                end$code$,
+                p_position
+            )
+            else 'e.started_at'
+        end,
+        array_to_string(v_events, e',\n                '),
         (
             select string_agg(e.code, '' order by e.code)
             from (
@@ -227,13 +247,28 @@ begin
                 group by f.name
             ) as e
         ),
-        ''
-    )
-    || $code$
-            return;$code$;
+        -- One alone needs no statement, whose start and end are most of what it would cost.
+        case
+            when v_is_asked then format(
+                $code$
+            if cardinality(p_group.saga_ids) = 1 and (v_outcomes[1]).asks then
+                return array[json_build_array(row(
+                    p_group.saga_ids[1], p_group.warehouse_ids[1], p_group.lease_tokens[1] + %1$s, 1::smallint,
+                    (p_group.plan[%2$s]).timeout_seconds, %3$L, (v_outcomes[1]).requests[1]
+                )::external_request)];
+            end if;
+            return requests_to_make(
+                p_group.saga_ids, p_group.warehouse_ids, p_group.lease_tokens, %1$s, 1::smallint,
+                (p_group.plan[%2$s]).timeout_seconds, %3$L, (v_outcomes[1]).requests
+            );$code$,
+                v_n, v_step.position, v_step.step_name
+            )
+            else e'\n            return \'{}\';'
+        end
+    );
 end
 $$;
-comment on function straight_way(text, smallint, boolean) is 'Internal, for compile_plan(): a branch of run_straight().';
+comment on function straight_way(text, smallint, boolean) is 'Internal, for compile_plan(): a branch of run_group().';
 
 -- Trigger: writes the functions that call what the plans name. A statement put together
 -- at run time would be parsed and planned at every call, and to find out at every step
@@ -314,34 +349,40 @@ $code$,
     );
     execute (
         select format($code$
--- Takes sagas that stand at the same place as far as they go without an answer from
--- outside, while each step comes out as it does as a rule: done, or an external one
--- waiting. Writes what became of them, and lets the steps have their effect.
--- p_answers: those to their requests; null for none.
--- requests: what is to be asked, JSON arrays. astray: where a step comes out otherwise,
--- or no straight way begins, what is left for run_pass() to go on with; null for nothing.
--- Locks: what the functions lock, orders, then what the effects lock.
-create or replace function run_straight(
-    p_group saga_group, p_warehouse_ids uuid[], p_answers jsonb[], out requests json[], out astray saga_group[]
-)
+-- Takes a group as far as it goes without an answer from outside: on the straight way of
+-- its plan while each step comes out as it does as a rule, done or an external one
+-- waiting; step by step, by run_groups(), where one comes out otherwise, or no straight
+-- way begins. Writes what became of it, and lets the steps have their effect.
+-- p_answers: those to the group's requests; null for none.
+-- Returns the requests to make, JSON arrays.
+-- Locks: what the step functions lock, sagas, orders, then what the effects lock.
+create or replace function run_group(
+    p_group saga_group, p_warehouse_ids uuid[], p_answers jsonb[] default null
+) returns json[]
 language plpgsql
 as $body$
 declare
-    v_at timestamptz[];  -- When each step began; the last, when the last one ended.
+    -- When each step began; the last, when the last one ended.%s
+    v_ready_at timestamptz;
     v_outcomes outcome_group[];
     v_void text;  -- An assignment does without the executor, which PERFORM starts.
 begin
     case%s
         else null;
     end case;
-    astray := case
-        when p_answers is null then array[p_group] else settle_group(p_group, p_warehouse_ids, p_answers)
-    end;
+    return run_groups(
+        p_warehouse_ids,
+        case when p_answers is null then array[p_group] else settle_group(p_group, p_warehouse_ids, p_answers) end
+    );
 end
 $body$;
-comment on function run_straight(saga_group, uuid[], jsonb[]) is
-    'Internal, written by compile_plan(): takes sagas along the straight way of their plan.';
+comment on function run_group(saga_group, uuid[], jsonb[]) is
+    'Internal, written by compile_plan(): takes sagas that stand at one place as far as they go; returns the external requests.';
 $code$,
+            (
+                select string_agg(format(e'\n    v_at_%s timestamptz;', n), '' order by n)
+                from generate_series(1, (select max(s.position) + 1 from saga_steps as s)) as n
+            ),
             string_agg(straight_way(w.saga_type, w.position, w.answered), '' order by w.saga_type, w.position, w.answered)
         )
         from (
@@ -354,7 +395,7 @@ $code$,
 end
 $$;
 comment on function compile_plan() is
-    'Trigger: writes call_step(), call_effect() and run_straight(), which call the functions that the plans name.';
+    'Trigger: writes call_step(), call_effect() and run_group(), which call the functions that the plans name.';
 
 create or replace trigger saga_steps_are_compiled
 after insert or delete or update of

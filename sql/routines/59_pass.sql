@@ -1,12 +1,12 @@
 -- A pass: what happens to claimed sagas within one transaction.
 --
 -- Sagas that stand at the same place form a group, and a group is one value:
--- where it stands, and aligned arrays of who is in it. run_pass() takes group
+-- where it stands, and aligned arrays of who is in it. run_groups() takes group
 -- after group through its step function. What comes out alike goes on together:
 -- apply_outcome() notes what happened to it and says where it goes next. At the
 -- end every saga and order row is written once, and all events of a group at
--- once. Sagas that all stand at one place begin with run_straight(), see
--- 56_plans.sql; see 60_engine.sql for who calls.
+-- once. One group by itself begins with run_group(), see 56_plans.sql; see
+-- 60_engine.sql for who calls.
 --
 -- Plans: a cached plan takes every array for ten elements long. Functions that
 -- join arrays to each other switch nested loops off, so that five hundred are
@@ -292,7 +292,7 @@ $$;
 comment on function came_apart(saga_group, text, outcome_group[], timestamptz) is
     'Internal: says where the sagas of a group go that came out of a function, those alike together.';
 
--- What has become of a group that run_straight() took up to a step that came out
+-- What has become of a group that run_group() took up to a step that came out
 -- otherwise than it does as a rule. p_begun says when each step began, up to that one;
 -- the first when its lease did, if that is null.
 -- Locks nothing. Raises: as came_apart().
@@ -318,12 +318,36 @@ $$;
 comment on function went_astray(saga_group, text, outcome_group[], timestamptz[]) is
     'Internal: what has become of a group when a step on its straight way came out otherwise.';
 
+-- The requests of a group, those of its sagas that ask for something, as they are handed
+-- out: one JSON array; none for none. p_moves: what the lease tokens have grown by.
+-- Locks nothing.
+create or replace function requests_to_make(
+    p_saga_ids uuid[], p_warehouse_ids uuid[], p_lease_tokens bigint[], p_moves integer, p_attempt smallint,
+    p_timeout_seconds numeric, p_step_name text, p_requests json[]
+) returns json[]
+language plpgsql stable
+as $$
+begin
+    return array(
+        select
+            json_agg(row(
+                s.saga_id, s.warehouse_id, s.lease_token + p_moves, p_attempt, p_timeout_seconds, p_step_name, s.request
+            )::external_request)
+        from unnest(p_saga_ids, p_warehouse_ids, p_lease_tokens, p_requests)
+            as s (saga_id, warehouse_id, lease_token, request)
+        where s.request is not null
+        having count(*) > 0
+    );
+end
+$$;
+comment on function requests_to_make(uuid[], uuid[], bigint[], integer, smallint, numeric, text, json[]) is
+    'Internal: the external requests of a group as they are handed out.';
+
 -- Writes what happened to a group, where its sagas stand now and the status of
 -- their orders. Returns the requests to make, in one JSON array; none for none.
 -- Locks: sagas, orders.
 create or replace function write_group(p_group saga_group, p_warehouse_ids uuid[]) returns json[]
 language plpgsql
-set enable_seqscan = off
 as $$
 declare
     v_step saga_steps;
@@ -371,29 +395,26 @@ begin
         return '{}';
     end if;
     v_step := p_group.plan[p_group.position];
-    return array(
-        select json_agg(r)
-        from (
-            select
-                s.saga_id, s.warehouse_id, s.lease_token + p_group.moves as lease_token, p_group.attempts as attempt,
-                v_step.timeout_seconds,
-                case p_group.status when 'compensating' then v_step.undo_name else v_step.step_name end as step_name,
-                s.request
-            from unnest(p_group.saga_ids, p_group.warehouse_ids, p_group.lease_tokens, p_group.requests)
-                as s (saga_id, warehouse_id, lease_token, request)
-            where s.request is not null
-        ) as r
-        having count(*) > 0
+    return requests_to_make(
+        p_group.saga_ids, p_group.warehouse_ids, p_group.lease_tokens, p_group.moves, p_group.attempts,
+        v_step.timeout_seconds,
+        case p_group.status when 'compensating' then v_step.undo_name else v_step.step_name end,
+        p_group.requests
     );
 end
 $$;
 comment on function write_group(saga_group, uuid[]) is
     'Internal: writes the events of a group, where its sagas stand and the status of their orders; returns the external requests.';
 
--- Takes group after group through its steps until each is parked, then writes what
--- became of it, every row once, and lets the steps that were done have their effect,
--- once per effect function. The rest is as for run_pass(), which calls it.
-create or replace function run_groups(p_warehouse_ids uuid[], p_work saga_group[], p_go_on boolean) returns json[]
+-- Takes groups that this transaction has locked through their steps, one group after the
+-- other, until each is parked; then writes what became of it, every row once, and lets the
+-- steps that were done have their effect, once per effect function.
+-- p_go_on false stops each saga after one step.
+-- Returns the external requests it has committed to, JSON arrays.
+-- Locks: what the step functions lock, paused steps of saga_steps, sagas, orders, then
+-- what the effects lock.
+create or replace function run_groups(p_warehouse_ids uuid[], p_work saga_group[], p_go_on boolean default true)
+returns json[]
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
@@ -503,32 +524,3 @@ end
 $$;
 comment on function run_groups(uuid[], saga_group[], boolean) is
     'Internal: runs claimed sagas step by step; returns the external requests.';
-
--- Runs sagas that this transaction has locked as far as they go: on the straight way of
--- their plan, or step by step where that ends. Returns the external requests it has
--- committed to, JSON arrays.
--- p_go_on false stops each after one step. p_answers are those to the requests of the
--- one group that there is then.
--- Locks: what the step functions lock, paused steps of saga_steps, orders, then
--- what the effects lock.
-create or replace function run_pass(
-    p_warehouse_ids uuid[], p_work saga_group[], p_go_on boolean default true, p_answers jsonb[] default null
-) returns json[]
-language plpgsql
-as $$
-declare
-    v_straight record;
-begin
-    -- Only alone: a straight way ends with effects, which come after the steps of all groups.
-    if cardinality(p_work) = 1 and (p_go_on or p_answers is not null) then
-        v_straight := run_straight(p_work[1], p_warehouse_ids, p_answers);
-        if v_straight.astray is null then
-            return v_straight.requests;
-        end if;
-        p_work := v_straight.astray;
-    end if;
-    return run_groups(p_warehouse_ids, p_work, p_go_on);
-end
-$$;
-comment on function run_pass(uuid[], saga_group[], boolean, jsonb[]) is
-    'Internal: runs claimed sagas until each has ended or waits; returns the external requests.';

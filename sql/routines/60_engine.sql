@@ -15,8 +15,9 @@
 -- cannot be done stands alone and is recorded by fail_saga(). An outage
 -- (deadlock, shutdown, out of space …) is no saga's fault and is raised.
 --
--- advance() and settle() set the search path, and what they call on every pass goes by
--- it: to set it anew in each function takes a fortieth of what an order alone does.
+-- advance() and settle() set the search path and switch sequential scans off, and what
+-- they call on every pass goes by that: to set it anew in each function takes a thirtieth
+-- of what an order alone does.
 --
 -- Who names no warehouses means all of them. On a cluster sharded by warehouse
 -- the caller names exactly one.
@@ -49,7 +50,6 @@ comment on function backoff_seconds(numeric, integer) is 'The longest wait befor
 -- Locks: sagas, until the end of the transaction.
 create or replace function claim_sagas(p_warehouse_ids uuid[], p_limit integer) returns saga_group[]
 language plpgsql
-set enable_seqscan = off
 as $$
 declare
     v_now constant timestamptz := clock();
@@ -162,6 +162,7 @@ language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
 set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
 set jit = off
 as $$
 declare
@@ -190,7 +191,11 @@ begin
             if v_warehouse_ids is null then
                 v_warehouse_ids := array(select w.id from warehouses as w);
             end if;
-            v_requests := run_pass(v_warehouse_ids, v_work);
+            if cardinality(v_work) = 1 then
+                v_requests := run_group(v_group, v_warehouse_ids);
+            else
+                v_requests := run_groups(v_warehouse_ids, v_work);
+            end if;
         end if;
     exception when others then
         if claimed = 0 or is_outage(sqlstate) then
@@ -214,7 +219,7 @@ begin
                 and s.lease_token = v_group.lease_tokens[1]
             for no key update;
             if found then
-                v_requests := run_pass(v_warehouse_ids, v_work, false);
+                v_requests := run_groups(v_warehouse_ids, v_work, false);
             end if;
         exception when others then
             if is_outage(sqlstate) then
@@ -249,29 +254,26 @@ begin atomic
 end;
 comment on function answers_of(jsonb) is 'Internal: the answers that settle() was given, one for each saga.';
 
--- The saga that an answer is for, as a group, which is parked if it is to go no further;
--- one of nulls when it waits for no such answer. Locks: the saga.
-create or replace function waiting_saga(p_warehouse_ids uuid[], p_answer jsonb, p_park boolean default false)
-returns saga_group
+-- The saga that an answer is for, as a group; null when it waits for no such answer.
+-- Locks: the saga.
+create or replace function waiting_saga(p_warehouse_ids uuid[], p_answer jsonb) returns saga_group
 language plpgsql
-set enable_seqscan = off
 as $$
-declare
-    v_group saga_group;
 begin
-    select
-        s.saga_type, s.status, s.position, s.attempts, s.cancel_requested, p_park, null,
-        array[s.id], array[s.warehouse_id], array[s.lease_token], array[s.ready_at], 0, null, 0,
-        array(select p from saga_steps as p where p.saga_type = s.saga_type order by p.position), null, null
-    into v_group
-    from sagas as s
-    where s.id = (p_answer ->> 'saga_id')::uuid and (p_warehouse_ids is null or s.warehouse_id = any(p_warehouse_ids))
-        and s.lease_token::text = p_answer ->> 'lease_token' and s.status in ('waiting', 'compensating') and s.attempts > 0
-    for no key update;
-    return v_group;
+    return (
+        select row(
+            s.saga_type, s.status, s.position, s.attempts, s.cancel_requested, false, null,
+            array[s.id], array[s.warehouse_id], array[s.lease_token], array[s.ready_at], 0, null, 0,
+            array(select p from saga_steps as p where p.saga_type = s.saga_type order by p.position), null, null
+        )::saga_group
+        from sagas as s
+        where s.id = (p_answer ->> 'saga_id')::uuid and (p_warehouse_ids is null or s.warehouse_id = any(p_warehouse_ids))
+            and s.lease_token::text = p_answer ->> 'lease_token' and s.status in ('waiting', 'compensating') and s.attempts > 0
+        for no key update
+    );
 end
 $$;
-comment on function waiting_saga(uuid[], jsonb, boolean) is 'Internal: locks the saga that waits for an answer.';
+comment on function waiting_saga(uuid[], jsonb) is 'Internal: locks the saga that waits for an answer.';
 
 -- Brings a group the answers to its requests. Returns what becomes of it, a group for
 -- what came out alike.
@@ -313,14 +315,6 @@ declare
     v_settled uuid[];
     v_work saga_group[];
 begin
-    if jsonb_array_length(p_answers) = 1 then
-        -- An answer alone needs no bringing together, which is most of what the other way costs it.
-        v_group := waiting_saga(p_warehouse_ids, p_answers -> 0, not p_go_on);
-        if v_group.saga_ids is not null then
-            requests := run_pass(v_group.warehouse_ids, array[v_group], p_go_on, array[p_answers -> 0 -> 'answer']);
-            return;
-        end if;
-    end if;
     requests := '{}';
     stale := '{}';
     v_settled := '{}';
@@ -357,13 +351,13 @@ begin
         v_group := v_at.work;
         v_settled := v_settled || v_group.saga_ids;
         if v_at.groups = 1 then
-            requests := run_pass(p_warehouse_ids, array[v_group], p_go_on, v_at.answers);
+            requests := run_group(v_group, p_warehouse_ids, v_at.answers);
         else
             v_work := v_work || settle_group(v_group, p_warehouse_ids, v_at.answers);
         end if;
     end loop;
     if cardinality(v_work) > 0 then
-        requests := run_pass(p_warehouse_ids, v_work);
+        requests := run_groups(p_warehouse_ids, v_work);
     end if;
 
     if cardinality(v_settled) < jsonb_array_length(p_answers) then
@@ -391,12 +385,14 @@ language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
 set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
 set jit = off
 as $$
 declare
     v_count integer;
-    v_pass record;
     v_group saga_group;
+    v_requests json[];
+    v_stale uuid[];
     v_sqlstate text;
     v_message text;
 begin
@@ -408,7 +404,16 @@ begin
             hint = 'Pass [{"saga_id": "…", "lease_token": 2, "answer": {"outcome": "approved"}}].';
     end if;
     begin
-        v_pass := settle_pass(p_warehouse_ids, p_answers, true);
+        -- An answer alone needs no bringing together, which is most of what the other way costs it.
+        if jsonb_array_length(p_answers) = 1 then
+            v_group := waiting_saga(p_warehouse_ids, p_answers -> 0);
+        end if;
+        if v_group.saga_ids is not null then
+            v_requests := run_group(v_group, v_group.warehouse_ids, array[p_answers -> 0 -> 'answer']);
+        else
+            select p.requests, p.stale into v_requests, v_stale
+            from settle_pass(p_warehouse_ids, p_answers, true) as p;
+        end if;
     exception when others then
         if is_outage(sqlstate) then
             raise;
@@ -436,7 +441,8 @@ begin
 
         -- Alone. Keep the answer at least; what comes after it is advance()'s.
         begin
-            v_pass := settle_pass(p_warehouse_ids, p_answers, false);
+            select p.requests, p.stale into v_requests, v_stale
+            from settle_pass(p_warehouse_ids, p_answers, false) as p;
         exception when others then
             if is_outage(sqlstate) then
                 raise;
@@ -451,13 +457,13 @@ begin
         end;
     end if;
 
-    foreach requests in array v_pass.requests loop
+    foreach requests in array v_requests loop
         return next;
     end loop;
-    if v_pass.stale is not null then
+    if v_stale is not null then
         requests := null;
         error_code := 'DP009';
-        foreach saga_id in array v_pass.stale loop
+        foreach saga_id in array v_stale loop
             return next;
         end loop;
     end if;
@@ -501,7 +507,7 @@ begin
         set paused_until = case when p_seconds > 0 then v_until end
         where s.saga_type = v_step.saga_type and s.position = v_step.position;
         -- Those who wait for the end of the pause are found by their time, see
-        -- run_pass(), and wait for its new end instead.
+        -- run_groups(), and wait for its new end instead.
         update sagas as s
         set ready_at = s.ready_at + (v_until - v_step.paused_until)
         where s.saga_type = v_step.saga_type and s.position = v_step.position

@@ -66,7 +66,6 @@ for each statement execute function start_order_sagas();
 create or replace function reserve_stock(p_warehouse_ids uuid[], p_saga_ids uuid[])
 returns outcome_group[]
 language plpgsql
-set enable_seqscan = off
 as $$
 begin
     if not exists (
@@ -221,17 +220,15 @@ comment on function movement_of(text) is 'Internal: the type of movement that is
 create or replace function move_goods(p_warehouse_ids uuid[], p_saga_ids uuid[], p_step_names text[])
 returns void
 language plpgsql
-set enable_seqscan = off
 as $$
 declare
     v_now constant timestamptz := clock();
-    v_available_sign integer;
-    v_lines integer;
+    v_unstocked integer;
+    v_moved integer;
     v_sagas uuid[];
     v_warehouses uuid[];
     v_products uuid[];
     v_quantities integer[];
-    v_moved integer;
 begin
     if cardinality(p_saga_ids) = 1 then
         if p_step_names[1] = 'reserve_stock' then
@@ -260,9 +257,13 @@ begin
                 from moved as m
                 returning 1
             )
-            select (select count(*) from lines), (select count(*) from written) into v_lines, v_moved;
+            select sum(n) into v_unstocked from (select 1 as n from lines union all select -1 from written) as x;
+            if v_unstocked > 0 then
+                perform refuse_unstocked(v_unstocked, count(distinct i.product_id)::integer)
+                from order_items as i
+                where i.order_id = p_saga_ids[1] and i.warehouse_id = any(p_warehouse_ids);
+            end if;
         else
-            v_available_sign := case p_step_names[1] when 'fulfill_order' then -1 else 0 end;
             with lines as materialized (
                 select
                     r.product_id, r.warehouse_id,
@@ -277,29 +278,23 @@ begin
             moved as (
                 update inventory as i
                 set
-                    quantity_available = i.quantity_available + v_available_sign * l.quantity,
+                    quantity_available = i.quantity_available - case p_step_names[1] when 'fulfill_order' then l.quantity else 0 end,
                     quantity_reserved = i.quantity_reserved - l.quantity,
                     updated_at = v_now,
                     version = i.version + 1
                 from lines as l
                 where i.product_id = any(array[l.product_id]) and i.warehouse_id = any(array[l.warehouse_id])
                 returning i.product_id, i.warehouse_id, l.quantity, i.quantity_available, i.quantity_reserved
-            ),
-            written as (
-                insert into stock_movements (
-                    correlation_id, warehouse_id, product_id, movement_type, quantity,
-                    available_after, reserved_after, created_at
-                )
-                select
-                    p_saga_ids[1], m.warehouse_id, m.product_id, movement_of(p_step_names[1]), m.quantity,
-                    m.quantity_available, m.quantity_reserved, v_now
-                from moved as m
-                returning 1
             )
-            select (select count(*) from lines), (select count(*) from written) into v_lines, v_moved;
-        end if;
-        if v_moved <> v_lines then
-            perform refuse_unstocked(v_lines - v_moved, v_lines);
+            -- What is reserved has a shelf: inventory rows that hold something stay.
+            insert into stock_movements (
+                correlation_id, warehouse_id, product_id, movement_type, quantity,
+                available_after, reserved_after, created_at
+            )
+            select
+                p_saga_ids[1], m.warehouse_id, m.product_id, movement_of(p_step_names[1]), m.quantity,
+                m.quantity_available, m.quantity_reserved, v_now
+            from moved as m;
         end if;
         return;
     elsif p_step_names[1] <> any(p_step_names) then

@@ -108,6 +108,22 @@ begin atomic
 end;
 comment on function minor_units(text) is 'How many decimals an amount of a currency has: 2 for USD, 0 for JPY, 3 for KWD.';
 
+-- What may be said of the money of one payment. One function for all of it: a CHECK
+-- is read from text by every statement that writes to the table, and four of them
+-- took a fortieth of what an order alone does.
+create function amounts_add_up(
+    p_requested amount, p_authorized amount, p_captured amount, p_refunded amount, p_voided amount
+) returns boolean
+language plpgsql immutable parallel safe
+as $$
+begin
+    return p_refunded <= p_captured and p_captured <= p_authorized and p_authorized <= p_requested
+        and p_voided <= p_requested - p_captured;
+end
+$$;
+comment on function amounts_add_up(amount, amount, amount, amount, amount) is
+    'Whether refunded <= captured <= authorized <= requested, and no more was voided than was not captured.';
+
 -- The only clock. Every timer and time stamp of ours reads it, so that a test
 -- can turn it by replacing the function; in production there is nothing to turn.
 create function clock() returns timestamptz
@@ -149,6 +165,7 @@ $$;
 comment on function new_id() is 'A new UUIDv7: unique, and sorted by the time it was made.';
 
 -- Called by column defaults and constraints, whoever inserts.
+grant execute on function amounts_add_up(amount, amount, amount, amount, amount) to public;
 grant execute on function clock() to public;
 grant execute on function minor_units(text) to public;
 grant execute on function new_id() to public;

@@ -19,11 +19,8 @@ create table payments (
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
     constraint payments_pkey primary key (order_id, warehouse_id),
-    constraint payments_never_exceed_what_was_asked check (authorized_amount <= requested_amount),
-    constraint payments_captured_within_authorized check (captured_amount <= authorized_amount),
-    constraint payments_refunded_within_captured check (refunded_amount <= captured_amount),
-    constraint payments_voided_is_what_was_not_captured
-    check (voided_amount <= requested_amount - captured_amount)
+    constraint payments_amounts_add_up
+    check (amounts_add_up(requested_amount, authorized_amount, captured_amount, refunded_amount, voided_amount))
 ) with (fillfactor = 45);
 comment on table payments is 'What was asked, authorised, captured, refunded and voided for each order, in major units.';
 comment on column payments.idempotency_key is 'Sent with every call for this charge, so that asking again never charges again.';

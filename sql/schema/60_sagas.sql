@@ -162,6 +162,17 @@ create type outcome_group as (
     asks boolean
 );
 
+-- What is to be asked for a saga, as advance() and settle() hand it out.
+create type external_request as (
+    saga_id uuid,
+    warehouse_id uuid,
+    lease_token bigint,
+    attempt smallint,
+    timeout_seconds numeric,
+    step_name text,
+    request json
+);
+
 -- An inventory row that this transaction has locked, as it was found.
 create type locked_stock as (
     product_id uuid,

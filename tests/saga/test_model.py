@@ -107,8 +107,10 @@ async def _advance(shop: Shop, limit: int) -> list[Row]:
     requests: list[Row] = []
     while await shop.value("select exists (select from sagas where ready_at <= clock())"):
         (documents,) = await shop.values(
-            "select run_pass(array(select id from warehouses), work)"
-            " from claim_sagas(array(select id from warehouses), %s) as work",
+            "select case cardinality(work)"
+            " when 1 then run_group(work[1], w.ids) else run_groups(w.ids, work) end"
+            " from (select array(select id from warehouses) as ids) as w,"
+            " claim_sagas(w.ids, %s) as work",
             limit,
         )
         for each in documents:
@@ -137,10 +139,13 @@ async def _answer(shop: Shop, answers: list[tuple[Row, Row]]) -> list[Row]:
         {"saga_id": each["saga_id"], "lease_token": each["lease_token"], "answer": answer}
         for each, answer in answers
     ]
-    documents = await shop.value(
-        "select requests from settle_pass(array(select id from warehouses), %s::jsonb, true)",
-        json.dumps(given),
+    alone = (
+        "select run_group(s.work, (s.work).warehouse_ids, array[s.answer -> 'answer'])"
+        " from (select waiting_saga(null, a) as work, a as answer"
+        " from jsonb_array_elements(%s::jsonb) as a offset 0) as s"
     )
+    together = "select requests from settle_pass(array(select id from warehouses), %s::jsonb, true)"
+    documents = await shop.value(alone if len(given) == 1 else together, json.dumps(given))
     return [request for each in documents for request in each]
 
 

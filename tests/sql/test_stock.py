@@ -287,6 +287,16 @@ async def test_a_shelf_with_stock_stays(shop: Shop) -> None:
     assert await shop.stock(product) == (2, 0)
 
 
+@pytest.mark.parametrize("column", ["product_id", "warehouse_id"])
+async def test_a_shelf_stays_what_it_is(shop: Shop, column: str) -> None:
+    """What is reserved on a shelf is found there: it is never made another's."""
+    product = await shop.product(on_hand=3)
+    elsewhere = shop.rotterdam if column == "warehouse_id" else await shop.product()
+    with shop.refused("DP005"):
+        await shop.run(f"update inventory set {column} = %s", elsewhere)
+    assert await shop.stock(product) == (3, 0)
+
+
 async def test_the_ledger_replays_to_the_shelf(shop: Shop) -> None:
     """Adding up the ledger of a product in the order written gives its row and each after-value."""
     product = await shop.product(on_hand=20)

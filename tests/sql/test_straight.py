@@ -8,16 +8,14 @@ import pytest
 from shop import APPROVED, DECLINED, LONG, PENDING, UNKNOWN, Row, Shop
 
 STEP_BY_STEP = """
-    create or replace function run_straight(
-        p_group saga_group, p_warehouse_ids uuid[], p_answers jsonb[],
-        out requests json[], out astray saga_group[]
-    ) language plpgsql set search_path = darkpearl as $$
+    create or replace function run_group(
+        p_group saga_group, p_warehouse_ids uuid[], p_answers jsonb[] default null
+    ) returns json[] language plpgsql as $$
     begin
         if p_answers is null then
-            astray := array[p_group];
-        else
-            astray := settle_group(p_group, p_warehouse_ids, p_answers);
+            return run_groups(p_warehouse_ids, array[p_group]);
         end if;
+        return run_groups(p_warehouse_ids, settle_group(p_group, p_warehouse_ids, p_answers));
     end $$
 """
 # Moments are told to ten seconds: each saga has its own share of a wait.
