@@ -121,7 +121,6 @@ declare
     v_now constant timestamptz := clock();
     v_saga_ids uuid[];
     v_requests json[];
-    v_paid integer;
 begin
     with asked as (
         insert into payments as p (
@@ -150,13 +149,11 @@ begin
                 )
             end as request
     )
-    select
-        array_agg(a.order_id order by a.order_id), array_agg(a.request order by a.order_id),
-        count(*) filter (where a.request is null)
-    into v_saga_ids, v_requests, v_paid
+    select array_agg(a.order_id order by a.order_id), array_agg(a.request order by a.order_id)
+    into v_saga_ids, v_requests
     from asked as a;
 
-    if v_paid = 0 then
+    if num_nulls(variadic v_requests) = 0 then
         return array[came_out('waiting', v_saga_ids, v_requests)];
     end if;
     return alike(array(

@@ -536,6 +536,28 @@ async def test_a_stop_in_the_middle_of_a_look_is_not_missed(database_url: str) -
         await listener.run()
 
 
+async def test_what_a_ring_had_claimed_is_finished(
+    shop: Shop, database_url: str, until: Any
+) -> None:
+    """A claim begins as soon as the bell rings; who is told to stop right then works it off."""
+
+    class StoppedByTheBell(Listener):
+        def _hurry(self) -> None:
+            super()._hurry()
+            self.stop()
+
+    product = await shop.product(on_hand=10)
+    listener = StoppedByTheBell(
+        Settings(poll_seconds=3600, mock_approval_rate=1),
+        database.as_role(database_url, "darkpearl_listener"),
+    )
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        tasks.create_task(listener.run())
+        await until(fast_asleep(shop))
+        await shop.order((product, 1))
+    assert await shop.statuses() == {"fulfilled": 1}
+
+
 async def test_an_outage_is_outlived(shop: Shop, listening: Any, until: Any) -> None:
     """Listeners whose connections are cut come back by themselves and go on."""
     product = await shop.product(on_hand=100)
