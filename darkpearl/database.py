@@ -6,11 +6,11 @@ within a second that its client is gone: a killed listener's locks do not outliv
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Self
 
 import psycopg
-from psycopg import generators, sql
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
@@ -100,55 +100,6 @@ async def fetch_all(
     """Every row of one statement, which is a transaction of its own."""
     cursor = await connection.execute(query.encode(), parameters)
     return await cursor.fetchall()
-
-
-class Session:
-    """A connection that has a few statements of one parameter prepared.
-
-    They are asked without a cursor, whose conversions are most of what a small statement takes its
-    client, and can be sent before anybody has the time to wait for their rows.
-    """
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-
-    @classmethod
-    @contextlib.asynccontextmanager
-    async def connect(
-        cls, url: str, name: str, statements: Mapping[str, str]
-    ) -> AsyncIterator[Self]:
-        """Connect and prepare.
-
-        Args:
-            url: where to; directly, a pooler loses what was prepared.
-            name: what `pg_stat_activity` shows as the application.
-            statements: by name, with $1 in them.
-        """
-        async with connect(url, name) as connection:
-            for statement, query in statements.items():
-                await connection.execute(f"prepare {statement} as {query}".encode())
-            yield cls(connection)
-
-    def send(self, statement: str, parameter: bytes) -> None:
-        """Have a statement begin. Nothing else is asked of the session until its rows are here.
-
-        Raises:
-            psycopg.OperationalError: the connection is lost.
-        """
-        self.connection.pgconn.send_query_prepared(statement.encode(), [parameter])
-        self.connection.pgconn.flush()  # as much as goes at once; `rows` sees to the rest
-
-    async def rows(self) -> list[tuple[bytes | None, ...]]:
-        """What the statement that was sent returns, each value as PostgreSQL writes it.
-
-        Raises:
-            psycopg.Error: it failed, or the connection is lost.
-        """
-        (result,) = await self.connection.wait(generators.execute(self.connection.pgconn))
-        if result.status != psycopg.pq.ExecStatus.TUPLES_OK:
-            raise psycopg.errors.error_from_result(result)
-        columns = range(result.nfields)
-        return [tuple(result.get_value(n, i) for i in columns) for n in range(result.ntuples)]
 
 
 class Bell:

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import psycopg
-from psycopg.rows import tuple_row
 
 from darkpearl import database, metrics
 from darkpearl.calls import TURN, Breaker, Calls, Request, Settlement
 from darkpearl.config import Settings
 from darkpearl.gateways import Gateway
 from darkpearl.gateways.make import make_gateway
+from darkpearl.sessions import Sessions
 
 if TYPE_CHECKING:
     from darkpearl.tracing import Tracing
@@ -39,8 +39,6 @@ Pass = tuple[int, list[Request]]
 """What came of a transaction of the engine, advance or settle: how many sagas it was about, and
 what it has committed to ask."""
 _log = logging.getLogger(__name__)
-
-
 _STATEMENTS = {
     "advance": "select claimed, requests::text from advance($1)",
     "settle": "select requests::text, saga_id from settle($1)",
@@ -79,8 +77,7 @@ class Listener:
         self._unsettled: list[Settlement] = []
         # Looking them up in the registry takes longer than measuring.
         self._timers = {call: metrics.passes.labels(call) for call in ("advance", "settle")}
-        self._free: list[database.Session] = []
-        self._begun: database.Session | None = None
+        self._sessions = Sessions([])
         self._outstanding = 0
         self._settling = 0
         self._asked = 0
@@ -124,13 +121,10 @@ class Listener:
         while not self._stopping:
             try:
                 async with (
-                    database.Session.connect(self._url, NAME, _STATEMENTS) as one,
-                    database.Session.connect(self._url, NAME, _STATEMENTS) as another,
+                    Sessions.connect(self._url, NAME, _STATEMENTS, count=2) as self._sessions,
                     database.Bell.connect(self._url) as bell,
                 ):
                     failures = 0
-                    self._free = [one, another]
-                    self._begun = None
                     await self._work(bell)
             except psycopg.Error as error:
                 failures += 1
@@ -158,18 +152,12 @@ class Listener:
         await self._finish()
 
     def _hurry(self) -> None:
-        """The bell rings: have a claim begin before the loop gets around to it.
-
-        What the listener works with has left the processor's caches while it slept, and so has what
-        the server does: both fetch it at the same time.
-        """
-        if self._stopping or self._breaker.open or self._begun or (room := self._room()) <= 0:
-            return
-        session = self._free[-1]
-        with contextlib.suppress(psycopg.Error):  # whoever uses it next hears of it
-            session.send("advance", b"%d" % room)
-            self._begun = self._free.pop()
-            self._asked = room
+        """The bell rings: have a claim begin, and the caches of the server fill with those here."""
+        idle = not (self._stopping or self._breaker.open or self._sessions.has_begun)
+        if idle and (room := self._room()) > 0:
+            with contextlib.suppress(psycopg.Error):  # whoever uses the session next hears of it
+                self._sessions.begin("advance", b"%d" % room)
+                self._asked = room
 
     async def _work_off(self, bell: database.Bell) -> None:
         """Settle what is answered and claim what is ready, until there is neither.
@@ -235,11 +223,9 @@ class Listener:
         self._unsettled += self._calls.take_answers()
         if self._latest == "advance" and not self._alone and self._are_answered():
             wanted = False
-        if self._begun or (
-            wanted and self._may_start("advance", passes) and (room := self._room()) > 0
-        ):
-            if not self._begun:
-                self._asked = room
+        wanted = wanted and self._may_start("advance", passes)
+        if self._sessions.has_begun or (wanted and (room := self._room()) > 0):
+            self._asked = self._asked if self._sessions.has_begun else room
             self._latest = "advance"
             due["advance"] = self._advance(self._asked)
         self._ask()
@@ -317,43 +303,16 @@ class Listener:
             self._calls.room,
         )
 
-    async def _fetch(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """Every row of a statement, by a session that is free."""
-        session = self._free.pop()
-        try:
-            cursor = session.connection.cursor(row_factory=tuple_row)
-            await cursor.execute(query.encode(), parameters)
-            return await cursor.fetchall()
-        finally:
-            self._free.append(session)
-
-    async def _call(self, statement: str, parameter: bytes) -> list[tuple[bytes | None, ...]]:
-        """The rows of a prepared statement, by the session that was used last among the free ones.
-
-        What it works with is in the processor's caches still: for an order now and then, that is a
-        tenth of its time.
-        """
-        session = self._free.pop()
-        try:
-            session.send(statement, parameter)
-            return await session.rows()
-        finally:
-            self._free.append(session)
-
     async def _advance(self, limit: int) -> Pass:
         """Claim so many sagas at most; or wait for the claim that has begun already."""
         if seconds := self._breaker.take_pause():
-            await self._fetch("select pause_external_steps(%s::numeric)", seconds)
+            await self._sessions.fetch("select pause_external_steps(%s::numeric)", seconds)
         counts = {"claimed": 0}
         with self._span("advance", counts), self._timers["advance"].time():
-            if session := self._begun:
-                self._begun = None
-                try:
-                    rows = await session.rows()
-                finally:
-                    self._free.append(session)
-            else:
-                rows = await self._call("advance", b"%d" % limit)
+            sessions = self._sessions
+            rows = await (
+                sessions.begun() if sessions.has_begun else sessions.call("advance", b"%d" % limit)
+            )
             counts["claimed"] = sum([int(claimed or 0) for claimed, _ in rows])
         return counts["claimed"], await self._requests([requests for _, requests in rows])
 
@@ -365,7 +324,7 @@ class Listener:
         try:
             counts = {"answers": len(answers)}
             with self._span("settle", counts), self._timers["settle"].time():
-                rows = await self._call("settle", _encoder.encode(answers))
+                rows = await self._sessions.call("settle", _encoder.encode(answers))
         except BaseException:
             self._unsettled += answers
             raise
@@ -392,7 +351,7 @@ class Listener:
     async def _traced(self, requests: list[Request]) -> list[Request]:
         """The same requests with the traces that started them; as they are without an answer."""
         try:
-            rows = await self._fetch(
+            rows = await self._sessions.fetch(
                 "select saga_id::text, traceparent from trace_contexts(%s::uuid[])",
                 [request.saga_id for request in requests],
             )
@@ -413,7 +372,7 @@ class Listener:
         """Settle what is still out, within the deadline."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.shutdown_seconds):
-                if self._begun:
+                if self._sessions.has_begun:
                     _, self._unasked = await self._advance(self._asked)
                 while self._outstanding:
                     self._wake.clear()
@@ -428,9 +387,9 @@ class Listener:
     async def _keep_house(self) -> None:
         if time.monotonic() - self._housekept < HOUSEKEEPING_SECONDS:
             return
-        for (name,) in await self._fetch("select ensure_event_partitions()"):
+        for (name,) in await self._sessions.fetch("select ensure_event_partitions()"):
             _log.info("made partition %s", name)
-        ((forgotten,),) = await self._fetch(
+        ((forgotten,),) = await self._sessions.fetch(
             "select forget_idempotency_keys(%s, %s)",
             *(self._settings.idempotency_key_hours, FORGET_BATCH),
         )

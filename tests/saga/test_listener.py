@@ -15,6 +15,7 @@ from darkpearl.config import Settings
 from darkpearl.gateways import Answer, Call
 from darkpearl.gateways.mock import MockGateway
 from darkpearl.listener import Listener
+from darkpearl.sessions import Sessions
 
 
 class Deaf(StandIn):
@@ -232,6 +233,18 @@ async def test_a_ring_is_heard_however_the_bell_was_used_before(
         waiting = asyncio.create_task(bell.wait(quiet, 10))
         await ring()
         assert await waiting
+
+
+async def test_a_session_says_what_became_of_its_statement(database_url: str) -> None:
+    """What failed is raised, and the session goes on; a parameter may be as large as it likes."""
+    statements = {"divide": "select 6 / $1::int, null", "measure": "select length($1::text)"}
+    async with Sessions.connect(database_url, "s", statements, count=1) as sessions:
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            await sessions.call("divide", b"0")
+        assert await sessions.call("divide", b"2") == [(b"3", None)]
+        sessions.begin("measure", b"x" * 10_000_000)
+        assert await sessions.begun() == [(b"10000000",)]
+        assert not sessions.has_begun
 
 
 async def test_a_bell_that_is_lost_is_no_silence(shop: Shop, database_url: str) -> None:

@@ -21,6 +21,7 @@ LEVELS = {
     "schema": 2,
     "embedded": 2,
     "calls": 2,
+    "sessions": 2,
     "listener": 3,
     "api": 2,
     "monitor": 2,
@@ -32,7 +33,7 @@ LEVELS = {
     "__main__": 6,
 }
 CONFINED = {
-    "psycopg": {"errors", "database", "schema", "listener"},
+    "psycopg": {"errors", "database", "schema", "sessions", "listener"},
     "psycopg_pool": {"database", "listener"},
     "litestar": {"api", "monitor", "cli", "paysim"},
     "yoyo": {"schema"},

@@ -1,0 +1,122 @@
+"""The sessions of one client that knows beforehand what it will ask.
+
+Its statements are prepared when it connects and asked without a cursor, whose conversions are most
+of what a small statement takes its client; and one can begin before anybody has the time to wait
+for its rows. For an order now and then that is a fourteenth of its time.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Self
+
+import psycopg
+from psycopg import generators
+from psycopg.rows import tuple_row
+
+from darkpearl import database
+
+Rows = list[tuple[bytes | None, ...]]
+"""Values as PostgreSQL writes them."""
+
+
+class Sessions:
+    """A few connections, each used by one caller at a time, the last used first.
+
+    What it works with is in the processor's caches still: for an order now and then, a tenth of its
+    time.
+    """
+
+    def __init__(self, connections: list[database.Connection]) -> None:
+        self._free = connections
+        self._begun: database.Connection | None = None
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connect(
+        cls, url: str, name: str, statements: Mapping[str, str], *, count: int
+    ) -> AsyncIterator[Self]:
+        """Connect and prepare.
+
+        Args:
+            url: where to; directly, since a pooler loses what is prepared.
+            name: what `pg_stat_activity` shows as the application.
+            statements: by name, each with one parameter, $1.
+            count: of connections: so many calls are made at once.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            connections = [
+                await stack.enter_async_context(database.connect(url, name)) for _ in range(count)
+            ]
+            for connection in connections:
+                for statement, query in statements.items():
+                    await connection.execute(f"prepare {statement} as {query}".encode())
+            yield cls(connections)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a statement was begun whose rows nobody has waited for."""
+        return self._begun is not None
+
+    def begin(self, statement: str, parameter: bytes) -> None:
+        """Have a statement begin, and return at once; `begun` has its rows. One at a time.
+
+        Raises:
+            psycopg.OperationalError: the connection is lost.
+        """
+        _send(self._free[-1], statement, parameter)
+        self._begun = self._free.pop()
+
+    async def begun(self) -> Rows:
+        """The rows of the statement that was begun.
+
+        Raises:
+            psycopg.Error: it failed, or the connection is lost.
+            RuntimeError: none was.
+        """
+        connection, self._begun = self._begun, None
+        if connection is None:
+            raise RuntimeError("no statement was begun")
+        try:
+            return await _receive(connection)
+        finally:
+            self._free.append(connection)
+
+    async def call(self, statement: str, parameter: bytes) -> Rows:
+        """The rows of a prepared statement.
+
+        Raises:
+            psycopg.Error: it failed, or the connection is lost.
+        """
+        connection = self._free.pop()
+        try:
+            _send(connection, statement, parameter)
+            return await _receive(connection)
+        finally:
+            self._free.append(connection)
+
+    async def fetch(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """The rows of any statement, in Python's types.
+
+        Raises:
+            psycopg.Error: it failed, or the connection is lost.
+        """
+        connection = self._free.pop()
+        try:
+            cursor = connection.cursor(row_factory=tuple_row)
+            await cursor.execute(query.encode(), parameters)
+            return await cursor.fetchall()
+        finally:
+            self._free.append(connection)
+
+
+def _send(connection: database.Connection, statement: str, parameter: bytes) -> None:
+    connection.pgconn.send_query_prepared(statement.encode(), [parameter])
+    connection.pgconn.flush()  # as much as goes at once; _receive() sees to the rest
+
+
+async def _receive(connection: database.Connection) -> Rows:
+    (result,) = await connection.wait(generators.execute(connection.pgconn))
+    if result.status != psycopg.pq.ExecStatus.TUPLES_OK:
+        raise psycopg.errors.error_from_result(result)
+    columns = range(result.nfields)
+    return [tuple(result.get_value(n, i) for i in columns) for n in range(result.ntuples)]
