@@ -222,9 +222,9 @@ $$;
 comment on function refuse_status() is 'Trigger: raises for an order status that cannot follow the present one.';
 
 -- Not asked where the answer is yes and nearly every order goes: from anywhere up to
--- payment_processing on to there, and on to fulfilled. That
--- condition is short, since every statement reads it from text anew. It comes
--- AFTER the update, since before one every row is locked first.
+-- payment_processing on to there, and on to fulfilled. That condition is short, since
+-- every statement reads it from text anew. It comes AFTER the update, since before one
+-- every row is locked first.
 create or replace trigger orders_follow_the_allowed_transitions
 after update of status on orders
 for each row

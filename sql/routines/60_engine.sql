@@ -44,6 +44,16 @@ language sql immutable parallel safe
 return least(p_backoff_seconds * 2 ^ least(p_attempts - 1, 20), 3600)::double precision;
 comment on function backoff_seconds(numeric, integer) is 'The longest wait before the next try: exponential, an hour at most.';
 
+-- A saga as a group of its own. Without a SET clause it is inlined. Locks nothing.
+create or replace function group_of(p_saga sagas, p_plan saga_steps[], p_ready_at timestamptz) returns saga_group
+language sql immutable
+return row(
+    p_saga.saga_type, p_saga.status, p_saga.position, p_saga.attempts, p_saga.cancel_requested, false, null,
+    array[p_saga.id], array[p_saga.warehouse_id], array[p_saga.lease_token], array[p_saga.ready_at], 0, p_ready_at, 0,
+    p_plan, null, null
+)::saga_group;
+comment on function group_of(sagas, saga_steps[], timestamptz) is 'Internal: a saga as a group of its own.';
+
 -- Takes up to p_limit ready sagas, those that have waited longest first, and
 -- returns them in groups, each in id order; the group furthest on is the last.
 -- Sagas that another listener holds are skipped.
@@ -57,11 +67,7 @@ declare
 begin
     -- One alone, which is what most orders find themselves, needs no bringing together.
     v_alone := array(
-        select row(
-            s.saga_type, s.status, s.position, s.attempts, s.cancel_requested, false, null,
-            array[s.id], array[s.warehouse_id], array[s.lease_token], array[s.ready_at], 0, v_now, 0,
-            array(select p from saga_steps as p where p.saga_type = s.saga_type order by p.position), null, null
-        )::saga_group
+        select group_of(s, array(select p from saga_steps as p where p.saga_type = s.saga_type order by p.position), v_now)
         from sagas as s
         where (p_warehouse_ids is null or s.warehouse_id = any(p_warehouse_ids)) and s.ready_at <= v_now
         order by s.ready_at, s.id
@@ -261,11 +267,7 @@ language plpgsql
 as $$
 begin
     return (
-        select row(
-            s.saga_type, s.status, s.position, s.attempts, s.cancel_requested, false, null,
-            array[s.id], array[s.warehouse_id], array[s.lease_token], array[s.ready_at], 0, null, 0,
-            array(select p from saga_steps as p where p.saga_type = s.saga_type order by p.position), null, null
-        )::saga_group
+        select group_of(s, array(select p from saga_steps as p where p.saga_type = s.saga_type order by p.position), null)
         from sagas as s
         where s.id = (p_answer ->> 'saga_id')::uuid and (p_warehouse_ids is null or s.warehouse_id = any(p_warehouse_ids))
             and s.lease_token::text = p_answer ->> 'lease_token' and s.status in ('waiting', 'compensating') and s.attempts > 0
