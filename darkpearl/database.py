@@ -174,7 +174,6 @@ class Bell:
 
             def hear() -> None:
                 hurry()
-                loop.remove_reader(socket)
                 event.set()
 
             loop.add_reader(socket, hear)

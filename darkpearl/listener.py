@@ -23,7 +23,7 @@ from darkpearl.calls import TURN, Breaker, Calls, Request, Settlement
 from darkpearl.config import Settings
 from darkpearl.gateways import Gateway
 from darkpearl.gateways.make import make_gateway
-from darkpearl.sessions import Sessions
+from darkpearl.sessions import Begun, Sessions
 
 if TYPE_CHECKING:
     from darkpearl.tracing import Tracing
@@ -78,6 +78,7 @@ class Listener:
         # Looking them up in the registry takes longer than measuring.
         self._timers = {call: metrics.passes.labels(call) for call in ("advance", "settle")}
         self._sessions = Sessions([])
+        self._begun: Begun | None = None
         self._outstanding = 0
         self._settling = 0
         self._asked = 0
@@ -124,7 +125,7 @@ class Listener:
                     Sessions.connect(self._url, NAME, _STATEMENTS, count=2) as self._sessions,
                     database.Bell.connect(self._url) as bell,
                 ):
-                    failures = 0
+                    failures, self._begun = 0, None
                     await self._work(bell)
             except psycopg.Error as error:
                 failures += 1
@@ -153,10 +154,10 @@ class Listener:
 
     def _hurry(self) -> None:
         """The bell rings: have a claim begin, and the caches of the server fill with those here."""
-        idle = not (self._stopping or self._breaker.open or self._sessions.has_begun)
+        idle = not (self._stopping or self._breaker.open or self._begun)
         if idle and (room := self._room()) > 0:
             with contextlib.suppress(psycopg.Error):  # whoever uses the session next hears of it
-                self._sessions.begin("advance", b"%d" % room)
+                self._begun = self._sessions.begin("advance", b"%d" % room)
                 self._asked = room
 
     async def _work_off(self, bell: database.Bell) -> None:
@@ -223,11 +224,13 @@ class Listener:
         self._unsettled += self._calls.take_answers()
         if self._latest == "advance" and not self._alone and self._are_answered():
             wanted = False
-        wanted = wanted and self._may_start("advance", passes)
-        if self._sessions.has_begun or (wanted and (room := self._room()) > 0):
-            self._asked = self._asked if self._sessions.has_begun else room
+        room = self._asked if self._begun else 0
+        if wanted and not self._begun and self._may_start("advance", passes):
+            room = self._room()
+        if room > 0:
+            self._asked = room
             self._latest = "advance"
-            due["advance"] = self._advance(self._asked)
+            due["advance"] = self._advance(room)
         self._ask()
         if self._are_answered() and self._may_start("settle", {*passes, *due}):
             self._latest = "settle"
@@ -309,10 +312,8 @@ class Listener:
             await self._sessions.fetch("select pause_external_steps(%s::numeric)", seconds)
         counts = {"claimed": 0}
         with self._span("advance", counts), self._timers["advance"].time():
-            sessions = self._sessions
-            rows = await (
-                sessions.begun() if sessions.has_begun else sessions.call("advance", b"%d" % limit)
-            )
+            begun, self._begun = self._begun, None
+            rows = await (begun or self._sessions.begin("advance", b"%d" % limit))()
             counts["claimed"] = sum([int(claimed or 0) for claimed, _ in rows])
         return counts["claimed"], await self._requests([requests for _, requests in rows])
 
@@ -372,7 +373,7 @@ class Listener:
         """Settle what is still out, within the deadline."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.shutdown_seconds):
-                if self._sessions.has_begun:
+                if self._begun:
                     _, self._unasked = await self._advance(self._asked)
                 while self._outstanding:
                     self._wake.clear()

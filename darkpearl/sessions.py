@@ -6,7 +6,8 @@ for its rows. For an order now and then that is a fourteenth of its time.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Self
 
 import psycopg
@@ -17,6 +18,8 @@ from darkpearl import database
 
 Rows = list[tuple[bytes | None, ...]]
 """Values as PostgreSQL writes them."""
+Begun = Callable[[], Awaitable[Rows]]
+"""A statement that has begun: gives its rows, or raises psycopg.Error when it failed."""
 
 
 class Sessions:
@@ -28,7 +31,6 @@ class Sessions:
 
     def __init__(self, connections: list[database.Connection]) -> None:
         self._free = connections
-        self._begun: database.Connection | None = None
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -52,34 +54,19 @@ class Sessions:
                     await connection.execute(f"prepare {statement} as {query}".encode())
             yield cls(connections)
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether a statement was begun whose rows nobody has waited for."""
-        return self._begun is not None
+    def begin(self, statement: str, parameter: bytes) -> Begun:
+        """Have a prepared statement begin, and return at once.
 
-    def begin(self, statement: str, parameter: bytes) -> None:
-        """Have a statement begin, and return at once; `begun` has its rows. One at a time.
+        Returns:
+            What waits for its rows, to be called once.
 
         Raises:
             psycopg.OperationalError: the connection is lost.
         """
-        _send(self._free[-1], statement, parameter)
-        self._begun = self._free.pop()
-
-    async def begun(self) -> Rows:
-        """The rows of the statement that was begun.
-
-        Raises:
-            psycopg.Error: it failed, or the connection is lost.
-            RuntimeError: none was.
-        """
-        connection, self._begun = self._begun, None
-        if connection is None:
-            raise RuntimeError("no statement was begun")
-        try:
-            return await _receive(connection)
-        finally:
-            self._free.append(connection)
+        connection = self._free[-1]
+        connection.pgconn.send_query_prepared(statement.encode(), [parameter])
+        connection.pgconn.flush()  # as much as goes at once; _rows() sees to the rest
+        return partial(self._rows, self._free.pop())
 
     async def call(self, statement: str, parameter: bytes) -> Rows:
         """The rows of a prepared statement.
@@ -87,12 +74,7 @@ class Sessions:
         Raises:
             psycopg.Error: it failed, or the connection is lost.
         """
-        connection = self._free.pop()
-        try:
-            _send(connection, statement, parameter)
-            return await _receive(connection)
-        finally:
-            self._free.append(connection)
+        return await self.begin(statement, parameter)()
 
     async def fetch(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """The rows of any statement, in Python's types.
@@ -108,15 +90,12 @@ class Sessions:
         finally:
             self._free.append(connection)
 
-
-def _send(connection: database.Connection, statement: str, parameter: bytes) -> None:
-    connection.pgconn.send_query_prepared(statement.encode(), [parameter])
-    connection.pgconn.flush()  # as much as goes at once; _receive() sees to the rest
-
-
-async def _receive(connection: database.Connection) -> Rows:
-    (result,) = await connection.wait(generators.execute(connection.pgconn))
-    if result.status != psycopg.pq.ExecStatus.TUPLES_OK:
-        raise psycopg.errors.error_from_result(result)
-    columns = range(result.nfields)
-    return [tuple(result.get_value(n, i) for i in columns) for n in range(result.ntuples)]
+    async def _rows(self, connection: database.Connection) -> Rows:
+        try:
+            (result,) = await connection.wait(generators.execute(connection.pgconn))
+        finally:
+            self._free.append(connection)
+        if result.status != psycopg.pq.ExecStatus.TUPLES_OK:
+            raise psycopg.errors.error_from_result(result)
+        columns = range(result.nfields)
+        return [tuple(result.get_value(n, i) for i in columns) for n in range(result.ntuples)]
