@@ -172,7 +172,7 @@ async def test_an_outage_in_the_middle_is_503_and_passes(
 ) -> None:
     """A connection that dies under a request is told as such; the next request gets another."""
     kill = (
-        "select pg_terminate_backend(pid) from pg_stat_activity"
+        "select pg_terminate_backend(pid, 20000) from pg_stat_activity"
         " where application_name like 'darkpearl api%%' and {} pg_backend_pid()"
     )
 
