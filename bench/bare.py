@@ -1,9 +1,9 @@
 """POST /orders without a framework: what HTTP, the pool and the database cost by themselves.
 
 `python -m bench.bare api`, with the settings of `darkpearl api`, serves an ASGI function that does
-for an order what the API does: the same statements in one pipelined transaction, the same document
-back, on uvicorn and a pool of the same settings. It routes nothing, checks nothing, and knows no
-error.
+for an order what the API does: the same statements in one transaction, pipelined as the driver does
+it, the same document back, on uvicorn and a pool of the same settings. It routes nothing, checks
+nothing, and knows no error.
 """
 
 import asyncio

@@ -25,6 +25,7 @@ from darkpearl.errors import (
     UnauthorizedError,
     translated,
 )
+from darkpearl.pipeline import pipeline
 from darkpearl.tokens import ANONYMOUS, Identity
 
 _FOR_THE_CALLER = (
@@ -82,9 +83,9 @@ class Caller:
         with self._asked_for_a_token(), translated():
             # BEGIN and COMMIT by hand: the driver's own would end the pipeline's flight twice.
             # All is answered by the end of the block, what a COMMIT finds wrong included.
-            async with self._pool.connection() as connection, connection.pipeline() as pipeline:
+            async with self._pool.connection() as connection, pipeline(connection) as pipelined:
                 try:
-                    await connection.execute("begin")
+                    pipelined.enqueue(b"begin")
                     settings = [
                         self._identity.role,
                         self._identity.claims,
@@ -96,11 +97,11 @@ class Caller:
                     else:
                         await connection.execute(_FOR_THE_CALLER, settings)
                     yield lambda query, parameters: connection.execute(query.encode(), parameters)
-                    await connection.execute("commit")
+                    pipelined.enqueue(b"commit")
                 except Exception:
                     # Else the driver warns about the statements after the one that failed.
                     with suppress(Exception):
-                        await pipeline.sync()
+                        await pipelined.sync()
                     raise
 
     async def run(self, *statements: Statement) -> dict[str, Any] | None:

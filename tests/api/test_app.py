@@ -1,7 +1,13 @@
 """What holds for every route: problems, health, the description of the API."""
 
+import asyncio
 import logging
+import os
+import socket
+import struct
+import sys
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import httpx
@@ -9,13 +15,15 @@ import msgspec
 import pytest
 from litestar import Litestar, get
 from litestar.di import NamedDependency
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from darkpearl import __version__, database
+from darkpearl import __version__, database, tokens
 from darkpearl.api.access import Caller
 from darkpearl.api.app import create_app
 from darkpearl.config import Settings
 from darkpearl.tokens import ANONYMOUS
+
+from .conftest import SECRET
 
 Api = httpx.AsyncClient
 Problem = Callable[..., dict[str, Any]]
@@ -189,6 +197,60 @@ async def test_an_outage_in_the_middle_is_503_and_passes(
     assert (await api.get("/orders")).status_code == 200
     await shop.run(kill.format("pid <>"))
     assert (await api.get("/orders")).status_code == 200, "a checkout notices dead connections"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts segments as Linux does")
+async def test_a_request_goes_to_the_database_in_one_piece(
+    database_url: str, order_body: Callable[..., dict[str, Any]]
+) -> None:
+    """The server wakes up once for it; under an idempotency key twice."""
+    parts = conninfo_to_dict(database_url)
+    host, port = str(parts.get("host") or "127.0.0.1"), int(parts.get("port") or 5432)
+
+    async def relay(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+        with closing(to):
+            while some := await source.read(65_536):
+                to.write(some)
+
+    async def pass_on(near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        far, there = await (
+            asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+            if host.startswith("/")
+            else asyncio.open_connection(host, port)
+        )
+        await asyncio.gather(relay(near, there), relay(far, back))
+
+    async with await asyncio.start_server(pass_on, "127.0.0.1", 0) as tcp:
+        address = dict(zip(("host", "port"), tcp.sockets[0].getsockname(), strict=True))
+        url = make_conninfo(database_url, sslmode="disable", gssencmode="disable", **address)
+        app = create_app(Settings(pool_size=1, jwt_secret=SECRET), url)
+        transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
+        token = tokens.mint(Settings(jwt_secret=SECRET), "service_role", None, 60)
+        headers = {"authorization": f"Bearer {token}"}
+
+        async def segments_sent() -> int:
+            async with app.state.pool.connection() as connection:
+                with socket.socket(fileno=os.dup(connection.fileno())) as its:
+                    tcp_info = its.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)
+            sent: int = struct.unpack_from("I", tcp_info, 156)[0]  # tcpi_data_segs_out
+            return sent
+
+        async with app.lifespan(), Api(transport=transport, base_url="http://api") as client:
+            for key in (None, None, "a", "b"):
+                before = await segments_sent()
+                asked = headers | ({"idempotency-key": key} if key else {})
+                told = await client.post("/orders", json=order_body((0, 1)), headers=asked)
+                assert told.status_code == 201
+                assert await segments_sent() - before == (2 if key else 1)
+
+
+async def test_a_request_may_be_more_than_a_socket_takes(app: Litestar) -> None:
+    """What doesn't go at once goes when there is room, while answers come back."""
+    text = "x" * 5_000_000
+    query = "select %(text)s::text as text"
+    async with asyncio.timeout(20):
+        row = await Caller(app.state.pool, ANONYMOUS).run(*[(query, {"text": text})] * 3)
+    assert row == {"text": text}
 
 
 async def test_every_problem_type_is_explained(api: Api, problem: Problem) -> None:

@@ -17,6 +17,7 @@ LEVELS = {
     "tokens": 1,
     "tracing": 1,
     "database": 1,
+    "pipeline": 1,
     "gateways": 1,
     "schema": 2,
     "embedded": 2,
@@ -33,7 +34,7 @@ LEVELS = {
     "__main__": 6,
 }
 CONFINED = {
-    "psycopg": {"errors", "database", "schema", "sessions", "listener"},
+    "psycopg": {"errors", "database", "pipeline", "schema", "sessions", "listener"},
     "psycopg_pool": {"database", "listener"},
     "litestar": {"api", "monitor", "cli", "paysim"},
     "yoyo": {"schema"},
