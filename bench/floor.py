@@ -43,7 +43,8 @@ async def floor(target: Shop, orders: int, clients: int) -> dict[str, Any]:
 def variants(running: embedded.Server) -> tuple[dict[str, Variant], list[str]]:
     """The floor at each number of clients, the drain with one and two listeners.
 
-    The drain with the batches that a listener has when nothing else is said, and with smaller ones.
+    The drain with the batches that a listener has when nothing else is said, and with smaller and
+    larger ones.
     """
 
     async def one_floor(clients: int) -> dict[str, Any]:
@@ -58,6 +59,10 @@ def variants(running: embedded.Server) -> tuple[dict[str, Variant], list[str]]:
     drains = {
         f"drain, {n} listener{'s' * (n > 1)}{batches}": partial(one_drain, n, size)
         for n in (1, 2)
-        for batches, size in (("", BATCH_SIZE), (", batches of 500", 500))
+        for batches, size in (
+            ("", BATCH_SIZE),
+            (", batches of 500", 500),
+            (", batches of 2,000", 2000),
+        )
     }
     return {**floors, **drains}, list(floors)
