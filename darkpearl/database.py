@@ -1,7 +1,8 @@
 """Connections: a pool, and the bell.
 
-Every connection of ours is made here, so that each has the schema in its search path and notices
-within a second that its client is gone: a killed listener's locks do not outlive it.
+Every connection of ours is made here, so that each has the schema in its search path, and each end
+notices when the other is gone: the server within a second, so a killed listener's locks do not
+outlive it, and the client of a server that vanished without a word within half a minute.
 """
 
 import asyncio
@@ -22,6 +23,14 @@ CHANNEL = "darkpearl_bell"
 BELL = "darkpearl bell"
 """What `pg_stat_activity` shows as the application of a listener's ear, one for each listener."""
 RECONNECT_SECONDS = 2.0
+KEEPALIVES = {
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "25000",
+}
+"""A server that vanishes without a word, as in a failover, is given up after 25 seconds; by what
+systems do when nothing is said, after a quarter of an hour or, at rest, two hours."""
 _OPTIONS = "-c search_path=darkpearl -c client_connection_check_interval=1s -c jit=off"
 
 Row = dict[str, Any]
@@ -55,11 +64,17 @@ def as_role(url: str, role: str) -> str:
     return with_options(url, f"-c role={role}")
 
 
+def _ours(url: str) -> str:
+    """The address with what every connection of ours has; what it says of keepalives stays."""
+    given = conninfo_to_dict(with_options(url, _OPTIONS))
+    return make_conninfo(make_conninfo(**KEEPALIVES), **given)
+
+
 @contextlib.asynccontextmanager
 async def connect(url: str, name: str) -> AsyncIterator[Connection]:
     """One connection in autocommit, which `pg_stat_activity` shows under a name."""
     connection = await Connection.connect(
-        with_options(url, _OPTIONS), autocommit=True, row_factory=dict_row, application_name=name
+        _ours(url), autocommit=True, row_factory=dict_row, application_name=name
     )
     async with connection:
         yield connection
@@ -93,7 +108,7 @@ def open_pool(url: str, *, size: int, name: str, login: str = "") -> Pool:
         )
 
     return AsyncConnectionPool(
-        with_options(url, _OPTIONS),
+        _ours(url),
         min_size=1,
         max_size=size,
         open=False,

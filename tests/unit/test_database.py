@@ -1,0 +1,21 @@
+"""The way to the database, as far as no server is needed to see it."""
+
+from psycopg.conninfo import conninfo_to_dict
+
+from darkpearl.database import open_pool
+
+
+def test_a_server_that_vanished_is_given_up() -> None:
+    """Within half a minute, at rest or waiting for an answer, unless the address says otherwise."""
+
+    def asked_for(url: str) -> dict[str, int]:
+        given = conninfo_to_dict(open_pool(url, size=1, name="test").conninfo)
+        names = ("keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout")
+        return {name: int(str(given[name])) for name in names}
+
+    ours = asked_for("postgresql://db.example/shop")
+    at_rest = ours["keepalives_idle"] + ours["keepalives_interval"] * ours["keepalives_count"]
+    assert at_rest <= 30
+    assert ours["tcp_user_timeout"] <= 30_000
+    theirs = asked_for("postgresql://db.example/shop?keepalives_idle=99&tcp_user_timeout=0")
+    assert theirs == {**ours, "keepalives_idle": 99, "tcp_user_timeout": 0}
