@@ -23,12 +23,7 @@ CHANNEL = "darkpearl_bell"
 BELL = "darkpearl bell"
 """What `pg_stat_activity` shows as the application of a listener's ear, one for each listener."""
 RECONNECT_SECONDS = 2.0
-KEEPALIVES = {
-    "keepalives_idle": "10",
-    "keepalives_interval": "5",
-    "keepalives_count": "3",
-    "tcp_user_timeout": "25000",
-}
+_KEEPALIVES = "keepalives_idle=10 keepalives_interval=5 keepalives_count=3 tcp_user_timeout=25000"
 """A server that vanishes without a word, as in a failover, is given up after 25 seconds; by what
 systems do when nothing is said, after a quarter of an hour or, at rest, two hours."""
 _OPTIONS = "-c search_path=darkpearl -c client_connection_check_interval=1s -c jit=off"
@@ -66,8 +61,7 @@ def as_role(url: str, role: str) -> str:
 
 def _ours(url: str) -> str:
     """The address with what every connection of ours has; what it says of keepalives stays."""
-    given = conninfo_to_dict(with_options(url, _OPTIONS))
-    return make_conninfo(make_conninfo(**KEEPALIVES), **given)
+    return make_conninfo(_KEEPALIVES, **conninfo_to_dict(with_options(url, _OPTIONS)))
 
 
 @contextlib.asynccontextmanager

@@ -7,7 +7,7 @@ transaction whose commit is awaited before there is a response.
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, LiteralString, TypeVar
 
 import msgspec
@@ -84,25 +84,19 @@ class Caller:
             # BEGIN and COMMIT by hand: the driver's own would end the pipeline's flight twice.
             # All is answered by the end of the block, what a COMMIT finds wrong included.
             async with self._pool.connection() as connection, pipeline(connection) as pipelined:
-                try:
-                    pipelined.enqueue(b"begin")
-                    settings = [
-                        self._identity.role,
-                        self._identity.claims,
-                        f"darkpearl api {asked.request_id}".rstrip(),
-                        asked.request_id,
-                    ]
-                    if asked.traceparent:
-                        await connection.execute(_TRACED, [*settings, asked.traceparent])
-                    else:
-                        await connection.execute(_FOR_THE_CALLER, settings)
-                    yield lambda query, parameters: connection.execute(query.encode(), parameters)
-                    pipelined.enqueue(b"commit")
-                except Exception:
-                    # Else the driver warns about the statements after the one that failed.
-                    with suppress(Exception):
-                        await pipelined.sync()
-                    raise
+                pipelined.enqueue(b"begin")
+                settings = [
+                    self._identity.role,
+                    self._identity.claims,
+                    f"darkpearl api {asked.request_id}".rstrip(),
+                    asked.request_id,
+                ]
+                if asked.traceparent:
+                    await connection.execute(_TRACED, [*settings, asked.traceparent])
+                else:
+                    await connection.execute(_FOR_THE_CALLER, settings)
+                yield lambda query, parameters: connection.execute(query.encode(), parameters)
+                pipelined.enqueue(b"commit")
 
     async def run(self, *statements: Statement) -> dict[str, Any] | None:
         """Run statements as one transaction, in one round trip.

@@ -7,7 +7,6 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from typing import Any
 
 import httpx
@@ -204,44 +203,27 @@ async def test_a_request_goes_to_the_database_in_one_piece(
     database_url: str, order_body: Callable[..., dict[str, Any]]
 ) -> None:
     """The server wakes up once for it; under an idempotency key twice."""
-    parts = conninfo_to_dict(database_url)
-    host, port = str(parts.get("host") or "127.0.0.1"), int(parts.get("port") or 5432)
+    if str(conninfo_to_dict(database_url).get("host") or "/").startswith("/"):
+        pytest.skip("a Unix socket has no segments to count")
+    app = create_app(Settings(pool_size=1, jwt_secret=SECRET), database_url)
+    transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
+    token = tokens.mint(Settings(jwt_secret=SECRET), "service_role", None, 60)
+    headers = {"authorization": f"Bearer {token}"}
 
-    async def relay(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
-        with closing(to):
-            while some := await source.read(65_536):
-                to.write(some)
+    async def segments_sent() -> int:
+        async with app.state.pool.connection() as connection:
+            with socket.socket(fileno=os.dup(connection.fileno())) as its:
+                tcp_info = its.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)
+        sent: int = struct.unpack_from("I", tcp_info, 156)[0]  # tcpi_data_segs_out
+        return sent
 
-    async def pass_on(near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
-        far, there = await (
-            asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
-            if host.startswith("/")
-            else asyncio.open_connection(host, port)
-        )
-        await asyncio.gather(relay(near, there), relay(far, back))
-
-    async with await asyncio.start_server(pass_on, "127.0.0.1", 0) as tcp:
-        address = dict(zip(("host", "port"), tcp.sockets[0].getsockname(), strict=True))
-        url = make_conninfo(database_url, sslmode="disable", gssencmode="disable", **address)
-        app = create_app(Settings(pool_size=1, jwt_secret=SECRET), url)
-        transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
-        token = tokens.mint(Settings(jwt_secret=SECRET), "service_role", None, 60)
-        headers = {"authorization": f"Bearer {token}"}
-
-        async def segments_sent() -> int:
-            async with app.state.pool.connection() as connection:
-                with socket.socket(fileno=os.dup(connection.fileno())) as its:
-                    tcp_info = its.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)
-            sent: int = struct.unpack_from("I", tcp_info, 156)[0]  # tcpi_data_segs_out
-            return sent
-
-        async with app.lifespan(), Api(transport=transport, base_url="http://api") as client:
-            for key in (None, None, "a", "b"):
-                before = await segments_sent()
-                asked = headers | ({"idempotency-key": key} if key else {})
-                told = await client.post("/orders", json=order_body((0, 1)), headers=asked)
-                assert told.status_code == 201
-                assert await segments_sent() - before == (2 if key else 1)
+    async with app.lifespan(), Api(transport=transport, base_url="http://api") as client:
+        for key in (None, None, "a", "b"):
+            before = await segments_sent()
+            asked = headers | ({"idempotency-key": key} if key else {})
+            told = await client.post("/orders", json=order_body((0, 1)), headers=asked)
+            assert told.status_code == 201
+            assert await segments_sent() - before == (2 if key else 1)
 
 
 async def test_a_request_may_be_more_than_a_socket_takes(app: Litestar) -> None:
