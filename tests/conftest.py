@@ -6,6 +6,7 @@ DARKPEARL_TEST_DATABASE_URL runs the suite on another server, as a superuser of 
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from pytest_postgresql.executors import NoopExecutor
 from shop import Shop
 
 from darkpearl import embedded, schema
+
+PATIENCE_SECONDS = 20.0
 
 Connect = Callable[..., Awaitable[AsyncConnection[Any]]]
 
@@ -139,3 +142,16 @@ async def shop(connect: Connect) -> AsyncIterator[Shop]:
     yield shop
     if shop.audited:
         assert await shop.audit() == []
+
+
+@pytest.fixture
+def until() -> Callable[..., Awaitable[None]]:
+    """Waits for a condition by looking again and again, never by guessing how long it takes."""
+
+    async def condition_holds(condition: Callable[[], Awaitable[object]]) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not await condition():
+            assert time.monotonic() < deadline, "it did not happen"
+            await asyncio.sleep(0.005)
+
+    return condition_holds

@@ -3,7 +3,9 @@
 import asyncio
 import sqlite3
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -107,7 +109,9 @@ async def test_a_later_try_meets_another_fate(start: Start) -> None:
         assert answer.captured == 0
 
 
-async def test_a_late_call_is_made_after_its_caller_has_gone(start: Start, tmp_path: Path) -> None:
+async def test_a_late_call_is_made_after_its_caller_has_gone(
+    start: Start, tmp_path: Path, until: Callable[..., Awaitable[None]]
+) -> None:
     """Half of them: nothing is known of it when the caller gives up, and yet it is done then."""
     how = {"late_rate": 1.0, "late_seconds": 2.0}
     keys = [f"key-{number}" for number in range(6)]
@@ -122,26 +126,22 @@ async def test_a_late_call_is_made_after_its_caller_has_gone(start: Start, tmp_p
     async def watch(request: httpx.Request) -> None:
         request.extensions["trace"] = sending
 
-    def done() -> int:
+    async def done(number: int) -> bool:
         with closing(sqlite3.connect(tmp_path / "paysim.db")) as books:
             count: int = books.execute("select count(*) from calls").fetchone()[0]
-            return count
-
-    async def until_done(number: int) -> None:
-        while done() != number:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+            return count == number
 
     async with start(socket=True, **how) as gateway, asyncio.timeout(PATIENCE_SECONDS):
         gateway._client.event_hooks["request"].append(watch)
         calls = [asyncio.ensure_future(gateway.authorize(call("authorize", key))) for key in keys]
         for _ in keys:
             await sent.get()
-        await until_done(at_once)
+        await until(partial(done, at_once))
         for each in calls:
             assert each.cancel()
         await asyncio.wait(calls)
-        assert done() == at_once
-        await until_done(6)
+        assert await done(at_once)
+        await until(partial(done, 6))
 
 
 async def test_silence_has_an_end(start: Start) -> None:

@@ -1,5 +1,4 @@
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -10,8 +9,6 @@ from darkpearl import database
 from darkpearl.config import Settings
 from darkpearl.gateways import Gateway
 from darkpearl.listener import Listener
-
-PATIENCE_SECONDS = 20.0
 
 
 @pytest.fixture
@@ -36,16 +33,3 @@ async def listening(database_url: str) -> AsyncIterator[Callable[..., Awaitable[
             return listener
 
         yield start
-
-
-@pytest.fixture
-def until() -> Callable[..., Awaitable[None]]:
-    """Waits for a condition by looking again and again, never by guessing how long it takes."""
-
-    async def condition_holds(condition: Callable[[], Awaitable[object]]) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not await condition():
-            assert time.monotonic() < deadline, "it did not happen"
-            await asyncio.sleep(0.005)
-
-    return condition_holds
