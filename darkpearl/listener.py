@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Awaitable, Collection, Coroutine, Iterable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -144,18 +145,16 @@ class Listener:
                 await bell.close_gate()
             # What the bell rang for; or the last look, after which every writer rings.
             await self._work_off(bell)
-            if (
-                bell.gate_is_closed
-                and not self._stopping
-                and not await bell.wait(self._wake, self._settings.poll_seconds, self._hurry)
-            ):
-                await bell.open_gate()  # to close it anew, which finds out whether it still hears
+            if bell.gate_is_closed and not self._stopping:
+                # How much to claim is found out now: nothing changes it in sleep.
+                hurry = partial(self._hurry, 0 if self._breaker.open else self._room())
+                if not await bell.wait(self._wake, self._settings.poll_seconds, hurry):
+                    await bell.open_gate()  # to close it anew, which finds out whether it hears
         await self._finish()
 
-    def _hurry(self) -> None:
+    def _hurry(self, room: int) -> None:
         """The bell rings: have a claim begin, and the caches of the server fill with those here."""
-        idle = not (self._stopping or self._breaker.open or self._begun)
-        if idle and (room := self._room()) > 0:
+        if room > 0 and not (self._stopping or self._begun):
             with contextlib.suppress(psycopg.Error):  # whoever uses the session next hears of it
                 self._begun = self._sessions.begin("advance", b"%d" % room)
                 self._asked = room

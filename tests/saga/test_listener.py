@@ -555,8 +555,8 @@ async def test_what_a_ring_had_claimed_is_finished(
     """A claim begins as soon as the bell rings; who is told to stop right then works it off."""
 
     class StoppedByTheBell(Listener):
-        def _hurry(self) -> None:
-            super()._hurry()
+        def _hurry(self, room: int) -> None:
+            super()._hurry(room)
             self.stop()
 
     product = await shop.product(on_hand=10)
