@@ -3,6 +3,8 @@
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import httpx
 import pytest
@@ -126,7 +128,7 @@ def test_a_signed_body_has_to_make_sense(body: bytes) -> None:
     assert not isinstance(error.value, SignatureError)
 
 
-async def test_a_decision_is_told_until_it_is_heard(start: Start) -> None:
+async def test_a_decision_is_told_until_it_is_heard(start: Start, until: Any) -> None:
     """Refusals, redirects and broken connections don't count; the event stays the same."""
     shop = Shop(500, 302, httpx.ConnectError("gone"))
     async with start(heard=shop, pending_seconds=0.01) as gateway:
@@ -138,11 +140,11 @@ async def test_a_decision_is_told_until_it_is_heard(start: Start) -> None:
         assert events == [events[0]] * 4
         assert events[0].idempotency_key == "p"
         assert events[0].answer == await gateway.lookup(asked)
-        await wait_until_sent(gateway)
+        await until(told_all(gateway))
     assert shop.heard.empty()
 
 
-async def test_what_is_to_be_told_survives_a_restart(start: Start) -> None:
+async def test_what_is_to_be_told_survives_a_restart(start: Start, until: Any) -> None:
     """A decision too that comes due while nobody runs."""
     async with start(pending_seconds=0, answer_twice_rate=1) as gateway:
         await gateway.authorize(call("authorize", "p"))
@@ -153,7 +155,7 @@ async def test_what_is_to_be_told_survives_a_restart(start: Start) -> None:
         found = [gateway.webhook(each.headers, each.content) for each in await shop.hear(2)]
         told = {each.idempotency_key: each.answer.outcome for each in found if each}
         assert told == {"p": "approved", "q": "declined"}
-        await wait_until_sent(gateway)
+        await until(told_all(gateway))
     assert shop.heard.empty()
 
 
@@ -182,13 +184,13 @@ async def test_a_webhook_can_come_before_the_answer(start: Start) -> None:
             assert shop.heard.empty()
 
 
-async def test_an_answer_can_come_twice(start: Start) -> None:
+async def test_an_answer_can_come_twice(start: Start, until: Any) -> None:
     """By webhook as well, once for each call however often it is asked; a declined one too."""
     shop = Shop()
     async with start(heard=shop, answer_twice_rate=1) as gateway:
         for key, token in (("p", None), ("q", "decline:no"), ("p", None)):
             await gateway.authorize(call("authorize", key, token=token))
-        await wait_until_sent(gateway)
+        await until(told_all(gateway))
         found = [gateway.webhook(each.headers, each.content) for each in await shop.hear(2)]
         assert {each.idempotency_key for each in found if each} == {"p", "q"}
     assert shop.heard.empty()
@@ -210,8 +212,10 @@ async def test_webhooks_can_come_twice_and_out_of_order(start: Start) -> None:
     assert sorted(order) == keys
 
 
-async def wait_until_sent(gateway: HttpGateway) -> None:
-    """Until the ledger has nothing more to tell."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while (await gateway._client.get("/v1/ledger")).json()["undelivered"]:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+def told_all(gateway: HttpGateway) -> Callable[[], Awaitable[bool]]:
+    """Whether the ledger has nothing more to tell."""
+
+    async def nothing_undelivered() -> bool:
+        return not (await gateway._client.get("/v1/ledger")).json()["undelivered"]
+
+    return nothing_undelivered
