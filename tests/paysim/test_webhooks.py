@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import httpx
@@ -140,7 +140,7 @@ async def test_a_decision_is_told_until_it_is_heard(start: Start, until: Any) ->
         assert events == [events[0]] * 4
         assert events[0].idempotency_key == "p"
         assert events[0].answer == await gateway.lookup(asked)
-        await until(told_all(gateway))
+        await until(partial(told_all, gateway))
     assert shop.heard.empty()
 
 
@@ -155,7 +155,7 @@ async def test_what_is_to_be_told_survives_a_restart(start: Start, until: Any) -
         found = [gateway.webhook(each.headers, each.content) for each in await shop.hear(2)]
         told = {each.idempotency_key: each.answer.outcome for each in found if each}
         assert told == {"p": "approved", "q": "declined"}
-        await until(told_all(gateway))
+        await until(partial(told_all, gateway))
     assert shop.heard.empty()
 
 
@@ -190,7 +190,7 @@ async def test_an_answer_can_come_twice(start: Start, until: Any) -> None:
     async with start(heard=shop, answer_twice_rate=1) as gateway:
         for key, token in (("p", None), ("q", "decline:no"), ("p", None)):
             await gateway.authorize(call("authorize", key, token=token))
-        await until(told_all(gateway))
+        await until(partial(told_all, gateway))
         found = [gateway.webhook(each.headers, each.content) for each in await shop.hear(2)]
         assert {each.idempotency_key for each in found if each} == {"p", "q"}
     assert shop.heard.empty()
@@ -212,10 +212,6 @@ async def test_webhooks_can_come_twice_and_out_of_order(start: Start) -> None:
     assert sorted(order) == keys
 
 
-def told_all(gateway: HttpGateway) -> Callable[[], Awaitable[bool]]:
+async def told_all(gateway: HttpGateway) -> bool:
     """Whether the ledger has nothing more to tell."""
-
-    async def nothing_undelivered() -> bool:
-        return not (await gateway._client.get("/v1/ledger")).json()["undelivered"]
-
-    return nothing_undelivered
+    return not (await gateway._client.get("/v1/ledger")).json()["undelivered"]
