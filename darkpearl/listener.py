@@ -146,7 +146,7 @@ class Listener:
             # What the bell rang for; or the last look, after which every writer rings.
             await self._work_off(bell)
             if bell.gate_is_closed and not self._stopping:
-                # How much to claim is found out now: nothing changes it in sleep.
+                # How much to claim is found out now: an answer that changes it ends the sleep.
                 hurry = partial(self._hurry, 0 if self._breaker.open else self._room())
                 if not await bell.wait(self._wake, self._settings.poll_seconds, hurry):
                     await bell.open_gate()  # to close it anew, which finds out whether it hears
