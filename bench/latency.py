@@ -12,11 +12,18 @@ WARM_UP = 100
 PAUSE_SECONDS = 0.02
 
 
-async def latency(target: Shop, orders: int) -> dict[str, Any]:
+async def latency(
+    target: Shop, orders: int, *, pause_seconds: float = PAUSE_SECONDS
+) -> dict[str, Any]:
     """Place orders one by one, each long after the one before has ended and the listener sleeps.
 
     Both moments are commit timestamps of the server (track_commit_timestamp): of the transaction
     that placed the order, and of the one that last wrote it, which fulfilled it.
+
+    Args:
+        target: where.
+        orders: how many.
+        pause_seconds: from one order's commit to the next order. The longer, the colder the caches.
     """
     product = await target.value("select id from products order by sku limit 1")
     warehouse = await target.value("select id from warehouses limit 1")
@@ -38,7 +45,7 @@ async def latency(target: Shop, orders: int) -> dict[str, Any]:
                     " (order_id, warehouse_id, product_id, quantity) values (%s, %s, %s, 1)",
                     [order, warehouse, product],
                 )
-            await asyncio.sleep(PAUSE_SECONDS)
+            await asyncio.sleep(pause_seconds)
         await until_drained(target)
     await target.check()
     return {"bench": "latency at idle", "orders": orders, **await commit_latency(target)}

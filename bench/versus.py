@@ -26,6 +26,7 @@ from rich.console import Console
 from bench.drain import drain
 from bench.harness import HOME, Meter, Shop, shop
 from bench.latency import commit_latency, latency
+from bench.peers.steps import PAUSE_SECONDS
 from bench.rounds import Variant
 from darkpearl import embedded
 
@@ -253,11 +254,11 @@ def variants(
 
 
 def latency_variants(running: embedded.Server, absurd_sql: Path | None) -> dict[str, Variant]:
-    """One idle worker of each; DarkPearl's is the listener."""
+    """One idle worker of each, after the same rest; DarkPearl's is the listener."""
 
     async def ours() -> dict[str, Any]:
         async with shop(running) as target:
-            return await latency(target, LATENCY_ORDERS)
+            return await latency(target, LATENCY_ORDERS, pause_seconds=PAUSE_SECONDS)
 
     return {
         "DarkPearl": ours,
