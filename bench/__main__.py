@@ -28,7 +28,7 @@ from bench import soak as soaks
 from bench.chart import chart
 from bench.harness import server, shop
 from bench.machine import machine
-from bench.rounds import interleaved
+from bench.rounds import Variant, interleaved
 from darkpearl import embedded
 
 RESULTS = Path(".bench") / "results.jsonl"
@@ -51,13 +51,18 @@ async def drain(running: embedded.Server, options: Namespace) -> Rows:
 
 
 async def latency(running: embedded.Server, options: Namespace) -> Rows:
-    """500 orders, one at a time."""
+    """500 orders, one at a time; after a longer rest; with the listener near to the server."""
 
-    async def one() -> dict[str, Any]:
-        async with shop(running) as target:
-            return await latencies.latency(target, 500)
+    async def one(orders: int, *, through_socket: bool = False, **how: Any) -> dict[str, Any]:
+        async with shop(running, through_socket=through_socket) as target:
+            return await latencies.latency(target, orders, **how)
 
-    async for row in interleaved(options.rounds, {"idle": one}):
+    variants: dict[str, Variant] = {
+        "idle": partial(one, 500),
+        "idle for 50 ms": partial(one, 300, pause_seconds=0.05),
+        "idle, Unix socket, one processor": partial(one, 500, through_socket=True, processors=[0]),
+    }
+    async for row in interleaved(options.rounds, variants):
         yield row
 
 

@@ -148,11 +148,17 @@ class Shop:
 
 @contextlib.asynccontextmanager
 async def shop(
-    running: embedded.Server, *, warehouses: int = 1, products: int = 1000, stock: int = 1_000_000
+    running: embedded.Server,
+    *,
+    warehouses: int = 1,
+    products: int = 1000,
+    stock: int = 1_000_000,
+    through_socket: bool = False,
 ) -> AsyncIterator[Shop]:
     """A fresh database: every product stocked in every warehouse."""
+    address = running.socket_url() if through_socket else running.url
     async with (
-        schema.scratch_database(running.url) as url,
+        schema.scratch_database(address) as url,
         await psycopg.AsyncConnection.connect(
             database.with_options(url, "-c search_path=darkpearl"), autocommit=True
         ) as connection,

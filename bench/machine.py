@@ -14,6 +14,7 @@ SETTINGS = (
     "synchronous_commit",
     "full_page_writes",
     "shared_buffers",
+    "huge_pages_status",
     "max_wal_size",
     "checkpoint_timeout",
     "wal_sync_method",
