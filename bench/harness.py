@@ -155,7 +155,7 @@ async def shop(
     stock: int = 1_000_000,
     through_socket: bool = False,
 ) -> AsyncIterator[Shop]:
-    """A fresh database: every product stocked in every warehouse."""
+    """A fresh database: every product stocked in every warehouse. By TCP unless said otherwise."""
     address = running.socket_url() if through_socket else running.url
     async with (
         schema.scratch_database(address) as url,
