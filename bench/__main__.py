@@ -51,16 +51,21 @@ async def drain(running: embedded.Server, options: Namespace) -> Rows:
 
 
 async def latency(running: embedded.Server, options: Namespace) -> Rows:
-    """500 orders, one at a time; after a longer rest; with the listener near to the server."""
+    """500 orders, one at a time; after a longer rest; the listener near; what the machine takes."""
 
     async def one(orders: int, *, through_socket: bool = False, **how: Any) -> dict[str, Any]:
         async with shop(running, through_socket=through_socket) as target:
             return await latencies.latency(target, orders, **how)
 
+    async def least() -> dict[str, Any]:
+        async with shop(running) as target:
+            return await latencies.least(target, 300)
+
     variants: dict[str, Variant] = {
         "idle": partial(one, 500),
-        "idle for 50 ms": partial(one, 300, pause_seconds=0.05),
-        "idle, Unix socket, one processor": partial(one, 500, through_socket=True, processors=[0]),
+        "idle for 50 ms": partial(one, 200, pause_seconds=0.05),
+        "idle, Unix socket, one processor": partial(one, 300, through_socket=True, processors=[0]),
+        "least": least,
     }
     async for row in interleaved(options.rounds, variants):
         yield row

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import Collection
 from typing import Any
 
@@ -12,6 +13,23 @@ from darkpearl import database
 
 WARM_UP = 100
 PAUSE_SECONDS = 0.02
+LEAST = """
+create table least (
+    order_number bigint generated always as identity primary key,
+    placed_in xid8 not null default pg_current_xact_id(),
+    written integer not null default 0
+);
+create function ring() returns trigger language plpgsql as $$
+begin
+    perform pg_notify('least', new.order_number::text);
+    return null;
+end
+$$;
+create trigger bell after insert on least for each row execute function ring();
+"""
+HEARS = (
+    "select exists (select from pg_stat_activity where query = 'listen least' and state = 'idle')"
+)
 
 
 async def latency(
@@ -60,15 +78,53 @@ async def latency(
     return {"bench": "latency at idle", "orders": orders, **await commit_latency(target)}
 
 
-async def commit_latency(target: Shop) -> dict[str, float]:
-    """Percentiles in milliseconds, of all orders but those to warm up."""
+async def least(target: Shop, orders: int) -> dict[str, Any]:
+    """What the machine takes for itself: a row is inserted, and written twice by who is told of it.
+
+    Each time is a transaction, as an order's are: placed, claimed, settled. Nothing is checked, no
+    other row is touched, and who is told does nothing but that.
+    """
+    await target.connection.execute(LEAST)
+    hearing = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bench.latency", target.url
+    )
+    try:
+        while not await target.value(HEARS):
+            await asyncio.sleep(0.05)
+        async with await psycopg.AsyncConnection.connect(target.url, autocommit=True) as app:
+            for _ in range(orders + WARM_UP):
+                await app.execute("insert into least default values")
+                await asyncio.sleep(PAUSE_SECONDS)
+        while await target.value("select exists (select from least where written < 2)"):
+            await asyncio.sleep(0.01)
+    finally:
+        hearing.terminate()
+        await hearing.wait()
+    return {"bench": "latency at idle", "orders": orders, **await commit_latency(target, "least")}
+
+
+async def hear(url: str) -> None:
+    """Write each row twice that the bell tells of."""
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        await connection.execute("listen least")
+        while True:
+            for told in [each async for each in connection.notifies(stop_after=1)]:
+                for _ in range(2):
+                    await connection.execute(
+                        "update least set written = written + 1 where order_number = %s",
+                        [told.payload],
+                    )
+
+
+async def commit_latency(target: Shop, table: str = "orders") -> dict[str, float]:
+    """Percentiles in milliseconds, of all rows of a table but those to warm up."""
     figures = await target.value(
-        """
+        f"""
         select percentile_cont(array[0.5, 0.95, 0.99]) within group (order by took)
         from (
             select extract(epoch from pg_xact_commit_timestamp(xmin)
                 - pg_xact_commit_timestamp(placed_in::xid)) * 1000 as took
-            from orders order by order_number offset %s
+            from {table} order by order_number offset %s
         ) as o
         """,
         WARM_UP,
@@ -76,3 +132,7 @@ async def commit_latency(target: Shop) -> dict[str, float]:
     return {
         f"{name}_ms": round(ms, 2) for name, ms in zip(("p50", "p95", "p99"), figures, strict=True)
     }
+
+
+if __name__ == "__main__":
+    asyncio.run(hear(sys.argv[1]))
