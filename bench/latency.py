@@ -27,9 +27,6 @@ end
 $$;
 create trigger bell after insert on least for each row execute function ring();
 """
-HEARS = (
-    "select exists (select from pg_stat_activity where query = 'listen least' and state = 'idle')"
-)
 
 
 async def latency(
@@ -75,7 +72,7 @@ async def latency(
             await asyncio.sleep(pause_seconds)
         await until_drained(target)
     await target.check()
-    return {"bench": "latency at idle", "orders": orders, **await commit_latency(target)}
+    return {"orders": orders, **await commit_latency(target)}
 
 
 async def least(target: Shop, orders: int) -> dict[str, Any]:
@@ -85,35 +82,38 @@ async def least(target: Shop, orders: int) -> dict[str, Any]:
     other row is touched, and who is told does nothing but that.
     """
     await target.connection.execute(LEAST)
-    hearing = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench.latency", target.url
+    rows = orders + WARM_UP
+    writer = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bench.latency", target.url, str(rows)),
+        stdout=asyncio.subprocess.PIPE,
     )
-    try:
-        while not await target.value(HEARS):
-            await asyncio.sleep(0.05)
-        async with await psycopg.AsyncConnection.connect(target.url, autocommit=True) as app:
-            for _ in range(orders + WARM_UP):
-                await app.execute("insert into least default values")
-                await asyncio.sleep(PAUSE_SECONDS)
-        while await target.value("select exists (select from least where written < 2)"):
-            await asyncio.sleep(0.01)
-    finally:
-        hearing.terminate()
-        await hearing.wait()
-    return {"bench": "latency at idle", "orders": orders, **await commit_latency(target, "least")}
+    assert writer.stdout
+    if not await writer.stdout.readline():
+        raise SystemExit("who writes ended before it began")
+    async with await psycopg.AsyncConnection.connect(target.url, autocommit=True) as app:
+        for _ in range(rows):
+            await app.execute("insert into least default values")
+            await asyncio.sleep(PAUSE_SECONDS)
+    if code := await writer.wait():
+        raise SystemExit(f"who writes failed (exit {code})")
+    return {"orders": orders, **await commit_latency(target, "least")}
 
 
-async def hear(url: str) -> None:
-    """Write each row twice that the bell tells of."""
+async def write(url: str, rows: int) -> None:
+    """Say a line when listening, write every row twice that the bell tells of, and end."""
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         await connection.execute("listen least")
-        while True:
-            for told in [each async for each in connection.notifies(stop_after=1)]:
-                for _ in range(2):
-                    await connection.execute(
-                        "update least set written = written + 1 where order_number = %s",
-                        [told.payload],
-                    )
+        sys.stdout.write("listening\n")
+        sys.stdout.flush()
+        while rows:
+            # As a list: while it is asked for more, the connection does nothing else.
+            told = [each async for each in connection.notifies(stop_after=1)]
+            for each in told + told:
+                await connection.execute(
+                    "update least set written = written + 1 where order_number = %s",
+                    [each.payload],
+                )
+            rows -= len(told)
 
 
 async def commit_latency(target: Shop, table: str = "orders") -> dict[str, float]:
@@ -135,4 +135,4 @@ async def commit_latency(target: Shop, table: str = "orders") -> dict[str, float
 
 
 if __name__ == "__main__":
-    asyncio.run(hear(sys.argv[1]))
+    asyncio.run(write(sys.argv[1], int(sys.argv[2])))
