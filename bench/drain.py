@@ -44,4 +44,4 @@ async def drain(
     figures = await meter.per_order(orders)
     if audit:
         await target.check()
-    return {"bench": "drain", "listeners": count, "batch_size": batch_size, **figures}
+    return {"listeners": count, "batch_size": batch_size, **figures}
