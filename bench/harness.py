@@ -202,11 +202,14 @@ async def listeners(target: Shop, count: int, **settings: Any) -> AsyncIterator[
     ]
     try:
         while await target.value(LISTENING, database.BELL) < count:
+            if any(process.returncode is not None for process in started):
+                raise SystemExit("a listener ended before it listened")
             await asyncio.sleep(0.05)
         yield started
     finally:
         for process in started:
-            process.send_signal(signal.SIGTERM)
+            if process.returncode is None:
+                process.send_signal(signal.SIGTERM)
         for process in started:
             await asyncio.wait_for(process.wait(), 30)
 
