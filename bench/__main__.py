@@ -51,7 +51,7 @@ async def drain(running: embedded.Server, options: Namespace) -> Rows:
 
 
 async def latency(running: embedded.Server, options: Namespace) -> Rows:
-    """500 orders, one at a time; after a longer rest; the listener near; what the machine takes."""
+    """500 orders, one at a time; after a longer rest; by Unix socket; what the machine takes."""
 
     async def one(orders: int, *, through_socket: bool = False, **how: Any) -> dict[str, Any]:
         async with shop(running, through_socket=through_socket) as target:
@@ -64,7 +64,7 @@ async def latency(running: embedded.Server, options: Namespace) -> Rows:
     variants: dict[str, Variant] = {
         "idle": partial(one, 500),
         "idle for 50 ms": partial(one, 200, pause_seconds=0.05),
-        "idle, Unix socket, one processor": partial(one, 300, through_socket=True, processors=[0]),
+        "idle, Unix socket": partial(one, 300, through_socket=True),
         "least": least,
     }
     async for row in interleaved(options.rounds, variants):

@@ -1,9 +1,7 @@
 """From an order's commit to its fulfilment, one order at a time."""
 
 import asyncio
-import os
 import sys
-from collections.abc import Collection
 from typing import Any
 
 import psycopg
@@ -30,11 +28,7 @@ create trigger bell after insert on least for each row execute function ring();
 
 
 async def latency(
-    target: Shop,
-    orders: int,
-    *,
-    pause_seconds: float = PAUSE_SECONDS,
-    processors: Collection[int] = (),
+    target: Shop, orders: int, *, pause_seconds: float = PAUSE_SECONDS
 ) -> dict[str, Any]:
     """Place orders one by one, each long after the one before has ended and the listener sleeps.
 
@@ -45,7 +39,6 @@ async def latency(
         target: where.
         orders: how many.
         pause_seconds: from one order's commit to the next order. The longer, the colder the caches.
-        processors: what the listener keeps to; any when not given.
     """
     product = await target.value("select id from products order by sku limit 1")
     warehouse = await target.value("select id from warehouses limit 1")
@@ -53,10 +46,8 @@ async def latency(
         await psycopg.AsyncConnection.connect(
             database.as_role(target.url, "darkpearl_app"), autocommit=True
         ) as app,
-        listeners(target, 1) as (listener,),
+        listeners(target, 1),
     ):
-        if processors:
-            os.sched_setaffinity(listener.pid, processors)
         for _ in range(orders + WARM_UP):
             async with app.transaction():
                 cursor = await app.execute(

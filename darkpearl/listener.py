@@ -9,6 +9,7 @@ had claimed is handed out again when its leases run out.
 import asyncio
 import contextlib
 import logging
+import os
 import random
 import time
 from collections.abc import Awaitable, Collection, Coroutine, Iterable
@@ -153,11 +154,12 @@ class Listener:
         await self._finish()
 
     def _hurry(self, room: int) -> None:
-        """The bell rings: have a claim begin, and the caches of the server fill with those here."""
+        """The bell rings: have a claim begin, before all that follows here."""
         if room > 0 and not (self._stopping or self._begun):
             with contextlib.suppress(psycopg.Error):  # whoever uses the session next hears of it
                 self._begun = self._sessions.begin("advance", b"%d" % room)
                 self._asked = room
+                os.sched_yield()  # The server's session may wait behind us for this processor.
 
     async def _work_off(self, bell: database.Bell) -> None:
         """Settle what is answered and claim what is ready, until there is neither.
