@@ -12,7 +12,7 @@
 --          │                  │ (gateway)          │ (gateway)
 --     release_stock ◀── void_payment ◀─────────────┘
 --
--- Each step stands beside its undo; those of payments are in 50_payments.sql.
+-- Each step stands beside its undo; those of payments are in 60_payments.sql.
 -- A step function does what it does for all the sagas it is given and returns
 -- one outcome each; it writes neither sagas nor orders nor events. An undo is
 -- safe when there is nothing to undo. Stock, which all orders share, moves at
@@ -343,6 +343,85 @@ end
 $$;
 comment on function move_goods(uuid[], uuid[], text[]) is
     'Effect: moves the stock of the sagas whose reserve_stock, fulfill_order or release_stock is done.';
+
+-- Asks for an order to be stopped. The saga turns back at its next step: what
+-- it reserved is released, what it charged is given back. While an answer from
+-- the gateway is due, it waits for that first. Asking twice is asking once.
+-- Where the money is captured right before the goods leave, nothing stops the
+-- order once that was asked for.
+-- For customers the orders of others aren't there.
+--
+-- Returns the order as it stands now; it is cancelled once its saga is.
+-- Locks: the saga.
+-- Raises: DP007 when the order is fulfilled, on its way or its saga is stuck,
+-- DP010 when there is none.
+create or replace function cancel_order(p_order_id uuid, p_reason text default null) returns orders
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_saga sagas;
+    v_order orders;
+    v_pivot integer;  -- the step before the first that only goes forward
+begin
+    if not exists (
+        select from orders as o
+        where o.id = p_order_id and (o.customer_id = current_customer() or not acts_as_customer())
+    ) then
+        raise exception using
+            errcode = 'DP010',
+            message = 'no such order',
+            detail = format('There is no order %s.', p_order_id),
+            hint = 'Look it up in order_overview.';
+    end if;
+
+    select s.* into v_saga
+    from sagas as s
+    where s.id = p_order_id
+    for no key update;
+
+    select o.* into v_order
+    from orders as o
+    where o.id = p_order_id;
+
+    select min(s.position) - 1 into v_pivot
+    from saga_steps as s
+    where s.saga_type = v_saga.saga_type and s.forward_only;
+
+    if v_saga.status in ('completed', 'stuck')
+        or (
+            v_saga.status in ('running', 'waiting')
+            and (v_saga.position > v_pivot or (v_saga.position = v_pivot and v_saga.attempts > 0))
+        )
+    then
+        raise exception using
+            errcode = 'DP007',
+            message = 'order cannot be cancelled any more',
+            detail = format('Order %s is %s, its saga is %s.', p_order_id, v_order.status, v_saga.status),
+            hint = case v_saga.status
+                when 'stuck' then 'An operator has to look at it first: see stuck_sagas.'
+                else 'What leaves can only come back: return_items() takes the goods, refund_order() gives the money.'
+            end;
+    end if;
+
+    if not v_saga.cancel_requested and v_saga.status in ('running', 'waiting') then
+        insert into saga_events (saga_id, warehouse_id, event_type, message, actor)
+        values (v_saga.id, v_saga.warehouse_id, 'cancelled', p_reason, current_actor());
+        update sagas as s
+        set
+            cancel_requested = true,
+            ready_at = case when s.status = 'running' then clock() else s.ready_at end,
+            updated_at = clock()
+        where s.id = v_saga.id and s.warehouse_id = v_saga.warehouse_id;
+        perform ring_bell();
+    end if;
+    return v_order;
+end
+$$;
+comment on function cancel_order(uuid, text) is
+    'Asks for an order to be stopped; its saga releases and refunds. Refused once it is fulfilled.';
 
 -- The plan. Names are code; the numbers are the operator's once they are there.
 insert into saga_steps (

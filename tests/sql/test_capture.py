@@ -1,4 +1,4 @@
-"""routines/50_payments.sql: money that is held first, and captured before the goods leave."""
+"""routines/60_payments.sql: money that is held first, and captured before the goods leave."""
 
 from uuid import UUID
 

@@ -1,4 +1,4 @@
-"""routines/58_history.sql: undos that fail, stuck sagas, and what an operator does."""
+"""routines/57_operators.sql: undos that fail, stuck sagas, and what an operator does."""
 
 from uuid import UUID, uuid4
 

@@ -1,4 +1,4 @@
-"""routines/54_gateway_events.sql: what a gateway tells by webhook counts once, and only as news."""
+"""routines/64_gateway_events.sql: what a gateway tells by webhook counts once, and only as news."""
 
 from typing import Any
 from uuid import UUID, uuid4

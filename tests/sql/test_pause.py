@@ -1,4 +1,4 @@
-"""routines/60_engine.sql: pause_external_steps() holds back calls, and nothing else."""
+"""routines/57_operators.sql: pause_external_steps() holds back calls, and nothing else."""
 
 from typing import Any
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""routines/50_payments.sql: money adds up, and never goes back."""
+"""routines/60_payments.sql: money adds up, and never goes back."""
 
 import json
 from uuid import UUID

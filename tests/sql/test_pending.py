@@ -1,4 +1,4 @@
-"""routines/50_payments.sql: answers that are still to come, and those that are none."""
+"""routines/60_payments.sql: answers that are still to come, and those that are none."""
 
 from typing import Any
 from uuid import UUID

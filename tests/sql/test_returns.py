@@ -1,4 +1,4 @@
-"""routines/62_returns.sql: money and goods come back, each by itself, never more than left."""
+"""routines/63_returns.sql: money and goods come back, each by itself, never more than left."""
 
 import json
 from typing import Any

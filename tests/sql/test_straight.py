@@ -1,4 +1,4 @@
-"""routines/56_plans.sql: the straight ways that are written from the plans."""
+"""routines/52_plans.sql: the straight ways that are written from the plans."""
 
 import json
 import re

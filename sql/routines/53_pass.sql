@@ -5,8 +5,8 @@
 -- after group through its step function. What comes out alike goes on together:
 -- apply_outcome() notes what happened to it and says where it goes next. At the
 -- end every saga and order row is written once, and all events of a group at
--- once. One group by itself begins with run_group(), see 56_plans.sql; see
--- 60_engine.sql for who calls.
+-- once. One group by itself begins with run_group(), see 52_plans.sql; see
+-- 54_engine.sql for who calls.
 --
 -- Plans: a cached plan takes every array for ten elements long. Functions that
 -- join arrays to each other switch nested loops off, so that five hundred are

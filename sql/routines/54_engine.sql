@@ -8,8 +8,8 @@
 -- rows that other sagas need comes last.
 --
 -- A pass works on groups of sagas that stand at the same place; a group's step
--- function runs once for all of them and returns one outcome each. See 56_plans.sql
--- and 59_pass.sql.
+-- function runs once for all of them and returns one outcome each. See 52_plans.sql
+-- and 53_pass.sql.
 --
 -- A pass that raises is rolled back and tried in halves, until the saga that
 -- cannot be done stands alone and is recorded by fail_saga(). An outage
@@ -473,54 +473,3 @@ end
 $$;
 comment on function settle(jsonb, uuid[]) is
     'Takes the answers to external requests, records them and runs the sagas on; late answers are refused with DP009.';
-
--- Stops calls to the world outside for a while: sagas wait before their next
--- external step, at no cost of attempts, while all other steps go on. A
--- listener calls it when its gateway fails again and again; an operator may
--- before maintenance. A pause may be prolonged but not cut short, so that one
--- listener's doesn't end an operator's; zero seconds ends it.
--- Locks: saga_steps, sagas that wait for the end of a pause. Raises DP015.
-create or replace function pause_external_steps(p_seconds numeric) returns void
-language plpgsql
-security definer
-set search_path = darkpearl, pg_temp
-as $$
-declare
-    v_now constant timestamptz := clock();
-    v_until timestamptz;
-    v_step saga_steps;
-begin
-    if p_seconds is null or p_seconds not between 0 and 86400 then
-        raise exception using
-            errcode = 'DP015',
-            message = 'pause makes no sense',
-            detail = format('A pause of %s seconds was asked for.', coalesce(p_seconds::text, 'null')),
-            hint = 'Use 0 to end a pause, at most 86400 for a day.';
-    end if;
-    v_until := v_now + p_seconds * interval '1 second';
-    for v_step in
-        select s.* from saga_steps as s
-        where (s.settle_function is not null or s.undo_settle_function is not null)
-            and (p_seconds = 0 or s.paused_until is null or s.paused_until < v_until)
-        order by s.saga_type, s.position
-        for no key update
-    loop
-        update saga_steps as s
-        set paused_until = case when p_seconds > 0 then v_until end
-        where s.saga_type = v_step.saga_type and s.position = v_step.position;
-        -- Those who wait for the end of the pause are found by their time, see
-        -- run_groups(), and wait for its new end instead.
-        update sagas as s
-        set ready_at = s.ready_at + (v_until - v_step.paused_until)
-        where s.saga_type = v_step.saga_type and s.position = v_step.position
-            and s.status in ('running', 'compensating')
-            and s.ready_at between v_step.paused_until and v_step.paused_until + interval '1 second'
-            and v_step.paused_until > v_now;
-    end loop;
-    if p_seconds = 0 then
-        perform ring_bell();
-    end if;
-end
-$$;
-comment on function pause_external_steps(numeric) is
-    'Holds back all calls to the world outside for so many seconds; 0 goes on at once.';

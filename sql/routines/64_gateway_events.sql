@@ -13,7 +13,7 @@ create or replace trigger gateway_events_refuse_truncate
 before truncate on gateway_events
 for each statement execute function refuse_change();
 
--- Takes an event of a gateway. p_answer is an answer as of 50_payments.sql,
+-- Takes an event of a gateway. p_answer is an answer as of 60_payments.sql,
 -- p_idempotency_key that of the call it answers. Returns what became of it:
 --   applied    it was news: the saga goes on with it, or, for a charge that
 --              turned up after its void, a refund has been started
