@@ -4,7 +4,7 @@
 -- These files are applied in name order, in one transaction, after every
 -- migration. Nothing in them holds data, so all of it can be replaced.
 --
--- SQLSTATEs of our own, class DP. Each is raised with DETAIL and HINT.
+-- SQLSTATEs of our own, class DP. Each is raised by refuse(), with DETAIL and HINT.
 --   DP001  an order without lines
 --   DP002  a price that only service_role may set
 --   DP003  a product, a warehouse or a currency that cannot be ordered
@@ -75,17 +75,31 @@ return (
 );
 comment on function acts_as_customer() is 'Internal: whether the session has no more rights over orders than a customer.';
 
+-- Raises an error of ours, with all that its reader needs: message says what was refused,
+-- detail the case at hand, hint the way out. Nothing after a call of it runs.
+-- Rules in triggers call it under the role of the writer, so everybody may.
+create or replace function refuse(p_code text, p_message text, p_detail text, p_hint text) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    raise exception using errcode = p_code, message = p_message, detail = p_detail, hint = p_hint;
+end
+$$;
+comment on function refuse(text, text, text, text) is
+    'Raises an error of ours: SQLSTATE, message, detail and hint. For functions that refuse what was asked.';
+
 -- Trigger: history is only ever added to. Raises DP005.
 create or replace function refuse_change() returns trigger
 language plpgsql
 set search_path = darkpearl, pg_temp
 as $$
 begin
-    raise exception using
-        errcode = 'DP005',
-        message = format('%s is append-only', tg_table_name),
-        detail = format('A %s was refused; what happened stays written.', tg_op),
-        hint = 'Write a new row that corrects the old one, such as an adjust movement.';
+    perform refuse(
+        'DP005', format('%s is append-only', tg_table_name),
+        format('A %s was refused; what happened stays written.', tg_op),
+        'Write a new row that corrects the old one, such as an adjust movement.'
+    );
 end
 $$;
 comment on function refuse_change() is 'Trigger of append-only tables: refuses UPDATE, DELETE and TRUNCATE.';
@@ -116,14 +130,14 @@ begin
     if p_version = any(p_expected) then
         return;
     end if;
-    raise exception using
-        errcode = 'DP035',
-        message = 'row has changed',
-        detail = format(
+    perform refuse(
+        'DP035', 'row has changed',
+        format(
             'It is version %s now; %s.', p_version,
             coalesce('expected was ' || nullif(array_to_string(p_expected, ' or '), ''), 'no version was named')
         ),
-        hint = 'Read it again, and make the change from what it is now.';
+        'Read it again, and make the change from what it is now.'
+    );
 end
 $$;
 comment on function expect_version(bigint, bigint[]) is

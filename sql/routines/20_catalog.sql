@@ -29,11 +29,11 @@ begin
         select from stock_movements as m
         where case tg_table_name when 'products' then m.product_id else m.warehouse_id end = old.id
     ) then
-        raise exception using
-            errcode = 'DP016',
-            message = format('%s has a history', rtrim(tg_table_name, 's')),
-            detail = format('The ledger has movements of %s %s.', rtrim(tg_table_name, 's'), old.id),
-            hint = 'Set is_active to false instead.';
+        perform refuse(
+            'DP016', format('%s has a history', rtrim(tg_table_name, 's')),
+            format('The ledger has movements of %s %s.', rtrim(tg_table_name, 's'), old.id),
+            'Set is_active to false instead.'
+        );
     end if;
     return old;
 end

@@ -23,14 +23,14 @@ set search_path = darkpearl, pg_temp
 as $$
 begin
     if old.quantity_available <> 0 then
-        raise exception using
-            errcode = 'DP016',
-            message = 'inventory row still holds stock',
-            detail = format(
+        perform refuse(
+            'DP016', 'inventory row still holds stock',
+            format(
                 'Product %s has %s units in warehouse %s, %s of them reserved.',
                 old.product_id, old.quantity_available, old.warehouse_id, old.quantity_reserved
             ),
-            hint = 'Bring the quantity to zero with adjust_stock or transfer_stock first.';
+            'Bring the quantity to zero with adjust_stock or transfer_stock first.'
+        );
     end if;
     return old;
 end
@@ -110,11 +110,11 @@ language plpgsql
 set search_path = darkpearl, pg_temp
 as $$
 begin
-    raise exception using
-        errcode = 'DP010',
-        message = 'product is not stocked in this warehouse',
-        detail = format('%s of %s movements name no inventory row.', p_missing, p_movements),
-        hint = 'Receive stock of the product there first.';
+    perform refuse(
+        'DP010', 'product is not stocked in this warehouse',
+        format('%s of %s movements name no inventory row.', p_missing, p_movements),
+        'Receive stock of the product there first.'
+    );
 end
 $$;
 comment on function refuse_unstocked(integer, integer) is
@@ -258,11 +258,11 @@ declare
     v_change constant integer := case when p_movement_type = 'transfer_out' then -p_quantity else p_quantity end;
 begin
     if p_quantity is null or p_quantity = 0 or (p_quantity < 0 and p_movement_type <> 'adjust') then
-        raise exception using
-            errcode = 'DP015',
-            message = 'quantity makes no sense',
-            detail = format('A movement of type %s was asked for %s units.', p_movement_type, coalesce(p_quantity::text, 'null')),
-            hint = 'Use a positive number of units; only adjust may be negative, and none may be zero.';
+        perform refuse(
+            'DP015', 'quantity makes no sense',
+            format('A movement of type %s was asked for %s units.', p_movement_type, coalesce(p_quantity::text, 'null')),
+            'Use a positive number of units; only adjust may be negative, and none may be zero.'
+        );
     end if;
 
     if p_movement_type <> 'transfer_out' then
@@ -271,11 +271,11 @@ begin
             values (p_product_id, p_warehouse_id)
             on conflict (product_id, warehouse_id) do nothing;
         exception when foreign_key_violation or not_null_violation then
-            raise exception using
-                errcode = 'DP010',
-                message = 'unknown product or warehouse',
-                detail = format('There is no product %s or no warehouse %s.', p_product_id, p_warehouse_id),
-                hint = 'Look the ids up in products and warehouses.';
+            perform refuse(
+                'DP010', 'unknown product or warehouse',
+                format('There is no product %s or no warehouse %s.', p_product_id, p_warehouse_id),
+                'Look the ids up in products and warehouses.'
+            );
         end;
     end if;
 
@@ -289,29 +289,29 @@ begin
         and m.warehouse_id = p_warehouse_id;
     if found then
         if v_movement.quantity <> p_quantity then
-            raise exception using
-                errcode = 'DP011',
-                message = 'correlation id already used',
-                detail = format(
+            perform refuse(
+                'DP011', 'correlation id already used',
+                format(
                     'Correlation id %s stands for %s of %s units, not %s.',
                     p_correlation_id, p_movement_type, v_movement.quantity, p_quantity
                 ),
-                hint = 'Repeat an operation unchanged, or give a new one a new correlation id.';
+                'Repeat an operation unchanged, or give a new one a new correlation id.'
+            );
         end if;
         return v_movement;
     end if;
 
     if v_change < 0 and coalesce(v_locked[1].quantity_available - v_locked[1].quantity_reserved, 0) < -v_change then
-        raise exception using
-            errcode = 'DP006',
-            message = 'not enough stock',
-            detail = format(
+        perform refuse(
+            'DP006', 'not enough stock',
+            format(
                 'Product %s in warehouse %s: %s units asked for, %s can go (%s on the shelf, %s reserved).',
                 p_product_id, p_warehouse_id, -v_change,
                 coalesce(v_locked[1].quantity_available - v_locked[1].quantity_reserved, 0),
                 coalesce(v_locked[1].quantity_available, 0), coalesce(v_locked[1].quantity_reserved, 0)
             ),
-            hint = 'Reserved units belong to orders: cancel those, or move fewer units.';
+            'Reserved units belong to orders: cancel those, or move fewer units.'
+        );
     end if;
 
     perform apply_movements(
@@ -391,18 +391,18 @@ declare
     v_row inventory;
 begin
     if p_quantity_available is null or p_quantity_available < 0 then
-        raise exception using
-            errcode = 'DP015',
-            message = 'quantity makes no sense',
-            detail = format('A shelf cannot hold %s units.', coalesce(p_quantity_available::text, 'null')),
-            hint = 'Give the number of units counted, zero or more.';
+        perform refuse(
+            'DP015', 'quantity makes no sense',
+            format('A shelf cannot hold %s units.', coalesce(p_quantity_available::text, 'null')),
+            'Give the number of units counted, zero or more.'
+        );
     end if;
     if v_locked is null then
-        raise exception using
-            errcode = 'DP010',
-            message = 'product is not stocked in this warehouse',
-            detail = format('Product %s has no inventory row in warehouse %s.', p_product_id, p_warehouse_id),
-            hint = 'Receive stock of the product there first.';
+        perform refuse(
+            'DP010', 'product is not stocked in this warehouse',
+            format('Product %s has no inventory row in warehouse %s.', p_product_id, p_warehouse_id),
+            'Receive stock of the product there first.'
+        );
     end if;
     if p_quantity_available <> v_locked[1].quantity_available then
         perform move_stock(
@@ -437,11 +437,11 @@ set search_path = darkpearl, pg_temp
 as $$
 begin
     if p_from_warehouse_id = p_to_warehouse_id then
-        raise exception using
-            errcode = 'DP015',
-            message = 'a transfer needs two warehouses',
-            detail = format('Both ends are warehouse %s.', p_from_warehouse_id),
-            hint = 'Name another warehouse to transfer to.';
+        perform refuse(
+            'DP015', 'a transfer needs two warehouses',
+            format('Both ends are warehouse %s.', p_from_warehouse_id),
+            'Name another warehouse to transfer to.'
+        );
     end if;
     -- The row that receives may be new; both must be there to be locked in order.
     insert into inventory (product_id, warehouse_id)

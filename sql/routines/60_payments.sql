@@ -33,14 +33,14 @@ begin
         or new.refunded_amount < old.refunded_amount
         or new.voided_amount + new.captured_amount < old.voided_amount + old.captured_amount
     then
-        raise exception using
-            errcode = 'DP005',
-            message = 'payments only add up',
-            detail = format(
+        perform refuse(
+            'DP005', 'payments only add up',
+            format(
                 'The payment of order %s was captured %s, refunded %s, voided %s; an UPDATE would leave less.',
                 old.order_id, old.captured_amount, old.refunded_amount, old.voided_amount
             ),
-            hint = 'Money that went back is refunded_amount, or a row of refunds.';
+            'Money that went back is refunded_amount, or a row of refunds.'
+        );
     end if;
     return null;
 end

@@ -75,28 +75,28 @@ begin
     select r.* into v_refund from refunds as r where r.id = p_refund_id;
     if found then
         if v_refund.order_id is distinct from p_order_id or v_refund.amount <> coalesce(p_amount, v_refund.amount) then
-            raise exception using
-                errcode = 'DP011',
-                message = 'refund id already used',
-                detail = format('Refund %s stands for %s %s of order %s.', v_refund.id, v_refund.amount, v_refund.currency, v_refund.order_id),
-                hint = 'Repeat a refund unchanged, or give a new one a new id.';
+            perform refuse(
+                'DP011', 'refund id already used',
+                format('Refund %s stands for %s %s of order %s.', v_refund.id, v_refund.amount, v_refund.currency, v_refund.order_id),
+                'Repeat a refund unchanged, or give a new one a new id.'
+            );
         end if;
         return v_refund;
     end if;
 
     select o.status into v_status from orders as o where o.id = p_order_id;
     if not found then
-        raise exception using
-            errcode = 'DP010',
-            message = 'no such order',
-            detail = format('There is no order %s.', p_order_id),
-            hint = 'Look it up in order_overview.';
+        perform refuse(
+            'DP010', 'no such order',
+            format('There is no order %s.', p_order_id),
+            'Look it up in order_overview.'
+        );
     elsif v_status <> 'fulfilled' then
-        raise exception using
-            errcode = 'DP019',
-            message = 'order is not fulfilled',
-            detail = format('Order %s is %s.', p_order_id, v_status),
-            hint = 'An order that is not fulfilled is cancelled, which gives the money back: see cancel_order().';
+        perform refuse(
+            'DP019', 'order is not fulfilled',
+            format('Order %s is %s.', p_order_id, v_status),
+            'An order that is not fulfilled is cancelled, which gives the money back: see cancel_order().'
+        );
     end if;
 
     v_left := v_payment.captured_amount - v_payment.refunded_amount - (
@@ -104,17 +104,17 @@ begin
         where r.order_id = p_order_id and r.status = 'requested'
     );
     if p_amount <= 0 then
-        raise exception using
-            errcode = 'DP015',
-            message = 'amount makes no sense',
-            detail = format('A refund of %s was asked for.', p_amount),
-            hint = 'Give a positive amount, or none for all that is left.';
+        perform refuse(
+            'DP015', 'amount makes no sense',
+            format('A refund of %s was asked for.', p_amount),
+            'Give a positive amount, or none for all that is left.'
+        );
     elsif coalesce(p_amount, 1) > v_left or v_left = 0 then
-        raise exception using
-            errcode = 'DP020',
-            message = 'not so much is left to refund',
-            detail = format('Of order %s, %s %s can still be given back.', p_order_id, v_left, v_payment.currency),
-            hint = 'See refunds for what was given back already.';
+        perform refuse(
+            'DP020', 'not so much is left to refund',
+            format('Of order %s, %s %s can still be given back.', p_order_id, v_left, v_payment.currency),
+            'See refunds for what was given back already.'
+        );
     end if;
     perform refuse_unpayable(p_amount, v_payment.currency);
     return start_refund(v_payment, coalesce(p_amount, v_left), p_reason, p_refund_id);

@@ -32,23 +32,23 @@ begin
     where o.id = p_order_id
     for no key update;
     if not found then
-        raise exception using
-            errcode = 'DP010',
-            message = 'no such order',
-            detail = format('There is no order %s.', p_order_id),
-            hint = 'Look it up in order_overview.';
+        perform refuse(
+            'DP010', 'no such order',
+            format('There is no order %s.', p_order_id),
+            'Look it up in order_overview.'
+        );
     elsif v_order.status <> 'fulfilled' then
-        raise exception using
-            errcode = 'DP019',
-            message = 'order is not fulfilled',
-            detail = format('Order %s is %s.', p_order_id, v_order.status),
-            hint = 'What has not left cannot come back; cancel_order() stops an order.';
+        perform refuse(
+            'DP019', 'order is not fulfilled',
+            format('Order %s is %s.', p_order_id, v_order.status),
+            'What has not left cannot come back; cancel_order() stops an order.'
+        );
     elsif p_items is not null and jsonb_typeof(p_items) <> 'array' then
-        raise exception using
-            errcode = 'DP015',
-            message = 'items must be an array',
-            detail = format('p_items is a JSON %s.', jsonb_typeof(p_items)),
-            hint = 'Pass [{"product_id": "…", "quantity": 1}], or null for everything.';
+        perform refuse(
+            'DP015', 'items must be an array',
+            format('p_items is a JSON %s.', jsonb_typeof(p_items)),
+            'Pass [{"product_id": "…", "quantity": 1}], or null for everything.'
+        );
     end if;
 
     select array_agg(i.product_id), array_agg(i.quantity) into v_products, v_quantities
@@ -66,11 +66,11 @@ begin
         order by j.product_id
     ) as i;
     if p_items is not null and (v_products is null or 0 = any(v_quantities)) then
-        raise exception using
-            errcode = 'DP015',
-            message = 'quantity makes no sense',
-            detail = 'Each returned item needs a product and a positive number of units.',
-            hint = 'Pass [{"product_id": "…", "quantity": 1}], or null for everything.';
+        perform refuse(
+            'DP015', 'quantity makes no sense',
+            'Each returned item needs a product and a positive number of units.',
+            'Pass [{"product_id": "…", "quantity": 1}], or null for everything.'
+        );
     end if;
 
     select count(*) into v_count from stock_movements as m where m.correlation_id = p_return_id;
@@ -86,11 +86,11 @@ begin
                 )
             )
         ) or (p_items is not null and v_count <> cardinality(v_products)) then
-            raise exception using
-                errcode = 'DP011',
-                message = 'return id already used',
-                detail = format('Return %s stands for other goods.', p_return_id),
-                hint = 'Repeat a return unchanged, or give a new one a new id.';
+            perform refuse(
+                'DP011', 'return id already used',
+                format('Return %s stands for other goods.', p_return_id),
+                'Repeat a return unchanged, or give a new one a new id.'
+            );
         end if;
         return query select m.* from stock_movements as m where m.correlation_id = p_return_id order by m.id;
         return;
@@ -122,14 +122,14 @@ begin
         order by a.product_id
     loop
         if v_wrong.quantity > v_wrong.out_there then
-            raise exception using
-                errcode = 'DP021',
-                message = 'more would come back than was sent',
-                detail = format(
+            perform refuse(
+                'DP021', 'more would come back than was sent',
+                format(
                     'Product %s of order %s: %s units came, %s are out there.',
                     v_wrong.product_id, p_order_id, v_wrong.quantity, v_wrong.out_there
                 ),
-                hint = 'Goods that this order did not send are received with receive_stock().';
+                'Goods that this order did not send are received with receive_stock().'
+            );
         end if;
         return next move_stock(
             'receive', v_order.warehouse_id, v_wrong.product_id, v_wrong.quantity::integer, p_return_id,
@@ -137,11 +137,11 @@ begin
         );
     end loop;
     if not found then
-        raise exception using
-            errcode = 'DP021',
-            message = 'nothing is left to come back',
-            detail = format('All goods of order %s have come back already.', p_order_id),
-            hint = 'See stock_movements where reference_id is the order.';
+        perform refuse(
+            'DP021', 'nothing is left to come back',
+            format('All goods of order %s have come back already.', p_order_id),
+            'See stock_movements where reference_id is the order.'
+        );
     end if;
 end
 $$;

@@ -34,11 +34,11 @@ declare
     v_disposition disposition;
 begin
     if coalesce(p_answer ->> 'outcome', '') not in ('approved', 'declined', 'pending', 'unknown') then
-        raise exception using
-            errcode = 'DP015',
-            message = 'answer has no outcome',
-            detail = format('The answer of event %s says %s.', p_event_id, coalesce(p_answer ->> 'outcome', 'nothing')),
-            hint = 'Pass {"outcome": "approved" | "declined" | "pending" | "unknown", …}.';
+        perform refuse(
+            'DP015', 'answer has no outcome',
+            format('The answer of event %s says %s.', p_event_id, coalesce(p_answer ->> 'outcome', 'nothing')),
+            'Pass {"outcome": "approved" | "declined" | "pending" | "unknown", …}.'
+        );
     end if;
 
     insert into gateway_events (gateway, event_id, idempotency_key, answer, disposition)

@@ -40,22 +40,22 @@ begin
     begin
         perform pg_advisory_xact_lock(hashtextextended(v_caller || ' ' || p_idempotency_key, 0));
     exception when lock_not_available then
-        raise exception using
-            errcode = 'DP037',
-            message = 'request is still under way',
-            detail = format('The first request under key %s has no answer yet.', p_idempotency_key),
-            hint = 'Send the same again in a while: it will get the answer of the first.';
+        perform refuse(
+            'DP037', 'request is still under way',
+            format('The first request under key %s has no answer yet.', p_idempotency_key),
+            'Send the same again in a while: it will get the answer of the first.'
+        );
     end;
 
     select k.* into v_first
     from idempotency_keys as k
     where k.caller = v_caller and k.idempotency_key = p_idempotency_key;
     if found and v_first.request_hash is distinct from p_request_hash then
-        raise exception using
-            errcode = 'DP036',
-            message = 'idempotency key already used',
-            detail = format('Key %s stands for another request.', p_idempotency_key),
-            hint = 'Repeat a request unchanged, or give a new one a new key.';
+        perform refuse(
+            'DP036', 'idempotency key already used',
+            format('Key %s stands for another request.', p_idempotency_key),
+            'Repeat a request unchanged, or give a new one a new key.'
+        );
     end if;
     return v_first.response;
 end
@@ -91,11 +91,11 @@ declare
     v_forgotten bigint;
 begin
     if coalesce(p_hours, 0) < 1 or coalesce(p_limit, 0) < 1 then
-        raise exception using
-            errcode = 'DP015',
-            message = 'no sensible age or limit',
-            detail = format('Asked for keys older than %s hours, %s at most.', p_hours, p_limit),
-            hint = 'Pass one hour or more, and a limit of one or more.';
+        perform refuse(
+            'DP015', 'no sensible age or limit',
+            format('Asked for keys older than %s hours, %s at most.', p_hours, p_limit),
+            'Pass one hour or more, and a limit of one or more.'
+        );
     end if;
     delete from idempotency_keys as k
     using (

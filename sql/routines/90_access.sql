@@ -84,7 +84,8 @@ public, anon, authenticated, service_role, darkpearl_app, darkpearl_listener, da
 grant usage on schema darkpearl to
 anon, authenticated, service_role, darkpearl_app, darkpearl_listener, darkpearl_reader, darkpearl_api;
 grant execute on function
-clock(), new_id(), minor_units(text), refuse_unpayable(numeric, text), current_actor(), current_customer()
+clock(), new_id(), minor_units(text), refuse(text, text, text, text), refuse_unpayable(numeric, text),
+current_actor(), current_customer()
 to public;
 
 -- The catalogue.

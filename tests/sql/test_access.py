@@ -138,6 +138,7 @@ EVERYBODYS = {
     "clock",
     "new_id",
     "minor_units",
+    "refuse",
     "refuse_unpayable",
     "current_actor",
     "current_customer",
