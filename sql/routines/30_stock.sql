@@ -74,10 +74,11 @@ for each row
 when ((old.reorder_point, old.reorder_quantity) is distinct from (new.reorder_point, new.reorder_quantity))
 execute function count_inventory_version();
 
--- Locks the named inventory rows in key order and returns them as they stand.
--- Duplicates in the arguments are fine; rows that do not exist are left out.
+-- Locks the named inventory rows in key order, the first p_limit of them or all, and
+-- returns them as they stand. Duplicates in the arguments are fine; rows that do not
+-- exist are left out.
 -- Locks: inventory by (product_id, warehouse_id).
-create or replace function lock_stock(p_warehouse_ids uuid[], p_product_ids uuid[])
+create or replace function lock_stock(p_warehouse_ids uuid[], p_product_ids uuid[], p_limit integer default null)
 returns locked_stock[]
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -91,8 +92,12 @@ begin
     into v_locked
     from (
         select i.product_id, i.warehouse_id, i.quantity_available, i.quantity_reserved
-        from
-            (select distinct k.product_id, k.warehouse_id from unnest(p_product_ids, p_warehouse_ids) as k (product_id, warehouse_id)) as k
+        from (
+            select distinct k.product_id, k.warehouse_id
+            from unnest(p_product_ids, p_warehouse_ids) as k (product_id, warehouse_id)
+            order by k.product_id, k.warehouse_id
+            limit p_limit
+        ) as k
         inner join inventory as i
             on i.product_id = any(array[k.product_id]) and i.warehouse_id = any(array[k.warehouse_id])
         order by i.product_id, i.warehouse_id
@@ -101,7 +106,7 @@ begin
     return v_locked;
 end
 $$;
-comment on function lock_stock(uuid[], uuid[]) is
+comment on function lock_stock(uuid[], uuid[], integer) is
     'Internal: locks inventory rows in key order and returns their quantities.';
 
 -- For who writes movements. Locks nothing. Raises DP010.
@@ -136,13 +141,8 @@ comment on function refuse_unstocked(integer, integer) is
 -- would leave its bounds.
 create or replace function apply_movements(
     p_movement_type movement_type,
-    p_correlation_ids uuid[],
-    p_warehouse_ids uuid[],
-    p_product_ids uuid[],
-    p_quantities integer[],
-    p_notes text default null,
-    p_reference_type text default null,
-    p_reference_id uuid default null
+    p_correlation_ids uuid[], p_warehouse_ids uuid[], p_product_ids uuid[], p_quantities integer[],
+    p_notes text default null, p_reference_type text default null, p_reference_id uuid default null
 ) returns integer
 language plpgsql
 set enable_seqscan = off
@@ -166,18 +166,12 @@ declare
     v_actor constant text := case when v_reserved_sign = 0 then current_actor() end;
     v_written integer;
 begin
-    -- Who comes upon a row that another pass holds waits in the middle of the UPDATE,
-    -- and has each row that the other has changed worked out a second time. A large
-    -- batch shares some of its first rows with any other: it waits here, and its
-    -- UPDATE begins when the other has committed.
+    -- An UPDATE that comes upon a row of another pass waits in its middle, and works out
+    -- each row that the other has changed a second time. A large batch shares some of its
+    -- first rows with any other: it waits here, and its UPDATE begins when the other has
+    -- committed.
     if cardinality(p_quantities) > 50 then
-        perform lock_stock(array_agg(m.warehouse_id), array_agg(m.product_id))
-        from (
-            select distinct l.product_id, l.warehouse_id
-            from unnest(p_product_ids, p_warehouse_ids) as l (product_id, warehouse_id)
-            order by l.product_id, l.warehouse_id
-            limit 20
-        ) as m;
+        perform lock_stock(p_warehouse_ids, p_product_ids, 20);
     end if;
 
     -- A shelf is known by the first of its lines; its last one knows what all of them add up to.
@@ -232,9 +226,51 @@ comment on function apply_movements(
     movement_type, uuid[], uuid[], uuid[], integer[], text, text, uuid
 ) is 'Internal: appends movements to the ledger and moves inventory with them. It writes all stock but that of an order alone, see move_goods().';
 
+-- Makes the inventory row of goods that were never stocked there, if there is none.
+-- Locks nothing but what it inserts. Raises: DP010 for an unknown product or warehouse.
+create or replace function make_shelf(p_warehouse_id uuid, p_product_id uuid) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    insert into inventory (product_id, warehouse_id)
+    values (p_product_id, p_warehouse_id)
+    on conflict (product_id, warehouse_id) do nothing;
+exception when foreign_key_violation or not_null_violation then
+    perform refuse(
+        'DP010', 'unknown product or warehouse',
+        format('There is no product %s or no warehouse %s.', p_product_id, p_warehouse_id),
+        'Look the ids up in products and warehouses.'
+    );
+end
+$$;
+comment on function make_shelf(uuid, uuid) is 'Internal: makes an inventory row where a product is stocked for the first time.';
+
+-- The movement that an operation has written already, or a row of nulls. Locks nothing.
+create or replace function find_movement(
+    p_movement_type movement_type, p_warehouse_id uuid, p_product_id uuid, p_correlation_id uuid
+) returns stock_movements
+language plpgsql stable
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_movement stock_movements;
+begin
+    select m.* into v_movement
+    from stock_movements as m
+    where m.correlation_id = p_correlation_id
+        and m.movement_type = p_movement_type
+        and m.product_id = p_product_id
+        and m.warehouse_id = p_warehouse_id;
+    return v_movement;
+end
+$$;
+comment on function find_movement(movement_type, uuid, uuid, uuid) is
+    'Internal: the movement that a correlation id stands for, all null when there is none.';
+
 -- One movement that a person or a program asks for. Idempotent by its
 -- correlation id: the same again returns what was written the first time.
--- Creates the inventory row when goods arrive that were never stocked there.
+-- Makes the inventory row when goods arrive that were never stocked there.
 -- Locks: inventory by (product_id, warehouse_id).
 -- Raises: DP006 when more would leave than can be sold, DP010 for an unknown
 -- product or warehouse, DP011 when the correlation id stands for another
@@ -266,28 +302,12 @@ begin
     end if;
 
     if p_movement_type <> 'transfer_out' then
-        begin
-            insert into inventory (product_id, warehouse_id)
-            values (p_product_id, p_warehouse_id)
-            on conflict (product_id, warehouse_id) do nothing;
-        exception when foreign_key_violation or not_null_violation then
-            perform refuse(
-                'DP010', 'unknown product or warehouse',
-                format('There is no product %s or no warehouse %s.', p_product_id, p_warehouse_id),
-                'Look the ids up in products and warehouses.'
-            );
-        end;
+        perform make_shelf(p_warehouse_id, p_product_id);
     end if;
-
     v_locked := lock_stock(array[p_warehouse_id], array[p_product_id]);
 
-    select m.* into v_movement
-    from stock_movements as m
-    where m.correlation_id = p_correlation_id
-        and m.movement_type = p_movement_type
-        and m.product_id = p_product_id
-        and m.warehouse_id = p_warehouse_id;
-    if found then
+    v_movement := find_movement(p_movement_type, p_warehouse_id, p_product_id, p_correlation_id);
+    if v_movement.id is not null then
         if v_movement.quantity <> p_quantity then
             perform refuse(
                 'DP011', 'correlation id already used',
@@ -318,14 +338,7 @@ begin
         p_movement_type, array[p_correlation_id], array[p_warehouse_id], array[p_product_id],
         array[p_quantity], p_notes, p_reference_type, p_reference_id
     );
-
-    select m.* into strict v_movement
-    from stock_movements as m
-    where m.correlation_id = p_correlation_id
-        and m.movement_type = p_movement_type
-        and m.product_id = p_product_id
-        and m.warehouse_id = p_warehouse_id;
-    return v_movement;
+    return find_movement(p_movement_type, p_warehouse_id, p_product_id, p_correlation_id);
 end
 $$;
 comment on function move_stock(movement_type, uuid, uuid, integer, uuid, text, text, uuid) is

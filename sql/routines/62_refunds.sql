@@ -46,6 +46,16 @@ end
 $$;
 comment on function start_refund(payments, numeric, text, uuid) is 'Internal: writes a refund and starts its saga.';
 
+-- What can still be given back of a payment: refunds that have been asked for count as gone.
+-- Locks nothing.
+create or replace function left_to_refund(p_payment payments) returns numeric
+language sql stable
+return p_payment.captured_amount - p_payment.refunded_amount - (
+    select coalesce(sum(r.amount), 0) from refunds as r
+    where r.order_id = p_payment.order_id and r.status = 'requested'
+);
+comment on function left_to_refund(payments) is 'Internal: how much of a payment can still be given back.';
+
 -- Gives back money of a fulfilled order: p_amount, or all that is left of it.
 -- The same p_refund_id again returns the refund it made. The goods are another
 -- matter: see return_items().
@@ -99,10 +109,7 @@ begin
         );
     end if;
 
-    v_left := v_payment.captured_amount - v_payment.refunded_amount - (
-        select coalesce(sum(r.amount), 0) from refunds as r
-        where r.order_id = p_order_id and r.status = 'requested'
-    );
+    v_left := left_to_refund(v_payment);
     if p_amount <= 0 then
         perform refuse(
             'DP015', 'amount makes no sense',
