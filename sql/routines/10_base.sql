@@ -1,5 +1,5 @@
--- What every other routine leans on: who is acting, how history refuses
--- changes, how edited rows are told apart.
+-- The ground of all other routines: refusals, the actor, history that refuses
+-- changes, versions of rows that are edited.
 --
 -- These files are applied in name order, in one transaction, after every
 -- migration. Nothing in them holds data, so all of it can be replaced.
@@ -36,7 +36,7 @@
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
--- Who to write into the audit trail: the subject of the caller's token where
+-- The name that the audit trail gets: the subject of the caller's token where
 -- the API has set one, else the login role. Only the API's login may carry
 -- claims; for anyone else they would be a forged signature.
 -- No SET clause: the body is bound when it is made, and can be inlined.
@@ -49,7 +49,7 @@ return coalesce(
     end,
     session_user
 );
-comment on function current_actor() is 'Who acts: the token''s subject for API sessions, else the login role.';
+comment on function current_actor() is 'The actor: the token''s subject for API sessions, else the login role.';
 
 -- The customer that the caller's token names, or null. Same rule as above; the
 -- subject of a member of staff is no customer. The setting `role` is what the
@@ -62,7 +62,7 @@ return case
 end;
 comment on function current_customer() is 'The customer the caller''s token names; null for sessions that carry none.';
 
--- Whether the session may do with an order only what its customer may. For
+-- True for a session that may do with an order only what its customer may. For
 -- functions that run as their owner, whom row-level security lets see all.
 create or replace function acts_as_customer() returns boolean
 language sql stable
@@ -73,7 +73,7 @@ return (
         and not pg_has_role(caller.role, 'darkpearl_app', 'usage')
     from (select coalesce(nullif(current_setting('role'), 'none'), session_user)) as caller (role)
 );
-comment on function acts_as_customer() is 'Internal: whether the session has no more rights over orders than a customer.';
+comment on function acts_as_customer() is 'Internal: true when the session has no more rights over orders than a customer.';
 
 -- Raises an error of ours, with all that its reader needs: message says what was refused,
 -- detail the case at hand, hint the way out. Nothing after a call of it runs.
@@ -118,9 +118,9 @@ end
 $$;
 comment on function count_version() is 'Trigger: an edited row gets its next version and the time of the change.';
 
--- For who writes what was read before: select expect_version(version, …) from
--- products where id = … for no key update. The row lock makes a writer that is
--- quicker seen, whenever it commits. Raises DP035.
+-- For writers of a row that was read before: select expect_version(version, …)
+-- from products where id = … for no key update. With the row locked, a writer
+-- that was quicker is seen, whenever it commits. Raises DP035.
 create or replace function expect_version(p_version bigint, p_expected bigint[]) returns void
 language plpgsql
 immutable

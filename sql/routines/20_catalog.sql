@@ -1,6 +1,6 @@
 -- Products and warehouses are plain tables that service_role edits. An edit
--- leaves its time and a version, and what the ledger speaks of stays, so that history can
--- always be read.
+-- leaves its time and a version, and a row that the ledger speaks of stays, so
+-- that history can always be read.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
@@ -38,7 +38,7 @@ begin
     return old;
 end
 $$;
-comment on function refuse_to_drop_history() is 'Trigger: refuses to delete what stock movements name.';
+comment on function refuse_to_drop_history() is 'Trigger: refuses to delete products and warehouses that stock movements name.';
 
 create or replace trigger products_refuse_to_drop_history
 before delete on products

@@ -1,9 +1,9 @@
 -- Stock moves here, and for an order alone in move_goods(). lock_stock() takes the
 -- rows in one agreed order, apply_movements() writes the ledger and the quantities
--- together, and the functions below them are what people and programs call.
+-- together, and people and programs call the functions below them.
 --
--- Lock order: sagas, then their payments and orders, which nobody locks without
--- the saga, then inventory by (product_id, warehouse_id).
+-- Lock order: sagas, then their payments and orders, which the engine locks only
+-- with the saga, then inventory by (product_id, warehouse_id).
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
@@ -109,7 +109,7 @@ $$;
 comment on function lock_stock(uuid[], uuid[], integer) is
     'Internal: locks inventory rows in key order and returns their quantities.';
 
--- For who writes movements. Locks nothing. Raises DP010.
+-- The refusal that all writers of movements share. Locks nothing. Raises DP010.
 create or replace function refuse_unstocked(p_missing integer, p_movements integer) returns void
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -129,7 +129,7 @@ comment on function refuse_unstocked(integer, integer) is
 -- movements to the ledger, those of a row in the order given, each with the
 -- quantities after it. The arrays are aligned, one element per movement.
 --
--- It does not ask whether a movement is there already: the engine knows by the
+-- A movement that is there already is not looked for: the engine knows by the
 -- state of the saga, the functions below look first, and the constraint
 -- stock_movements_happen_once has the last word.
 --
@@ -150,7 +150,7 @@ set enable_nestloop = off
 as $$
 declare
     v_now constant timestamptz := clock();
-    -- What one unit of this type does to each of the two quantities.
+    -- The effect of one unit of this type on each of the two quantities.
     v_available_sign constant integer := case
         when p_movement_type in ('reserve', 'release') then 0
         when p_movement_type in ('fulfill', 'transfer_out') then -1
@@ -478,8 +478,8 @@ $$;
 comment on function transfer_stock(uuid, uuid, uuid, integer, uuid, text) is
     'Moves units between two warehouses, both movements or none. Safe to repeat with the same correlation id.';
 
--- How much there was of a product at a past moment, from the last movement
--- before it. Reads one index entry. Locks nothing.
+-- The stock of a product at a past moment, from the last movement before it.
+-- Reads one index entry. Locks nothing.
 create or replace function stock_at(p_warehouse_id uuid, p_product_id uuid, p_moment timestamptz)
 returns table (quantity_available integer, quantity_reserved integer)
 language sql stable

@@ -6,7 +6,7 @@
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
--- Refuses an amount that nobody can pay, for it has more decimals than its
+-- Refuses an amount that cannot be paid, since it has more decimals than its
 -- currency. Locks nothing. Raises: DP015.
 create or replace function refuse_unpayable(p_amount numeric, p_currency text) returns void
 language plpgsql
@@ -25,7 +25,7 @@ $$;
 comment on function refuse_unpayable(numeric, text) is 'Internal: raises for an amount with more decimals than its currency has.';
 
 -- Trigger on each new line: takes the price from the catalogue.
--- Locks nothing. Raises: DP002 when somebody else than service_role names
+-- Locks nothing. Raises: DP002 when anybody but service_role names
 -- another price, DP003 when the product is unknown or not sold any more,
 -- DP015 when the price has more decimals than its currency.
 create or replace function price_order_item() returns trigger
@@ -74,7 +74,7 @@ before insert on order_items
 for each row execute function price_order_item();
 
 -- Trigger after a set of new lines: adds them to their orders' totals.
--- It is what a foreign key from lines to orders would be, and more: orders are
+-- It stands for a foreign key from lines to orders, and does more: orders are
 -- never deleted, and their keys never change.
 -- Sets no plan_cache_mode: the check of the order's warehouse, which its update brings
 -- about, would be planned under it, and then anew for each order that is inserted.
@@ -221,8 +221,8 @@ end
 $$;
 comment on function refuse_status() is 'Trigger: raises for an order status that cannot follow the present one.';
 
--- Not asked where the answer is yes and nearly every order goes: from anywhere up to
--- payment_processing on to there, and on to fulfilled. That condition is short, since
+-- Skips the two ways that nearly every order goes: from anywhere up to
+-- payment_processing on to there, and on to fulfilled. The condition is short, since
 -- every statement reads it from text anew. It comes AFTER the update, since before one
 -- every row is locked first.
 create or replace trigger orders_follow_the_allowed_transitions
@@ -231,7 +231,7 @@ for each row
 when (new.status <> all ('{payment_processing, fulfilled}') or old.status > 'payment_processing')
 execute function refuse_status();
 
--- Trigger: where an order belongs and who wants it never change.
+-- Trigger: an order never changes its warehouse, its number, its currency or its customer.
 create or replace trigger orders_keep_their_identity
 after update of id, warehouse_id, order_number, placed_in, created_at, currency, customer_id on orders
 for each row
@@ -279,12 +279,12 @@ create or replace trigger orders_start_clean
 before insert on orders
 for each row execute function start_order_clean();
 
--- Places an order in one call, as the two inserts would: nothing here is
--- checked that the tables do not check themselves.
+-- Places an order in one call, as the two inserts would: all rules are the
+-- tables' own.
 --
 -- p_items: [{"product_id": uuid, "quantity": int, "unit_price": number}, …],
 -- unit_price only from service_role. p_payment_token: the payer's means of
--- payment, as the gateway calls it. Locks nothing but what it inserts.
+-- payment, as the gateway calls it. Locks only the rows that it inserts.
 -- Raises: DP001, DP002, DP003, DP015 for items that are no such array.
 create or replace function place_order(
     p_warehouse_id uuid,

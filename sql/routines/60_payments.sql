@@ -7,8 +7,8 @@
 -- "gateway", "reference", "code", "message", "deadline_seconds", "captured",
 -- "refunded"}. Unknown is never taken for an answer: the step is tried again.
 --
--- What holds whoever writes: a payment is never removed, and money that was
--- captured or refunded stays so.
+-- Two laws hold for every writer: a payment is never removed, and money that
+-- was captured or refunded stays so.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
@@ -21,8 +21,8 @@ create or replace trigger payments_refuse_truncate
 before truncate on payments
 for each statement execute function refuse_change();
 
--- Trigger: money that was taken, given back or given up does not become less. What
--- was voided shrinks only by what turns out to have been captured after all.
+-- Trigger: money that was taken, given back or given up does not become less. A
+-- voided amount shrinks only by what turns out to have been captured after all.
 -- Locks nothing. Raises DP005.
 create or replace function refuse_less_money() returns trigger
 language plpgsql
@@ -47,16 +47,16 @@ end
 $$;
 comment on function refuse_less_money() is 'Trigger: captured, refunded and voided amounts of a payment never shrink.';
 
--- Of what was neither captured nor voided nothing was refunded: nothing can shrink. The
--- condition is short, since every statement reads it from text anew. It comes
--- AFTER the update, since before one every row is locked first.
+-- Nothing can shrink while nothing was captured or voided. The condition is short,
+-- since every statement reads it from text anew. It comes AFTER the update, since
+-- before one every row is locked first.
 create or replace trigger payments_only_add_up
 after update of captured_amount, refunded_amount, voided_amount on payments
 for each row
 when (old.captured_amount + old.voided_amount > 0)
 execute function refuse_less_money();
 
--- Trigger: what was asked for stays what was asked for.
+-- Trigger: a payment stays one for the amount that it was asked for, under its key.
 create or replace trigger payments_keep_what_was_asked
 after update of order_id, warehouse_id, requested_amount, currency, idempotency_key on payments
 for each row
@@ -72,7 +72,7 @@ before update on payment_tokens
 for each row execute function refuse_change();
 
 -- One outcome for each answer. p_declined_code is the SQLSTATE of a refusal,
--- p_what names what was refused. Locks nothing.
+-- p_what its subject, for the message. Locks nothing.
 -- No SET clause, here and below: the body is bound when it is made, and can be inlined.
 create or replace function outcomes_of_answers(
     p_saga_ids uuid[], p_answers jsonb[], p_what text, p_declined_code text default 'DP014'
@@ -106,10 +106,10 @@ begin atomic
     from unnest(p_saga_ids, p_answers) as a (saga_id, answer);
 end;
 comment on function outcomes_of_answers(uuid[], jsonb[], text, text) is
-    'Internal: what the answers of a gateway mean for the sagas. A pending answer is waited for at most a week.';
+    'Internal: outcomes of steps from answers of a gateway. A pending answer is waited for at most a week.';
 
 -- Before a charge or an authorisation. Writes the intent with its idempotency
--- key, and what the gateway is to be asked. Asking again asks under the same
+-- key, and returns the request to the gateway. Asking again asks under the same
 -- key. An order that costs nothing is paid already; gateways refuse to charge zero.
 -- Locks: payments.
 create or replace function request_charge(
@@ -165,7 +165,7 @@ $$;
 comment on function request_charge(uuid[], uuid[], text, boolean) is
     'Internal: writes the intent to take the money of each order and hands out the calls.';
 
--- After it: what the gateway answered.
+-- After it, with the answers of the gateway.
 -- Locks: payments.
 create or replace function record_charge(
     p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[], p_capture boolean
@@ -220,7 +220,7 @@ language sql
 return request_charge(p_warehouse_ids, p_saga_ids, 'process_payment', true);
 comment on function request_payment(uuid[], uuid[]) is 'Step, external: asks for the money of each order.';
 
--- After it: what the gateway answered. Locks: payments.
+-- After it, with the answers. Locks: payments.
 create or replace function record_payment(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[])
 returns outcome_group[]
 language sql
@@ -234,15 +234,15 @@ language sql
 return request_charge(p_warehouse_ids, p_saga_ids, 'authorize_payment', false);
 comment on function request_authorization(uuid[], uuid[]) is 'Step, external: asks to hold the money of each order.';
 
--- After it: what the gateway answered. Locks: payments.
+-- After it, with the answers. Locks: payments.
 create or replace function record_authorization(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[])
 returns outcome_group[]
 language sql
 return record_charge(p_warehouse_ids, p_saga_ids, p_answers, false);
 comment on function record_authorization(uuid[], uuid[], jsonb[]) is 'Step, external: records what the gateway answered to each authorisation.';
 
--- Step, captured at fulfilment: what is held is taken. The pivot: once it is
--- done the saga only goes forward. Locks: payments.
+-- Step, captured at fulfilment: money that is held is taken. The pivot: once it
+-- is done the saga only goes forward. Locks: payments.
 create or replace function request_capture(p_warehouse_ids uuid[], p_saga_ids uuid[])
 returns setof step_outcome
 language plpgsql
@@ -267,7 +267,7 @@ end
 $$;
 comment on function request_capture(uuid[], uuid[]) is 'Step, external: asks to take what was held for each order.';
 
--- After it: what the gateway answered. Locks: payments.
+-- After it, with the answers. Locks: payments.
 create or replace function record_capture(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[])
 returns setof step_outcome
 language plpgsql
@@ -280,7 +280,7 @@ begin
     with recorded as (
         update payments as p
         set
-            -- What could not be taken is still held, until it is voided.
+            -- Money that could not be taken is still held, until it is voided.
             status = case a.answer ->> 'outcome' when 'approved' then 'captured' else 'authorized' end::payment_status,
             captured_amount = case a.answer ->> 'outcome' when 'approved' then p.authorized_amount else 0 end,
             decline_code = a.answer ->> 'code',
@@ -294,8 +294,8 @@ end
 $$;
 comment on function record_capture(uuid[], uuid[], jsonb[]) is 'Step, external: records what the gateway answered to each capture.';
 
--- Undo, before the call: whatever became of the payment, it is to be nothing
--- in the end. One that was declined, voided or never asked for needs no call.
+-- Undo, before the call: in the end nothing is to be held or kept, whatever
+-- became of the payment. One that was declined, voided or never asked for needs no call.
 -- Locks: payments.
 create or replace function request_void(p_warehouse_ids uuid[], p_saga_ids uuid[])
 returns setof step_outcome
@@ -326,8 +326,8 @@ end
 $$;
 comment on function request_void(uuid[], uuid[]) is 'Undo, external: asks for the payment of each order to be voided or refunded.';
 
--- Undo, with the answers. What had been captured counts as refunded, what had
--- not as voided; the gateway knows better than we do which it was. One that
+-- Undo, with the answers. Money that had been captured counts as refunded, the
+-- rest as voided; the gateway knows better than we do which it was. One that
 -- will not void needs a person.
 -- Locks: payments.
 create or replace function record_void(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[])
@@ -376,4 +376,4 @@ return json_build_object(
     'currency', p_payment.currency,
     'reference', p_payment.gateway_reference
 );
-comment on function payment_call(text, text, payments) is 'Internal: what the gateway is asked about a payment.';
+comment on function payment_call(text, text, payments) is 'Internal: the request to a gateway about a payment.';

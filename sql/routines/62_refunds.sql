@@ -4,7 +4,7 @@
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
--- What a refund is for, when, and how much of it, never changes.
+-- Trigger: a refund stays one of that amount, of that order, and once answered it stays answered.
 create or replace trigger refunds_keep_their_identity
 before update on refunds
 for each row
@@ -24,7 +24,7 @@ create or replace trigger refunds_refuse_truncate
 before truncate on refunds
 for each statement execute function refuse_change();
 
--- Writes a refund and starts its saga. Locks nothing but what it inserts.
+-- Writes a refund and starts its saga. Locks only the rows that it inserts.
 create or replace function start_refund(
     p_payment payments, p_amount numeric, p_reason text, p_refund_id uuid
 ) returns refunds
@@ -46,15 +46,15 @@ end
 $$;
 comment on function start_refund(payments, numeric, text, uuid) is 'Internal: writes a refund and starts its saga.';
 
--- What can still be given back of a payment: refunds that have been asked for count as gone.
--- Locks nothing.
+-- The money of a payment that can still be given back: refunds that have been asked
+-- for count as gone. Locks nothing.
 create or replace function left_to_refund(p_payment payments) returns numeric
 language sql stable
 return p_payment.captured_amount - p_payment.refunded_amount - (
     select coalesce(sum(r.amount), 0) from refunds as r
     where r.order_id = p_payment.order_id and r.status = 'requested'
 );
-comment on function left_to_refund(payments) is 'Internal: how much of a payment can still be given back.';
+comment on function left_to_refund(payments) is 'Internal: the money of a payment that can still be given back.';
 
 -- Gives back money of a fulfilled order: p_amount, or all that is left of it.
 -- The same p_refund_id again returns the refund it made. The goods are another
@@ -207,7 +207,7 @@ end
 $$;
 comment on function record_refund(uuid[], uuid[], jsonb[]) is 'Step, external: records what the gateway answered to each refund.';
 
--- The plan, after what it names and what compiles it.
+-- The plan, after the functions that it names and those that compile it.
 insert into saga_steps (saga_type, position, step_name, step_function, settle_function, forward_only)
 values ('refund', 1, 'refund_payment', 'request_refund', 'record_refund', true)
 on conflict (saga_type, position) do update set

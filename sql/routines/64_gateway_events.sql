@@ -1,5 +1,5 @@
--- What gateways tell by webhook. An event is written once, whoever delivers it
--- how often; it is taken for the answer to a call where that is still open, and
+-- Events that gateways tell by webhook. Each is written once, however often it is
+-- delivered; it is taken for the answer to a call where that is still open, and
 -- kept for a person where it belongs to nothing we know.
 
 set local role darkpearl_owner;
@@ -14,11 +14,11 @@ before truncate on gateway_events
 for each statement execute function refuse_change();
 
 -- Takes an event of a gateway. p_answer is an answer as of 60_payments.sql,
--- p_idempotency_key that of the call it answers. Returns what became of it:
+-- p_idempotency_key that of the call it answers. Returns its disposition:
 --   applied    it was news: the saga goes on with it, or, for a charge that
 --              turned up after its void, a refund has been started
 --   duplicate  it was delivered before
---   stale      the answer is known, or nobody waits for it any more
+--   stale      the answer is known, or no saga waits for it any more
 --   unmatched  it names no call of ours; engine_health counts those
 -- Locks: the event, the saga, then as settle().
 -- Raises: DP015 when the answer has no outcome.
@@ -68,7 +68,9 @@ $$;
 comment on function record_gateway_event(text, text, text, jsonb) is
     'Takes an event that a gateway sent: applied, duplicate, stale or unmatched. Safe to repeat.';
 
--- What an answer means to the saga that asked at some step, which is locked.
+-- Gives an answer to the saga that asked for it at some step: settles that step, or
+-- starts a refund of a charge that turned up late.
+-- Locks: as settle(); the caller has locked the saga. Raises nothing of its own.
 create or replace function apply_gateway_event(p_saga sagas, p_step_name text, p_answer jsonb) returns disposition
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -109,7 +111,7 @@ begin
         return 'applied';
     end if;
 
-    -- Money that was taken although it was voided, or said to be declined, goes back.
+    -- Money that was taken although its payment was voided or declined goes back.
     if p_step_name in ('process_payment', 'capture_payment') and p_answer ->> 'outcome' = 'approved' then
         update payments as p
         set

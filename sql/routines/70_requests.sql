@@ -1,4 +1,4 @@
--- Requests that may be repeated: who sends one under an idempotency key again
+-- Requests that may be repeated: one that is sent again under its idempotency key
 -- gets the first answer, and nothing is done twice.
 --
 --   begin;
@@ -7,13 +7,14 @@
 --   select end_request('key', sha256('what is asked'), 'the answer');
 --   commit;
 --
--- Keys are the caller's own. What was rolled back was never asked, so that a
--- request that failed can be tried again under its key.
+-- Keys are the caller's own. A request that was rolled back was never made, so
+-- that one that failed can be tried again under its key.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
--- Whose keys a session uses: the role it acts as, and who its caller is.
+-- The owner of the keys that a session uses: the role it acts as, and its caller.
+-- Locks nothing.
 create or replace function current_caller() returns text
 language sql stable
 return concat_ws(
@@ -21,8 +22,8 @@ return concat_ws(
 );
 comment on function current_caller() is 'Internal: the owner of idempotency keys, as role/actor.';
 
--- Opens a request: null says go on, all else is what was answered the first
--- time. A second request of the same key waits until the first one's
+-- Opens a request: null says go on, all else is the answer that was given the
+-- first time. A second request of the same key waits until the first one's
 -- transaction ends, five seconds at most.
 -- Locks: the key (advisory), until the transaction ends.
 -- Raises: DP036 when the key stands for something else, DP037 when the first
@@ -61,7 +62,7 @@ begin
 end
 $$;
 comment on function begin_request(text, bytea) is
-    'Opens a request under an idempotency key: null the first time, else what was answered then.';
+    'Opens a request under an idempotency key: null the first time, else the answer that was given then.';
 
 -- Keeps the answer of a request that begin_request() opened in this
 -- transaction. Locks nothing beyond the key.

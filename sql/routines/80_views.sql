@@ -1,5 +1,5 @@
--- What DBAs read. The overviews are for people; audit is the proof: it lists
--- whatever contradicts the rules, foreign keys left out for speed included,
+-- Views for DBAs. The overviews are for people; audit is the proof: it lists
+-- all that contradicts the rules, foreign keys left out for speed included,
 -- and must be empty.
 
 set local role darkpearl_owner;
@@ -53,7 +53,7 @@ select
     p.captured_amount - p.refunded_amount as amount_held,
     v.updated_at as stuck_since, v.warehouse_id,
     o.id as order_id,
-    -- Whom what is held may have to go back to, and how much of it.
+    -- The customer that money may have to go back to, and how much.
     o.customer_id as owed_to,
     case
         when r.id is not null then r.amount
@@ -66,7 +66,7 @@ left join payments as p on p.order_id = o.id and p.warehouse_id = o.warehouse_id
 where v.status = 'stuck';
 comment on view stuck_sagas is 'Sagas that need a person, with what is held and what may be owed to whom. Then: retry_saga() or skip_step().';
 
--- Where each saga stands by its events alone: the last event that moved it.
+-- The state of each saga by its events alone: the last event that moved it.
 create or replace view sagas_from_events with (security_invoker = true) as
 with step as (
     select saga_type, position, step_name as name, true as forward, settle_function is not null as external
@@ -197,7 +197,7 @@ inner join sagas as s on s.id = o.id and s.warehouse_id = o.warehouse_id
 where (s.status = 'completed') <> (o.status = 'fulfilled')
     or (s.status = 'compensated') <> (o.status = 'cancelled')
 union all
--- What an ended order holds: nothing; what a fulfilled one took: its lines.
+-- A cancelled order holds nothing in the end, a fulfilled one took its lines.
 select 'ended order does not balance in the ledger', o.id,
     format('%s: reserved %s, released %s, fulfilled %s, ordered %s', o.status, m.reserved, m.released, m.fulfilled, i.quantity)
 from orders as o
@@ -243,7 +243,7 @@ where (o.status in ('paid', 'fulfilling', 'fulfilled') and s.status not in ('com
     or (
         o.status = 'cancelled'
         and (
-            -- What turned up after its void is on its way back.
+            -- Money that turned up after its void is on its way back.
             p.captured_amount <> p.refunded_amount + (
                 select coalesce(sum(r.amount), 0) from refunds as r
                 where r.order_id = o.id and r.warehouse_id = o.warehouse_id and r.status = 'requested'
@@ -288,7 +288,7 @@ select 'saga and its events disagree', s.id, format('%s, events say %s', s.statu
 from sagas as s
 left join sagas_from_events as e using (id)
 where s.status is distinct from e.status
-    -- What retention has dropped can't be asked.
+    -- Events that retention has dropped can't be asked.
     and (e.id is not null or s.ready_at is not null
         or s.created_at >= (select min(k.created_at) from saga_events as k));
 comment on view audit is 'Everything that contradicts the rules. Must be empty: select * from audit.';

@@ -1,4 +1,4 @@
--- Who may do what, on one page.
+-- Rights: who may do what, on one page.
 --
 --   anon, authenticated, service_role  callers of the HTTP API, which takes
 --                                      them on with SET LOCAL ROLE
@@ -42,7 +42,7 @@ begin
             end;
         end if;
     end loop;
-    -- Who migrates may act as the others, so that one login is enough to try it
+    -- The login that migrates may act as the others, so that it is enough to try it
     -- all. Roles that somebody else has made are theirs to give.
     foreach v_role in array array[
         'darkpearl_app', 'darkpearl_listener', 'darkpearl_reader', 'darkpearl_api'
@@ -134,7 +134,7 @@ grant select (saga_type, position, step_name, undo_name, max_attempts, forward_o
 grant update (max_attempts, backoff_seconds, timeout_seconds) on saga_steps to service_role;
 grant execute on function retry_saga(uuid, text), skip_step(uuid, text) to service_role;
 
--- What comes back, and what gateways tell.
+-- Money and goods that come back, and events of gateways.
 grant execute on function
 refund_order(uuid, numeric, text, uuid), return_items(uuid, jsonb, text, uuid)
 to service_role, darkpearl_app;
@@ -143,7 +143,7 @@ grant select (disposition, received_at) on gateway_events to darkpearl_app;
 grant execute on function record_gateway_event(text, text, text, jsonb) to service_role;
 grant execute on function pause_external_steps(numeric) to service_role, darkpearl_listener;
 
--- Requests: whoever writes may say so twice, and what it changes from.
+-- Requests: all who write may repeat one, and staff may say which version they change.
 grant execute on function begin_request(text, bytea), end_request(text, bytea, text) to
 authenticated, service_role, darkpearl_app;
 grant execute on function expect_version(bigint, bigint[]) to service_role;
@@ -162,7 +162,7 @@ grant select on order_overview, saga_overview, stuck_sagas, engine_health, sagas
 to service_role, darkpearl_app, darkpearl_reader;
 grant select on audit to service_role, darkpearl_reader;
 
--- Row-level security: on every table, for its owner too. What no policy
+-- Row-level security: on every table, for its owner too. A row that no policy
 -- allows is not there; a policy that is not on this page goes.
 do $$
 declare
@@ -233,7 +233,7 @@ using (
     and exists (select from warehouses as w where w.id = warehouse_id and w.is_active)
 );
 
--- Also what isn't sold any more. Evaluated last, and from the customer's orders.
+-- Products that aren't sold any more too. Evaluated last, and from the customer's orders.
 create policy "customers see what they have ordered" on products
 for select to authenticated
 using (
@@ -260,7 +260,7 @@ for select to authenticated using (customer_id = (select current_customer()));
 create policy "customers place orders for themselves" on orders
 for insert to authenticated with check (customer_id = (select current_customer()));
 
--- What belongs to an order is seen by who sees the order.
+-- Rows that belong to an order are seen by those who see the order.
 do $$
 declare
     v_table text;
