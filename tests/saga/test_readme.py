@@ -382,14 +382,6 @@ def test_files_and_commands_are_there(name: str) -> None:
         assert setting in known, setting
 
 
-def test_the_settings_are_these() -> None:
-    """The README's table of settings is what `darkpearl settings` prints."""
-    stated = [[cell.strip("`") for cell in row] for row in table("README.md", "Settings")]
-    assert stated == [
-        [each.name, each.default, each.allowed, each.description] for each in variables()
-    ]
-
-
 def test_the_endpoints_are_these() -> None:
     """The README's table of endpoints has every path of the API, with its methods."""
     paths = create_app(Settings(), "").openapi_schema.to_schema()["paths"]
