@@ -284,9 +284,9 @@ async def test_a_step_is_added_as_described(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The README's step, put where it says, migrates without drift and passes its own test."""
-    state, function, row = under("README.md", "Add a step")
-    (test,) = under("README.md", "Add a step", "python")
+    """The step of docs/extending.md migrates without drift and passes its own test."""
+    state, function, row = under("docs/extending.md", "Add a step")
+    (test,) = under("docs/extending.md", "Add a step", "python")
     folder = copied(tmp_path, monkeypatch)
     append(folder / "schema" / "70_messages.sql", state)
     append(folder / "migrations" / "0002.messages.sql", state)
@@ -302,7 +302,7 @@ async def test_a_step_is_added_as_described(
     shop = words_of_sql_tests().Shop(await connect(row_factory=dict_row))
     await shop.run("insert into warehouses (id, code, name) values (%s, 'L', 'L')", shop.lisbon)
     written: dict[str, Any] = {}
-    exec(compile(test, "README.md", "exec"), written)
+    exec(compile(test, "docs/extending.md", "exec"), written)
     await written["test_the_customer_is_told"](shop)
     assert await shop.rows("select * from audit") == []
 
@@ -313,8 +313,8 @@ async def test_a_saga_type_is_added_as_described(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The saga type of docs/sql.md, put where it says, moves units or refuses them."""
-    state, routines, access, request = under("docs/sql.md", "A saga type of your own")
+    """The saga type of docs/extending.md, put where it says, moves units or refuses them."""
+    state, routines, access, request = under("docs/extending.md", "Add a saga type")
     folder = copied(tmp_path, monkeypatch)
     append(folder / "schema" / "70_restockings.sql", state)
     append(folder / "migrations" / "0002.restockings.sql", state)
