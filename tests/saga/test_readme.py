@@ -344,7 +344,7 @@ async def test_a_saga_type_is_added_as_described(
 # What the documents name.
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "bench/NOTES.md"])
 def test_links_lead_somewhere(name: str) -> None:
     """Every relative link leads to a file, and its anchor to a heading of it."""
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(name)):
@@ -383,16 +383,19 @@ def test_files_and_commands_are_there(name: str) -> None:
 
 
 def test_the_endpoints_are_these() -> None:
-    """The README's table of endpoints has every path of the API, with its methods."""
+    """docs/http.md has every path of the API, with the methods of each row's paths."""
     paths = create_app(Settings(), "").openapi_schema.to_schema()["paths"]
-    real: dict[str, set[str]] = {}
-    for path, item in paths.items():
-        key = path if path.count("/") > 1 and not path.endswith("}") else "/" + path.split("/")[1]
-        real.setdefault(key, set()).update(method.upper() for method in item)
-    stated = {}
-    for row in table("README.md", "By HTTP"):
-        stated |= {path: set(row[1].split(", ")) for path in ticked(row[0])}
-    assert stated == real
+    real = {
+        re.sub("{.*?}", "{}", path): {method.upper() for method in item if method != "parameters"}
+        for path, item in paths.items()
+    }
+    stated: set[str] = set()
+    for row in table("docs/http.md", "The HTTP interface"):
+        named = {re.sub("{.*?}", "{}", path) for path in ticked(row[0])}
+        assert set().union(*(real[path] for path in named)) == set(row[1].split(", ")), named
+        assert not named & stated, named
+        stated |= named
+    assert stated == real.keys()
 
 
 def test_proofs_are_tests() -> None:
@@ -402,13 +405,24 @@ def test_proofs_are_tests() -> None:
         assert re.search(r"^(?:async )?def test_", (ROOT / path).read_text(), re.MULTILINE), path
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "docs/decisions").glob("*.md")), ids=lambda path: path.stem
-)
+DECISIONS = [
+    path for path in sorted((ROOT / "docs/decisions").glob("*.md")) if path.stem != "README"
+]
+
+
+@pytest.mark.parametrize("path", DECISIONS, ids=lambda path: path.stem)
 def test_decisions_say_what_they_cost(path: Path) -> None:
     """Each decision has its context, the decision, its cost and what was measured."""
     parts = re.findall(r"^\*\*(\w+)\.\*\* \S", path.read_text(), re.MULTILINE)
     assert parts == ["Context", "Decision", "Cost", "Measured"]
+
+
+def test_decisions_are_listed() -> None:
+    """The index has a line for each decision, under its title."""
+    index = (ROOT / "docs/decisions/README.md").read_text()
+    listed = re.findall(r"^\| \[(.+)\]\((\S+)\) \| \S", index, re.MULTILINE)
+    titles = [(path.read_text().partition("\n")[0].removeprefix("# "), path) for path in DECISIONS]
+    assert sorted(listed) == sorted((title, path.name) for title, path in titles)
 
 
 # What docs/sql.md says of the catalogue.
