@@ -2,8 +2,10 @@
 
 import json
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -26,6 +28,11 @@ Json = dict[str, Any]
 Api = httpx.AsyncClient
 Problem = Callable[..., Json]
 SECRET = "a secret of these tests, and of nothing else"
+LINE = {
+    *("time", "level", "logger", "message", "request_id"),
+    *("method", "path", "status", "duration_ms", "role"),
+}
+"""The members of a request's line in the log."""
 
 
 @asynccontextmanager
@@ -251,6 +258,13 @@ def test_a_client_is_its_address(host: str, key: str) -> None:
     assert address_key(host) == key
 
 
+def test_the_docs_show_such_a_line() -> None:
+    """The example in docs/operations.md has the members that the next test finds, and no other."""
+    page = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    (shown,) = re.findall(r"^```json\n(.+)\n```$", page, re.MULTILINE)
+    assert json.loads(shown).keys() == LINE
+
+
 async def test_a_request_is_one_line_of_json(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     """Method, path, status, duration, role and id as members; no query, no header."""
     caplog.set_level(logging.INFO, logger="darkpearl.api")
@@ -258,6 +272,7 @@ async def test_a_request_is_one_line_of_json(api: Api, caplog: pytest.LogCapture
     await api.get("/products?search=secret1", headers=headers)
     (record,) = [each for each in caplog.records if each.name == "darkpearl.api"]
     line = json.loads(JsonLines().format(record))
+    assert line.keys() == LINE
     assert line.pop("duration_ms") > 0
     assert line.pop("time").endswith("Z")
     assert "secret" not in line.pop("message")
