@@ -15,7 +15,7 @@ import msgspec
 from darkpearl.gateways import Answer, Call, Gateway
 
 if TYPE_CHECKING:
-    from darkpearl.tracing import Tracing
+    from darkpearl.telemetry.tracing import Tracing
 
 TURN = 250
 """Answers that come without waiting, before others have their turn."""

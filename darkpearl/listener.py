@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import psycopg
 
-from darkpearl import database, metrics
+from darkpearl import database
 from darkpearl.calls import TURN, Breaker, Calls, Request, Settlement
 from darkpearl.config import Settings
 from darkpearl.gateways import Gateway
 from darkpearl.gateways.make import make_gateway
 from darkpearl.sessions import Begun, Sessions
+from darkpearl.telemetry import metrics
 
 if TYPE_CHECKING:
-    from darkpearl.tracing import Tracing
+    from darkpearl.telemetry.tracing import Tracing
 
 NAME = "darkpearl listener"
 HOUSEKEEPING_SECONDS = 3600.0
@@ -38,8 +39,7 @@ FORGET_BATCH = 10_000
 """Idempotency keys that one statement of housekeeping removes at most."""
 LONGEST_BACKOFF_SECONDS = 5.0
 Pass = tuple[int, list[Request]]
-"""What came of a transaction of the engine, advance or settle: how many sagas it was about, and
-what it has committed to ask."""
+"""The outcome of an advance or a settle: how many sagas it was about, and the calls it asks for."""
 _log = logging.getLogger(__name__)
 _STATEMENTS = {
     "advance": "select claimed, requests::text from advance($1)",

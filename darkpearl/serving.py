@@ -17,11 +17,11 @@ from darkpearl import database
 from darkpearl.api import app as api
 from darkpearl.config import PREFIX, Settings, traces_exporter
 from darkpearl.listener import Listener
-from darkpearl.metrics import CONTENT_TYPE, Engine, Page
 from darkpearl.paysim import fates
+from darkpearl.telemetry.metrics import CONTENT_TYPE, Engine, Page
 
 if TYPE_CHECKING:
-    from darkpearl.tracing import Tracing
+    from darkpearl.telemetry.tracing import Tracing
 
 API_ROLE = api.LOGIN
 LISTENER_ROLE = "darkpearl_listener"
@@ -225,7 +225,7 @@ def traces_of(service: str) -> "Tracing | None":
     if exporter is None:
         return None
     try:
-        from darkpearl import tracing  # noqa: PLC0415 - nobody else pays for it
+        from darkpearl.telemetry import tracing  # noqa: PLC0415 - nobody else pays for it
     except ModuleNotFoundError as error:
         _log.warning("no traces: they need %s; pip install 'darkpearl[otel]'", error.name)
         return None

@@ -15,7 +15,6 @@ from litestar import Request
 from litestar.datastructures import State
 from msgspec import UNSET, Struct
 
-from darkpearl import exchange
 from darkpearl.api.limits import address_key
 from darkpearl.database import Pool
 from darkpearl.errors import (
@@ -26,6 +25,7 @@ from darkpearl.errors import (
     translated,
 )
 from darkpearl.pipeline import pipeline
+from darkpearl.telemetry import request_context
 from darkpearl.tokens import ANONYMOUS, Identity
 
 _FOR_THE_CALLER = (
@@ -79,7 +79,7 @@ class Caller:
             DarkPearlError: whatever the database says, a constraint checked at commit included.
             UnauthorizedError: it needs a token, and none was given.
         """
-        asked = exchange.current()
+        context = request_context.current()
         with self._asked_for_a_token(), translated():
             # BEGIN and COMMIT by hand: the driver's own would end the pipeline's flight twice.
             # All is answered by the end of the block, what a COMMIT finds wrong included.
@@ -88,11 +88,11 @@ class Caller:
                 settings = [
                     self._identity.role,
                     self._identity.claims,
-                    f"darkpearl api {asked.request_id}".rstrip(),
-                    asked.request_id,
+                    f"darkpearl api {context.request_id}".rstrip(),
+                    context.request_id,
                 ]
-                if asked.traceparent:
-                    await connection.execute(_TRACED, [*settings, asked.traceparent])
+                if context.traceparent:
+                    await connection.execute(_TRACED, [*settings, context.traceparent])
                 else:
                     await connection.execute(_FOR_THE_CALLER, settings)
                 yield lambda query, parameters: connection.execute(query.encode(), parameters)
@@ -152,14 +152,14 @@ async def caller(request: Request[Any, Any, Any], state: State) -> Caller:
         UnauthorizedError: the token isn't valid.
         TooOftenError: the caller asks too often; who sends bad tokens is its address.
     """
-    asked = exchange.current()
+    context = request_context.current()
     try:
         identity = await state.tokens.identify(request.headers.getall("authorization", []))
     except UnauthorizedError:
-        asked.rate_limit = state.limiter.take(_address(request))
+        context.rate_limit = state.limiter.take(_address(request))
         raise
-    asked.role = identity.role
-    asked.rate_limit = state.limiter.take(
+    context.role = identity.role
+    context.rate_limit = state.limiter.take(
         f"sub {identity.subject}" if identity.subject else _address(request)
     )
     return Caller(state.pool, identity)

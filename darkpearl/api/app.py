@@ -39,7 +39,7 @@ from darkpearl.gateways.make import make_gateway
 from darkpearl.tokens import Verifier
 
 if TYPE_CHECKING:
-    from darkpearl.tracing import Tracing
+    from darkpearl.telemetry.tracing import Tracing
 
 STATEMENT_TIMEOUT = "10s"
 LOGIN = "darkpearl_api"

@@ -6,12 +6,12 @@ from typing import Any
 from litestar import Request, Response, get
 from litestar.datastructures import State
 
-from darkpearl import metrics
 from darkpearl.api.access import Caller
 from darkpearl.config import Settings
 from darkpearl.database import Pool
 from darkpearl.errors import PROBLEMS, UnauthorizedError
-from darkpearl.metrics import Page, PoolStats, Rows
+from darkpearl.telemetry import metrics
+from darkpearl.telemetry.metrics import Page, PoolStats, Rows
 from darkpearl.tokens import Identity
 
 _MONITOR = Identity("service_role", '{"role": "service_role", "sub": "metrics"}')

@@ -11,7 +11,6 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath
 from msgspec import Meta, Struct
 
-from darkpearl import exchange
 from darkpearl.api.wire import encoder
 from darkpearl.errors import (
     PROBLEMS,
@@ -24,6 +23,7 @@ from darkpearl.errors import (
     UnavailableError,
     problem_of,
 )
+from darkpearl.telemetry import request_context
 
 MEDIA_TYPE = "application/problem+json"
 BLANK = "about:blank"
@@ -163,7 +163,7 @@ def on_exception(request: _Request, error: Exception) -> Response[bytes]:
 
 
 def _response(problem: ProblemDetails, headers: dict[str, str] | None = None) -> Response[bytes]:
-    problem.request_id = exchange.current().request_id
+    problem.request_id = request_context.current().request_id
     return Response(
         encoder.encode(problem),
         status_code=problem.status,

@@ -16,7 +16,7 @@ import msgspec
 import rich_click as click
 from rich.table import Table
 
-from darkpearl import __version__, database, demo, embedded, logs, schema, serving, tokens, wheel
+from darkpearl import __version__, database, demo, embedded, schema, serving, tokens, wheel
 from darkpearl.api.app import openapi_yaml
 from darkpearl.cli import where
 from darkpearl.cli.console import fail, out
@@ -26,6 +26,7 @@ from darkpearl.config import ConfigError, Settings, variables
 from darkpearl.listener import Listener
 from darkpearl.paysim.ledger import LedgerError
 from darkpearl.reconcile import ReconcileError
+from darkpearl.telemetry import logs
 
 FAILURES = (
     wheel.EmbeddedError,

@@ -20,7 +20,7 @@ from darkpearl.api.app import create_app
 from darkpearl.api.limits import Limiter, address_key
 from darkpearl.config import Settings
 from darkpearl.errors import TooOftenError
-from darkpearl.logs import JsonLines
+from darkpearl.telemetry.logs import JsonLines
 
 Json = dict[str, Any]
 Api = httpx.AsyncClient

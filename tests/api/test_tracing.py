@@ -21,7 +21,7 @@ from darkpearl.api.app import create_app
 from darkpearl.config import Settings
 from darkpearl.gateways import Answer, Call
 from darkpearl.listener import Listener
-from darkpearl.tracing import Tracing
+from darkpearl.telemetry.tracing import Tracing
 
 Json = dict[str, Any]
 Api = httpx.AsyncClient
