@@ -18,9 +18,7 @@ LEVELS = {
     "gateways": 1,
     "schema": 2,
     "embedded": 2,
-    "calls": 2,
-    "sessions": 2,
-    "listener": 3,
+    "listener": 2,
     "api": 2,
     "monitor": 2,
     "paysim": 2,
@@ -31,8 +29,8 @@ LEVELS = {
     "__main__": 6,
 }
 CONFINED = {
-    "psycopg": {"errors", "database", "pipeline", "schema", "sessions", "listener"},
-    "psycopg_pool": {"database", "listener"},
+    "psycopg": {"errors", "database", "pipeline", "schema", "listener"},
+    "psycopg_pool": {"database"},
     "litestar": {"api", "monitor", "cli", "paysim"},
     "yoyo": {"schema"},
     "uvicorn": {"serving", "paysim"},

@@ -20,9 +20,9 @@ from opentelemetry.trace import StatusCode
 from stand_in import StandIn
 
 from darkpearl import serving
-from darkpearl.calls import Breaker, Calls, Request
 from darkpearl.config import ConfigError, traces_exporter
 from darkpearl.gateways import Answer, Call, Operation
+from darkpearl.listener.calls import Breaker, Calls, Request
 from darkpearl.telemetry import tracing
 from darkpearl.telemetry.tracing import Tracing
 

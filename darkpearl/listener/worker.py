@@ -1,9 +1,7 @@
-"""The listener: wait, claim, act, settle, repeat.
+"""The listener at work: it drives the engine and decides nothing.
 
-It drives the engine and decides nothing. advance() hands out external requests as leases, the
-gateway answers them with no transaction open, settle() takes the answers. All state is in the
-database, so any number of listeners may run, and any of them may be killed at any moment: what it
-had claimed is handed out again when its leases run out.
+advance() hands out external requests as leases, the gateway answers them with no transaction open,
+settle() takes the answers.
 """
 
 import asyncio
@@ -20,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import psycopg
 
-from darkpearl import database
-from darkpearl.calls import TURN, Breaker, Calls, Request, Settlement
 from darkpearl.config import Settings
 from darkpearl.gateways import Gateway
 from darkpearl.gateways.make import make_gateway
-from darkpearl.sessions import Begun, Sessions
+from darkpearl.listener.bell import Bell
+from darkpearl.listener.calls import TURN, Breaker, Calls, Request, Settlement
+from darkpearl.listener.sessions import Begun, Sessions
 from darkpearl.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
 
 NAME = "darkpearl listener"
 HOUSEKEEPING_SECONDS = 3600.0
-COMPANY_SECONDS = 1.0
+PEERS_SECONDS = 1.0
 """How often a busy listener looks whether there are others."""
 FORGET_BATCH = 10_000
 """Idempotency keys that one statement of housekeeping removes at most."""
@@ -87,7 +85,7 @@ class Listener:
         self._stopping = False
         self._main: asyncio.Task[None] | None = None
         self._housekept = float("-inf")
-        self._alone = True
+        self._has_peers = False
         self._looked = float("-inf")
         self._latest = ""
 
@@ -125,7 +123,7 @@ class Listener:
             try:
                 async with (
                     Sessions.connect(self._url, NAME, _STATEMENTS, count=2) as self._sessions,
-                    database.Bell.connect(self._url) as bell,
+                    Bell.connect(self._url) as bell,
                 ):
                     failures, self._begun = 0, None
                     await self._work(bell)
@@ -138,19 +136,21 @@ class Listener:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopped(), seconds)
 
-    async def _work(self, bell: database.Bell) -> None:
+    async def _work(self, bell: Bell) -> None:
         while not self._stopping:
             await self._keep_house()
-            if not bell.gate_is_closed:
+            if not bell.holds_idle_lock:
                 await self._work_off(bell)
-                await bell.close_gate()
+                await bell.take_idle_lock()
             # What the bell rang for; or the last look, after which every writer rings.
             await self._work_off(bell)
-            if bell.gate_is_closed and not self._stopping:
+            if bell.holds_idle_lock and not self._stopping:
                 # How much to claim is found out now: an answer that changes it ends the sleep.
                 hurry = partial(self._hurry, 0 if self._breaker.open else self._room())
                 if not await bell.wait(self._wake, self._settings.poll_seconds, hurry):
-                    await bell.open_gate()  # to close it anew, which finds out whether it hears
+                    await (
+                        bell.release_idle_lock()
+                    )  # to close it anew, which finds out whether it hears
         await self._finish()
 
     def _hurry(self, room: int) -> None:
@@ -161,12 +161,12 @@ class Listener:
                 self._asked = room
                 os.sched_yield()  # The server's session may wait behind us for this processor.
 
-    async def _work_off(self, bell: database.Bell) -> None:
+    async def _work_off(self, bell: Bell) -> None:
         """Settle what is answered and claim what is ready, until there is neither.
 
         Both at once, each in a session of its own and at its own pace; in turns when there are
         other listeners. Writers go on ringing until there is more than one claim takes: for an
-        order now and then, opening the gate and closing it again is half of the work.
+        order now and then, releasing the idle lock and taking it again is half of the work.
         """
         wanted = not self._stopping
         claims = 0
@@ -223,7 +223,7 @@ class Listener:
         due: dict[str, Coroutine[Any, Any, Pass]] = {}
         self._wake.clear()
         self._unsettled += self._calls.take_answers()
-        if self._latest == "advance" and not self._alone and self._are_answered():
+        if self._latest == "advance" and self._has_peers and self._are_answered():
             wanted = False
         room = self._asked if self._begun else 0
         if wanted and not self._begun and self._may_start("advance", passes):
@@ -239,7 +239,7 @@ class Listener:
         return due
 
     def _may_start(self, kind: str, passes: Collection[str]) -> bool:
-        return kind not in passes if self._alone else not passes
+        return kind not in passes if not self._has_peers else not passes
 
     def _are_answered(self) -> bool:
         """Whether there are answers to settle: a batch of them, or all that there will be soon."""
@@ -266,13 +266,13 @@ class Listener:
             self._calls.put(request)
         del self._unasked[:some]
 
-    async def _be_busy(self, bell: database.Bell) -> None:
+    async def _be_busy(self, bell: Bell) -> None:
         """There is more than one claim takes: writers need not ring, and others may be at it."""
-        if bell.gate_is_closed:
-            await bell.open_gate()
-        if time.monotonic() - self._looked > COMPANY_SECONDS:
+        if bell.holds_idle_lock:
+            await bell.release_idle_lock()
+        if time.monotonic() - self._looked > PEERS_SECONDS:
             self._looked = time.monotonic()
-            self._alone = await bell.is_alone()
+            self._has_peers = await bell.has_peers()
 
     async def _one_of(self, passes: dict[str, asyncio.Task[Pass]]) -> None:
         """Return when a pass is done, or there are answers and nobody settles."""
