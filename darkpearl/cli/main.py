@@ -23,7 +23,6 @@ from darkpearl.cli.console import fail, out
 from darkpearl.cli.db import db
 from darkpearl.cli.payments import payments, paysim
 from darkpearl.config import ConfigError, Settings, variables
-from darkpearl.listener import Listener
 from darkpearl.paysim.ledger import LedgerError
 from darkpearl.reconcile import ReconcileError
 from darkpearl.telemetry import logs
@@ -224,7 +223,7 @@ async def _demonstrate(settings: Settings, url: str) -> None:
     await _prepare(url)
     for rate, quantities in ((1.0, (2, 1, demo.PLENTY)), (0.0, (1,))):
         chosen = msgspec.structs.replace(settings, gateway="mock", mock_approval_rate=rate)
-        worker = Listener(chosen, database.as_role(url, serving.LISTENER_ROLE))
+        worker = serving.make_listener(chosen, url)
         running = asyncio.create_task(worker.run())
         try:
             for quantity in quantities:

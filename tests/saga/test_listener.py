@@ -17,6 +17,7 @@ from darkpearl.gateways.mock import MockGateway
 from darkpearl.listener import Listener, calls
 from darkpearl.listener.bell import Bell
 from darkpearl.listener.sessions import Sessions
+from darkpearl.serving import limits_of
 
 
 class Deaf(StandIn):
@@ -538,7 +539,7 @@ async def test_stop_finishes_what_is_in_hand(shop: Shop, listening: Any, until: 
 async def test_a_stop_in_the_middle_of_a_look_is_not_missed(database_url: str) -> None:
     """A listener that is told to stop while it looks for work doesn't go to sleep after it."""
     url = database.as_role(database_url, "darkpearl_listener")
-    listener = Listener(Settings(poll_seconds=3600), url)
+    listener = Listener(url, MockGateway(), limits_of(Settings(poll_seconds=3600)))
 
     class ToldWhileLooking(asyncio.Event):
         def clear(self) -> None:
@@ -556,14 +557,15 @@ async def test_what_a_ring_had_claimed_is_finished(
     """A claim begins as soon as the bell rings; who is told to stop right then works it off."""
 
     class StoppedByTheBell(Listener):
-        def _hurry(self, room: int) -> None:
-            super()._hurry(room)
+        def _claim_early(self, limit: int) -> None:
+            super()._claim_early(limit)
             self.stop()
 
     product = await shop.product(on_hand=10)
     listener = StoppedByTheBell(
-        Settings(poll_seconds=3600, mock_approval_rate=1),
         database.as_role(database_url, "darkpearl_listener"),
+        MockGateway(1.0),
+        limits_of(Settings(poll_seconds=3600)),
     )
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
         tasks.create_task(listener.run())
