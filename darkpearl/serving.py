@@ -18,7 +18,7 @@ from darkpearl.api import app as api
 from darkpearl.config import PREFIX, Settings, traces_exporter
 from darkpearl.gateways.make import make_gateway
 from darkpearl.listener import Limits, Listener
-from darkpearl.paysim import fates
+from darkpearl.paysim import faults
 from darkpearl.telemetry.metrics import CONTENT_TYPE, Engine, Page
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def paysim_service(settings: Settings, app: Callable[..., Any], taken: socket.so
     server = _Server(
         uvicorn.Config(
             app,
-            http=fates.Protocol,
+            http=faults.Protocol,
             access_log=False,
             log_level=logging.WARNING,
             timeout_keep_alive=KEEPALIVE_SECONDS,

@@ -16,6 +16,8 @@ from litestar.datastructures import State
 from msgspec import UNSET, Struct
 
 from darkpearl.api.limits import address_key
+from darkpearl.api.pipeline import pipeline
+from darkpearl.api.tokens import ANONYMOUS, Identity
 from darkpearl.database import Pool
 from darkpearl.errors import (
     PROBLEMS,
@@ -24,9 +26,7 @@ from darkpearl.errors import (
     UnauthorizedError,
     translated,
 )
-from darkpearl.pipeline import pipeline
 from darkpearl.telemetry import request_context
-from darkpearl.tokens import ANONYMOUS, Identity
 
 _FOR_THE_CALLER = (
     b"select set_config('role', %s, true), set_config('request.jwt.claims', %s, true),"
@@ -150,7 +150,7 @@ async def caller(request: Request[Any, Any, Any], state: State) -> Caller:
 
     Raises:
         UnauthorizedError: the token isn't valid.
-        TooOftenError: the caller asks too often; who sends bad tokens is its address.
+        RateLimitError: the caller asks too often; who sends bad tokens is its address.
     """
     context = request_context.current()
     try:

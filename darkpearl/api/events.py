@@ -22,9 +22,9 @@ from litestar.response.sse import ServerSentEventMessage
 from litestar.status_codes import HTTP_200_OK, HTTP_204_NO_CONTENT
 
 from darkpearl.api.access import Caller
+from darkpearl.api.bodies import encoder
 from darkpearl.api.problems import refusals
 from darkpearl.api.sagas import EVENT_COLUMNS
-from darkpearl.api.wire import encoder
 from darkpearl.errors import NotFoundError, UnavailableError
 from darkpearl.models import SagaEvent
 

@@ -11,12 +11,12 @@ from msgspec import UNSET
 
 from darkpearl.api import access
 from darkpearl.api.access import PRODUCT_SUMMARY, WAREHOUSE_SUMMARY, Caller, Statement
+from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.description import ANYBODY
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.problems import refusals
 from darkpearl.api.versions import UNCHANGED, IfMatch, IfNoneMatch, expect, tagged
-from darkpearl.api.wire import JsonResponse
 from darkpearl.errors import InvalidError, NotFoundError
 from darkpearl.models import CreateInventory, Inventory, ReplaceInventory, UpdateInventory
 

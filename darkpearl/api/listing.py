@@ -16,8 +16,8 @@ from litestar.params import QueryParameter
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from darkpearl.api.access import Caller, Parameters
+from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.parameters import Period
-from darkpearl.api.wire import JsonResponse
 from darkpearl.errors import BadRequestError, FieldError
 
 DEFAULT_LIMIT = 100

@@ -7,12 +7,12 @@ from litestar import Request, Response, get
 from litestar.datastructures import State
 
 from darkpearl.api.access import Caller
+from darkpearl.api.tokens import Identity
 from darkpearl.config import Settings
 from darkpearl.database import Pool
 from darkpearl.errors import PROBLEMS, UnauthorizedError
 from darkpearl.telemetry import metrics
 from darkpearl.telemetry.metrics import Page, PoolStats, Rows
-from darkpearl.tokens import Identity
 
 _MONITOR = Identity("service_role", '{"role": "service_role", "sub": "metrics"}')
 

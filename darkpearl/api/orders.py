@@ -14,12 +14,12 @@ from litestar.status_codes import HTTP_202_ACCEPTED
 
 from darkpearl.api import sagas
 from darkpearl.api.access import WAREHOUSE_SUMMARY, Caller
+from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.events import follow_order
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.parameters import Period
 from darkpearl.api.problems import refusals
-from darkpearl.api.wire import JsonResponse
 from darkpearl.models import (
     CreatedOrder,
     CreateOrder,

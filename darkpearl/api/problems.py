@@ -11,14 +11,14 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath
 from msgspec import Meta, Struct
 
-from darkpearl.api.wire import encoder
+from darkpearl.api.bodies import encoder
 from darkpearl.errors import (
     PROBLEMS,
     BadRequestError,
     DarkPearlError,
     FieldError,
     NotFoundError,
-    TooOftenError,
+    RateLimitError,
     UnauthorizedError,
     UnavailableError,
     problem_of,
@@ -107,7 +107,7 @@ def on_error(request: _Request, error: DarkPearlError) -> Response[bytes]:
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         _log(request, error)
     headers = {}
-    if isinstance(error, UnavailableError | TooOftenError):
+    if isinstance(error, UnavailableError | RateLimitError):
         headers["Retry-After"] = str(error.retry_after_seconds)
     if isinstance(error, UnauthorizedError):
         headers["WWW-Authenticate"] = _CHALLENGES[error.code]

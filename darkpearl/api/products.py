@@ -10,13 +10,13 @@ from litestar.params import Body, FromPath, FromQuery, JSONBody
 
 from darkpearl.api import access
 from darkpearl.api.access import Caller
+from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.description import ANYBODY
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.parameters import IsActive, Period, Search, contains
 from darkpearl.api.problems import refusals
 from darkpearl.api.versions import UNCHANGED, IfMatch, IfNoneMatch, expect, tagged
-from darkpearl.api.wire import JsonResponse
 from darkpearl.models import CreateProduct, Product, UpdateProduct
 
 SORTS = ("-created_at", "updated_at", "sku", "name", "unit_price")

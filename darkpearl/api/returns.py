@@ -9,11 +9,11 @@ from litestar.params import FromPath, JSONBody
 
 from darkpearl.api import stock_movements
 from darkpearl.api.access import Caller
+from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.orders import get_order
 from darkpearl.api.problems import refusals
-from darkpearl.api.wire import JsonResponse
 from darkpearl.models import Return
 from darkpearl.models.payments import CreateRefund, CreateReturn, Refund
 

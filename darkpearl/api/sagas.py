@@ -8,9 +8,9 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, QueryParameter
 
 from darkpearl.api.access import Caller
+from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.problems import refusals
-from darkpearl.api.wire import JsonResponse
 from darkpearl.models import Saga, SagaEvent, SagaStatus
 
 COLUMNS = """

@@ -10,11 +10,11 @@ from litestar.openapi.spec import Example
 from litestar.params import Body, FromPath, FromQuery
 
 from darkpearl.api.access import PRODUCT_SUMMARY, WAREHOUSE_SUMMARY, Caller
+from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.parameters import Period
 from darkpearl.api.problems import refusals
-from darkpearl.api.wire import JsonResponse
 from darkpearl.errors import InvalidError
 from darkpearl.models import (
     CreatedStockMovement,

@@ -13,7 +13,7 @@ from litestar.params import HeaderParameter
 from litestar.status_codes import HTTP_304_NOT_MODIFIED
 
 from darkpearl.api.access import Statement
-from darkpearl.api.wire import JsonResponse
+from darkpearl.api.bodies import JsonResponse
 from darkpearl.errors import BadRequestError, FieldError
 
 _TAG = re.compile(r'(W/)?"([\x21\x23-\x7e]*)"')

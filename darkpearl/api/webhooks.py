@@ -15,9 +15,9 @@ from msgspec import Meta, Struct
 
 from darkpearl.api.access import Caller
 from darkpearl.api.problems import refusals
+from darkpearl.api.tokens import Identity
 from darkpearl.errors import BadRequestError, NotFoundError
 from darkpearl.gateways import Gateway, SignatureError
-from darkpearl.tokens import Identity
 
 _RECORD = """
     select record_gateway_event(

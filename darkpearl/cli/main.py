@@ -16,7 +16,8 @@ import msgspec
 import rich_click as click
 from rich.table import Table
 
-from darkpearl import __version__, database, demo, embedded, schema, serving, tokens, wheel
+from darkpearl import __version__, database, demo, embedded, schema, serving, wheel
+from darkpearl.api import tokens
 from darkpearl.api.app import openapi_yaml
 from darkpearl.cli import where
 from darkpearl.cli.console import fail, out

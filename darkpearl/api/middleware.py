@@ -1,4 +1,4 @@
-"""The edge: what every request and response goes through, whatever its route, or without one.
+"""The middleware: what every request and response goes through, whatever its route, or without one.
 
 A request gets its id, or keeps a sane one that it brought; the id is in the answer, in problem
 documents, in every log line and in the database. The answer gets the headers that keep browsers
@@ -35,7 +35,7 @@ HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 logger = logging.getLogger("darkpearl.api")
 
 
-class Edge:
+class Middleware:
     """Wraps the application, its error pages included.
 
     Args:

@@ -13,13 +13,12 @@ from litestar import Litestar, get
 from litestar.di import NamedDependency
 from shop import Shop
 
-from darkpearl import tokens
-from darkpearl.api import limits
+from darkpearl.api import limits, tokens
 from darkpearl.api.access import Caller
 from darkpearl.api.app import create_app
 from darkpearl.api.limits import Limiter, address_key
 from darkpearl.config import Settings
-from darkpearl.errors import TooOftenError
+from darkpearl.errors import RateLimitError
 from darkpearl.telemetry.logs import JsonLines
 
 Json = dict[str, Any]
@@ -212,17 +211,17 @@ def test_a_bucket_fills_with_time() -> None:
     limiter = Limiter(60, clock=lambda: now)
     for _ in range(60):
         limiter.take("a")
-    with pytest.raises(TooOftenError) as told:
+    with pytest.raises(RateLimitError) as told:
         limiter.take("a")
     assert told.value.retry_after_seconds == 1
     now = 1.0
     limiter.take("a")
-    with pytest.raises(TooOftenError):
+    with pytest.raises(RateLimitError):
         limiter.take("a")
     now = 10_000.0
     for _ in range(60):
         limiter.take("a")
-    with pytest.raises(TooOftenError):
+    with pytest.raises(RateLimitError):
         limiter.take("a")
 
 
@@ -234,7 +233,7 @@ def test_buckets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         limiter.take(caller)
     assert len(limiter._full_at) == 3
     limiter.take("a")
-    with pytest.raises(TooOftenError):
+    with pytest.raises(RateLimitError):
         limiter.take("d")
 
 
