@@ -26,7 +26,7 @@ from darkpearl.api.bodies import encoder
 from darkpearl.api.problems import refusals
 from darkpearl.api.sagas import EVENT_COLUMNS
 from darkpearl.errors import NotFoundError, UnavailableError
-from darkpearl.models import SagaEvent
+from darkpearl.models.sagas import SagaEvent
 
 POLL_SECONDS = 0.2
 PING_SECONDS = 15.0

@@ -18,7 +18,7 @@ from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.problems import refusals
 from darkpearl.api.versions import UNCHANGED, IfMatch, IfNoneMatch, expect, tagged
 from darkpearl.errors import InvalidError, NotFoundError
-from darkpearl.models import CreateInventory, Inventory, ReplaceInventory, UpdateInventory
+from darkpearl.models.stock import CreateInventory, Inventory, ReplaceInventory, UpdateInventory
 
 LowStock = Annotated[
     bool | None,

@@ -20,13 +20,7 @@ from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.parameters import Period
 from darkpearl.api.problems import refusals
-from darkpearl.models import (
-    CreatedOrder,
-    CreateOrder,
-    Order,
-    OrderDetails,
-    OrderStatus,
-)
+from darkpearl.models.orders import CreatedOrder, CreateOrder, Order, OrderDetails, OrderStatus
 from darkpearl.models.payments import Payment, Refund
 
 Reason = Annotated[str | None, QueryParameter(max_length=500, description="Why, for the history")]

@@ -17,7 +17,7 @@ from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.parameters import IsActive, Period, Search, contains
 from darkpearl.api.problems import refusals
 from darkpearl.api.versions import UNCHANGED, IfMatch, IfNoneMatch, expect, tagged
-from darkpearl.models import CreateProduct, Product, UpdateProduct
+from darkpearl.models.catalogue import CreateProduct, Product, UpdateProduct
 
 SORTS = ("-created_at", "updated_at", "sku", "name", "unit_price")
 

@@ -14,8 +14,8 @@ from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.orders import get_order
 from darkpearl.api.problems import refusals
-from darkpearl.models import Return
-from darkpearl.models.payments import CreateRefund, CreateReturn, Refund
+from darkpearl.models.payments import CreateRefund, Refund
+from darkpearl.models.stock import CreateReturn, Return
 
 _COLUMNS = ", ".join(f"r.{name}" for name in Refund.__struct_fields__)
 _SELECT = f"select {_COLUMNS} from refunds as r"  # noqa: S608 - literals

@@ -11,7 +11,7 @@ from darkpearl.api.access import Caller
 from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.problems import refusals
-from darkpearl.models import Saga, SagaEvent, SagaStatus
+from darkpearl.models.sagas import Saga, SagaEvent, SagaStatus
 
 COLUMNS = """
     s.id, s.saga_type, s.status,

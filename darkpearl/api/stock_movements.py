@@ -16,7 +16,7 @@ from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.parameters import Period
 from darkpearl.api.problems import refusals
 from darkpearl.errors import InvalidError
-from darkpearl.models import (
+from darkpearl.models.stock import (
     CreatedStockMovement,
     CreateStockMovement,
     MovementType,

@@ -15,7 +15,7 @@ from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.parameters import IsActive, Period, Search, contains
 from darkpearl.api.problems import refusals
 from darkpearl.api.versions import UNCHANGED, IfMatch, IfNoneMatch, expect, tagged
-from darkpearl.models import CreateWarehouse, UpdateWarehouse, Warehouse
+from darkpearl.models.catalogue import CreateWarehouse, UpdateWarehouse, Warehouse
 
 SORTS = ("-created_at", "updated_at", "code", "name")
 
