@@ -16,7 +16,7 @@ import msgspec
 import rich_click as click
 from rich.table import Table
 
-from darkpearl import __version__, database, demo, embedded, schema, serving, wheel
+from darkpearl import __version__, database, demo, embedded, schema, serving
 from darkpearl.api import tokens
 from darkpearl.api.app import openapi_yaml
 from darkpearl.cli import where
@@ -29,7 +29,7 @@ from darkpearl.reconcile import ReconcileError
 from darkpearl.telemetry import logs
 
 FAILURES = (
-    wheel.EmbeddedError,
+    embedded.EmbeddedError,
     schema.SchemaError,
     serving.ServiceError,
     LedgerError,
@@ -191,7 +191,7 @@ def _watch(settings: Settings) -> serving.Service:
     async def run() -> None:
         while not stopping.is_set():
             if embedded.running(settings.home) is None:
-                raise wheel.EmbeddedError(f"PostgreSQL has ended; its log is in {settings.home}")
+                raise embedded.EmbeddedError(f"PostgreSQL has ended; its log is in {settings.home}")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), WATCH_SECONDS)
 
@@ -214,7 +214,7 @@ async def _greet(settings: Settings, url: str, taken: socket.socket) -> None:
     if settings.environment == "development":
         out.print("token    darkpearl token (or make -s token); --help has roles", markup=False)
     if not settings.database_url:
-        psql, address = wheel.binaries() / "psql", where.running(settings, through_socket=True)
+        psql, address = embedded.binaries() / "psql", where.running(settings, through_socket=True)
         out.print(f"psql     '{psql}' '{address}'", markup=False)
     out.print("Ctrl-C stops")
 

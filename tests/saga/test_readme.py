@@ -26,11 +26,12 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 
-from darkpearl import schema, wheel
+from darkpearl import schema
 from darkpearl.api.app import create_app
 from darkpearl.cli import main as cli
 from darkpearl.cli.where import find_pg_dump
 from darkpearl.config import Settings, variables
+from darkpearl.embedded import wheel
 from darkpearl.errors import PROBLEMS
 
 ROOT = Path(__file__).parents[2]

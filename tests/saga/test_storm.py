@@ -11,7 +11,8 @@ from typing import Any
 from psycopg.conninfo import conninfo_to_dict
 from shop import Shop
 
-from darkpearl import database, wheel
+from darkpearl import database
+from darkpearl.embedded import wheel
 
 CLIENTS, ORDERS_EACH, KILLS = 8, 1250, 5
 SCRIPT = """

@@ -10,11 +10,10 @@ LEVELS = {
     "config": 0,
     "models": 0,
     "telemetry": 1,
-    "wheel": 1,
     "database": 1,
     "gateways": 1,
     "schema": 2,
-    "embedded": 2,
+    "embedded": 1,
     "listener": 2,
     "api": 2,
     "monitor": 2,
@@ -112,4 +111,4 @@ def test_drivers_stay_in_their_modules() -> None:
 def test_no_file_is_too_long() -> None:
     """A file over about 400 lines wants a second room."""
     lengths = {name: len(path.read_text().splitlines()) for name, path in modules().items()}
-    assert {name: length for name, length in lengths.items() if length > 420} == {}
+    assert {name: length for name, length in lengths.items() if length > 400} == {}
