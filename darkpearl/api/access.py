@@ -5,10 +5,12 @@ and exact amounts need no code of ours. All statements of a request go out in on
 transaction whose commit is awaited before there is a response.
 """
 
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, LiteralString, TypeVar
+from uuid import UUID
 
 import msgspec
 from litestar import Request
@@ -40,15 +42,6 @@ Parameters = dict[str, Any]
 Statement = tuple[str, Parameters]
 Execute = Callable[[str, Parameters], Awaitable[Any]]
 """Runs a statement; a coroutine of its cursor."""
-
-PRODUCT_SUMMARY = """(
-    select json_build_object('id', p.id, 'sku', p.sku, 'name', p.name)
-    from products as p where p.id = {0}.product_id
-) as product"""
-WAREHOUSE_SUMMARY = """(
-    select json_build_object('id', w.id, 'code', w.code, 'name', w.name)
-    from warehouses as w where w.id = {0}.warehouse_id
-) as warehouse"""
 
 
 class Caller:
@@ -189,6 +182,26 @@ def update(table: LiteralString, row_id: Any, changes: Struct) -> Statement:
 def delete(table: LiteralString, row_id: Any) -> Statement:
     """The statement that removes a row and returns its id."""
     return f"delete from {table} where id = %(row_id)s returning id", {"row_id": row_id}  # noqa: S608
+
+
+def call(function: LiteralString, **arguments: Any) -> Statement:
+    """The statement that calls a function, whose arguments are called p_ and these names.
+
+    Those that are None keep their defaults. It returns nothing: what came of it is read afterwards.
+    """
+    given = {name: value for name, value in arguments.items() if value is not None}
+    named = ", ".join(f"p_{name} => %({name})s" for name in given)
+    return f"select from {function}({named})", given
+
+
+def new_id() -> UUID:
+    """A UUIDv7, as the function of the same name in SQL makes it.
+
+    Made here so that a statement can name what the one before it makes, without waiting for that.
+    """
+    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    version, variant = 7 << 76, 2 << 62
+    return UUID(int=value & ~(0xF << 76) & ~(3 << 62) | version | variant)
 
 
 def document(query: str, *more: LiteralString) -> str:

@@ -48,7 +48,7 @@ async def list_products(
     filters.add("sku = %(sku)s", sku=sku)
     filters.add("sku ilike %(like)s or name ilike %(like)s", like=contains(search))
     filters.within("created_at", created)
-    return await listing.page(Product, "select * from products", filters, sorts=SORTS)
+    return await listing.page(Product, "products", filters, sorts=SORTS)
 
 
 @get(

@@ -34,7 +34,7 @@ async def list_warehouses(
     filters.add("code = %(code)s", code=code)
     filters.add("code ilike %(like)s or name ilike %(like)s", like=contains(search))
     filters.within("created_at", created)
-    return await listing.page(Warehouse, "select * from warehouses", filters, sorts=SORTS)
+    return await listing.page(Warehouse, "warehouses", filters, sorts=SORTS)
 
 
 @get(

@@ -19,12 +19,10 @@ from darkpearl.errors import BadRequestError, NotFoundError
 from darkpearl.gateways import Gateway, SignatureError
 from darkpearl.tokens import Identity
 
-_RECORD = """
-    select record_gateway_event(
-        p_gateway => %(gateway)s, p_event_id => %(event_id)s,
-        p_idempotency_key => %(idempotency_key)s, p_answer => %(answer)s
-    ) as disposition
-"""
+_RECORD = (
+    "select record_gateway_event("
+    "%(gateway)s, %(event_id)s, %(idempotency_key)s, %(answer)s) as disposition"
+)
 
 
 class Receipt(Struct):

@@ -161,6 +161,15 @@ grant select on order_overview, saga_overview, stuck_sagas, engine_health, sagas
 to service_role, darkpearl_app, darkpearl_reader;
 grant select on audit to service_role, darkpearl_reader;
 
+-- So do the shapes of the API's resources, which all of its callers may ask for.
+grant select on
+sellable_inventory, inventory_levels, stock_ledger, recorded_movements, order_returns,
+saga_states, order_summaries, order_confirmations, order_details
+to anon, authenticated, service_role, darkpearl_app, darkpearl_reader;
+grant execute on function
+follow_saga(uuid, bigint, integer), stock_product(uuid, uuid, integer, integer, integer)
+to anon, authenticated, service_role;
+
 -- Row-level security: on every table, for its owner too. What no policy
 -- allows is not there; a policy that is not on this page goes.
 do $$
