@@ -1,5 +1,6 @@
--- What Python reads: the shapes of the API's resources. A client filters, sorts and
--- limits; what a row consists of is said here.
+-- What Python reads: the shapes of the API's resources, and the comparison of our
+-- payments with a gateway's books. A client filters, sorts and limits; what a row
+-- consists of is said here.
 --
 -- A view has a column for each field of the JSON, under the same name. It lends
 -- nobody its owner's eyes: the tables under it say what its caller may see. Tables
@@ -213,3 +214,138 @@ select
     o.*
 from order_confirmations as o;
 comment on view order_details is 'Every order with its lines, its payment, its refunds and where its saga stands.';
+
+-- Reconciliation. The gateway's list goes into a table of the session's own, which is
+-- gone with it: it may be long, and nothing is written that anybody else could see.
+
+-- Makes that table, gateway_payments, empty. For `copy gateway_payments from stdin`.
+create or replace function open_gateway_books() returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    create temporary table gateway_payments (
+        payment_key text not null,
+        reference text not null,
+        currency text not null,
+        authorized numeric not null,
+        captured numeric not null,
+        refunded numeric not null,
+        voided boolean not null,
+        created_at timestamptz not null
+    );
+end
+$$;
+comment on function open_gateway_books() is
+    'Makes the session''s table gateway_payments, for what a gateway says of its payments.';
+
+-- Every difference between our payments through a gateway and what gateway_payments
+-- says of them, by payment key. Leaves alone what was made before p_since, on both
+-- sides, and what has changed since p_settled, unless it is null: its calls may be in
+-- flight. For each kind of difference, see darkpearl/reconcile.py. Locks nothing.
+create or replace function reconcile_payments(p_gateway text, p_since timestamptz, p_settled timestamptz)
+returns table (payment_key text, kind text, here text, there text, reference text)
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    return query
+    with theirs as (
+        -- One row per payment. What a gateway only prepared, and never charged, adds nothing.
+        select
+            g.payment_key,
+            string_agg(g.reference, ' ' order by g.created_at) as reference,
+            min(g.currency) as currency,
+            sum(g.authorized) as authorized,
+            sum(g.captured) as captured,
+            sum(g.refunded) as refunded,
+            coalesce(bool_and(g.voided) filter (where g.authorized > 0), bool_or(g.voided)) as voided,
+            count(*) filter (where g.authorized > 0 and not g.voided) as charges,
+            max(g.created_at) as created_at
+        from pg_temp.gateway_payments as g
+        group by g.payment_key
+    ),
+    ours as (
+        select p.*, r.opened_at as refund_opened_at, r.updated_at as refund_updated_at
+        from payments as p
+        left join lateral (
+            select
+                min(r.created_at) filter (where r.status = 'requested') as opened_at,
+                max(r.updated_at) as updated_at
+            from refunds as r
+            where r.order_id = p.order_id and r.warehouse_id = p.warehouse_id
+        ) as r on true
+        where p.requested_amount > 0 and (p.gateway is null or p.gateway = p_gateway) and (
+            p.created_at >= p_since
+            or p.idempotency_key in (select t.payment_key from theirs as t)
+        )
+    ),
+    both_sides as (
+        select
+            coalesce(o.idempotency_key, t.payment_key) as payment_key, t.reference,
+            o.idempotency_key is not null as here, t.payment_key is not null as there,
+            o.status, o.refund_opened_at,
+            o.status in ('requested', 'pending', 'capture_requested', 'void_requested') as undecided,
+            o.currency as our_currency, o.authorized_amount, o.captured_amount, o.refunded_amount,
+            t.currency, t.authorized, t.captured, t.refunded, t.charges,
+            case
+                when t.captured > 0 and t.refunded >= t.captured then 'refunded'
+                when t.captured > 0 then 'captured'
+                when t.voided then 'voided'
+                when t.authorized > 0 then 'authorized'
+                when t.payment_key is not null then 'not charged'
+                else 'unknown'
+            end as state
+        from ours as o
+        full join theirs as t on t.payment_key = o.idempotency_key
+        where (o.idempotency_key is not null or t.created_at >= p_since)
+            and coalesce(greatest(o.updated_at, o.refund_updated_at, t.created_at) < p_settled, true)
+    )
+    select b.payment_key, d.kind, d.here, d.there, b.reference
+    from both_sides as b
+    cross join lateral (
+        values
+        ('only_there', not b.here, 'unknown', b.state),
+        (
+            'only_here', b.here and not b.there and b.status in ('authorized', 'captured', 'refunded'),
+            b.status::text, b.state
+        ),
+        ('charged_twice', b.charges > 1, 'once', b.charges || ' times'),
+        (
+            -- What waits for the payer's bank is open on both sides.
+            'open_here',
+            b.undecided and not (b.status = 'pending' and b.state in ('not charged', 'unknown')),
+            b.status::text, b.state
+        ),
+        (
+            'open_there', b.status in ('declined', 'voided') and b.state = 'authorized',
+            b.status::text, b.state
+        ),
+        (
+            'status', b.status = 'authorized' and b.state in ('voided', 'not charged'),
+            b.status::text, b.state
+        ),
+        ('refund_open_here', b.refund_opened_at is not null, 'requested', b.state),
+        ('currency', b.our_currency <> b.currency, b.our_currency, b.currency)
+    ) as d (kind, holds, here, there)
+    where d.holds
+    union all
+    select
+        b.payment_key, d.kind,
+        round(d.here, greatest(minor_units(b.currency), scale(trim_scale(d.here))))::text,
+        round(d.there, greatest(minor_units(b.currency), scale(trim_scale(d.there))))::text,
+        b.reference
+    from both_sides as b
+    cross join lateral (
+        values
+        -- A gateway may forget what it released; what both hold has to be the same.
+        ('authorized', least(b.authorized_amount, b.authorized) > 0, b.authorized_amount, b.authorized),
+        ('captured', true, b.captured_amount, b.captured),
+        ('refunded', true, b.refunded_amount, b.refunded)
+    ) as d (kind, counts, here, there)
+    where d.counts and d.here <> d.there and not b.undecided and b.our_currency = b.currency
+    order by 1, 2;
+end
+$$;
+comment on function reconcile_payments(text, timestamptz, timestamptz) is
+    'Every difference between our payments and a gateway''s books, which open_gateway_books() made a table for.';

@@ -169,6 +169,9 @@ to anon, authenticated, service_role, darkpearl_app, darkpearl_reader;
 grant execute on function
 follow_saga(uuid, bigint, integer), stock_product(uuid, uuid, integer, integer, integer)
 to anon, authenticated, service_role;
+grant execute on function
+open_gateway_books(), reconcile_payments(text, timestamptz, timestamptz)
+to darkpearl_reader;
 
 -- Row-level security: on every table, for its owner too. What no policy
 -- allows is not there; a policy that is not on this page goes.

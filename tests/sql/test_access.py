@@ -180,6 +180,8 @@ CALLS = {
     "step_tally": f"darkpearl_listener {STAFF} {READER}",
     "follow_saga": f"{CUSTOMERS} {STAFF}",
     "stock_product": f"{CUSTOMERS} {STAFF}",
+    "open_gateway_books": READER,
+    "reconcile_payments": READER,
 }
 """Who may call what; what isn't here, nobody may."""
 
