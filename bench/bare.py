@@ -18,14 +18,13 @@ from bench import http_clients
 from bench.harness import Meter, shop
 from bench.rounds import Variant
 from darkpearl import database, embedded
-from darkpearl.api import orders
+from darkpearl.api import access, orders
 from darkpearl.api.access import document
 from darkpearl.config import Settings
 from darkpearl.serving import API_ROLE, Http
 
 CLIENTS = 16
 SECONDS = 5
-PLACE = document(orders._PLACE).encode()
 PLACED = document(orders._PLACED).encode()
 
 
@@ -36,21 +35,19 @@ async def handle(pool: database.Pool, receive: Any, send: Any) -> None:
         message = await receive()
         body, more = body + message["body"], message["more_body"]
     given = json.loads(body)
-    parameters = {
-        "id": orders._new_id(),
-        "warehouse_id": given["warehouse_id"],
-        "items": json.dumps(given["items"]),
-        "customer_id": None,
-        "notes": None,
-        "currency": "USD",
-        "message": "Placed.",
-        "payment_token": None,
-    }
+    order_id = access.new_id()
+    place, arguments = access.call(
+        "place_order",
+        order_id=order_id,
+        warehouse_id=given["warehouse_id"],
+        items=json.dumps(given["items"]),
+        currency="USD",
+    )
     async with pool.connection() as connection, connection.pipeline():
         await connection.execute("begin")
         await connection.execute("set local role service_role")
-        await connection.execute(PLACE, parameters)
-        cursor = await connection.execute(PLACED, parameters)
+        await connection.execute(place.encode(), arguments)
+        cursor = await connection.execute(PLACED, {"id": order_id, "message": "Placed."})
         await connection.execute("commit")
     row = await cursor.fetchone()
     answer = row["document"].encode() if row else b""

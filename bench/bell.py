@@ -1,4 +1,4 @@
-"""What waking the listeners costs those who insert: no bell, NOTIFY on every insert, the gate."""
+"""The cost of waking listeners for writers: no bell, NOTIFY on every insert, the idle lock."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -30,13 +30,13 @@ TRIGGERS = ("sagas_ring_the_bell", "per_row", "per_statement")
 
 @contextlib.asynccontextmanager
 async def _heard(target: Shop, *, asleep: bool) -> AsyncIterator[None]:
-    """Somebody listens, and does nothing else; asleep he holds the gate, and doesn't wake up."""
+    """A connection that listens, and does nothing else; asleep it holds the idle lock, for good."""
     async with await psycopg.AsyncConnection.connect(
         database.with_options(target.url, "-c search_path=darkpearl"), autocommit=True
     ) as connection:
         await connection.execute("listen darkpearl_bell")
         if asleep:
-            await connection.execute("select close_gate()")
+            await connection.execute("select take_idle_lock()")
         yield
 
 
@@ -54,7 +54,7 @@ async def _insert(
 def variants(target: Shop, producers: int) -> tuple[dict[str, Variant], list[str]]:
     """The ways to ring, for so many producers.
 
-    A gate that stays shut is the worst case: a listener that hears the bell opens it.
+    An idle lock that is never given up is the worst case: a listener that is awake holds none.
     """
     insert = partial(_insert, target, producers)
     return {
@@ -63,7 +63,7 @@ def variants(target: Shop, producers: int) -> tuple[dict[str, Variant], list[str
             "no trigger": partial(insert, None, asleep=False),
             "NOTIFY per row": partial(insert, "per_row", asleep=False),
             "NOTIFY per statement": partial(insert, "per_statement", asleep=False),
-            "gate, listener awake": partial(insert, "sagas_ring_the_bell", asleep=False),
-            "gate, listener never wakes": partial(insert, "sagas_ring_the_bell", asleep=True),
+            "idle lock, listener awake": partial(insert, "sagas_ring_the_bell", asleep=False),
+            "idle lock, listener never wakes": partial(insert, "sagas_ring_the_bell", asleep=True),
         }.items()
     }, [f"no trigger, {producers} producer{'s' * (producers > 1)}"]

@@ -21,6 +21,7 @@ import psycopg
 
 from darkpearl import database, embedded, schema
 from darkpearl.config import Settings
+from darkpearl.listener import bell
 
 HOME = Path(".bench")
 BATCH_SIZE = Settings().batch_size
@@ -48,7 +49,7 @@ def server() -> Iterator[embedded.Server]:
 LISTENING = """
 select count(*) from pg_stat_activity
 where datname = current_database() and application_name = %s
-    and state = 'idle' and query like '%%close_gate%%'
+    and state = 'idle' and query like '%%take_idle_lock%%'
 """
 OTHERS = """
 select exists (
@@ -201,7 +202,7 @@ async def listeners(target: Shop, count: int, **settings: Any) -> AsyncIterator[
         await asyncio.create_subprocess_exec(*command, env=environment) for _ in range(count)
     ]
     try:
-        while await target.value(LISTENING, database.BELL) < count:
+        while await target.value(LISTENING, bell.NAME) < count:
             if any(process.returncode is not None for process in started):
                 raise SystemExit("a listener ended before it listened")
             await asyncio.sleep(0.05)

@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.harness import Shop
 from bench.pgbench import Run
-from darkpearl import tokens
+from darkpearl.api import tokens
 from darkpearl.config import Settings
 
 SECRET = "a secret of the benchmarks, and of nothing else"

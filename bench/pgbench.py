@@ -10,7 +10,7 @@ from typing import Any
 from psycopg.conninfo import conninfo_to_dict
 
 from bench.harness import Shop
-from darkpearl import wheel
+from darkpearl.embedded import wheel
 
 PLACE_ORDER = """
 \\set first random(1, 500)

@@ -1,3 +1,3 @@
 """DarkPearl: orders, stock and payments as sagas inside PostgreSQL."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

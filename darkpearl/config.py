@@ -20,6 +20,8 @@ FOREIGN = "DARKPEARL_TEST_"
 ADDRESS = r"^(postgres(ql)?://([^@/?#]*@)?[^@]*|\w+ *=.*)$"
 """One @ at most, and before the host: otherwise a part of the password would be taken for it."""
 _ADDRESS_IN_WORDS = "a postgresql:// URL (other characters as %XX) or key=value pairs"
+UNITS = ("seconds", "hours")
+"""A setting whose name ends in one of these is a number of them."""
 ORIGINS = r"^(\*|https?://[^/, ]+(,https?://[^/, ]+)*)?$"
 
 TracesExporter = Literal["otlp", "console"]
@@ -42,14 +44,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api_database_url: Annotated[
         Annotated[str, Meta(pattern=ADDRESS)] | None,
         Meta(
-            description="where the API logs in as darkpearl_api, when that isn't DATABASE_URL",
+            description="address at which the API logs in as darkpearl_api, if not DATABASE_URL",
             extra={"allowed": _ADDRESS_IN_WORDS, "secret": True},
         ),
     ] = None
     listener_database_url: Annotated[
         Annotated[str, Meta(pattern=ADDRESS)] | None,
         Meta(
-            description="where the listener logs in, when that isn't DATABASE_URL",
+            description="address at which the listener logs in, if not DATABASE_URL",
             extra={"allowed": _ADDRESS_IN_WORDS, "secret": True},
         ),
     ] = None
@@ -60,34 +62,34 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     jwt_secret: Annotated[
         Annotated[str, Meta(min_length=32)] | None,
         Meta(
-            description="what tokens are signed with (HS256); development makes one in HOME",
+            description="secret that signs tokens (HS256); development makes one in HOME",
             extra={"allowed": "a text of 32 characters or more", "secret": True},
         ),
     ] = None
     jwt_jwks: Annotated[
         Annotated[str, Meta(min_length=1)] | None,
         Meta(
-            description="public keys of who issues tokens (RS256, ES256)",
+            description="public keys of the tokens' issuer (RS256, ES256)",
             extra={"allowed": "an http(s):// URL or a path of a JWK set"},
         ),
     ] = None
     jwt_issuer: Annotated[
         Annotated[str, Meta(min_length=1)] | None,
         Meta(
-            description="the issuer that tokens must name; not set, any",
+            description="issuer that tokens must name; not set, any",
             extra={"allowed": "a text"},
         ),
     ] = None
     jwt_audience: Annotated[
         Annotated[str, Meta(min_length=1)] | None,
         Meta(
-            description="the audience that tokens must name; not set, any",
+            description="audience that tokens must name; not set, any",
             extra={"allowed": "a text"},
         ),
     ] = None
     jwt_leeway_seconds: Annotated[
         float,
-        Meta(ge=0, le=300, description="how far the clocks of issuer and API may be apart"),
+        Meta(ge=0, le=300, description="difference allowed between the clocks of issuer and API"),
     ] = 10.0
     home: Annotated[
         Path, Meta(description="folder of the embedded server: its data, log and secrets")
@@ -107,12 +109,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float, Meta(ge=0, le=600, description="time to finish work in hand after a stop signal")
     ] = 10.0
     gateway: Annotated[
-        Literal["mock", "http", "stripe"], Meta(description="who is asked for payments")
+        Literal["mock", "http", "stripe"], Meta(description="gateway that is asked for payments")
     ] = "mock"
     gateway_url: Annotated[
         Annotated[str, Meta(pattern=r"^https?://[^/]")] | None,
         Meta(
-            description="where a payment service is that speaks the contract of docs/gateway.md",
+            description="address of a payment service that speaks the contract of docs/gateway.md",
             extra={"allowed": "an http:// or https:// URL"},
         ),
     ] = None
@@ -125,7 +127,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     webhook_secret: Annotated[
         str | None,
         Meta(
-            description="what the gateway signs its webhooks with; several, divided by commas, "
+            description="secret that signs the gateway's webhooks; several, divided by commas, "
             "while it is being changed",
             extra={"allowed": "a text", "secret": True},
         ),
@@ -149,7 +151,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mock_script: Annotated[
         str,
         Meta(
-            description="what the mock gateway answers to an amount or a token",
+            description="answers of the mock gateway to an amount or a token",
             extra={"allowed": "a text such as 13.37=declined:stolen_card, tok_slow=pending:30"},
         ),
     ] = ""
@@ -157,7 +159,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=1, le=1000, description="payments in flight at once in one listener")
     ] = 64
     payment_timeout_seconds: Annotated[
-        float, Meta(ge=0.01, le=3600, description="how long the gateway may take for one call")
+        float, Meta(ge=0.01, le=3600, description="time the gateway may take for one call")
     ] = 10.0
     payment_failures: Annotated[
         int,
@@ -167,7 +169,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=1, le=100, description="database connections of the API at most")
     ] = 8
     idempotency_key_hours: Annotated[
-        int, Meta(ge=1, le=8760, description="how long the answer under an idempotency key is kept")
+        int,
+        Meta(ge=1, le=8760, description="time the answer under an idempotency key is kept"),
     ] = 24
     rate_limit_per_minute: Annotated[
         int,
@@ -199,7 +202,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_token: Annotated[
         Annotated[str, Meta(min_length=16)] | None,
         Meta(
-            description="what GET /metrics of the API wants as bearer token; in production it must",
+            description="bearer token that GET /metrics of the API wants; needed in production",
             extra={"allowed": "a text of 16 characters or more", "secret": True},
         ),
     ] = None
@@ -216,9 +219,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ]
         return f"Settings({', '.join(shown)})"
 
-    log_format: Annotated[Literal["text", "json"], Meta(description="what log lines look like")] = (
-        "text"
-    )
+    log_format: Annotated[Literal["text", "json"], Meta(description="format of log lines")] = "text"
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str] = os.environ) -> Self:
@@ -258,7 +259,7 @@ def variables() -> list[Variable]:
         Variable(
             name=PREFIX + field.name.upper(),
             default="" if field.default is None else str(field.default),
-            allowed=_allowed(field.type),
+            allowed=_allowed(field.name, field.type),
             description=_meta(field.type).description or "",
         )
         for field in msgspec.structs.fields(Settings)
@@ -296,7 +297,9 @@ def _convert(name: str, value: str, kind: Any) -> Any:
         return msgspec.convert(value, kind, strict=False, dec_hook=lambda to, text: to(text))
     except msgspec.ValidationError:
         shown = "what was given" if is_secret(kind) else repr(value)
-        raise ConfigError(f"{name}: {shown} is not allowed; give {_allowed(kind)}") from None
+        raise ConfigError(
+            f"{name}: {shown} is not allowed; give {_allowed(name.lower(), kind)}"
+        ) from None
 
 
 def is_secret(kind: Any) -> bool:
@@ -308,8 +311,8 @@ def _meta(kind: Any) -> Meta:
     return next(meta for meta in kind.__metadata__ if isinstance(meta, Meta))
 
 
-def _allowed(kind: Any) -> str:
-    """What a value of this annotated type may be, in words."""
+def _allowed(name: str, kind: Any) -> str:
+    """Words for the values that a setting of this name and annotated type may have."""
     meta, inner = _meta(kind), str(kind.__origin__)
     if meta.extra and "allowed" in meta.extra:
         return str(meta.extra["allowed"])
@@ -318,6 +321,8 @@ def _allowed(kind: Any) -> str:
     if "int" not in inner and "float" not in inner:
         return "a text" if kind.__origin__ is str else "a path"
     words = "a whole number" if "int" in inner else "a number"
+    unit = name.rpartition("_")[2]
+    words += f" of {unit}" if unit in UNITS else ""
     low = f" from {meta.ge:g}" if meta.ge is not None else ""
     above = f" above {meta.gt:g}" if meta.gt is not None else ""
     high = f" to {meta.le:g}" if low and meta.le is not None else ""

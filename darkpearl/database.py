@@ -1,15 +1,14 @@
-"""Connections: a pool, and the bell.
+"""Connections, alone or in a pool.
 
 Every connection of ours is made here, so that each has the schema in its search path, and each end
 notices when the other is gone: the server within a second, so a killed listener's locks do not
 outlive it, and the client of a server that vanished without a word within half a minute.
 """
 
-import asyncio
 import contextlib
 import select
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Self
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -19,9 +18,6 @@ from psycopg_pool import AsyncConnectionPool
 
 from darkpearl.config import ConfigError
 
-CHANNEL = "darkpearl_bell"
-BELL = "darkpearl bell"
-"""What `pg_stat_activity` shows as the application of a listener's ear, one for each listener."""
 RECONNECT_SECONDS = 2.0
 _KEEPALIVES = "keepalives_idle=10 keepalives_interval=5 keepalives_count=3 tcp_user_timeout=25000"
 """A server that vanishes without a word, as in a failover, is given up after 25 seconds; by what
@@ -77,7 +73,7 @@ async def connect(url: str, name: str) -> AsyncIterator[Connection]:
 async def _check(connection: psycopg.AsyncConnection[Row]) -> None:
     """Notice that the server has hung up. It is asked only when it said something by itself.
 
-    A question on every checkout would be a seventh of what the API gets done.
+    A question on every checkout would be a round trip for each request of the API.
     """
     unread = select.poll()
     unread.register(connection.fileno(), select.POLLIN)
@@ -121,100 +117,3 @@ async def fetch_all(
     """Every row of one statement, which is a transaction of its own."""
     cursor = await connection.execute(query.encode(), parameters)
     return await cursor.fetchall()
-
-
-class Bell:
-    """A connection that hears the bell, and holds the gate while its listener sleeps."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._rung = False
-        self.gate_is_closed = False
-        connection.add_notify_handler(self._hear)
-
-    @classmethod
-    @contextlib.asynccontextmanager
-    async def connect(cls, url: str) -> AsyncIterator[Self]:
-        """Connect and listen. Needs a direct connection: a pooler loses notifications and locks."""
-        async with connect(url, BELL) as connection:
-            await connection.execute(f"listen {CHANNEL}")
-            yield cls(connection)
-
-    async def close_gate(self) -> None:
-        """Announce sleep. If the gate is closed then, every writer rings from now on.
-
-        Listens again if that was lost.
-        """
-        (gate,) = await fetch_all(
-            self._connection,
-            "select close_gate() as closed, %s in (select pg_listening_channels()) as listening",
-            [CHANNEL],
-        )
-        if not gate["listening"]:
-            await self._connection.execute(f"listen {CHANNEL}")
-        self.gate_is_closed = gate["closed"] and gate["listening"]
-
-    async def open_gate(self) -> None:
-        """Awake again: writers need not ring."""
-        self.gate_is_closed = False
-        await self._connection.execute("select open_gate()")
-
-    async def is_alone(self) -> bool:
-        """Whether no other listener is connected to this database."""
-        (company,) = await fetch_all(
-            self._connection,
-            "select count(*) = 1 as alone from pg_stat_activity"
-            " where datname = current_database() and application_name = %s",
-            [BELL],
-        )
-        return bool(company["alone"])
-
-    async def wait(
-        self, event: asyncio.Event, seconds: float, hurry: Callable[[], None] = lambda: None
-    ) -> bool:
-        """Return when the bell rings, when the event is set, or after so many seconds.
-
-        The bell sets the event. Nobody else uses this connection meanwhile.
-
-        Args:
-            event: what else to wait for.
-            seconds: how long at most.
-            hurry: called at once when the bell seems to ring, before this returns.
-
-        Returns:
-            Whether it was for one of the first two.
-
-        Raises:
-            psycopg.OperationalError: the connection is lost.
-        """
-        self._drain()
-        if not self._rung:
-            # The library's own way makes two tasks and a generator of every wait, which is a
-            # fortieth of what an order alone takes.
-            loop, socket = asyncio.get_running_loop(), self._connection.fileno()
-
-            def hear() -> None:
-                hurry()
-                event.set()
-
-            loop.add_reader(socket, hear)
-            try:
-                async with asyncio.timeout(seconds):
-                    await event.wait()
-            except TimeoutError:
-                return False
-            finally:
-                loop.remove_reader(socket)
-            self._connection.pgconn.consume_input()
-            self._drain()
-        self._rung = False
-        return True
-
-    def _drain(self) -> None:
-        """All notifications that are here are one."""
-        while self._connection.pgconn.notifies():
-            self._rung = True
-
-    def _hear(self, _: psycopg.Notify) -> None:
-        """The bell rang while the connection was at something else."""
-        self._rung = True

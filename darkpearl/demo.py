@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -16,6 +18,26 @@ FINISH_SECONDS = 30.0
 LOOK_SECONDS = 0.02
 PLENTY = 1_000_000
 """More units than any shelf holds."""
+_OPTIONS = "-c search_path=darkpearl"
+_FULLEST = (
+    "select warehouse_id from inventory"
+    " group by warehouse_id order by sum(quantity_sellable) desc limit 1"
+)
+_SOLD = "select id from products where is_active and currency = 'USD'"
+_BEST_STOCKED = (
+    "select product_id from inventory where warehouse_id = %s and product_id = any(%s)"
+    " order by quantity_sellable desc limit 2"
+)
+_ORDER = "insert into orders (warehouse_id) values (%s) returning id"
+_ITEM = (
+    "insert into order_items (order_id, warehouse_id, product_id, quantity) values (%s, %s, %s, %s)"
+)
+_STATUSES = "select order_number, status, saga_status from order_overview where id = %s"
+_EVENTS = (
+    "select created_at, started_at, event_type, step_name, message"
+    " from saga_events where saga_id = %s order by id"
+)
+
 STYLES = {"completed": "green", "compensated": "yellow", "stuck": "red"}
 
 Rows = list[tuple[Any, ...]]
@@ -41,34 +63,16 @@ async def place_order(url: str, quantity: int = 2) -> UUID:
     Raises:
         schema.SchemaError: there is nothing in stock, or the database refused.
     """
-    async with schema.connect(database.as_role(url, "darkpearl_app")) as connection:
-        products = await _rows(
-            connection,
-            """
-            select i.warehouse_id, i.product_id
-            from darkpearl.inventory i join darkpearl.products p on p.id = i.product_id
-            where p.is_active and p.currency = 'USD' and i.warehouse_id = (
-                select warehouse_id from darkpearl.inventory group by warehouse_id
-                order by sum(quantity_available - quantity_reserved) desc limit 1
-            )
-            order by i.quantity_available - i.quantity_reserved desc limit 2
-            """,
-        )
+    async with _connect(url, "darkpearl_app") as connection:
+        warehouse = next((each for (each,) in await _rows(connection, _FULLEST)), None)
+        sold = [each for (each,) in await _rows(connection, _SOLD)]
+        products = await _rows(connection, _BEST_STOCKED, [warehouse, sold])
         if not products:
             raise schema.SchemaError("there is nothing to order: seed the database first")
-        warehouse = products[0][0]
         async with connection.transaction():
-            ((order,),) = await _rows(
-                connection,
-                "insert into darkpearl.orders (warehouse_id) values (%s) returning id",
-                [warehouse],
-            )
-            for (_, product), units in zip(products, (quantity, 1), strict=False):
-                await connection.execute(
-                    "insert into darkpearl.order_items"
-                    " (order_id, warehouse_id, product_id, quantity) values (%s, %s, %s, %s)",
-                    [order, warehouse, product, units],
-                )
+            ((order,),) = await _rows(connection, _ORDER, [warehouse])
+            for (product,), units in zip(products, (quantity, 1), strict=False):
+                await connection.execute(_ITEM, [order, warehouse, product, units])
     return UUID(str(order))
 
 
@@ -79,29 +83,15 @@ async def follow(url: str, order: UUID) -> Story:
         schema.SchemaError: it hasn't ended after FINISH_SECONDS, or the database can't be read.
     """
     deadline = time.monotonic() + FINISH_SECONDS
-    async with schema.connect(database.as_role(url, "darkpearl_reader")) as connection:
+    async with _connect(url, "darkpearl_reader") as connection:
         while True:
-            found = await _rows(
-                connection,
-                """
-                select o.order_number, o.status, s.status
-                from darkpearl.orders o join darkpearl.sagas s on s.id = o.id where o.id = %s
-                """,
-                [order],
-            )
+            found = await _rows(connection, _STATUSES, [order])
             if found and found[0][2] in STYLES:
                 break
             if time.monotonic() > deadline:
                 raise schema.SchemaError(f"order {order} hasn't ended after {FINISH_SECONDS:g} s")
             await asyncio.sleep(LOOK_SECONDS)
-        events = await _rows(
-            connection,
-            """
-            select created_at, started_at, event_type, step_name, message
-            from darkpearl.saga_events where saga_id = %s order by id
-            """,
-            [order],
-        )
+        events = await _rows(connection, _EVENTS, [order])
     ((number, order_status, saga_status),) = found
     title = f"order {number}: {order_status}"
     return Story(order_status, _timeline(title, STYLES[saga_status], events))
@@ -125,6 +115,11 @@ def _milliseconds(since: datetime | None, until: datetime) -> str:
     return f"{(until - since).total_seconds() * 1000:.1f} ms" if since else ""
 
 
-async def _rows(connection: Any, query: str, parameters: list[Any] | None = None) -> Rows:
+def _connect(url: str, role: str) -> AbstractAsyncContextManager[Any]:
+    """A connection as a role, which sees schema darkpearl."""
+    return schema.connect(database.with_options(database.as_role(url, role), _OPTIONS))
+
+
+async def _rows(connection: Any, query: str, parameters: Sequence[Any] | None = None) -> Rows:
     rows: Rows = await (await connection.execute(query, parameters)).fetchall()
     return rows

@@ -1,19 +1,19 @@
 """What can go wrong, as classes that a caller can tell apart.
 
-    DarkPearlError        500  the root; by itself: a bug of ours, told without details
-    ├── BadRequestError   400  the request isn't what the schema says
-    ├── UnauthorizedError 401  no token, or one that isn't valid
-    ├── DeclinedError     402  the payment gateway said no
-    ├── ForbiddenError    403  this role may not do that
-    ├── NotFoundError     404  no such row
-    ├── ConflictError     409  it makes sense, but not in the present state
-    ├── ChangedError      412  the row isn't what the request was made from
-    ├── MediaTypeError    415  a body that isn't JSON
-    ├── InvalidError      422  the request is well formed; the database refuses what it says
-    ├── TooOftenError     429  the caller asks too often
-    ├── GatewayError      502  what an outside system answered makes no sense
-    ├── UnavailableError  503  the database is away, busy or shutting down: try again
-    └── NoAnswerError     504  an outside system didn't answer in time
+    DarkPearlError              500  the root; by itself: a bug of ours, told without details
+    ├── BadRequestError         400  the request isn't what the schema says
+    ├── UnauthorizedError       401  no token, or one that isn't valid
+    ├── DeclinedError           402  the payment gateway said no
+    ├── ForbiddenError          403  this role may not do that
+    ├── NotFoundError           404  no such row
+    ├── ConflictError           409  it makes sense, but not in the present state
+    ├── PreconditionFailedError 412  the row isn't what the request was made from
+    ├── MediaTypeError          415  a body that isn't JSON
+    ├── InvalidError            422  the request is well formed; the database refuses what it says
+    ├── RateLimitError          429  the caller asks too often
+    ├── GatewayError            502  what an outside system answered makes no sense
+    ├── UnavailableError        503  the database is away, busy or shutting down: try again
+    └── NoAnswerError           504  an outside system didn't answer in time
 
 `PROBLEMS` is the one table from SQLSTATE to class and title; the class knows the HTTP status.
 """
@@ -111,7 +111,7 @@ class ConflictError(DarkPearlError):
     standard_title = "Conflict with the present state"
 
 
-class ChangedError(DarkPearlError):
+class PreconditionFailedError(DarkPearlError):
     """The row isn't any more what the request was made from."""
 
     status = 412
@@ -132,7 +132,7 @@ class InvalidError(DarkPearlError):
     standard_title = "The database refuses this"
 
 
-class TooOftenError(DarkPearlError):
+class RateLimitError(DarkPearlError):
     """The caller asks too often.
 
     Args:
@@ -202,12 +202,14 @@ PROBLEMS: dict[str, Problem] = {
     "DP019": Problem(ConflictError, "The order isn't fulfilled"),
     "DP020": Problem(ConflictError, "Not so much is left to refund"),
     "DP021": Problem(ConflictError, "More would come back than was sent"),
+    "DP022": Problem(InvalidError, "The plan names what isn't there"),
+    "DP023": Problem(ConflictError, "The goods would leave unpaid"),
     "DP030": Problem(UnauthorizedError, "A token is needed"),
     "DP031": Problem(UnauthorizedError, "The token isn't valid"),
-    "DP035": Problem(ChangedError, "The row has changed"),
+    "DP035": Problem(PreconditionFailedError, "The row has changed"),
     "DP036": Problem(InvalidError, "The idempotency key stands for another request"),
     "DP037": Problem(ConflictError, "The first request is still under way"),
-    "DP039": Problem(TooOftenError, "Too many requests"),
+    "DP039": Problem(RateLimitError, "Too many requests"),
     "22001": Problem(InvalidError, "A text is too long"),
     "22003": Problem(InvalidError, "A number is out of range"),
     "22007": Problem(InvalidError, "A date or time can't be read"),

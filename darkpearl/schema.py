@@ -11,6 +11,7 @@ Every file runs with search_path = darkpearl. yoyo keeps its books in `darkpearl
 import asyncio
 import difflib
 import glob
+import json
 import os
 import re
 import secrets
@@ -51,11 +52,15 @@ class SchemaError(RuntimeError):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """Where a database stands: server version as '18.4', ids of migrations in order."""
+    """Where a database stands: server version as '18.4', ids of migrations in order.
+
+    `unknown` are migrations that were applied and that this release doesn't have.
+    """
 
     server: str
     applied: list[str]
     pending: list[str]
+    unknown: list[str]
 
 
 def files(part: str) -> list[Path]:
@@ -76,12 +81,18 @@ async def migrate(url: str) -> list[str]:
         The ids of the migrations that were applied.
 
     Raises:
-        SchemaError: a file failed (named with its line), or the database was too busy.
+        SchemaError: a file failed (named with its line), the database was too busy, it is of
+            another release, or sagas under way need a function that is in no file any more.
     """
     async with connect(url) as connection:
         await connection.execute(f"set lock_timeout = '{QUEUE_SECONDS}s'")
         await connection.execute("select pg_advisory_lock(%s)", [MIGRATE_LOCK])
         await connection.execute(f"set lock_timeout = '{LOCK_SECONDS}s'")
+        if unknown := (await _status(connection)).unknown:
+            raise SchemaError(
+                f"the database is of another release, and was left as it is: it has migrations"
+                f" that this one doesn't know ({', '.join(unknown)})"
+            )
         await connection.execute(f"create schema if not exists {BOOKS}")
         applied = await asyncio.to_thread(_apply_pending, url)
         await _apply_routines(connection)
@@ -121,20 +132,30 @@ async def status(url: str) -> Status:
         SchemaError: the database can't be reached.
     """
     async with connect(url) as connection:
-        books = f"{BOOKS}.{default_migration_table}"
-        found = await connection.execute("select to_regclass(%s) is not null", [books])
-        applied: list[str] = []
-        if (row := await found.fetchone()) and row[0]:
-            order = f"select migration_id from {books} order by migration_id"  # noqa: S608
-            applied = [each for (each,) in await (await connection.execute(order)).fetchall()]
-        pending = [each.id for each in _migrations() if each.id not in applied]
-        return Status(_version(connection), applied, pending)
+        return await _status(connection)
+
+
+async def _status(connection: AsyncConnection[Any]) -> Status:
+    books = f"{BOOKS}.{default_migration_table}"
+    found = await connection.execute("select to_regclass(%s) is not null", [books])
+    applied: list[str] = []
+    if (row := await found.fetchone()) and row[0]:
+        order = f"select migration_id from {books} order by migration_id"  # noqa: S608
+        applied = [each for (each,) in await (await connection.execute(order)).fetchall()]
+    known = [each.id for each in _migrations()]
+    return Status(
+        _version(connection),
+        applied,
+        pending=[each for each in known if each not in applied],
+        unknown=[each for each in applied if each not in known],
+    )
 
 
 async def drift(url: str, pg_dump: Path) -> str:
     """What migrations build against what sql/schema says, as a unified diff; '' when equal.
 
-    Both are built in databases of their own on the server of `url`, and dropped again.
+    Both are built in databases of their own on the server of `url`, and dropped again. The plans
+    of saga types in the database of `url` itself, if there are any, are compared as well.
 
     Args:
         url: a server and a role that may create databases.
@@ -149,8 +170,28 @@ async def drift(url: str, pg_dump: Path) -> str:
             async with connection.transaction():
                 await _run(connection, files("schema"))
             await _apply_routines(connection)
+            plans = await _plans(connection)
         one, two = [await asyncio.to_thread(_dump, each, pg_dump) for each in (migrated, stated)]
-    return "".join(difflib.unified_diff(one, two, "sql/migrations", "sql/schema"))
+    async with connect(url) as connection:
+        here = await _plans(connection) or plans
+    return "".join(
+        [
+            *difflib.unified_diff(one, two, "sql/migrations", "sql/schema"),
+            *difflib.unified_diff(here, plans, "plans in the database", "sql/routines"),
+        ]
+    )
+
+
+async def _plans(connection: AsyncConnection[Any]) -> list[str]:
+    """The newest plan of each saga type, a line a step; nothing where there is no such table."""
+    found = await connection.execute("select to_regclass(%s) is not null", [f"{SCHEMA}.saga_steps"])
+    if not ((row := await found.fetchone()) and row[0]):
+        return []
+    steps = await connection.execute(
+        "select to_jsonb(s) - 'plan_version' from darkpearl.saga_steps as s where plan_version ="
+        " darkpearl.newest_plan(saga_type) order by saga_type, position"
+    )
+    return [f"{json.dumps(step)}\n" for (step,) in await steps.fetchall()]
 
 
 @asynccontextmanager
@@ -231,12 +272,38 @@ async def _apply_routines(connection: AsyncConnection[Any]) -> None:
         )
         orphans = [name for (name,) in await found.fetchall()]
         await _run(connection, paths[last:])
+        await _refuse_needed(connection, orphans)
         for name in orphans:
             try:
                 await connection.execute(f"drop routine {name}")
             except psycopg.errors.DependentObjectsStillExist as error:
                 uses = error.diag.message_detail
                 raise SchemaError(f"{name} is in no file any more, but {uses}") from error
+
+
+async def _refuse_needed(connection: AsyncConnection[Any], orphans: list[str]) -> None:
+    """Refuse to drop functions that sagas under way need: they end by the plan they began with."""
+    found = await connection.execute(
+        "select to_regprocedure('darkpearl.functions_in_use()') is not null"
+    )
+    if not ((row := await found.fetchone()) and row[0]):
+        return
+    needed = await connection.execute(
+        """
+        select o.name, u.saga_type, u.plan_version, u.sagas
+        from unnest(%s::text[]) as o (name)
+        join darkpearl.functions_in_use() as u
+            on to_regproc('darkpearl.' || u.name)::oid = o.name::regprocedure::oid
+        order by o.name, u.saga_type, u.plan_version limit 1
+        """,
+        [orphans],
+    )
+    if row := await needed.fetchone():
+        name, saga_type, version, sagas = row
+        raise SchemaError(
+            f"{name} is in no file any more, but {sagas} sagas of {saga_type} that have not ended"
+            f" follow version {version} of its plan, which names it; put it back until they have"
+        )
 
 
 def _defined(path: Path) -> list[str]:

@@ -16,12 +16,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from darkpearl import database
 from darkpearl.api import app as api
 from darkpearl.config import PREFIX, Settings, traces_exporter
-from darkpearl.listener import Listener
-from darkpearl.metrics import CONTENT_TYPE, Engine, Page
-from darkpearl.paysim import fates
+from darkpearl.gateways.make import make_gateway
+from darkpearl.listener import Limits, Listener
+from darkpearl.paysim import faults
+from darkpearl.telemetry.metrics import CONTENT_TYPE, Engine, Page
 
 if TYPE_CHECKING:
-    from darkpearl.tracing import Tracing
+    from darkpearl.telemetry.tracing import Tracing
 
 API_ROLE = api.LOGIN
 LISTENER_ROLE = "darkpearl_listener"
@@ -147,7 +148,7 @@ def paysim_service(settings: Settings, app: Callable[..., Any], taken: socket.so
     server = _Server(
         uvicorn.Config(
             app,
-            http=fates.Protocol,
+            http=faults.Protocol,
             access_log=False,
             log_level=logging.WARNING,
             timeout_keep_alive=KEEPALIVE_SECONDS,
@@ -161,10 +162,30 @@ def paysim_service(settings: Settings, app: Callable[..., Any], taken: socket.so
     )
 
 
+def limits_of(settings: Settings) -> Limits:
+    """How much a listener takes on, by the settings."""
+    return Limits(
+        batch_size=settings.batch_size,
+        concurrency=settings.payment_concurrency,
+        call_seconds=settings.payment_timeout_seconds,
+        call_failures=settings.payment_failures,
+        poll_seconds=settings.poll_seconds,
+        shutdown_seconds=settings.shutdown_seconds,
+        idempotency_key_hours=settings.idempotency_key_hours,
+    )
+
+
+def make_listener(settings: Settings, url: str, tracing: "Tracing | None" = None) -> Listener:
+    """A listener with its role, and the gateway that the settings name."""
+    return Listener(
+        database.as_role(url, LISTENER_ROLE), make_gateway(settings), limits_of(settings), tracing
+    )
+
+
 def listener_service(settings: Settings, url: str) -> Service:
     """One listener."""
     tracing = traces_of("darkpearl-listener")
-    worker = Listener(settings, database.as_role(url, LISTENER_ROLE), tracing=tracing)
+    worker = make_listener(settings, url, tracing)
     return Service(
         run=lambda: _to_the_last_span(worker.run(), tracing), stop=worker.stop, kill=worker.kill
     )
@@ -225,7 +246,7 @@ def traces_of(service: str) -> "Tracing | None":
     if exporter is None:
         return None
     try:
-        from darkpearl import tracing  # noqa: PLC0415 - nobody else pays for it
+        from darkpearl.telemetry import tracing  # noqa: PLC0415 - nobody else pays for it
     except ModuleNotFoundError as error:
         _log.warning("no traces: they need %s; pip install 'darkpearl[otel]'", error.name)
         return None

@@ -17,8 +17,8 @@ PENDING = {"outcome": "pending", "gateway": "mock", "reference": "ch_1", "deadli
 
 COMPENSATED = ["step_compensated release_stock", "saga_compensated"]
 """The last events of an order that had stock and was cancelled."""
-EFFECTS = {"fulfill_order": "move_goods", "release_stock": "move_goods"}
-"""Steps that are nothing but an effect, and the function that has it."""
+EFFECTS = {"fulfill_order": "fulfill", "release_stock": "release"}
+"""Steps that are nothing but an effect, and what move_goods() does for them."""
 LONG = 4000
 """Seconds after which every backoff and every lease is over."""
 
@@ -243,19 +243,18 @@ class Shop:
 
     async def poison(self, step: str, *sagas: UUID, sqlstate: str = "XX001") -> None:
         """Make the function of a step raise when it is given one of these sagas."""
-        function = EFFECTS.get(step, step)
+        function = "move_goods" if step in EFFECTS else step
         arguments = await self.value("select pg_get_function_arguments(%s::regproc)", function)
         names = ", ".join(each.split()[0] for each in arguments.split(", "))
         bad = ", ".join(f"'{saga}'" for saga in sagas)
         if step in EFFECTS:
             result, sound = "void", "perform"
             given = f"""exists (
-                select from unnest(p_saga_ids, p_step_names) as e (saga_id, step_name)
-                where e.saga_id = any(array[{bad}]::uuid[]) and e.step_name = '{step}'
+                select from unnest(p_saga_ids, p_effects) as e (saga_id, effect)
+                where e.saga_id = any(array[{bad}]::uuid[]) and e.effect = '{EFFECTS[step]}'
             )"""
         else:
-            result = await self.value("select pg_get_function_result(%s::regproc)", function)
-            sound = "return query select * from" if result.startswith("SETOF") else "return"
+            result, sound = "outcome_group[]", "return"
             given = f"p_saga_ids && array[{bad}]::uuid[]"
         await self.run(
             f"""
@@ -273,7 +272,7 @@ class Shop:
 
     async def cure(self, step: str) -> None:
         """Take the poison away again."""
-        function = EFFECTS.get(step, step)
+        function = "move_goods" if step in EFFECTS else step
         await self.run(
             f"drop function {function}; alter function sound_{function} rename to {function}"
         )

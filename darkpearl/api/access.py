@@ -5,18 +5,21 @@ and exact amounts need no code of ours. All statements of a request go out in on
 transaction whose commit is awaited before there is a response.
 """
 
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, LiteralString, TypeVar
+from uuid import UUID
 
 import msgspec
 from litestar import Request
 from litestar.datastructures import State
 from msgspec import UNSET, Struct
 
-from darkpearl import exchange
 from darkpearl.api.limits import address_key
+from darkpearl.api.pipeline import pipeline
+from darkpearl.api.tokens import ANONYMOUS, Identity
 from darkpearl.database import Pool
 from darkpearl.errors import (
     PROBLEMS,
@@ -25,8 +28,7 @@ from darkpearl.errors import (
     UnauthorizedError,
     translated,
 )
-from darkpearl.pipeline import pipeline
-from darkpearl.tokens import ANONYMOUS, Identity
+from darkpearl.telemetry import request_context
 
 _FOR_THE_CALLER = (
     b"select set_config('role', %s, true), set_config('request.jwt.claims', %s, true),"
@@ -40,15 +42,6 @@ Parameters = dict[str, Any]
 Statement = tuple[str, Parameters]
 Execute = Callable[[str, Parameters], Awaitable[Any]]
 """Runs a statement; a coroutine of its cursor."""
-
-PRODUCT_SUMMARY = """(
-    select json_build_object('id', p.id, 'sku', p.sku, 'name', p.name)
-    from products as p where p.id = {0}.product_id
-) as product"""
-WAREHOUSE_SUMMARY = """(
-    select json_build_object('id', w.id, 'code', w.code, 'name', w.name)
-    from warehouses as w where w.id = {0}.warehouse_id
-) as warehouse"""
 
 
 class Caller:
@@ -79,7 +72,7 @@ class Caller:
             DarkPearlError: whatever the database says, a constraint checked at commit included.
             UnauthorizedError: it needs a token, and none was given.
         """
-        asked = exchange.current()
+        context = request_context.current()
         with self._asked_for_a_token(), translated():
             # BEGIN and COMMIT by hand: the driver's own would end the pipeline's flight twice.
             # All is answered by the end of the block, what a COMMIT finds wrong included.
@@ -88,11 +81,11 @@ class Caller:
                 settings = [
                     self._identity.role,
                     self._identity.claims,
-                    f"darkpearl api {asked.request_id}".rstrip(),
-                    asked.request_id,
+                    f"darkpearl api {context.request_id}".rstrip(),
+                    context.request_id,
                 ]
-                if asked.traceparent:
-                    await connection.execute(_TRACED, [*settings, asked.traceparent])
+                if context.traceparent:
+                    await connection.execute(_TRACED, [*settings, context.traceparent])
                 else:
                     await connection.execute(_FOR_THE_CALLER, settings)
                 yield lambda query, parameters: connection.execute(query.encode(), parameters)
@@ -150,16 +143,16 @@ async def caller(request: Request[Any, Any, Any], state: State) -> Caller:
 
     Raises:
         UnauthorizedError: the token isn't valid.
-        TooOftenError: the caller asks too often; who sends bad tokens is its address.
+        RateLimitError: the caller asks too often; who sends bad tokens is its address.
     """
-    asked = exchange.current()
+    context = request_context.current()
     try:
         identity = await state.tokens.identify(request.headers.getall("authorization", []))
     except UnauthorizedError:
-        asked.rate_limit = state.limiter.take(_address(request))
+        context.rate_limit = state.limiter.take(_address(request))
         raise
-    asked.role = identity.role
-    asked.rate_limit = state.limiter.take(
+    context.role = identity.role
+    context.rate_limit = state.limiter.take(
         f"sub {identity.subject}" if identity.subject else _address(request)
     )
     return Caller(state.pool, identity)
@@ -189,6 +182,26 @@ def update(table: LiteralString, row_id: Any, changes: Struct) -> Statement:
 def delete(table: LiteralString, row_id: Any) -> Statement:
     """The statement that removes a row and returns its id."""
     return f"delete from {table} where id = %(row_id)s returning id", {"row_id": row_id}  # noqa: S608
+
+
+def call(function: LiteralString, **arguments: Any) -> Statement:
+    """The statement that calls a function, whose arguments are called p_ and these names.
+
+    Those that are None keep their defaults. It returns nothing: what came of it is read afterwards.
+    """
+    given = {name: value for name, value in arguments.items() if value is not None}
+    named = ", ".join(f"p_{name} => %({name})s" for name in given)
+    return f"select from {function}({named})", given
+
+
+def new_id() -> UUID:
+    """A UUIDv7, as the function of the same name in SQL makes it.
+
+    Made here so that a statement can name what the one before it makes, without waiting for that.
+    """
+    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    version, variant = 7 << 76, 2 << 62
+    return UUID(int=value & ~(0xF << 76) & ~(3 << 62) | version | variant)
 
 
 def document(query: str, *more: LiteralString) -> str:

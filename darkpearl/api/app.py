@@ -26,20 +26,20 @@ from darkpearl.api import (
     webhooks,
 )
 from darkpearl.api.access import caller
+from darkpearl.api.bodies import MAX_BODY_BYTES, DecimalsAreNumbers, JsonRequest, JsonResponse
 from darkpearl.api.description import as_yaml, described
-from darkpearl.api.edge import Edge
 from darkpearl.api.idempotency import once
 from darkpearl.api.limits import Limiter
 from darkpearl.api.listing import listing
+from darkpearl.api.middleware import Middleware
 from darkpearl.api.parameters import created, refuse_unknown
-from darkpearl.api.wire import MAX_BODY_BYTES, DecimalsAreNumbers, JsonRequest, JsonResponse
+from darkpearl.api.tokens import Verifier
 from darkpearl.config import Settings
 from darkpearl.errors import DarkPearlError
 from darkpearl.gateways.make import make_gateway
-from darkpearl.tokens import Verifier
 
 if TYPE_CHECKING:
-    from darkpearl.tracing import Tracing
+    from darkpearl.telemetry.tracing import Tracing
 
 STATEMENT_TIMEOUT = "10s"
 LOGIN = "darkpearl_api"
@@ -136,7 +136,7 @@ def create_app(settings: Settings, database_url: str, tracing: "Tracing | None" 
     app.state.limiter = Limiter(settings.rate_limit_per_minute)
     app.state.stopping = asyncio.Event()
     app.state.streams = 0
-    app.asgi_handler = Edge(app.asgi_handler, app.state.limiter.policy, tracing)
+    app.asgi_handler = Middleware(app.asgi_handler, app.state.limiter.policy, tracing)
     return app
 
 

@@ -4,6 +4,7 @@ Swagger UI is served from files of this package (swagger/, of the npm package sw
 that it works where there is no internet, under a policy that lets it load nothing from elsewhere.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ PAGE_POLICY = (
 
 ANYBODY: list[SecurityRequirement] = [{"token": []}, {}]
 """For operations that need no token, and tell more to who has one."""
+
+_PAGE = re.compile(r"Page_[\w.]+\.(\w+)_")
+"""A page's component as the framework names it: by the path of a class."""
 
 _ABOUT = """\
 Order fulfilment: place an order and its saga reserves stock, takes the payment and ships, or gives
@@ -129,9 +133,10 @@ def as_yaml(app: Litestar) -> str:
 def exact(document: dict[str, Any]) -> dict[str, Any]:
     """The same description, saying what the framework leaves out; in place, and once is enough.
 
-    A parameter that may be left out can't be sent as null, a body takes no unknown fields, and a
-    lower limit of 0 is a limit.
+    A parameter that may be left out can't be sent as null, a body takes no unknown fields, a lower
+    limit of 0 is a limit, and a page is named by what it holds, wherever the class of that stands.
     """
+    _name_pages(document)
     schemas = document["components"]["schemas"]
     for path in document["paths"].values():
         for operation in path.values():
@@ -143,6 +148,19 @@ def exact(document: dict[str, Any]) -> dict[str, Any]:
             if body := operation.get("requestBody"):
                 _close(body, schemas)
     return document
+
+
+def _name_pages(part: Any) -> None:
+    """Rename the components of pages, and all references to them."""
+    for each in part.values() if isinstance(part, dict) else part:
+        if isinstance(each, dict | list):
+            _name_pages(each)
+    if isinstance(part, dict):
+        if "$ref" in part:
+            part["$ref"] = _PAGE.sub(r"Page_\1", part["$ref"])
+        renamed = {_PAGE.sub(r"Page_\1", name): name for name in part if _PAGE.fullmatch(name)}
+        for name in sorted(renamed):
+            part[name] = part.pop(renamed[name])
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

@@ -22,15 +22,16 @@ from litestar.response.sse import ServerSentEventMessage
 from litestar.status_codes import HTTP_200_OK, HTTP_204_NO_CONTENT
 
 from darkpearl.api.access import Caller
+from darkpearl.api.bodies import encoder
 from darkpearl.api.problems import refusals
-from darkpearl.api.sagas import EVENT_COLUMNS
-from darkpearl.api.wire import encoder
 from darkpearl.errors import NotFoundError, UnavailableError
-from darkpearl.models import SagaEvent
+from darkpearl.models.sagas import SagaEvent
 
 POLL_SECONDS = 0.2
 PING_SECONDS = 15.0
 BATCH = 100
+LAST_ID = 2**63 - 1
+"""No event has a higher one, whatever a client says."""
 MAX_STREAMS = 200
 """Streams of one process at most: each costs the database five short queries a second."""
 
@@ -41,18 +42,7 @@ LastEventId = Annotated[
 
 logger = logging.getLogger(__name__)
 
-_LOOK = f"""
-    select
-        s.ready_at is null as ended,
-        coalesce((
-            select json_agg(n order by n.id) from (
-                select {EVENT_COLUMNS} from saga_events as e
-                where e.saga_id = s.id and e.id > %(after)s
-                order by e.id limit %(batch)s
-            ) as n
-        ), '[]') as events
-    from sagas as s where s.id = %(id)s
-"""  # noqa: S608 - literals
+_LOOK = "select * from follow_saga(%(id)s, %(after)s, %(limit)s)"
 
 
 class _Look(msgspec.Struct):
@@ -82,7 +72,7 @@ async def follow_order(
     """
     if state.streams >= MAX_STREAMS:
         raise UnavailableError(f"This process follows {MAX_STREAMS} orders already.")
-    after = last_event_id or 0
+    after = min(last_event_id or 0, LAST_ID)
     look = await _look(caller, order_id, after)
     if look is None:
         raise NotFoundError(f"There is no order {order_id}.")
@@ -97,7 +87,7 @@ async def follow_order(
 
 
 async def _look(caller: Caller, order_id: UUID, after: int) -> _Look | None:
-    return await caller.find(_Look, (_LOOK, {"id": order_id, "after": after, "batch": BATCH}))
+    return await caller.find(_Look, (_LOOK, {"id": order_id, "after": after, "limit": BATCH}))
 
 
 async def _follow(

@@ -9,8 +9,8 @@ from msgspec import Struct
 
 from darkpearl.api.access import Caller
 from darkpearl.api.problems import refusals
+from darkpearl.api.tokens import ANONYMOUS
 from darkpearl.errors import DarkPearlError, UnavailableError
-from darkpearl.tokens import ANONYMOUS
 
 READY_SECONDS = 2.0
 """Longer than this the database counts as away; a probe doesn't wait for ever."""

@@ -14,8 +14,8 @@ from litestar.datastructures import State
 from litestar.params import HeaderParameter
 
 from darkpearl.api.access import Caller, Statement, caller, document
+from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.versions import etag
-from darkpearl.api.wire import JsonResponse
 from darkpearl.errors import NotFoundError
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from darkpearl.errors import PROBLEMS, TooOftenError
+from darkpearl.errors import PROBLEMS, RateLimitError
 
 WINDOW_SECONDS = 60
 MAX_BUCKETS = 50_000
@@ -35,7 +35,7 @@ class Limiter:
         """Count one request; the RateLimit header of its answer, empty without a limit.
 
         Raises:
-            TooOftenError: it is one too many; it says when to come back.
+            RateLimitError: it is one too many; it says when to come back.
         """
         if not self._per_minute:
             return ""
@@ -44,7 +44,7 @@ class Limiter:
         full_at = max(self._full_at.get(caller, now), now) + cost
         excess = full_at - now - WINDOW_SECONDS
         if excess > 1e-6:  # noqa: PLR2004 - what sums of floats are off by
-            raise TooOftenError(
+            raise RateLimitError(
                 f"More than {self._per_minute} requests in a minute.",
                 title=PROBLEMS["DP039"].title,
                 code="DP039",

@@ -16,8 +16,8 @@ from litestar.params import QueryParameter
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from darkpearl.api.access import Caller, Parameters
+from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.parameters import Period
-from darkpearl.api.wire import JsonResponse
 from darkpearl.errors import BadRequestError, FieldError
 
 DEFAULT_LIMIT = 100
@@ -78,10 +78,10 @@ class Filters:
         self.add(f"{column} >= %(start)s", start=period.start)
         return self.add(f"{column} < %(end)s", end=period.end)
 
-    @property
-    def where(self) -> str:
-        """The clause, or nothing when there is no condition."""
-        return f"where {' and '.join(self._conditions)}" if self._conditions else ""
+    def where(self, more: str = "") -> str:
+        """The clause, with one condition more; nothing when there is none."""
+        conditions = [*self._conditions, *([f"({more})"] if more else [])]
+        return f"where {' and '.join(conditions)}" if conditions else ""
 
 
 class Column(NamedTuple):
@@ -135,7 +135,7 @@ class Listing:
     async def page(
         self,
         kind: type[T],
-        query: str,
+        relation: LiteralString,
         filters: Filters,
         *,
         sorts: tuple[str, ...],
@@ -146,29 +146,26 @@ class Listing:
 
         Args:
             kind: what a row is.
-            query: `select … from …`, without a where clause.
-            filters: what the where clause says.
+            relation: the table or view of which the list is.
+            filters: which rows of it.
             sorts: the fields by which the list may be sorted, none of them nullable; the first,
                 with its sign, is the order that a list has by itself.
             unique: the field that decides between rows that are equal by the sort.
-            counted: what to count instead of the query, when that is cheaper; same filters.
+            counted: where to count instead, when that is cheaper; it has the columns of the
+                filters.
 
         Raises:
             BadRequestError: there is no such sort or cursor.
         """
         order, after = self._position(kind, sorts, unique)
-        beyond = f"where {_beyond(order)}" if after else ""
-        count = f"{counted} {filters.where}" if counted else "matching"
-        statement = f"""
-            with matching as not materialized ({query} {filters.where})
-            select coalesce((
-                select json_agg(page) from (
-                    select * from matching {beyond}
-                    order by {", ".join(f"{n} desc" if d else n for n, d in order)}
-                    limit %(limit)s + 1 offset %(offset)s
-                ) as page
-            ), '[]') as data, case when %(counted)s then (select count(*) from {count}) end as count
-        """  # noqa: S608 - literals of the handlers
+        where = filters.where(_beyond(order) if after else "")
+        by = ", ".join(f"{name} desc" if descending else name for name, descending in order)
+        rows = (
+            f"select * from {relation} {where} order by {by} limit %(limit)s + 1 offset %(offset)s"  # noqa: S608
+        )
+        data = f"select coalesce(json_agg(page), '[]') from ({rows}) as page"  # noqa: S608
+        count = f"select count(*) from {counted or relation} {filters.where()}"  # noqa: S608
+        statement = f"select ({data}) as data, case when %(counted)s then ({count}) end as count"
         parameters = {
             **filters.parameters,
             **{f"after_{at}": value for at, value in enumerate(after)},

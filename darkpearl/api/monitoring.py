@@ -6,13 +6,13 @@ from typing import Any
 from litestar import Request, Response, get
 from litestar.datastructures import State
 
-from darkpearl import metrics
 from darkpearl.api.access import Caller
+from darkpearl.api.tokens import Identity
 from darkpearl.config import Settings
 from darkpearl.database import Pool
 from darkpearl.errors import PROBLEMS, UnauthorizedError
-from darkpearl.metrics import Page, PoolStats, Rows
-from darkpearl.tokens import Identity
+from darkpearl.telemetry import metrics
+from darkpearl.telemetry.metrics import Page, PoolStats, Rows
 
 _MONITOR = Identity("service_role", '{"role": "service_role", "sub": "metrics"}')
 

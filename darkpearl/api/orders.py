@@ -1,7 +1,5 @@
 """Orders: placed, read, followed, cancelled. Their sagas do the rest."""
 
-import secrets
-import time
 from typing import Annotated
 from uuid import UUID
 
@@ -12,74 +10,21 @@ from litestar.openapi.spec import Example
 from litestar.params import Body, FromPath, FromQuery, QueryParameter
 from litestar.status_codes import HTTP_202_ACCEPTED
 
-from darkpearl.api import sagas
-from darkpearl.api.access import WAREHOUSE_SUMMARY, Caller
+from darkpearl.api import access
+from darkpearl.api.access import Caller
+from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.events import follow_order
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.parameters import Period
 from darkpearl.api.problems import refusals
-from darkpearl.api.wire import JsonResponse
-from darkpearl.models import (
-    CreatedOrder,
-    CreateOrder,
-    Order,
-    OrderDetails,
-    OrderStatus,
-)
-from darkpearl.models.payments import Payment, Refund
+from darkpearl.models.orders import CreatedOrder, CreateOrder, Order, OrderDetails, OrderStatus
 
 Reason = Annotated[str | None, QueryParameter(max_length=500, description="Why, for the history")]
 
-_COLUMNS = f"""
-    o.id, o.order_number, o.status, o.customer_id, o.warehouse_id, o.currency, o.total_amount,
-    o.notes, o.created_at, o.updated_at, {WAREHOUSE_SUMMARY.format("o")}
-"""
-_ITEMS = """(
-    select json_agg(
-        json_build_object(
-            'id', i.id, 'product_id', i.product_id, 'quantity', i.quantity,
-            'unit_price', i.unit_price, 'line_total', i.line_total,
-            'product', json_build_object('id', p.id, 'sku', p.sku, 'name', p.name)
-        )
-        order by i.id
-    )
-    from order_items as i
-    inner join products as p on p.id = i.product_id
-    where i.order_id = o.id and i.warehouse_id = o.warehouse_id
-) as items"""
-_PAYMENT = f"""(
-    select to_json(v) from (
-        select {", ".join(f"p.{name}" for name in Payment.__struct_fields__)} from payments as p
-        where p.order_id = o.id and p.warehouse_id = o.warehouse_id
-    ) as v
-) as payment"""  # noqa: S608 - literals
-_REFUNDS = f"""(
-    select coalesce(json_agg(v order by v.id), '[]') from (
-        select {", ".join(f"r.{name}" for name in Refund.__struct_fields__)} from refunds as r
-        where r.order_id = o.id and r.warehouse_id = o.warehouse_id
-    ) as v
-) as refunds"""  # noqa: S608 - literals
-_SAGA = f"""(
-    select to_json(v) from (
-        select {sagas.COLUMNS} from saga_overview as s
-        where s.id = o.id and s.warehouse_id = o.warehouse_id
-    ) as v
-) as saga"""  # noqa: S608 - literals
-_DETAILS = f"""
-    select {_COLUMNS}, {_ITEMS}, {_PAYMENT}, {_REFUNDS}, {_SAGA}
-    from orders as o where o.id = %(id)s
-"""  # noqa: S608 - literals
-_PLACE = """
-    select from place_order(
-        %(warehouse_id)s, %(items)s::jsonb, %(customer_id)s, %(notes)s, %(currency)s, %(id)s,
-        %(payment_token)s
-    )
-"""
-_PLACED = f"""
-    select {_COLUMNS}, {_ITEMS}, %(message)s as message
-    from orders as o where o.id = %(id)s and o.warehouse_id = %(warehouse_id)s
-"""  # noqa: S608 - literals
+_DETAILS = "select * from order_details where id = %(id)s"
+_SUMMARY = "select * from order_summaries where id = %(id)s"
+_PLACED = "select *, %(message)s as message from order_confirmations where id = %(id)s"
 
 _encode = msgspec.json.Encoder().encode
 
@@ -116,17 +61,13 @@ async def list_orders(
 ) -> JsonResponse[Page[Order]]:
     """Orders, newest first."""
     filters = Filters()
-    filters.add("o.status = %(status)s", status=status)
-    filters.add("o.customer_id = %(customer_id)s", customer_id=customer_id)
-    filters.add("o.warehouse_id = %(warehouse_id)s", warehouse_id=warehouse_id)
-    filters.add("o.order_number = %(order_number)s", order_number=order_number)
-    filters.within("o.created_at", created)
+    filters.add("status = %(status)s", status=status)
+    filters.add("customer_id = %(customer_id)s", customer_id=customer_id)
+    filters.add("warehouse_id = %(warehouse_id)s", warehouse_id=warehouse_id)
+    filters.add("order_number = %(order_number)s", order_number=order_number)
+    filters.within("created_at", created)
     return await listing.page(
-        Order,
-        f"select {_COLUMNS} from orders as o",  # noqa: S608 - literals
-        filters,
-        sorts=("-order_number",),
-        unique="order_number",
+        Order, "order_summaries", filters, sorts=("-order_number",), unique="order_number"
     )
 
 
@@ -139,18 +80,20 @@ async def get_order(caller: NamedDependency[Caller], order_id: FromPath[UUID]) -
 @post("/", summary="Place an order", responses=refusals(400, 403, 409, 413, 415, 422))
 async def create_order(once: NamedDependency[Once], data: NewOrder) -> JsonResponse[CreatedOrder]:
     """Place an order. Once this is answered it is committed, and its saga is under way."""
-    order_id = data.id or _new_id()
-    parameters = {
-        "id": order_id,
-        "warehouse_id": data.warehouse_id,
-        "items": _encode(data.items).decode(),
-        "customer_id": data.customer_id,
-        "notes": data.notes,
-        "currency": data.currency,
-        "payment_token": data.payment_token,
-        "message": f"Placed; its saga has started. Follow it at /orders/{order_id}/events.",
-    }
-    order = await once.get(CreatedOrder, (_PLACE, parameters), (_PLACED, parameters))
+    order_id = data.id or access.new_id()
+    place = access.call(
+        "place_order",
+        order_id=order_id,
+        warehouse_id=data.warehouse_id,
+        items=_encode(data.items).decode(),
+        customer_id=data.customer_id,
+        notes=data.notes,
+        currency=data.currency,
+        payment_token=data.payment_token,
+    )
+    message = f"Placed; its saga has started. Follow it at /orders/{order_id}/events."
+    placed = (_PLACED, {"id": order_id, "message": message})
+    order = await once.get(CreatedOrder, place, placed)
     return once.created(order, f"/orders/{order.id}")
 
 
@@ -164,18 +107,8 @@ async def cancel_order(
     caller: NamedDependency[Caller], order_id: FromPath[UUID], reason: Reason = None
 ) -> Order:
     """Ask for an order to be stopped. Its saga gives back what it took; then it is cancelled."""
-    query = f"select {_COLUMNS} from cancel_order(%(id)s, %(reason)s) as o"  # noqa: S608
-    return await caller.get(Order, (query, {"id": order_id, "reason": reason}))
-
-
-def _new_id() -> UUID:
-    """A UUIDv7, as new_id() in SQL makes it.
-
-    Made here so that the statements after the insert can name the order without waiting for it.
-    """
-    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
-    version, variant = 7 << 76, 2 << 62
-    return UUID(int=value & ~(0xF << 76) & ~(3 << 62) | version | variant)
+    cancel = access.call("cancel_order", order_id=order_id, reason=reason)
+    return await caller.get(Order, cancel, (_SUMMARY, {"id": order_id}))
 
 
 router = Router(

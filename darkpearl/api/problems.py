@@ -11,19 +11,19 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath
 from msgspec import Meta, Struct
 
-from darkpearl import exchange
-from darkpearl.api.wire import encoder
+from darkpearl.api.bodies import encoder
 from darkpearl.errors import (
     PROBLEMS,
     BadRequestError,
     DarkPearlError,
     FieldError,
     NotFoundError,
-    TooOftenError,
+    RateLimitError,
     UnauthorizedError,
     UnavailableError,
     problem_of,
 )
+from darkpearl.telemetry import request_context
 
 MEDIA_TYPE = "application/problem+json"
 BLANK = "about:blank"
@@ -107,7 +107,7 @@ def on_error(request: _Request, error: DarkPearlError) -> Response[bytes]:
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         _log(request, error)
     headers = {}
-    if isinstance(error, UnavailableError | TooOftenError):
+    if isinstance(error, UnavailableError | RateLimitError):
         headers["Retry-After"] = str(error.retry_after_seconds)
     if isinstance(error, UnauthorizedError):
         headers["WWW-Authenticate"] = _CHALLENGES[error.code]
@@ -163,7 +163,7 @@ def on_exception(request: _Request, error: Exception) -> Response[bytes]:
 
 
 def _response(problem: ProblemDetails, headers: dict[str, str] | None = None) -> Response[bytes]:
-    problem.request_id = exchange.current().request_id
+    problem.request_id = request_context.current().request_id
     return Response(
         encoder.encode(problem),
         status_code=problem.status,

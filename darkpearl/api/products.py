@@ -10,14 +10,14 @@ from litestar.params import Body, FromPath, FromQuery, JSONBody
 
 from darkpearl.api import access
 from darkpearl.api.access import Caller
+from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.description import ANYBODY
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.parameters import IsActive, Period, Search, contains
 from darkpearl.api.problems import refusals
 from darkpearl.api.versions import UNCHANGED, IfMatch, IfNoneMatch, expect, tagged
-from darkpearl.api.wire import JsonResponse
-from darkpearl.models import CreateProduct, Product, UpdateProduct
+from darkpearl.models.catalogue import CreateProduct, Product, UpdateProduct
 
 SORTS = ("-created_at", "updated_at", "sku", "name", "unit_price")
 
@@ -48,7 +48,7 @@ async def list_products(
     filters.add("sku = %(sku)s", sku=sku)
     filters.add("sku ilike %(like)s or name ilike %(like)s", like=contains(search))
     filters.within("created_at", created)
-    return await listing.page(Product, "select * from products", filters, sorts=SORTS)
+    return await listing.page(Product, "products", filters, sorts=SORTS)
 
 
 @get(

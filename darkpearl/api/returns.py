@@ -7,36 +7,18 @@ from litestar import Router, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
-from darkpearl.api import stock_movements
+from darkpearl.api import access
 from darkpearl.api.access import Caller
+from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.orders import get_order
 from darkpearl.api.problems import refusals
-from darkpearl.api.wire import JsonResponse
-from darkpearl.models import Return
-from darkpearl.models.payments import CreateRefund, CreateReturn, Refund
+from darkpearl.models.payments import CreateRefund, Refund
+from darkpearl.models.stock import CreateReturn, Return
 
-_COLUMNS = ", ".join(f"r.{name}" for name in Refund.__struct_fields__)
-_SELECT = f"select {_COLUMNS} from refunds as r"  # noqa: S608 - literals
-_REFUND = f"""
-    select {_COLUMNS}
-    from refund_order(%(order_id)s, %(amount)s, %(reason)s, coalesce(%(id)s, new_id())) as r
-"""  # noqa: S608 - literals
-_RETURN = f"""
-    with moved as materialized (
-        select m.*
-        from return_items(
-            %(order_id)s, %(items)s::jsonb, %(reason)s, coalesce(%(id)s, new_id())
-        ) as m
-    ),
-    told as (select {stock_movements.COLUMNS} from moved as m)
-    select
-        t.correlation_id as id, %(order_id)s::uuid as order_id,
-        json_agg(t order by t.id) as movements
-    from told as t
-    group by t.correlation_id
-"""  # noqa: S608 - literals
+_REFUND = "select * from refunds where order_id = %(order_id)s and id = %(id)s"
+_RETURN = "select * from order_returns where order_id = %(order_id)s and id = %(id)s"
 
 _encode = msgspec.json.Encoder().encode
 
@@ -46,12 +28,8 @@ async def list_refunds(
     caller: NamedDependency[Caller], listing: NamedDependency[Listing], order_id: FromPath[UUID]
 ) -> JsonResponse[Page[Refund]]:
     """The refunds of an order, oldest first."""
-    refunds = await listing.page(
-        Refund,
-        _SELECT,
-        Filters().add("r.order_id = %(order_id)s", order_id=order_id),
-        sorts=("created_at",),
-    )
+    filters = Filters().add("order_id = %(order_id)s", order_id=order_id)
+    refunds = await listing.page(Refund, "refunds", filters, sorts=("created_at",))
     if not refunds.content.data:
         await get_order.fn(caller, order_id)
     return refunds
@@ -62,8 +40,7 @@ async def get_refund(
     caller: NamedDependency[Caller], order_id: FromPath[UUID], refund_id: FromPath[UUID]
 ) -> Refund:
     """A refund; /sagas has its saga, under the same id."""
-    query = f"{_SELECT} where r.order_id = %(order_id)s and r.id = %(id)s"
-    return await caller.get(Refund, (query, {"order_id": order_id, "id": refund_id}))
+    return await caller.get(Refund, (_REFUND, {"order_id": order_id, "id": refund_id}))
 
 
 @post("/refunds", summary="Give money back", responses=refusals(400, 404, 409, 413, 415, 422))
@@ -71,8 +48,16 @@ async def create_refund(
     once: NamedDependency[Once], order_id: FromPath[UUID], data: JSONBody[CreateRefund]
 ) -> JsonResponse[Refund]:
     """Give back money of a fulfilled order, all that is left or a part. Its saga pays it out."""
-    parameters = {"order_id": order_id, **msgspec.structs.asdict(data)}
-    refund = await once.get(Refund, (_REFUND, parameters))
+    refund_id = data.id or access.new_id()
+    give_back = access.call(
+        "refund_order",
+        order_id=order_id,
+        amount=data.amount,
+        reason=data.reason,
+        refund_id=refund_id,
+    )
+    made = (_REFUND, {"order_id": order_id, "id": refund_id})
+    refund = await once.get(Refund, give_back, made)
     return once.created(refund, f"/orders/{order_id}/refunds/{refund.id}")
 
 
@@ -81,13 +66,16 @@ async def create_return(
     once: NamedDependency[Once], order_id: FromPath[UUID], data: JSONBody[CreateReturn]
 ) -> JsonResponse[Return]:
     """Goods of a fulfilled order have come back, all or a part: they are stock again."""
-    parameters = {
-        "order_id": order_id,
-        "items": None if data.items is None else _encode(data.items).decode(),
-        "reason": data.reason,
-        "id": data.id,
-    }
-    returned = await once.get(Return, (_RETURN, parameters))
+    return_id = data.id or access.new_id()
+    take_back = access.call(
+        "return_items",
+        order_id=order_id,
+        items=None if data.items is None else _encode(data.items).decode(),
+        reason=data.reason,
+        return_id=return_id,
+    )
+    made = (_RETURN, {"order_id": order_id, "id": return_id})
+    returned = await once.get(Return, take_back, made)
     return once.created(returned, f"/stock-movements?correlation_id={returned.id}")
 
 

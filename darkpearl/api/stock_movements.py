@@ -3,45 +3,30 @@
 from typing import Annotated
 from uuid import UUID
 
-import msgspec
 from litestar import Router, get, post
 from litestar.di import NamedDependency
 from litestar.openapi.spec import Example
 from litestar.params import Body, FromPath, FromQuery
 
-from darkpearl.api.access import PRODUCT_SUMMARY, WAREHOUSE_SUMMARY, Caller
+from darkpearl.api import access
+from darkpearl.api.access import Caller
+from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.parameters import Period
 from darkpearl.api.problems import refusals
-from darkpearl.api.wire import JsonResponse
 from darkpearl.errors import InvalidError
-from darkpearl.models import (
+from darkpearl.models.stock import (
     CreatedStockMovement,
     CreateStockMovement,
     MovementType,
     StockMovement,
 )
 
-COLUMNS = f"""
-    m.id, m.correlation_id, m.product_id, m.warehouse_id, m.movement_type, m.quantity,
-    m.available_after, m.reserved_after, m.reference_type, m.reference_id, m.notes, m.actor,
-    m.created_at, {PRODUCT_SUMMARY.format("m")}, {WAREHOUSE_SUMMARY.format("m")}
-"""
-_SELECT = f"select {COLUMNS} from stock_movements as m"  # noqa: S608 - literals
-
-_MOVE = """
-    {function}(
-        %(warehouse_id)s, %(product_id)s, %(quantity)s, coalesce(%(correlation_id)s, new_id()),
-        %(notes)s, %(reference_type)s, %(reference_id)s
-    )
-"""
-_TRANSFER = """
-    transfer_stock(
-        %(from_id)s, %(to_id)s, %(product_id)s, %(quantity)s,
-        coalesce(%(correlation_id)s, new_id()), %(notes)s
-    )
-"""
+_RECORDED = (
+    "select * from recorded_movements where correlation_id = %(id)s"
+    " and movement_type = %(type)s and product_id = %(product)s and warehouse_id = %(warehouse)s"
+)
 
 NewMovement = Annotated[
     CreateStockMovement,
@@ -75,17 +60,17 @@ async def list_stock_movements(
 ) -> JsonResponse[Page[StockMovement]]:
     """The ledger, newest first. An order's id is found as a reference too."""
     filters = Filters()
-    filters.add("m.product_id = %(product_id)s", product_id=product_id)
-    filters.add("m.warehouse_id = %(warehouse_id)s", warehouse_id=warehouse_id)
-    filters.add("m.movement_type = %(movement_type)s", movement_type=movement_type)
-    filters.add("m.reference_type = %(reference_type)s", reference_type=reference_type)
+    filters.add("product_id = %(product_id)s", product_id=product_id)
+    filters.add("warehouse_id = %(warehouse_id)s", warehouse_id=warehouse_id)
+    filters.add("movement_type = %(movement_type)s", movement_type=movement_type)
+    filters.add("reference_type = %(reference_type)s", reference_type=reference_type)
     filters.add(
-        "m.reference_id = %(reference_id)s or m.correlation_id = %(reference_id)s",
+        "reference_id = %(reference_id)s or correlation_id = %(reference_id)s",
         reference_id=reference_id,
     )
-    filters.add("m.correlation_id = %(correlation_id)s", correlation_id=correlation_id)
-    filters.within("m.created_at", created)
-    return await listing.page(StockMovement, _SELECT, filters, sorts=("-id",))
+    filters.add("correlation_id = %(correlation_id)s", correlation_id=correlation_id)
+    filters.within("created_at", created)
+    return await listing.page(StockMovement, "stock_ledger", filters, sorts=("-id",))
 
 
 @get("/{movement_id:int}", summary="Get a stock movement", responses=refusals(400, 404))
@@ -93,7 +78,8 @@ async def get_stock_movement(
     caller: NamedDependency[Caller], movement_id: FromPath[int]
 ) -> StockMovement:
     """One line of the ledger. It never changes."""
-    return await caller.get(StockMovement, (f"{_SELECT} where m.id = %(id)s", {"id": movement_id}))
+    query = "select * from stock_ledger where id = %(id)s"
+    return await caller.get(StockMovement, (query, {"id": movement_id}))
 
 
 @post("/", summary="Move stock", responses=refusals(400, 404, 409, 413, 415, 422))
@@ -101,29 +87,43 @@ async def create_stock_movement(
     once: NamedDependency[Once], data: NewMovement
 ) -> JsonResponse[CreatedStockMovement]:
     """Receive, adjust or transfer. The same again, under its correlation id, moves nothing."""
-    parameters = msgspec.structs.asdict(data)
+    correlation_id = data.correlation_id or access.new_id()
     if data.movement_type in {"receive", "adjust"}:
         _refuse_other_warehouses(data)
-        moved = _MOVE.format(function=f"{data.movement_type}_stock")
+        move = access.call(
+            "receive_stock" if data.movement_type == "receive" else "adjust_stock",
+            warehouse_id=data.warehouse_id,
+            product_id=data.product_id,
+            quantity=data.quantity,
+            correlation_id=correlation_id,
+            notes=data.notes,
+            reference_type=data.reference_type,
+            reference_id=data.reference_id,
+        )
     elif data.movement_type in {"transfer_out", "transfer_in"}:
-        parameters["from_id"], parameters["to_id"] = _ends(data)
-        moved = _TRANSFER
+        from_warehouse_id, to_warehouse_id = _ends(data)
+        move = access.call(
+            "transfer_stock",
+            from_warehouse_id=from_warehouse_id,
+            to_warehouse_id=to_warehouse_id,
+            product_id=data.product_id,
+            quantity=data.quantity,
+            correlation_id=correlation_id,
+            notes=data.notes,
+        )
     else:
         raise InvalidError(
             f"A {data.movement_type} is written by an order's saga alone.",
             title="Only orders do that",
             hint="Place an order, or cancel it; use receive, adjust or a transfer for the rest.",
         )
-    query = f"""
-        with moved as (select m.* from {moved} as m),
-        told as (select {COLUMNS} from moved as m)
-        select asked.*, (
-            select to_json(other) from told as other where other.id <> asked.id
-        ) as counterpart
-        from told as asked
-        where asked.movement_type = %(movement_type)s
-    """  # noqa: S608 - literals
-    movement = await once.get(CreatedStockMovement, (query, parameters))
+    name = {
+        "id": correlation_id,
+        "type": data.movement_type,
+        "product": data.product_id,
+        "warehouse": data.warehouse_id,
+    }
+    movement = await once.get(CreatedStockMovement, move, (_RECORDED, name))
     return once.created(movement, f"/stock-movements/{movement.id}")
 
 

@@ -13,7 +13,7 @@ from litestar.params import HeaderParameter
 from litestar.status_codes import HTTP_304_NOT_MODIFIED
 
 from darkpearl.api.access import Statement
-from darkpearl.api.wire import JsonResponse
+from darkpearl.api.bodies import JsonResponse
 from darkpearl.errors import BadRequestError, FieldError
 
 _TAG = re.compile(r'(W/)?"([\x21\x23-\x7e]*)"')
@@ -69,7 +69,7 @@ def tagged(row: V, if_none_match: str | None = None) -> JsonResponse[V]:
 
 
 def expect(
-    if_match: str | None, table: LiteralString, row_id: UUID, version: LiteralString = "r.version"
+    if_match: str | None, table: LiteralString, row_id: UUID, shown: LiteralString = ""
 ) -> list[Statement]:
     """What has to run before a write under If-Match: locks the row, raises when it has changed.
 
@@ -79,18 +79,19 @@ def expect(
         if_match: the header; weak tags in it never match.
         table: where the row is.
         row_id: its id.
-        version: its version in SQL, with `r` for the row.
+        shown: the view whose version clients see, when it isn't the table's.
 
     Raises:
         BadRequestError: If-Match is no list of entity tags.
     """
     if if_match is None or if_match.strip() == "*":
         return []
-    query = f"""
-        select expect_version({version}, %(expected)s::bigint[]) from {table} as r
-        where r.id = %(id)s for no key update of r
-    """  # noqa: S608 - literals
-    return [(query, {"id": row_id, "expected": _versions("If-Match", if_match, strong=True)})]
+    shown = shown or table
+    lock = f"select from {table} where id = %(id)s for no key update"
+    # Once it is locked: a statement sees what was committed before it began.
+    check = f"select expect_version(version, %(expected)s::bigint[]) from {shown} where id = %(id)s"  # noqa: S608 - literals
+    expected = _versions("If-Match", if_match, strong=True)
+    return [(lock, {"id": row_id}), (check, {"id": row_id, "expected": expected})]
 
 
 def _versions(header: str, text: str, *, strong: bool = False) -> list[int]:

@@ -8,14 +8,14 @@ from litestar.params import FromPath, FromQuery, JSONBody
 
 from darkpearl.api import access
 from darkpearl.api.access import Caller
+from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.description import ANYBODY
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.parameters import IsActive, Period, Search, contains
 from darkpearl.api.problems import refusals
 from darkpearl.api.versions import UNCHANGED, IfMatch, IfNoneMatch, expect, tagged
-from darkpearl.api.wire import JsonResponse
-from darkpearl.models import CreateWarehouse, UpdateWarehouse, Warehouse
+from darkpearl.models.catalogue import CreateWarehouse, UpdateWarehouse, Warehouse
 
 SORTS = ("-created_at", "updated_at", "code", "name")
 
@@ -34,7 +34,7 @@ async def list_warehouses(
     filters.add("code = %(code)s", code=code)
     filters.add("code ilike %(like)s or name ilike %(like)s", like=contains(search))
     filters.within("created_at", created)
-    return await listing.page(Warehouse, "select * from warehouses", filters, sorts=SORTS)
+    return await listing.page(Warehouse, "warehouses", filters, sorts=SORTS)
 
 
 @get(

@@ -15,16 +15,14 @@ from msgspec import Meta, Struct
 
 from darkpearl.api.access import Caller
 from darkpearl.api.problems import refusals
+from darkpearl.api.tokens import Identity
 from darkpearl.errors import BadRequestError, NotFoundError
 from darkpearl.gateways import Gateway, SignatureError
-from darkpearl.tokens import Identity
 
-_RECORD = """
-    select record_gateway_event(
-        p_gateway => %(gateway)s, p_event_id => %(event_id)s,
-        p_idempotency_key => %(idempotency_key)s, p_answer => %(answer)s
-    ) as disposition
-"""
+_RECORD = (
+    "select record_gateway_event("
+    "%(gateway)s, %(event_id)s, %(idempotency_key)s, %(answer)s) as disposition"
+)
 
 
 class Receipt(Struct):

@@ -78,7 +78,7 @@ def reset(settings: Settings, *, yes: bool) -> None:
 @db.command()
 @click.pass_obj
 def status(settings: Settings) -> None:
-    """Print the server's version, and the migrations that are applied and pending."""
+    """Print the server's version, and the migrations that are applied, pending and unknown."""
     with where.database(settings) as url:
         found = asyncio.run(schema.status(url))
     out.print(f"PostgreSQL {found.server}")
@@ -86,6 +86,8 @@ def status(settings: Settings) -> None:
         out.print(f"applied  {name}")
     for name in found.pending:
         out.print(f"pending  {name}")
+    for name in found.unknown:
+        out.print(f"unknown  {name}")
 
 
 @db.command()

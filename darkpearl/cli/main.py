@@ -16,19 +16,20 @@ import msgspec
 import rich_click as click
 from rich.table import Table
 
-from darkpearl import __version__, database, demo, embedded, logs, schema, serving, tokens, wheel
+from darkpearl import __version__, database, demo, embedded, schema, serving
+from darkpearl.api import tokens
 from darkpearl.api.app import openapi_yaml
 from darkpearl.cli import where
 from darkpearl.cli.console import fail, out
 from darkpearl.cli.db import db
 from darkpearl.cli.payments import payments, paysim
 from darkpearl.config import ConfigError, Settings, variables
-from darkpearl.listener import Listener
 from darkpearl.paysim.ledger import LedgerError
 from darkpearl.reconcile import ReconcileError
+from darkpearl.telemetry import logs
 
 FAILURES = (
-    wheel.EmbeddedError,
+    embedded.EmbeddedError,
     schema.SchemaError,
     serving.ServiceError,
     LedgerError,
@@ -190,7 +191,7 @@ def _watch(settings: Settings) -> serving.Service:
     async def run() -> None:
         while not stopping.is_set():
             if embedded.running(settings.home) is None:
-                raise wheel.EmbeddedError(f"PostgreSQL has ended; its log is in {settings.home}")
+                raise embedded.EmbeddedError(f"PostgreSQL has ended; its log is in {settings.home}")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), WATCH_SECONDS)
 
@@ -213,7 +214,7 @@ async def _greet(settings: Settings, url: str, taken: socket.socket) -> None:
     if settings.environment == "development":
         out.print("token    darkpearl token (or make -s token); --help has roles", markup=False)
     if not settings.database_url:
-        psql, address = wheel.binaries() / "psql", where.running(settings, through_socket=True)
+        psql, address = embedded.binaries() / "psql", where.running(settings, through_socket=True)
         out.print(f"psql     '{psql}' '{address}'", markup=False)
     out.print("Ctrl-C stops")
 
@@ -223,7 +224,7 @@ async def _demonstrate(settings: Settings, url: str) -> None:
     await _prepare(url)
     for rate, quantities in ((1.0, (2, 1, demo.PLENTY)), (0.0, (1,))):
         chosen = msgspec.structs.replace(settings, gateway="mock", mock_approval_rate=rate)
-        worker = Listener(chosen, database.as_role(url, serving.LISTENER_ROLE))
+        worker = serving.make_listener(chosen, url)
         running = asyncio.create_task(worker.run())
         try:
             for quantity in quantities:

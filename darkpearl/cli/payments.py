@@ -15,7 +15,7 @@ from darkpearl.cli.where import running
 from darkpearl.config import Settings
 from darkpearl.gateways.make import make_gateway
 from darkpearl.paysim.app import create_app
-from darkpearl.paysim.fates import Behaviour, befall
+from darkpearl.paysim.faults import Behaviour, with_faults
 from darkpearl.paysim.ledger import Ledger
 from darkpearl.paysim.webhooks import Webhooks
 
@@ -126,5 +126,5 @@ def paysim(
         app = create_app(books, behaviour, webhooks, token or settings.gateway_token)
         taken.listen()
         out.print(f"paysim   http://{host}:{taken.getsockname()[1]}", markup=False)
-        service = serving.paysim_service(settings, befall(app, behaviour), taken)
+        service = serving.paysim_service(settings, with_faults(app, behaviour), taken)
         asyncio.run(serving.serve([service]))

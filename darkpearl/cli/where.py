@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from darkpearl import database as databases
-from darkpearl import embedded, schema, serving, wheel
+from darkpearl import embedded, schema, serving
 from darkpearl.cli.console import out
 from darkpearl.config import ConfigError, Settings
 
@@ -38,7 +38,7 @@ def server_of(settings: Settings) -> embedded.Server:
     """The embedded server that somebody else keeps running."""
     if server := embedded.running(settings.home):
         return server
-    raise wheel.EmbeddedError(
+    raise embedded.EmbeddedError(
         f"no server runs in {settings.home}: start one with darkpearl up or darkpearl db start"
     )
 
@@ -90,8 +90,8 @@ def with_keys(settings: Settings) -> Settings:
 def find_pg_dump() -> Path:
     """The wheel's pg_dump, or the one on PATH."""
     try:
-        return wheel.binaries() / "pg_dump"
-    except wheel.EmbeddedError:
+        return embedded.binaries() / "pg_dump"
+    except embedded.EmbeddedError:
         if found := shutil.which("pg_dump"):
             return Path(found)
         raise

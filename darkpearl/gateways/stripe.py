@@ -30,8 +30,8 @@ from darkpearl.gateways import (
     SignatureError,
     WebhookEvent,
 )
+from darkpearl.gateways.money import AmountError
 from darkpearl.gateways.stripe_objects import CANCEL, NAME, Event, Intent, Refund, to_stripe
-from darkpearl.money import AmountError
 
 TOLERANCE_SECONDS = 300
 """How old a webhook may be, against replays; Stripe signs each try anew."""

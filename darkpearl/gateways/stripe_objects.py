@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from darkpearl.gateways import Answer, Outcome, WebhookEvent
-from darkpearl.money import from_minor, minor_units, to_minor
+from darkpearl.gateways.money import from_minor, minor_units, to_minor
 
 NAME = "stripe"
 ACTION_SECONDS = 3600.0

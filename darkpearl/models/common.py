@@ -1,4 +1,4 @@
-"""What the shapes share: amounts, units, and what a body is."""
+"""The parts that shapes share: amounts, units, and what a body is."""
 
 from decimal import Decimal
 from typing import Annotated
@@ -16,6 +16,8 @@ Amount = Annotated[
 ]
 Notes = Annotated[str, Meta(max_length=2000)]
 Units = Annotated[int, Meta(ge=0, le=MAX_UNITS)]
+Currency = Annotated[str, Meta(pattern="^[A-Z]{3}$", description="ISO 4217", examples=["USD"])]
+Version = Annotated[int, Meta(description="Grows with every change; in quotes, it is the ETag")]
 
 
 class Request(Struct, forbid_unknown_fields=True, kw_only=True):

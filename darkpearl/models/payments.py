@@ -1,4 +1,4 @@
-"""Money, and what comes back: payments, refunds and returns over the wire."""
+"""Money: payments, and refunds."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -6,7 +6,7 @@ from uuid import UUID
 
 from msgspec import Meta, Struct
 
-from darkpearl.models.common import MAX_LINES, MAX_UNITS, Amount, Notes, Request, check_amount
+from darkpearl.models.common import Amount, Notes, Request, check_amount
 
 PaymentStatus = Literal[
     "requested", "pending", "authorized", "capture_requested", "captured", "declined",
@@ -75,30 +75,3 @@ class CreateRefund(Request):
         """Raise ValueError for an amount that can't be one."""
         if self.amount is not None:
             check_amount(self.amount, "an amount")
-
-
-class ReturnedItem(Request):
-    """Units that have come back."""
-
-    product_id: UUID
-    quantity: Annotated[int, Meta(ge=1, le=MAX_UNITS)]
-
-
-class CreateReturn(Request):
-    """Goods that have come back."""
-
-    items: (
-        Annotated[
-            list[ReturnedItem],
-            Meta(
-                min_length=1,
-                max_length=MAX_LINES,
-                description="All that is still out when left out",
-            ),
-        ]
-        | None
-    ) = None
-    reason: Notes | None = None
-    id: Annotated[
-        UUID | None, Meta(description="Yours to choose: then the same again is booked once")
-    ] = None

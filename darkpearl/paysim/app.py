@@ -1,4 +1,4 @@
-"""The service itself: an honest one, for what befalls its callers comes from outside (fates.py)."""
+"""The service itself: an honest one, for faults come from outside (faults.py)."""
 
 import asyncio
 import hmac
@@ -28,7 +28,7 @@ from msgspec import Meta
 from darkpearl.gateways import Answer, Operation
 from darkpearl.gateways.http import Page
 from darkpearl.paysim import rules
-from darkpearl.paysim.fates import MAX_BODY_BYTES, Behaviour
+from darkpearl.paysim.faults import MAX_BODY_BYTES, Behaviour
 from darkpearl.paysim.ledger import KeyReusedError, Ledger
 from darkpearl.paysim.webhooks import Webhooks
 

@@ -11,7 +11,7 @@ import msgspec
 
 from darkpearl.gateways import Answer, GatewayPayment, Operation, WebhookEvent
 from darkpearl.gateways.http import Page
-from darkpearl.paysim.fates import Behaviour
+from darkpearl.paysim.faults import Behaviour
 from darkpearl.paysim.ledger import KeyReusedError
 
 SCALE = 10_000

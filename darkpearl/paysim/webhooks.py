@@ -7,7 +7,7 @@ from sqlite3 import Connection
 import httpx
 
 from darkpearl.gateways.http import SIGNATURE_HEADER, sign
-from darkpearl.paysim.fates import Behaviour
+from darkpearl.paysim.faults import Behaviour
 from darkpearl.paysim.ledger import Ledger
 
 AT_ONCE = 64

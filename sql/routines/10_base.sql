@@ -1,10 +1,10 @@
--- What every other routine leans on: who is acting, how history refuses
--- changes, how edited rows are told apart.
+-- The ground of all other routines: refusals, the actor, history that refuses
+-- changes, versions of rows that are edited.
 --
 -- These files are applied in name order, in one transaction, after every
 -- migration. Nothing in them holds data, so all of it can be replaced.
 --
--- SQLSTATEs of our own, class DP. Each is raised with DETAIL and HINT.
+-- SQLSTATEs of our own, class DP. Each is raised by refuse(), with DETAIL and HINT.
 --   DP001  an order without lines
 --   DP002  a price that only service_role may set
 --   DP003  a product, a warehouse or a currency that cannot be ordered
@@ -26,6 +26,8 @@
 --   DP019  a refund or return of an order that is not fulfilled
 --   DP020  a refund of more than is left
 --   DP021  a return of more than was sent
+--   DP022  a plan that names what isn't there
+--   DP023  goods that would leave before their money is there
 --   DP030  no token where one is needed (over HTTP)
 --   DP031  a token that is not valid (over HTTP)
 --   DP035  a row that has changed since it was read
@@ -36,7 +38,7 @@
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
--- Who to write into the audit trail: the subject of the caller's token where
+-- The name that the audit trail gets: the subject of the caller's token where
 -- the API has set one, else the login role. Only the API's login may carry
 -- claims; for anyone else they would be a forged signature.
 -- No SET clause: the body is bound when it is made, and can be inlined.
@@ -49,7 +51,7 @@ return coalesce(
     end,
     session_user
 );
-comment on function current_actor() is 'Who acts: the token''s subject for API sessions, else the login role.';
+comment on function current_actor() is 'The actor: the token''s subject for API sessions, else the login role.';
 
 -- The customer that the caller's token names, or null. Same rule as above; the
 -- subject of a member of staff is no customer. The setting `role` is what the
@@ -62,7 +64,7 @@ return case
 end;
 comment on function current_customer() is 'The customer the caller''s token names; null for sessions that carry none.';
 
--- Whether the session may do with an order only what its customer may. For
+-- True for a session that may do with an order only what its customer may. For
 -- functions that run as their owner, whom row-level security lets see all.
 create or replace function acts_as_customer() returns boolean
 language sql stable
@@ -73,7 +75,21 @@ return (
         and not pg_has_role(caller.role, 'darkpearl_app', 'usage')
     from (select coalesce(nullif(current_setting('role'), 'none'), session_user)) as caller (role)
 );
-comment on function acts_as_customer() is 'Internal: whether the session has no more rights over orders than a customer.';
+comment on function acts_as_customer() is 'Internal: true when the session has no more rights over orders than a customer.';
+
+-- Raises an error of ours, with all that its reader needs: message says what was refused,
+-- detail the case at hand, hint the way out. Nothing after a call of it runs.
+-- Rules in triggers call it under the role of the writer, so everybody may.
+create or replace function refuse(p_code text, p_message text, p_detail text, p_hint text) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    raise exception using errcode = p_code, message = p_message, detail = p_detail, hint = p_hint;
+end
+$$;
+comment on function refuse(text, text, text, text) is
+    'Raises an error of ours: SQLSTATE, message, detail and hint. For functions that refuse what was asked.';
 
 -- Trigger: history is only ever added to. Raises DP005.
 create or replace function refuse_change() returns trigger
@@ -81,11 +97,11 @@ language plpgsql
 set search_path = darkpearl, pg_temp
 as $$
 begin
-    raise exception using
-        errcode = 'DP005',
-        message = format('%s is append-only', tg_table_name),
-        detail = format('A %s was refused; what happened stays written.', tg_op),
-        hint = 'Write a new row that corrects the old one, such as an adjust movement.';
+    perform refuse(
+        'DP005', format('%s is append-only', tg_table_name),
+        format('A %s was refused; what happened stays written.', tg_op),
+        'Write a new row that corrects the old one, such as an adjust movement.'
+    );
 end
 $$;
 comment on function refuse_change() is 'Trigger of append-only tables: refuses UPDATE, DELETE and TRUNCATE.';
@@ -104,9 +120,9 @@ end
 $$;
 comment on function count_version() is 'Trigger: an edited row gets its next version and the time of the change.';
 
--- For who writes what was read before: select expect_version(version, …) from
--- products where id = … for no key update. The row lock makes a writer that is
--- quicker seen, whenever it commits. Raises DP035.
+-- For writers of a row that was read before: select expect_version(version, …)
+-- from products where id = … for no key update. With the row locked, a writer
+-- that was quicker is seen, whenever it commits. Raises DP035.
 create or replace function expect_version(p_version bigint, p_expected bigint[]) returns void
 language plpgsql
 immutable
@@ -116,14 +132,14 @@ begin
     if p_version = any(p_expected) then
         return;
     end if;
-    raise exception using
-        errcode = 'DP035',
-        message = 'row has changed',
-        detail = format(
+    perform refuse(
+        'DP035', 'row has changed',
+        format(
             'It is version %s now; %s.', p_version,
             coalesce('expected was ' || nullif(array_to_string(p_expected, ' or '), ''), 'no version was named')
         ),
-        hint = 'Read it again, and make the change from what it is now.';
+        'Read it again, and make the change from what it is now.'
+    );
 end
 $$;
 comment on function expect_version(bigint, bigint[]) is

@@ -1,6 +1,6 @@
 -- Products and warehouses are plain tables that service_role edits. An edit
--- leaves its time and a version, and what the ledger speaks of stays, so that history can
--- always be read.
+-- leaves its time and a version, and a row that the ledger speaks of stays, so
+-- that history can always be read.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
@@ -29,16 +29,16 @@ begin
         select from stock_movements as m
         where case tg_table_name when 'products' then m.product_id else m.warehouse_id end = old.id
     ) then
-        raise exception using
-            errcode = 'DP016',
-            message = format('%s has a history', rtrim(tg_table_name, 's')),
-            detail = format('The ledger has movements of %s %s.', rtrim(tg_table_name, 's'), old.id),
-            hint = 'Set is_active to false instead.';
+        perform refuse(
+            'DP016', format('%s has a history', rtrim(tg_table_name, 's')),
+            format('The ledger has movements of %s %s.', rtrim(tg_table_name, 's'), old.id),
+            'Set is_active to false instead.'
+        );
     end if;
     return old;
 end
 $$;
-comment on function refuse_to_drop_history() is 'Trigger: refuses to delete what stock movements name.';
+comment on function refuse_to_drop_history() is 'Trigger: refuses to delete products and warehouses that stock movements name.';
 
 create or replace trigger products_refuse_to_drop_history
 before delete on products

@@ -1,9 +1,9 @@
 -- Stock moves here, and for an order alone in move_goods(). lock_stock() takes the
 -- rows in one agreed order, apply_movements() writes the ledger and the quantities
--- together, and the functions below them are what people and programs call.
+-- together, and people and programs call the functions below them.
 --
--- Lock order: sagas, then their payments and orders, which nobody locks without
--- the saga, then inventory by (product_id, warehouse_id).
+-- Lock order: sagas, then their payments and orders, which the engine locks only
+-- with the saga, then inventory by (product_id, warehouse_id).
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
@@ -23,14 +23,14 @@ set search_path = darkpearl, pg_temp
 as $$
 begin
     if old.quantity_available <> 0 then
-        raise exception using
-            errcode = 'DP016',
-            message = 'inventory row still holds stock',
-            detail = format(
+        perform refuse(
+            'DP016', 'inventory row still holds stock',
+            format(
                 'Product %s has %s units in warehouse %s, %s of them reserved.',
                 old.product_id, old.quantity_available, old.warehouse_id, old.quantity_reserved
             ),
-            hint = 'Bring the quantity to zero with adjust_stock or transfer_stock first.';
+            'Bring the quantity to zero with adjust_stock or transfer_stock first.'
+        );
     end if;
     return old;
 end
@@ -74,10 +74,11 @@ for each row
 when ((old.reorder_point, old.reorder_quantity) is distinct from (new.reorder_point, new.reorder_quantity))
 execute function count_inventory_version();
 
--- Locks the named inventory rows in key order and returns them as they stand.
--- Duplicates in the arguments are fine; rows that do not exist are left out.
+-- Locks the named inventory rows in key order, the first p_limit of them or all, and
+-- returns them as they stand. Duplicates in the arguments are fine; rows that do not
+-- exist are left out.
 -- Locks: inventory by (product_id, warehouse_id).
-create or replace function lock_stock(p_warehouse_ids uuid[], p_product_ids uuid[])
+create or replace function lock_stock(p_warehouse_ids uuid[], p_product_ids uuid[], p_limit integer default null)
 returns locked_stock[]
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -91,8 +92,12 @@ begin
     into v_locked
     from (
         select i.product_id, i.warehouse_id, i.quantity_available, i.quantity_reserved
-        from
-            (select distinct k.product_id, k.warehouse_id from unnest(p_product_ids, p_warehouse_ids) as k (product_id, warehouse_id)) as k
+        from (
+            select distinct k.product_id, k.warehouse_id
+            from unnest(p_product_ids, p_warehouse_ids) as k (product_id, warehouse_id)
+            order by k.product_id, k.warehouse_id
+            limit p_limit
+        ) as k
         inner join inventory as i
             on i.product_id = any(array[k.product_id]) and i.warehouse_id = any(array[k.warehouse_id])
         order by i.product_id, i.warehouse_id
@@ -101,20 +106,20 @@ begin
     return v_locked;
 end
 $$;
-comment on function lock_stock(uuid[], uuid[]) is
+comment on function lock_stock(uuid[], uuid[], integer) is
     'Internal: locks inventory rows in key order and returns their quantities.';
 
--- For who writes movements. Locks nothing. Raises DP010.
+-- The refusal that all writers of movements share. Locks nothing. Raises DP010.
 create or replace function refuse_unstocked(p_missing integer, p_movements integer) returns void
 language plpgsql
 set search_path = darkpearl, pg_temp
 as $$
 begin
-    raise exception using
-        errcode = 'DP010',
-        message = 'product is not stocked in this warehouse',
-        detail = format('%s of %s movements name no inventory row.', p_missing, p_movements),
-        hint = 'Receive stock of the product there first.';
+    perform refuse(
+        'DP010', 'product is not stocked in this warehouse',
+        format('%s of %s movements name no inventory row.', p_missing, p_movements),
+        'Receive stock of the product there first.'
+    );
 end
 $$;
 comment on function refuse_unstocked(integer, integer) is
@@ -124,7 +129,7 @@ comment on function refuse_unstocked(integer, integer) is
 -- movements to the ledger, those of a row in the order given, each with the
 -- quantities after it. The arrays are aligned, one element per movement.
 --
--- It does not ask whether a movement is there already: the engine knows by the
+-- A movement that is there already is not looked for: the engine knows by the
 -- state of the saga, the functions below look first, and the constraint
 -- stock_movements_happen_once has the last word.
 --
@@ -136,13 +141,8 @@ comment on function refuse_unstocked(integer, integer) is
 -- would leave its bounds.
 create or replace function apply_movements(
     p_movement_type movement_type,
-    p_correlation_ids uuid[],
-    p_warehouse_ids uuid[],
-    p_product_ids uuid[],
-    p_quantities integer[],
-    p_notes text default null,
-    p_reference_type text default null,
-    p_reference_id uuid default null
+    p_correlation_ids uuid[], p_warehouse_ids uuid[], p_product_ids uuid[], p_quantities integer[],
+    p_notes text default null, p_reference_type text default null, p_reference_id uuid default null
 ) returns integer
 language plpgsql
 set enable_seqscan = off
@@ -150,7 +150,7 @@ set enable_nestloop = off
 as $$
 declare
     v_now constant timestamptz := clock();
-    -- What one unit of this type does to each of the two quantities.
+    -- The effect of one unit of this type on each of the two quantities.
     v_available_sign constant integer := case
         when p_movement_type in ('reserve', 'release') then 0
         when p_movement_type in ('fulfill', 'transfer_out') then -1
@@ -166,18 +166,12 @@ declare
     v_actor constant text := case when v_reserved_sign = 0 then current_actor() end;
     v_written integer;
 begin
-    -- Who comes upon a row that another pass holds waits in the middle of the UPDATE,
-    -- and has each row that the other has changed worked out a second time. A large
-    -- batch shares some of its first rows with any other: it waits here, and its
-    -- UPDATE begins when the other has committed.
+    -- An UPDATE that comes upon a row of another pass waits in its middle, and works out
+    -- each row that the other has changed a second time. A large batch shares some of its
+    -- first rows with any other: it waits here, and its UPDATE begins when the other has
+    -- committed.
     if cardinality(p_quantities) > 50 then
-        perform lock_stock(array_agg(m.warehouse_id), array_agg(m.product_id))
-        from (
-            select distinct l.product_id, l.warehouse_id
-            from unnest(p_product_ids, p_warehouse_ids) as l (product_id, warehouse_id)
-            order by l.product_id, l.warehouse_id
-            limit 20
-        ) as m;
+        perform lock_stock(p_warehouse_ids, p_product_ids, 20);
     end if;
 
     -- A shelf is known by the first of its lines; its last one knows what all of them add up to.
@@ -232,9 +226,51 @@ comment on function apply_movements(
     movement_type, uuid[], uuid[], uuid[], integer[], text, text, uuid
 ) is 'Internal: appends movements to the ledger and moves inventory with them. It writes all stock but that of an order alone, see move_goods().';
 
+-- Makes the inventory row of goods that were never stocked there, if there is none.
+-- Locks nothing but what it inserts. Raises: DP010 for an unknown product or warehouse.
+create or replace function make_shelf(p_warehouse_id uuid, p_product_id uuid) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    insert into inventory (product_id, warehouse_id)
+    values (p_product_id, p_warehouse_id)
+    on conflict (product_id, warehouse_id) do nothing;
+exception when foreign_key_violation or not_null_violation then
+    perform refuse(
+        'DP010', 'unknown product or warehouse',
+        format('There is no product %s or no warehouse %s.', p_product_id, p_warehouse_id),
+        'Look the ids up in products and warehouses.'
+    );
+end
+$$;
+comment on function make_shelf(uuid, uuid) is 'Internal: makes an inventory row where a product is stocked for the first time.';
+
+-- The movement that an operation has written already, or a row of nulls. Locks nothing.
+create or replace function find_movement(
+    p_movement_type movement_type, p_warehouse_id uuid, p_product_id uuid, p_correlation_id uuid
+) returns stock_movements
+language plpgsql stable
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_movement stock_movements;
+begin
+    select m.* into v_movement
+    from stock_movements as m
+    where m.correlation_id = p_correlation_id
+        and m.movement_type = p_movement_type
+        and m.product_id = p_product_id
+        and m.warehouse_id = p_warehouse_id;
+    return v_movement;
+end
+$$;
+comment on function find_movement(movement_type, uuid, uuid, uuid) is
+    'Internal: the movement that a correlation id stands for, all null when there is none.';
+
 -- One movement that a person or a program asks for. Idempotent by its
 -- correlation id: the same again returns what was written the first time.
--- Creates the inventory row when goods arrive that were never stocked there.
+-- Makes the inventory row when goods arrive that were never stocked there.
 -- Locks: inventory by (product_id, warehouse_id).
 -- Raises: DP006 when more would leave than can be sold, DP010 for an unknown
 -- product or warehouse, DP011 when the correlation id stands for another
@@ -258,74 +294,51 @@ declare
     v_change constant integer := case when p_movement_type = 'transfer_out' then -p_quantity else p_quantity end;
 begin
     if p_quantity is null or p_quantity = 0 or (p_quantity < 0 and p_movement_type <> 'adjust') then
-        raise exception using
-            errcode = 'DP015',
-            message = 'quantity makes no sense',
-            detail = format('A movement of type %s was asked for %s units.', p_movement_type, coalesce(p_quantity::text, 'null')),
-            hint = 'Use a positive number of units; only adjust may be negative, and none may be zero.';
+        perform refuse(
+            'DP015', 'quantity makes no sense',
+            format('A movement of type %s was asked for %s units.', p_movement_type, coalesce(p_quantity::text, 'null')),
+            'Use a positive number of units; only adjust may be negative, and none may be zero.'
+        );
     end if;
 
     if p_movement_type <> 'transfer_out' then
-        begin
-            insert into inventory (product_id, warehouse_id)
-            values (p_product_id, p_warehouse_id)
-            on conflict (product_id, warehouse_id) do nothing;
-        exception when foreign_key_violation or not_null_violation then
-            raise exception using
-                errcode = 'DP010',
-                message = 'unknown product or warehouse',
-                detail = format('There is no product %s or no warehouse %s.', p_product_id, p_warehouse_id),
-                hint = 'Look the ids up in products and warehouses.';
-        end;
+        perform make_shelf(p_warehouse_id, p_product_id);
     end if;
-
     v_locked := lock_stock(array[p_warehouse_id], array[p_product_id]);
 
-    select m.* into v_movement
-    from stock_movements as m
-    where m.correlation_id = p_correlation_id
-        and m.movement_type = p_movement_type
-        and m.product_id = p_product_id
-        and m.warehouse_id = p_warehouse_id;
-    if found then
+    v_movement := find_movement(p_movement_type, p_warehouse_id, p_product_id, p_correlation_id);
+    if v_movement.id is not null then
         if v_movement.quantity <> p_quantity then
-            raise exception using
-                errcode = 'DP011',
-                message = 'correlation id already used',
-                detail = format(
+            perform refuse(
+                'DP011', 'correlation id already used',
+                format(
                     'Correlation id %s stands for %s of %s units, not %s.',
                     p_correlation_id, p_movement_type, v_movement.quantity, p_quantity
                 ),
-                hint = 'Repeat an operation unchanged, or give a new one a new correlation id.';
+                'Repeat an operation unchanged, or give a new one a new correlation id.'
+            );
         end if;
         return v_movement;
     end if;
 
     if v_change < 0 and coalesce(v_locked[1].quantity_available - v_locked[1].quantity_reserved, 0) < -v_change then
-        raise exception using
-            errcode = 'DP006',
-            message = 'not enough stock',
-            detail = format(
+        perform refuse(
+            'DP006', 'not enough stock',
+            format(
                 'Product %s in warehouse %s: %s units asked for, %s can go (%s on the shelf, %s reserved).',
                 p_product_id, p_warehouse_id, -v_change,
                 coalesce(v_locked[1].quantity_available - v_locked[1].quantity_reserved, 0),
                 coalesce(v_locked[1].quantity_available, 0), coalesce(v_locked[1].quantity_reserved, 0)
             ),
-            hint = 'Reserved units belong to orders: cancel those, or move fewer units.';
+            'Reserved units belong to orders: cancel those, or move fewer units.'
+        );
     end if;
 
     perform apply_movements(
         p_movement_type, array[p_correlation_id], array[p_warehouse_id], array[p_product_id],
         array[p_quantity], p_notes, p_reference_type, p_reference_id
     );
-
-    select m.* into strict v_movement
-    from stock_movements as m
-    where m.correlation_id = p_correlation_id
-        and m.movement_type = p_movement_type
-        and m.product_id = p_product_id
-        and m.warehouse_id = p_warehouse_id;
-    return v_movement;
+    return find_movement(p_movement_type, p_warehouse_id, p_product_id, p_correlation_id);
 end
 $$;
 comment on function move_stock(movement_type, uuid, uuid, integer, uuid, text, text, uuid) is
@@ -391,18 +404,18 @@ declare
     v_row inventory;
 begin
     if p_quantity_available is null or p_quantity_available < 0 then
-        raise exception using
-            errcode = 'DP015',
-            message = 'quantity makes no sense',
-            detail = format('A shelf cannot hold %s units.', coalesce(p_quantity_available::text, 'null')),
-            hint = 'Give the number of units counted, zero or more.';
+        perform refuse(
+            'DP015', 'quantity makes no sense',
+            format('A shelf cannot hold %s units.', coalesce(p_quantity_available::text, 'null')),
+            'Give the number of units counted, zero or more.'
+        );
     end if;
     if v_locked is null then
-        raise exception using
-            errcode = 'DP010',
-            message = 'product is not stocked in this warehouse',
-            detail = format('Product %s has no inventory row in warehouse %s.', p_product_id, p_warehouse_id),
-            hint = 'Receive stock of the product there first.';
+        perform refuse(
+            'DP010', 'product is not stocked in this warehouse',
+            format('Product %s has no inventory row in warehouse %s.', p_product_id, p_warehouse_id),
+            'Receive stock of the product there first.'
+        );
     end if;
     if p_quantity_available <> v_locked[1].quantity_available then
         perform move_stock(
@@ -437,11 +450,11 @@ set search_path = darkpearl, pg_temp
 as $$
 begin
     if p_from_warehouse_id = p_to_warehouse_id then
-        raise exception using
-            errcode = 'DP015',
-            message = 'a transfer needs two warehouses',
-            detail = format('Both ends are warehouse %s.', p_from_warehouse_id),
-            hint = 'Name another warehouse to transfer to.';
+        perform refuse(
+            'DP015', 'a transfer needs two warehouses',
+            format('Both ends are warehouse %s.', p_from_warehouse_id),
+            'Name another warehouse to transfer to.'
+        );
     end if;
     -- The row that receives may be new; both must be there to be locked in order.
     insert into inventory (product_id, warehouse_id)
@@ -465,8 +478,8 @@ $$;
 comment on function transfer_stock(uuid, uuid, uuid, integer, uuid, text) is
     'Moves units between two warehouses, both movements or none. Safe to repeat with the same correlation id.';
 
--- How much there was of a product at a past moment, from the last movement
--- before it. Reads one index entry. Locks nothing.
+-- The stock of a product at a past moment, from the last movement before it.
+-- Reads one index entry. Locks nothing.
 create or replace function stock_at(p_warehouse_id uuid, p_product_id uuid, p_moment timestamptz)
 returns table (quantity_available integer, quantity_reserved integer)
 language sql stable

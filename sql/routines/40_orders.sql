@@ -6,7 +6,7 @@
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
--- Refuses an amount that nobody can pay, for it has more decimals than its
+-- Refuses an amount that cannot be paid, since it has more decimals than its
 -- currency. Locks nothing. Raises: DP015.
 create or replace function refuse_unpayable(p_amount numeric, p_currency text) returns void
 language plpgsql
@@ -14,18 +14,18 @@ set search_path = darkpearl, pg_temp
 as $$
 begin
     if scale(trim_scale(p_amount)) > minor_units(p_currency) then
-        raise exception using
-            errcode = 'DP015',
-            message = 'amount has too many decimals',
-            detail = format('%s is no amount of %s, which has %s decimals.', p_amount, p_currency, minor_units(p_currency)),
-            hint = 'Round it to what can be paid.';
+        perform refuse(
+            'DP015', 'amount has too many decimals',
+            format('%s is no amount of %s, which has %s decimals.', p_amount, p_currency, minor_units(p_currency)),
+            'Round it to what can be paid.'
+        );
     end if;
 end
 $$;
 comment on function refuse_unpayable(numeric, text) is 'Internal: raises for an amount with more decimals than its currency has.';
 
 -- Trigger on each new line: takes the price from the catalogue.
--- Locks nothing. Raises: DP002 when somebody else than service_role names
+-- Locks nothing. Raises: DP002 when anybody but service_role names
 -- another price, DP003 when the product is unknown or not sold any more,
 -- DP015 when the price has more decimals than its currency.
 create or replace function price_order_item() returns trigger
@@ -43,24 +43,24 @@ begin
     where p.id = new.product_id;
 
     if v_active is not true then
-        raise exception using
-            errcode = 'DP003',
-            message = 'product cannot be ordered',
-            detail = case
+        perform refuse(
+            'DP003', 'product cannot be ordered',
+            case
                 when v_active is null then format('There is no product %s.', new.product_id)
                 else format('Product %s is not sold any more.', new.product_id)
             end,
-            hint = 'Choose an active product: select id, sku from products where is_active.';
+            'Choose an active product: select id, sku from products where is_active.'
+        );
     end if;
 
     if new.unit_price is null then
         new.unit_price := v_price;
     elsif new.unit_price <> v_price and not pg_has_role(current_user, 'service_role', 'usage') then
-        raise exception using
-            errcode = 'DP002',
-            message = 'price is not the catalogue''s',
-            detail = format('Product %s costs %s; the line says %s.', new.product_id, v_price, new.unit_price),
-            hint = 'Leave unit_price out. Only service_role may set another price.';
+        perform refuse(
+            'DP002', 'price is not the catalogue''s',
+            format('Product %s costs %s; the line says %s.', new.product_id, v_price, new.unit_price),
+            'Leave unit_price out. Only service_role may set another price.'
+        );
     elsif new.unit_price <> v_price then
         perform refuse_unpayable(new.unit_price, v_currency);
     end if;
@@ -74,7 +74,7 @@ before insert on order_items
 for each row execute function price_order_item();
 
 -- Trigger after a set of new lines: adds them to their orders' totals.
--- It is what a foreign key from lines to orders would be, and more: orders are
+-- It stands for a foreign key from lines to orders, and does more: orders are
 -- never deleted, and their keys never change.
 -- Sets no plan_cache_mode: the check of the order's warehouse, which its update brings
 -- about, would be planned under it, and then anew for each order that is inserted.
@@ -115,26 +115,26 @@ begin
         or p.currency <> o.currency
     limit 1;
     if found and v_wrong.order_currency is null then
-        raise exception using
-            errcode = 'DP010',
-            message = 'order does not exist',
-            detail = format('There is no order %s in warehouse %s.', v_wrong.order_id, v_wrong.warehouse_id),
-            hint = 'Insert the order first, then its order_items with the same warehouse_id, in one transaction.';
+        perform refuse(
+            'DP010', 'order does not exist',
+            format('There is no order %s in warehouse %s.', v_wrong.order_id, v_wrong.warehouse_id),
+            'Insert the order first, then its order_items with the same warehouse_id, in one transaction.'
+        );
     elsif found and v_wrong.late then
-        raise exception using
-            errcode = 'DP012',
-            message = 'order is already placed',
-            detail = format('Order %s was not placed by this transaction; its lines are frozen.', v_wrong.order_id),
-            hint = 'Insert an order and its order_items, with the same warehouse_id, in one transaction, or place a new order.';
+        perform refuse(
+            'DP012', 'order is already placed',
+            format('Order %s was not placed by this transaction; its lines are frozen.', v_wrong.order_id),
+            'Insert an order and its order_items, with the same warehouse_id, in one transaction, or place a new order.'
+        );
     elsif found then
-        raise exception using
-            errcode = 'DP003',
-            message = 'product is sold in another currency',
-            detail = format(
+        perform refuse(
+            'DP003', 'product is sold in another currency',
+            format(
                 'Product %s is priced in %s, order %s is in %s.',
                 v_wrong.product_id, v_wrong.product_currency, v_wrong.order_id, v_wrong.order_currency
             ),
-            hint = 'Place one order per currency.';
+            'Place one order per currency.'
+        );
     end if;
     return null;
 end
@@ -166,11 +166,11 @@ begin
         select from order_items as i
         where i.order_id = new.id and i.warehouse_id = new.warehouse_id
     ) then
-        raise exception using
-            errcode = 'DP001',
-            message = 'order has no lines',
-            detail = format('Order %s was to be committed without order_items.', new.id),
-            hint = 'Insert the order and its order_items in one transaction, or call place_order().';
+        perform refuse(
+            'DP001', 'order has no lines',
+            format('Order %s was to be committed without order_items.', new.id),
+            'Insert the order and its order_items in one transaction, or call place_order().'
+        );
     end if;
     return null;
 end
@@ -210,19 +210,19 @@ begin
             else '{}'
         end
     ) then
-        raise exception using
-            errcode = 'DP004',
-            message = format('order cannot go from %s to %s', old.status, new.status),
-            detail = format('Order %s is %s.', old.id, old.status),
-            hint = 'The status is the saga''s to set. To stop an order, call cancel_order().';
+        perform refuse(
+            'DP004', format('order cannot go from %s to %s', old.status, new.status),
+            format('Order %s is %s.', old.id, old.status),
+            'The status is the saga''s to set. To stop an order, call cancel_order().'
+        );
     end if;
     return null;
 end
 $$;
 comment on function refuse_status() is 'Trigger: raises for an order status that cannot follow the present one.';
 
--- Not asked where the answer is yes and nearly every order goes: from anywhere up to
--- payment_processing on to there, and on to fulfilled. That condition is short, since
+-- Skips the two ways that nearly every order goes: from anywhere up to
+-- payment_processing on to there, and on to fulfilled. The condition is short, since
 -- every statement reads it from text anew. It comes AFTER the update, since before one
 -- every row is locked first.
 create or replace trigger orders_follow_the_allowed_transitions
@@ -231,7 +231,7 @@ for each row
 when (new.status <> all ('{payment_processing, fulfilled}') or old.status > 'payment_processing')
 execute function refuse_status();
 
--- Trigger: where an order belongs and who wants it never change.
+-- Trigger: an order never changes its warehouse, its number, its currency or its customer.
 create or replace trigger orders_keep_their_identity
 after update of id, warehouse_id, order_number, placed_in, created_at, currency, customer_id on orders
 for each row
@@ -264,11 +264,11 @@ begin
     new.placed_in := pg_current_xact_id();
     new.customer_id := coalesce(new.customer_id, current_customer());
     if not exists (select from warehouses as w where w.id = new.warehouse_id and w.is_active) then
-        raise exception using
-            errcode = 'DP003',
-            message = 'warehouse takes no orders',
-            detail = format('Warehouse %s is unknown or inactive.', new.warehouse_id),
-            hint = 'Choose an active one: select id, code from warehouses where is_active.';
+        perform refuse(
+            'DP003', 'warehouse takes no orders',
+            format('Warehouse %s is unknown or inactive.', new.warehouse_id),
+            'Choose an active one: select id, code from warehouses where is_active.'
+        );
     end if;
     return new;
 end
@@ -279,12 +279,12 @@ create or replace trigger orders_start_clean
 before insert on orders
 for each row execute function start_order_clean();
 
--- Places an order in one call, as the two inserts would: nothing here is
--- checked that the tables do not check themselves.
+-- Places an order in one call, as the two inserts would: all rules are the
+-- tables' own.
 --
 -- p_items: [{"product_id": uuid, "quantity": int, "unit_price": number}, …],
 -- unit_price only from service_role. p_payment_token: the payer's means of
--- payment, as the gateway calls it. Locks nothing but what it inserts.
+-- payment, as the gateway calls it. Locks only the rows that it inserts.
 -- Raises: DP001, DP002, DP003, DP015 for items that are no such array.
 create or replace function place_order(
     p_warehouse_id uuid,
@@ -303,11 +303,11 @@ declare
     v_order orders;
 begin
     if p_items is null or jsonb_typeof(p_items) <> 'array' then
-        raise exception using
-            errcode = 'DP015',
-            message = 'items must be an array',
-            detail = format('p_items is %s.', coalesce('a JSON ' || jsonb_typeof(p_items), 'null')),
-            hint = 'Pass [{"product_id": "…", "quantity": 1}].';
+        perform refuse(
+            'DP015', 'items must be an array',
+            format('p_items is %s.', coalesce('a JSON ' || jsonb_typeof(p_items), 'null')),
+            'Pass [{"product_id": "…", "quantity": 1}].'
+        );
     end if;
 
     insert into orders (id, warehouse_id, customer_id, notes, currency)
@@ -318,11 +318,11 @@ begin
     from jsonb_to_recordset(p_items) as i (product_id uuid, quantity integer, unit_price numeric);
 
     if not found then
-        raise exception using
-            errcode = 'DP001',
-            message = 'order has no lines',
-            detail = 'p_items is an empty array.',
-            hint = 'Pass at least one item.';
+        perform refuse(
+            'DP001', 'order has no lines',
+            'p_items is an empty array.',
+            'Pass at least one item.'
+        );
     end if;
 
     if p_payment_token is not null then

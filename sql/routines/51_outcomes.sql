@@ -1,54 +1,33 @@
--- Outcomes: what authors of step functions return, and what brings them together.
+-- Outcomes: what authors of step functions return.
+--
+-- A step function is given sagas and answers with groups: sagas that came out of it alike,
+-- each group with one result. Most steps come out the same for all, and say so in one line;
+-- others say what became of each saga, and have that brought together.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
--- What all sagas that are named came out of a function with, each with its request
--- if there are requests. Without a SET clause it is inlined. Locks nothing.
-create or replace function came_out(p_result step_result, p_saga_ids uuid[], p_requests json[] default null)
-returns outcome_group
+-- One outcome for all sagas that are named, in order, each with its request if there are
+-- any. Without a SET clause it is inlined. Locks nothing.
+create or replace function outcome_for_all(p_result step_result, p_saga_ids uuid[], p_requests json[] default null)
+returns outcome_group[]
 language sql immutable
-return row(p_result, null, p_saga_ids, null, null, p_requests, p_requests is not null)::outcome_group;
-comment on function came_out(step_result, uuid[], json[]) is
+return array[row(p_result, null, p_saga_ids, null, null, p_requests)::outcome_group];
+comment on function outcome_for_all(step_result, uuid[], json[]) is
     'For step functions: one outcome for all sagas, with the request of each. The ids are in order.';
 
--- Whether all sagas that are named came out with this result, and nobody else, without
--- anything to say about it. Inlined as well. Locks nothing.
-create or replace function all_came_out(p_result step_result, p_outcomes outcome_group[], p_saga_ids uuid[])
-returns boolean
-language sql immutable
-return (
-    cardinality(p_outcomes) = 1 and (p_outcomes[1]).result = p_result
-    and (p_outcomes[1]).saga_ids = p_saga_ids and (p_outcomes[1]).error_codes is null
-) is true;
-comment on function all_came_out(step_result, outcome_group[], uuid[]) is
-    'Internal: whether these outcomes are one, of these sagas, and nothing more.';
-
--- Brings outcomes that are alike together. Locks nothing.
-create or replace function alike(p_outcomes step_outcome[]) returns outcome_group[]
+-- Single outcomes, those that are alike together. Locks nothing.
+create or replace function group_outcomes(p_outcomes step_outcome[]) returns outcome_group[]
 language plpgsql immutable
 set search_path = darkpearl, pg_temp
 as $$
-declare
-    v_one constant step_outcome := p_outcomes[1];
 begin
-    if cardinality(p_outcomes) = 1 then
-        -- The preparation of what follows is half of what it would cost.
-        return array[
-            row(
-                v_one.result, v_one.wait_seconds, array[v_one.saga_id],
-                case when coalesce(v_one.error_code, v_one.message) is not null then array[v_one.error_code] end,
-                case when coalesce(v_one.error_code, v_one.message) is not null then array[v_one.message] end,
-                array[v_one.request], v_one.request is not null
-            )::outcome_group
-        ];
-    end if;
     return (
         select array_agg(
             row(
                 g.result, g.wait_seconds, g.saga_ids,
                 case when g.errors > 0 then g.error_codes end, case when g.errors > 0 then g.messages end,
-                g.requests, g.asks > 0
+                case when g.asking > 0 then g.requests end
             )::outcome_group
         )
         from (
@@ -58,11 +37,56 @@ begin
                 array_agg(o.message order by o.saga_id) as messages,
                 array_agg(o.request order by o.saga_id) as requests,
                 count(coalesce(o.error_code, o.message)) as errors,
-                count(o.request) as asks
+                count(o.request) as asking
             from unnest(p_outcomes) as o
             group by o.result, o.wait_seconds
         ) as g
     );
 end
 $$;
-comment on function alike(step_outcome[]) is 'For step functions: the same outcomes, those that are alike together.';
+comment on function group_outcomes(step_outcome[]) is
+    'For step functions: brings what is said of single sagas together, those that came out alike in one group.';
+
+-- What the answers of an external service mean for the sagas that asked: "approved" is
+-- done, "declined" refused, "pending" waited for, all else a try that failed.
+-- p_what names what was refused, p_declined_code is its SQLSTATE. A pending answer is
+-- waited for at most a week. Locks nothing.
+create or replace function outcomes_of_answers(
+    p_saga_ids uuid[], p_answers jsonb[], p_what text, p_declined_code text default 'DP014'
+) returns outcome_group[]
+language plpgsql immutable
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    return group_outcomes(array(
+        select row(
+            a.saga_id,
+            case a.answer ->> 'outcome'
+                when 'approved' then 'done'
+                when 'declined' then 'refused'
+                when 'pending' then 'waiting'
+                else 'failed'
+            end,
+            case
+                when a.answer ->> 'outcome' in ('approved', 'pending') then null
+                when a.answer ->> 'outcome' = 'declined' then p_declined_code
+                else 'DP017'
+            end,
+            case a.answer ->> 'outcome'
+                when 'approved' then null
+                when 'pending' then 'pending at the gateway'
+                when 'declined' then p_what || ' declined: ' || coalesce(a.answer ->> 'code', a.answer ->> 'message', 'no reason given')
+                else coalesce(a.answer ->> 'message', 'the gateway gave no usable answer')
+            end,
+            null,
+            -- least() and greatest() pass over nulls: no deadline is the step's own.
+            case when a.answer ->> 'outcome' = 'pending' and a.answer ->> 'deadline_seconds' is not null
+                then least(greatest((a.answer ->> 'deadline_seconds')::numeric, 1), 604800)
+            end
+        )::step_outcome
+        from unnest(p_saga_ids, p_answers) as a (saga_id, answer)
+    ));
+end
+$$;
+comment on function outcomes_of_answers(uuid[], jsonb[], text, text) is
+    'For settle functions: the outcome of each saga by the answer of an external service, {"outcome": "approved" | "declined" | "pending" | "unknown", …}.';

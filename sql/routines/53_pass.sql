@@ -1,24 +1,25 @@
 -- A pass: what happens to claimed sagas within one transaction.
 --
--- Sagas that stand at the same place form a group, and a group is one value:
--- where it stands, and aligned arrays of who is in it. run_groups() takes group
--- after group through its step function. What comes out alike goes on together:
--- apply_outcome() notes what happened to it and says where it goes next. At the
--- end every saga and order row is written once, and all events of a group at
--- once. One group by itself begins with run_group(), see 52_plans.sql; see
--- 54_engine.sql for who calls.
+-- Sagas that stand at the same place of the same plan form a group, and a group is one
+-- value: where it stands, and aligned arrays of its members. run_groups() takes group
+-- after group, and take_step() a group through one step, whose function runs once for all
+-- of them. What comes out of it alike goes on together: apply_outcome() notes what
+-- happened and says where it goes next. A group that can go no further is parked.
+-- At the end every saga and order row is written once, with all events of a group, and
+-- the effects of the steps that are done come last, since they lock what others need.
 --
--- Plans: a cached plan takes every array for ten elements long. Functions that
--- join arrays to each other switch nested loops off, so that five hundred are
--- hashed. A plan made while a table was small may last until it is large, and the
--- cheapest way to ten rows of a small table is to read it whole, by an index where
--- sequential scans are switched off. So a table that grows is read by its key: by
--- = any(the ids), by a subquery for one row, or joined by = any(array[…]) for each
--- column of the key, which can be planned as a look-up for each row and as nothing
--- else.
--- advance() and settle() plan each statement once per session, and compile none:
--- an order alone would pay for the planning, and a switched-off plan node looks
--- expensive enough to be worth compiling.
+-- There is one way through a pass, for one saga as for a thousand.
+--
+-- Settings: advance() and settle() set the search path and the planner's switches, and all
+-- that they call goes by those; a SET clause here would be paid for at every step.
+--
+-- Plans: a cached plan takes every array for ten elements long. Functions that join arrays
+-- to each other switch nested loops off, so that five hundred are hashed. A plan made
+-- while a table was small may last until it is large, and the cheapest way to ten rows of
+-- a small table is to read it whole, by an index where sequential scans are switched off.
+-- So a table that grows is read by its key: by = any(the ids), by a subquery for one row,
+-- or joined by = any(array[…]) for each column of the key, which can be planned as a
+-- look-up for each row and as nothing else.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
@@ -31,33 +32,37 @@ language sql immutable parallel safe
 return (uuid_hash_extended(p_saga_id, p_attempts) & 65535) / 65535.0::double precision;
 comment on function jitter(uuid, integer) is 'Internal: a fraction by which sagas that wait together come back apart.';
 
--- Something that happens to all sagas of a group. Without a SET clause it is inlined,
--- and costs what its row does. Locks nothing.
-create or replace function transition(
-    p_event_type saga_event_type,
-    p_created_at timestamptz,
-    p_step_name text default null,
-    p_attempt smallint default null,
-    p_error_codes text[] default null,
-    p_messages text[] default null,
-    p_goes_again boolean default false,
-    p_started_at timestamptz default null,
-    p_lease_seconds numeric default null,
-    p_effect_function text default null
-) returns saga_transition
-language sql immutable
-return row(
-    p_event_type, p_step_name, p_attempt, p_error_codes, p_messages, p_goes_again,
-    p_started_at, p_lease_seconds, p_created_at, p_effect_function
-)::saga_transition;
-comment on function transition(
-    saga_event_type, timestamptz, text, smallint, text[], text[], boolean, timestamptz, numeric, text
-) is 'Internal: notes what happens to all sagas of a group.';
+-- How long to wait before the next try after so many: backoff * 2^(attempts - 1)
+-- seconds, an hour at most. Half of it is fixed, half of it each saga's own (see
+-- jitter()), so that sagas that failed together do not come back together.
+create or replace function backoff_seconds(p_backoff_seconds numeric, p_attempts integer)
+returns double precision
+language sql immutable parallel safe
+return least(p_backoff_seconds * 2 ^ least(p_attempts - 1, 20), 3600)::double precision;
+comment on function backoff_seconds(numeric, integer) is 'The longest wait before the next try: exponential, an hour at most.';
 
--- The sagas of a group that are named. Locks nothing.
-create or replace function part_of(p_group saga_group, p_saga_ids uuid[]) returns saga_group
+-- The one constructor of a group: sagas that stand at the same place, as they were locked.
+-- Locks nothing.
+create or replace function new_group(
+    p_saga sagas, p_saga_ids uuid[], p_warehouse_ids uuid[], p_lease_tokens bigint[], p_were_ready_at timestamptz[]
+) returns saga_group
 language plpgsql
-set search_path = darkpearl, pg_temp
+as $$
+begin
+    return row(
+        p_saga.saga_type, plan_of(p_saga.saga_type, p_saga.plan_version),
+        p_saga.status, p_saga.position, p_saga.attempts, p_saga.cancel_requested,
+        p_saga_ids, p_warehouse_ids, p_lease_tokens, p_were_ready_at,
+        clock(), 0, false, null, 0, null, null
+    )::saga_group;
+end
+$$;
+comment on function new_group(sagas, uuid[], uuid[], bigint[], timestamptz[]) is
+    'Internal: a group of sagas that stand where the given one does.';
+
+-- The members of a group that are named, as a group of their own. Locks nothing.
+create or replace function split_group(p_group saga_group, p_saga_ids uuid[]) returns saga_group
+language plpgsql
 set enable_nestloop = off
 as $$
 declare
@@ -83,274 +88,459 @@ begin
     return p_group;
 end
 $$;
-comment on function part_of(saga_group, uuid[]) is 'Internal: the sagas of a group that are named.';
+comment on function split_group(saga_group, uuid[]) is 'Internal: the named members of a group, as a group of their own.';
 
--- Notes that a group has just turned back or ended, and parks an ended one.
--- Locks nothing.
-create or replace function finish_sagas(p_group saga_group, p_turned_back boolean, p_message text default null)
-returns saga_group
+-- One outcome for a whole group, with the same code and message for each. Locks nothing.
+create or replace function group_outcome(
+    p_group saga_group, p_result step_result, p_error_code text, p_message text, p_wait_seconds numeric default null
+) returns outcome_group[]
 language plpgsql
-set search_path = darkpearl, pg_temp
 as $$
-declare
-    v_end constant saga_event_type := case p_group.status
-        when 'completed' then 'saga_completed'
-        when 'compensated' then 'saga_compensated'
-        when 'stuck' then 'saga_stuck'
-    end;
 begin
-    if p_turned_back then
-        p_group.transitions := p_group.transitions || transition(
-            'compensation_started', clock(),
-            p_messages => array_fill(p_message, array[cardinality(p_group.saga_ids)])
-        );
+    return array[row(
+        p_result, p_wait_seconds, p_group.saga_ids,
+        array_fill(p_error_code, array[cardinality(p_group.saga_ids)]),
+        array_fill(p_message, array[cardinality(p_group.saga_ids)]), null
+    )::outcome_group];
+end
+$$;
+comment on function group_outcome(saga_group, step_result, text, text, numeric) is
+    'Internal: the outcome that the engine itself gives to all members of a group.';
+
+-- Something that happens to all members of a group. Without a SET clause it is inlined,
+-- and costs what its row does. Locks nothing.
+create or replace function transition(
+    p_event_type saga_event_type,
+    p_created_at timestamptz,
+    p_step_name text default null,
+    p_attempt smallint default null,
+    p_error_codes text[] default null,
+    p_messages text[] default null,
+    p_will_retry boolean default false,
+    p_started_at timestamptz default null,
+    p_lease_seconds numeric default null,
+    p_effect_function text default null,
+    p_effect text default null
+) returns saga_transition
+language sql immutable
+return row(
+    p_event_type, p_step_name, p_attempt, p_error_codes, p_messages, p_will_retry,
+    p_started_at, p_lease_seconds, p_created_at, p_effect_function, p_effect
+)::saga_transition;
+comment on function transition(
+    saga_event_type, timestamptz, text, smallint, text[], text[], boolean, timestamptz, numeric, text, text
+) is 'Internal: notes what happens to all members of a group.';
+
+-- Notes the end of a group that has come to it, and parks it; an order whose saga is undone
+-- is cancelled. Leaves any other group as it is. Locks nothing.
+create or replace function end_sagas(p_group saga_group) returns saga_group
+language plpgsql
+as $$
+begin
+    if p_group.status not in ('completed', 'compensated', 'stuck') then
+        return p_group;
     end if;
-    if v_end is not null then
-        p_group.transitions := p_group.transitions || transition(v_end, clock());
-        p_group.ready_at := null;
-        p_group.parked := true;
-        p_group.order_status := case v_end when 'saga_compensated' then 'cancelled' else p_group.order_status end;
+    p_group.transitions := p_group.transitions || transition(
+        case p_group.status
+            when 'completed' then 'saga_completed'
+            when 'compensated' then 'saga_compensated'
+            else 'saga_stuck'
+        end::saga_event_type,
+        clock()
+    );
+    p_group.ready_at := null;
+    p_group.parked := true;
+    if p_group.status = 'compensated' then
+        p_group.order_status := 'cancelled';
     end if;
     return p_group;
 end
 $$;
-comment on function finish_sagas(saga_group, boolean, text) is
-    'Internal: notes the turn back and the end of a group, and parks it when it has ended.';
+comment on function end_sagas(saga_group) is 'Internal: notes the end of sagas that have come to it.';
 
--- Turns a group back that was asked to stop and stands between two steps.
--- Locks nothing.
-create or replace function turn_back(p_group saga_group) returns saga_group
+-- Turns a group back. p_undo_step: the step at which it stands may have had its effect, and
+-- is undone as well. Locks nothing.
+create or replace function start_compensation(p_group saga_group, p_undo_step boolean, p_message text default null)
+returns saga_group
 language plpgsql
-set search_path = darkpearl, pg_temp
 as $$
 begin
-    -- A step that was tried may have had its effect: undo it as well.
-    if p_group.attempts = 0 then
+    if not p_undo_step then
         p_group.position := p_group.position - 1;
     end if;
     p_group.attempts := 0;
     p_group.status := case when p_group.position = 0 then 'compensated' else 'compensating' end;
-    return finish_sagas(p_group, true, 'cancelled on request');
+    p_group.transitions := p_group.transitions || transition(
+        'compensation_started', clock(),
+        p_messages => case when p_message is not null then array_fill(p_message, array[cardinality(p_group.saga_ids)]) end
+    );
+    return end_sagas(p_group);
 end
 $$;
-comment on function turn_back(saga_group) is
-    'Internal: starts the compensation of sagas whose cancellation was asked for.';
+comment on function start_compensation(saga_group, boolean, text) is
+    'Internal: turns sagas back, from the step at which they stand or from the one before.';
 
--- For a group whose plan has no step where it stands: raises P0002. Locks nothing.
-create or replace function no_step(p_group saga_group) returns saga_steps
-language plpgsql immutable
-set search_path = darkpearl, pg_temp
-as $$
-begin
-    raise no_data_found using message = format('%s has no step %s', p_group.saga_type, p_group.position);
-end
-$$;
-comment on function no_step(saga_group) is 'Internal: says that a plan has no step where a group stands.';
-
--- Notes what happened to a group whose sagas all came out of their step alike,
+-- Notes what happened to a group whose members all came out of their step alike,
 -- and returns it where it goes next. The lease token moves on with every outcome,
 -- so whatever was handed out before is void.
 -- p_started_at: when the step began; null for the answer to a request, which
 -- began when its lease did. Locks nothing.
-create or replace function apply_outcome(
-    p_group saga_group,
-    p_result step_result,
-    p_wait_seconds numeric,
-    p_error_codes text[],
-    p_messages text[],
-    p_started_at timestamptz,
-    p_requests json[] default null
-) returns saga_group
+create or replace function apply_outcome(p_group saga_group, p_outcome outcome_group, p_started_at timestamptz)
+returns saga_group
 language plpgsql
-set search_path = darkpearl, pg_temp
 as $$
 declare
     v_now constant timestamptz := clock();
-    v_step constant saga_steps := p_group.plan[p_group.position];
+    v_step constant plan_step := p_group.plan[p_group.position];
     v_backwards constant boolean := p_group.status = 'compensating';
+    v_done constant boolean := p_outcome.result = 'done';
+    v_will_retry constant boolean := p_outcome.result in ('waiting', 'deferred')
+        or (p_outcome.result = 'failed' and p_group.attempts < v_step.max_attempts);
     v_name constant text := case when v_backwards then v_step.undo_name else v_step.step_name end;
-    v_attempt constant smallint := p_group.attempts;
-    v_event saga_event_type;
-    v_effect text;
-    v_order_status order_status;
-    v_goes_again boolean;
-    v_turned_back boolean;
 begin
-    p_group.moves := p_group.moves + 1;
+    p_group.token_increments := p_group.token_increments + 1;
     p_group.ready_at := v_now;
     p_group.spread_seconds := 0;
-    p_group.attempts := 0;
-    if p_result = 'done' and not v_backwards then
-        v_event := 'step_completed';
-        v_effect := v_step.effect_function;
-        v_order_status := v_step.order_status_done;
-        if v_step.position = cardinality(p_group.plan) then
-            p_group.status := 'completed';
-        else
-            p_group.status := 'running';
-            p_group.position := v_step.position + 1;
-        end if;
-    elsif p_result = 'done' then
-        v_event := 'step_compensated';
-        v_effect := v_step.undo_effect_function;
-        p_group.position := v_step.position - 1;
-        p_group.status := case when p_group.position = 0 then 'compensated' else 'compensating' end;
-    elsif p_result = 'waiting' then
-        v_event := 'step_waiting';
-        p_group.attempts := v_attempt;
-        v_goes_again := true;
-        p_group.requests := p_requests;
-        p_group.ready_at := v_now + coalesce(p_wait_seconds, v_step.timeout_seconds) * interval '1 second';
-        if not v_backwards then
-            p_group.status := 'waiting';
-            v_order_status := v_step.order_status_waiting;
-        end if;
-    else
-        v_event := 'step_failed';
-        if p_result = 'failed' and v_attempt < v_step.max_attempts then
-            p_group.attempts := v_attempt;
-            v_goes_again := true;
-            p_group.status := case when v_backwards then 'compensating' else 'running' end;
-            -- Half of the wait is fixed and half of it each saga's own.
-            p_group.spread_seconds := backoff_seconds(v_step.backoff_seconds, v_attempt) / 2;
-            p_group.ready_at := v_now + p_group.spread_seconds * interval '1 second';
-        elsif v_backwards or (v_step.forward_only and (p_result = 'failed' or v_step.position > 1)) then
-            -- No way on and none back. (Refused as the first step is nothing done.)
-            p_group.status := 'stuck';
-        else
-            -- A step that was refused left nothing behind, nor did one that raised, unless
-            -- it is external: then the call may have had its effect, and is undone as well.
-            if p_result = 'refused' or v_step.settle_function is null then
-                p_group.position := v_step.position - 1;
-            end if;
-            p_group.status := case when p_group.position = 0 then 'compensated' else 'compensating' end;
-            v_order_status := v_step.order_status_refused;
-            v_turned_back := true;
-        end if;
-    end if;
-
-    if v_order_status is not null then
-        p_group.order_status := v_order_status;
-    end if;
-    if v_name is not null then
+    if v_name is not null or not v_done then
         p_group.transitions := p_group.transitions || transition(
-            v_event, v_now, v_name, v_attempt, p_error_codes, p_messages,
-            p_goes_again => v_goes_again,
-            p_started_at => p_started_at,
-            p_lease_seconds => case when p_started_at is null then v_step.timeout_seconds end,
-            p_effect_function => v_effect
+            case p_outcome.result
+                when 'done' then case when v_backwards then 'step_compensated' else 'step_completed' end
+                when 'waiting' then 'step_waiting'
+                when 'deferred' then 'step_deferred'
+                else 'step_failed'
+            end::saga_event_type,
+            v_now, v_name, p_group.attempts, p_outcome.error_codes, p_outcome.messages, v_will_retry, p_started_at,
+            case when p_started_at is null then v_step.timeout_seconds end,
+            case when v_done then case when v_backwards then v_step.undo_effect_function else v_step.effect_function end end,
+            case when v_backwards then v_step.undo_effect else v_step.effect end
         );
     end if;
-    if v_goes_again then
-        p_group.parked := true;
-    elsif v_turned_back or p_group.status in ('completed', 'compensated', 'stuck') then
-        return finish_sagas(p_group, v_turned_back);
+    if v_will_retry then
+        return await_retry(p_group, p_outcome);
+    elsif v_done and v_backwards then
+        p_group.position := v_step.position - 1;
+        p_group.status := case when p_group.position = 0 then 'compensated' else 'compensating' end;
+    elsif v_done then
+        p_group.order_status := coalesce(v_step.order_status_done, p_group.order_status);
+        p_group.status := case when v_step.position = cardinality(p_group.plan) then 'completed' else 'running' end;
+        p_group.position := least(v_step.position + 1, cardinality(p_group.plan));
+    elsif v_backwards or p_outcome.result = 'stuck'
+        or (v_step.forward_only and (p_outcome.result = 'failed' or v_step.position > 1))
+    then
+        -- No way on and none back. (Refused as the first step is nothing done.)
+        p_group.status := 'stuck';
+    else
+        p_group.order_status := coalesce(v_step.order_status_refused, p_group.order_status);
+        -- A step that was refused left nothing behind, nor did one that raised, unless
+        -- it is external: then the call may have had its effect.
+        return start_compensation(p_group, p_outcome.result = 'failed' and is_external(v_step, false));
     end if;
+    p_group.attempts := 0;
+    return end_sagas(p_group);
+end
+$$;
+comment on function apply_outcome(saga_group, outcome_group, timestamptz) is
+    'Internal: notes what happened to sagas that came out of a step alike and works out where they go next.';
+
+-- Whether a step, or with p_backwards its undo, asks somebody outside. Locks nothing.
+create or replace function is_external(p_step plan_step, p_backwards boolean) returns boolean
+language sql immutable
+return case
+    when p_backwards then p_step.undo_settle_function is not null
+    else p_step.settle_function is not null and p_step.on_deadline is null
+end;
+comment on function is_external(plan_step, boolean) is 'Internal: whether a step, or its undo, asks somebody outside.';
+
+-- Parks a group that comes back to the step at which it stands: when it is answered or its
+-- lease runs out, after a backoff, or when a request that was given back unasked may be
+-- made again, which costs no attempt. Locks nothing.
+create or replace function await_retry(p_group saga_group, p_outcome outcome_group) returns saga_group
+language plpgsql
+as $$
+declare
+    v_step constant plan_step := p_group.plan[p_group.position];
+    v_backwards constant boolean := p_group.status = 'compensating';
+    v_seconds double precision;
+begin
+    p_group.parked := true;
+    if p_outcome.result = 'waiting' then
+        p_group.requests := p_outcome.requests;
+        v_seconds := coalesce(p_outcome.wait_seconds, v_step.timeout_seconds);
+        if not v_backwards then
+            p_group.status := 'waiting';
+            p_group.order_status := coalesce(v_step.order_status_waiting, p_group.order_status);
+        end if;
+    else
+        if p_outcome.result = 'deferred' then
+            p_group.attempts := p_group.attempts - 1;
+            v_seconds := p_outcome.wait_seconds;
+            p_group.spread_seconds := least(v_seconds, 1);
+        else
+            -- Half of the wait is fixed and half of it each saga's own.
+            v_seconds := backoff_seconds(v_step.backoff_seconds, p_group.attempts) / 2;
+            p_group.spread_seconds := v_seconds;
+        end if;
+        p_group.status := case when v_backwards then 'compensating' else 'running' end;
+    end if;
+    p_group.ready_at := p_group.ready_at + v_seconds * interval '1 second';
     return p_group;
 end
 $$;
-comment on function apply_outcome(saga_group, step_result, numeric, text[], text[], timestamptz, json[]) is
-    'Internal: notes what happened to sagas that came out of a step alike and works out where they go next.';
+comment on function await_retry(saga_group, outcome_group) is
+    'Internal: parks sagas until they are answered, or tried again.';
 
--- What becomes of a group whose sagas came out of a function in one or several ways: a
--- group for what came out alike, each with what it asks for.
+-- What becomes of a group whose members came out of a function in one or several ways: a
+-- group for what came out alike.
 -- Locks nothing. Raises: XX000 when there is not one outcome for each saga.
-create or replace function came_apart(
+create or replace function split_by_outcome(
     p_group saga_group, p_function text, p_outcomes outcome_group[], p_started_at timestamptz
 ) returns saga_group[]
 language plpgsql
-set search_path = darkpearl, pg_temp
 as $$
 declare
-    v_of outcome_group;
+    v_outcome outcome_group;
     v_became saga_group[];
     v_saga_ids uuid[] := '{}';  -- of the outcomes
 begin
-    foreach v_of in array coalesce(p_outcomes, '{}') loop
-        v_saga_ids := v_saga_ids || v_of.saga_ids;
+    if cardinality(p_outcomes) = 1 and (p_outcomes[1]).saga_ids = p_group.saga_ids then
+        return array[apply_outcome(p_group, p_outcomes[1], p_started_at)];
+    end if;
+    foreach v_outcome in array coalesce(p_outcomes, '{}') loop
+        v_saga_ids := v_saga_ids || v_outcome.saga_ids;
     end loop;
     if array(select i from unnest(v_saga_ids) as i order by i) <> p_group.saga_ids then
-        raise exception using
-            errcode = 'XX000',
-            message = format(
-                '%s returned %s outcomes for %s sagas',
-                p_function, cardinality(v_saga_ids), cardinality(p_group.saga_ids)
-            ),
-            detail = 'A step function returns exactly one outcome for each saga.',
-            hint = 'Mend the step function; the sagas are tried again.';
-    end if;
-    foreach v_of in array p_outcomes loop
-        v_became := v_became || apply_outcome(
-            case when v_of.saga_ids = p_group.saga_ids then p_group else part_of(p_group, v_of.saga_ids) end,
-            v_of.result, v_of.wait_seconds, v_of.error_codes, v_of.messages, p_started_at,
-            case when v_of.asks then v_of.requests end
+        perform refuse(
+            'XX000',
+            format('%s returned %s outcomes for %s sagas', p_function, cardinality(v_saga_ids), cardinality(p_group.saga_ids)),
+            'A step function returns exactly one outcome for each saga.',
+            'Mend the step function; the sagas are tried again.'
         );
+    end if;
+    foreach v_outcome in array p_outcomes loop
+        v_became := v_became || apply_outcome(split_group(p_group, v_outcome.saga_ids), v_outcome, p_started_at);
     end loop;
     return v_became;
 end
 $$;
-comment on function came_apart(saga_group, text, outcome_group[], timestamptz) is
-    'Internal: says where the sagas of a group go that came out of a function, those alike together.';
+comment on function split_by_outcome(saga_group, text, outcome_group[], timestamptz) is
+    'Internal: says where the members of a group go that came out of a function, those alike together.';
 
--- What has become of a group that run_group() took up to a step that came out
--- otherwise than it does as a rule. p_begun says when each step began, up to that one;
--- the first when its lease did, if that is null.
--- Locks nothing. Raises: as came_apart().
-create or replace function went_astray(
-    p_group saga_group, p_function text, p_outcomes outcome_group[], p_begun timestamptz[]
-) returns saga_group[]
+-- Calls a step function, or with answers a settle function, by its name. Locks what that locks.
+create or replace function call_step(
+    p_function text, p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[] default null
+) returns outcome_group[]
 language plpgsql
-set search_path = darkpearl, pg_temp
 as $$
 declare
-    v_last constant integer := cardinality(p_begun);
+    v_outcomes outcome_group[];
 begin
-    for n in 1..v_last loop
-        if p_begun[n] is not null then
-            p_group.attempts := p_group.attempts + 1;
-        end if;
-        exit when n = v_last;
-        p_group := apply_outcome(p_group, 'done', null, null, null, p_begun[n]);
-    end loop;
-    return came_apart(p_group, p_function, p_outcomes, p_begun[v_last]);
+    if p_answers is null then
+        execute format('select %I($1, $2)', p_function) into v_outcomes using p_warehouse_ids, p_saga_ids;
+    else
+        execute format('select %I($1, $2, $3)', p_function) into v_outcomes using p_warehouse_ids, p_saga_ids, p_answers;
+    end if;
+    return v_outcomes;
 end
 $$;
-comment on function went_astray(saga_group, text, outcome_group[], timestamptz[]) is
-    'Internal: what has become of a group when a step on its straight way came out otherwise.';
+comment on function call_step(text, uuid[], uuid[], jsonb[]) is
+    'Internal: the outcomes of a step function, or with answers of a settle function.';
 
--- The requests of a group, those of its sagas that ask for something, as they are handed
--- out: one JSON array; none for none. p_moves: what the lease tokens have grown by.
--- Locks nothing.
-create or replace function requests_to_make(
-    p_saga_ids uuid[], p_warehouse_ids uuid[], p_lease_tokens bigint[], p_moves integer, p_attempt smallint,
-    p_timeout_seconds numeric, p_step_name text, p_requests json[]
-) returns json[]
-language plpgsql stable
+-- Brings a group the answers to its requests, or the signals that it waited for. Returns
+-- what becomes of it. A step that waits and takes no signal itself is done with any.
+-- Locks: what the settle function locks. Raises: as split_by_outcome().
+create or replace function settle_group(p_group saga_group, p_warehouse_ids uuid[], p_answers jsonb[])
+returns saga_group[]
+language plpgsql
 as $$
+declare
+    v_step constant plan_step := p_group.plan[p_group.position];
+    v_function constant text := case p_group.status
+        when 'compensating' then v_step.undo_settle_function
+        else v_step.settle_function
+    end;
+begin
+    return split_by_outcome(
+        p_group, v_function,
+        case
+            when v_function is null then outcome_for_all('done', p_group.saga_ids)
+            else call_step(v_function, p_warehouse_ids, p_group.saga_ids, p_answers)
+        end,
+        null
+    );
+end
+$$;
+comment on function settle_group(saga_group, uuid[], jsonb[]) is
+    'Internal: brings answers or signals to a group and says where its members go.';
+
+-- Takes the oldest signal that each member of a group was sent for the step at which it
+-- stands. Locks: saga_signals.
+create or replace function take_signals(
+    p_group saga_group, p_warehouse_ids uuid[], out saga_ids uuid[], out payloads jsonb[]
+)
+language plpgsql
+as $$
+declare
+    v_step_name constant text := (p_group.plan[p_group.position]).step_name;
+begin
+    with taken as (
+        update saga_signals as g
+        set taken_at = clock()
+        where g.saga_id = any(p_group.saga_ids) and g.warehouse_id = any(p_warehouse_ids)
+            and g.id = (
+                select min(f.id) from saga_signals as f
+                where f.saga_id = g.saga_id and f.warehouse_id = g.warehouse_id
+                    and f.step_name = v_step_name and f.taken_at is null
+            )
+        returning g.saga_id, g.payload
+    )
+    select coalesce(array_agg(t.saga_id order by t.saga_id), '{}'), array_agg(t.payload order by t.saga_id)
+    into saga_ids, payloads
+    from taken as t;
+end
+$$;
+comment on function take_signals(saga_group, uuid[]) is 'Internal: takes the oldest signal of each member of a group.';
+
+-- The wait of a group is over: of a request, since its lease ran out; of a signal, since it
+-- came or its deadline passed. Returns what becomes of it.
+-- Locks: saga_signals, then as settle_group().
+create or replace function end_wait(p_group saga_group, p_warehouse_ids uuid[]) returns saga_group[]
+language plpgsql
+as $$
+declare
+    v_step constant plan_step := p_group.plan[p_group.position];
+    v_waited constant text := format('within %s s', trim_scale(v_step.timeout_seconds));
+    v_heard uuid[];
+    v_payloads jsonb[];
+    v_silent uuid[];
+    v_became saga_group[] := '{}';
+begin
+    if is_external(v_step, false) then
+        return split_by_outcome(p_group, null, group_outcome(p_group, 'failed', 'DP013', 'no answer ' || v_waited), clock());
+    end if;
+    select t.saga_ids, t.payloads into v_heard, v_payloads from take_signals(p_group, p_warehouse_ids) as t;
+    if cardinality(v_heard) > 0 then
+        v_became := settle_group(split_group(p_group, v_heard), p_warehouse_ids, v_payloads);
+    end if;
+    v_silent := array(select i from unnest(p_group.saga_ids) as i where i <> all(v_heard));
+    if cardinality(v_silent) > 0 then
+        p_group := split_group(p_group, v_silent);
+        v_became := v_became || split_by_outcome(
+            p_group, null,
+            group_outcome(
+                p_group,
+                case v_step.on_deadline when 'go_on' then 'done' when 'turn_back' then 'refused' else 'stuck' end::step_result,
+                'DP013', 'no signal ' || v_waited
+            ),
+            clock()
+        );
+    end if;
+    return v_became;
+end
+$$;
+comment on function end_wait(saga_group, uuid[]) is
+    'Internal: what becomes of sagas whose lease ran out, whose signal came or whose deadline passed.';
+
+-- The moment until which a group has to wait before its step, for calls are paused; null for
+-- none. An end of the pause that is under way is waited for, so that it finds the sagas
+-- that wait for it.
+-- Locks: a paused row of step_settings, shared.
+create or replace function pause_of(p_group saga_group, p_step plan_step) returns timestamptz
+language plpgsql
+as $$
+begin
+    if p_step.paused_until > clock() and is_external(p_step, p_group.status = 'compensating') then
+        return (
+            select t.paused_until
+            from step_settings as t
+            where t.saga_type = p_group.saga_type and t.step_name = p_step.step_name and t.paused_until > clock()
+            for share
+        );
+    end if;
+    return null;
+end
+$$;
+comment on function pause_of(saga_group, plan_step) is 'Internal: until when calls of the step at which a group stands are paused.';
+
+-- Takes a group through the step at which it stands. Returns what becomes of it: one group
+-- as a rule, more when members came out differently.
+-- Locks: what the step function locks, saga_signals, paused rows of step_settings.
+-- Raises: P0002 when the plan has no such step; what the step function raises.
+create or replace function take_step(p_group saga_group, p_warehouse_ids uuid[]) returns saga_group[]
+language plpgsql
+as $$
+declare
+    v_started_at constant timestamptz := clock();
+    v_step constant plan_step := p_group.plan[p_group.position];
+    v_waits constant boolean := p_group.status <> 'compensating' and v_step.on_deadline is not null;
+    v_function constant text := case p_group.status
+        when 'compensating' then v_step.undo_function
+        else v_step.step_function
+    end;
+    v_pause timestamptz;
+begin
+    if v_step.position is null then
+        raise no_data_found using message = format('%s has no step %s', p_group.saga_type, p_group.position);
+    elsif p_group.cancel_requested and (p_group.status = 'running' or (v_waits and p_group.status = 'waiting')) then
+        -- A step that was tried may have had its effect, but not one that waits for a signal.
+        return array[start_compensation(p_group, p_group.attempts > 0 and not v_waits, 'cancelled on request')];
+    elsif p_group.status = 'waiting' then
+        return end_wait(p_group, p_warehouse_ids);
+    end if;
+
+    v_pause := pause_of(p_group, v_step);
+    if v_pause is not null then
+        -- Those that waited out a pause come back one after the other.
+        p_group.ready_at := v_pause;
+        p_group.spread_seconds := 1;
+        p_group.parked := true;
+        return array[p_group];
+    elsif v_function is not null and p_group.attempts >= v_step.max_attempts then
+        -- The lease of the last request to undo ran out; or the settings were tightened.
+        return split_by_outcome(p_group, v_function, group_outcome(p_group, 'failed', 'DP013', 'attempts used up'), v_started_at);
+    end if;
+
+    p_group.attempts := p_group.attempts + 1;
+    return split_by_outcome(
+        p_group, v_function,
+        case
+            when v_function is not null then call_step(v_function, p_warehouse_ids, p_group.saga_ids)
+            else outcome_for_all(case when v_waits then 'waiting' else 'done' end::step_result, p_group.saga_ids)
+        end,
+        v_started_at
+    );
+end
+$$;
+comment on function take_step(saga_group, uuid[]) is 'Internal: takes a group through one step and says what becomes of it.';
+
+-- The requests of a group, those of its members that ask for something, as they are handed
+-- out: one JSON array; none for none. Locks nothing.
+create or replace function build_requests(p_group saga_group) returns json[]
+language plpgsql
+as $$
+declare
+    v_step constant plan_step := p_group.plan[p_group.position];
 begin
     return array(
         select
             json_agg(row(
-                s.saga_id, s.warehouse_id, s.lease_token + p_moves, p_attempt, p_timeout_seconds, p_step_name, s.request
+                s.saga_id, s.warehouse_id, s.lease_token + p_group.token_increments, p_group.attempts, v_step.timeout_seconds,
+                case p_group.status when 'compensating' then v_step.undo_name else v_step.step_name end, s.request
             )::external_request)
-        from unnest(p_saga_ids, p_warehouse_ids, p_lease_tokens, p_requests)
+        from unnest(p_group.saga_ids, p_group.warehouse_ids, p_group.lease_tokens, p_group.requests)
             as s (saga_id, warehouse_id, lease_token, request)
         where s.request is not null
         having count(*) > 0
     );
 end
 $$;
-comment on function requests_to_make(uuid[], uuid[], bigint[], integer, smallint, numeric, text, json[]) is
-    'Internal: the external requests of a group as they are handed out.';
+comment on function build_requests(saga_group) is 'Internal: the external requests of a group as they are handed out.';
 
--- Writes what happened to a group, where its sagas stand now and the status of
--- their orders. Returns the requests to make, in one JSON array; none for none.
+-- Writes what happened to a group, where its sagas stand now and the status of their orders.
+-- Sagas that wait for a signal which was sent already are ready at once.
 -- Locks: sagas, orders.
-create or replace function write_group(p_group saga_group, p_warehouse_ids uuid[]) returns json[]
+create or replace function write_group(p_group saga_group, p_warehouse_ids uuid[]) returns void
 language plpgsql
 as $$
-declare
-    v_step saga_steps;
 begin
     with stand as (
         update sagas as s
@@ -358,7 +548,7 @@ begin
             status = p_group.status,
             position = p_group.position,
             attempts = p_group.attempts,
-            lease_token = s.lease_token + p_group.moves,
+            lease_token = s.lease_token + p_group.token_increments,
             ready_at = p_group.ready_at + p_group.spread_seconds * jitter(s.id, p_group.attempts) * interval '1 second',
             updated_at = clock()
         where s.id = any(p_group.saga_ids) and s.warehouse_id = any(p_warehouse_ids)
@@ -377,8 +567,8 @@ begin
     select
         s.saga_id, s.warehouse_id, t.event_type, t.step_name, t.attempt, t.error_codes[s.n], t.messages[s.n],
         case
-            when t.goes_again
-                then p_group.ready_at + p_group.spread_seconds * jitter(s.saga_id, t.attempt) * interval '1 second'
+            when t.will_retry
+                then p_group.ready_at + p_group.spread_seconds * jitter(s.saga_id, p_group.attempts) * interval '1 second'
         end,
         -- A pending answer may have put the end of the lease off.
         case
@@ -391,136 +581,96 @@ begin
         with ordinality as s (saga_id, warehouse_id, was_ready_at, n)
     cross join unnest(p_group.transitions) as t;
 
-    if p_group.requests is null then
-        return '{}';
+    if p_group.status = 'waiting' and (p_group.plan[p_group.position]).on_deadline is not null then
+        update sagas as s
+        set ready_at = clock()
+        where s.id = any(p_group.saga_ids) and s.warehouse_id = any(p_warehouse_ids) and exists (
+            select from saga_signals as g
+            where g.saga_id = s.id and g.warehouse_id = s.warehouse_id and g.taken_at is null
+                and g.step_name = (p_group.plan[p_group.position]).step_name
+        );
     end if;
-    v_step := p_group.plan[p_group.position];
-    return requests_to_make(
-        p_group.saga_ids, p_group.warehouse_ids, p_group.lease_tokens, p_group.moves, p_group.attempts,
-        v_step.timeout_seconds,
-        case p_group.status when 'compensating' then v_step.undo_name else v_step.step_name end,
-        p_group.requests
-    );
 end
 $$;
 comment on function write_group(saga_group, uuid[]) is
-    'Internal: writes the events of a group, where its sagas stand and the status of their orders; returns the external requests.';
+    'Internal: writes the events of a group, where its sagas stand and the status of their orders.';
+
+-- Lets the steps that are done have their effect, once per effect function. The arrays are
+-- aligned. Locks: what the effect functions lock.
+create or replace function apply_effects(
+    p_warehouse_ids uuid[], p_functions text[], p_saga_ids uuid[], p_effects text[]
+) returns void
+language plpgsql
+as $$
+declare
+    v_function text;
+    v_saga_ids uuid[];
+    v_effects text[];
+begin
+    if p_functions[1] = all(p_functions) then
+        execute format('select %I($1, $2, $3)', p_functions[1]) using p_warehouse_ids, p_saga_ids, p_effects;
+        return;
+    end if;
+    for v_function, v_saga_ids, v_effects in
+        select e.name, array_agg(e.saga_id), array_agg(e.effect)
+        from unnest(p_functions, p_saga_ids, p_effects) as e (name, saga_id, effect)
+        group by e.name
+        order by e.name
+    loop
+        execute format('select %I($1, $2, $3)', v_function) using p_warehouse_ids, v_saga_ids, v_effects;
+    end loop;
+end
+$$;
+comment on function apply_effects(uuid[], text[], uuid[], text[]) is
+    'Internal: lets the steps that are done have their effect, once per effect function.';
 
 -- Takes groups that this transaction has locked through their steps, one group after the
 -- other, until each is parked; then writes what became of it, every row once, and lets the
--- steps that were done have their effect, once per effect function.
--- p_go_on false stops each saga after one step.
+-- steps that were done have their effect.
+-- p_steps: how many steps are taken at the most; null for no bound.
 -- Returns the external requests it has committed to, JSON arrays.
--- Locks: what the step functions lock, paused steps of saga_steps, sagas, orders, then
--- what the effects lock.
-create or replace function run_groups(p_warehouse_ids uuid[], p_work saga_group[], p_go_on boolean default true)
+-- Locks: as take_step(), then sagas, orders, then what the effects lock.
+create or replace function run_groups(p_warehouse_ids uuid[], p_work saga_group[], p_steps integer default null)
 returns json[]
 language plpgsql
-set search_path = darkpearl, pg_temp
-set enable_seqscan = off
 as $$
 declare
     -- The last is taken first, and what becomes of it next.
     v_todo saga_group[] := p_work;
     v_group saga_group;
-    v_step saga_steps;
-    v_function text;
-    v_started_at timestamptz;
-    v_go_on boolean := true;
+    v_steps integer := 0;
     v_transition saga_transition;
-    v_effect text;
-    v_sagas uuid[];
+    v_functions text[] := '{}';
+    v_saga_ids uuid[] := '{}';
     v_effects text[] := '{}';
-    v_effect_sagas uuid[];
-    v_effect_steps text[];
     v_requests json[] := '{}';
-    v_void text;  -- An assignment does without the executor, which PERFORM starts.
 begin
-    <<groups>>
     while cardinality(v_todo) > 0 loop
         v_group := v_todo[cardinality(v_todo)];
         v_todo := trim_array(v_todo, 1);
-        while v_go_on and not v_group.parked loop
-            if v_group.status = 'running' and v_group.cancel_requested then
-                v_group := turn_back(v_group);
-                continue;
-            end if;
+        if not v_group.parked and v_steps is distinct from p_steps then
+            v_steps := v_steps + 1;
+            v_todo := v_todo || take_step(v_group, p_warehouse_ids);
+            continue;
+        end if;
 
-            v_step := v_group.plan[v_group.position];
-            if v_step.position is distinct from v_group.position then
-                v_step := no_step(v_group);
-            elsif v_step.paused_until > clock() then
-                -- Who ends the pause meanwhile waits, so that it finds those who wait for its end.
-                select s.paused_until into v_step.paused_until
-                from saga_steps as s
-                where s.saga_type = v_group.saga_type and s.position = v_group.position and v_group.status <> 'waiting'
-                    and case v_group.status when 'compensating' then s.undo_settle_function else s.settle_function end is not null
-                for share;
-                if v_step.paused_until > clock() then
-                    -- Those that waited out a pause come back one after the other.
-                    v_group.ready_at := v_step.paused_until;
-                    v_group.spread_seconds := 1;
-                    exit;
-                end if;
-            end if;
-
-            v_go_on := p_go_on;
-            v_started_at := clock();
-            v_function := case v_group.status when 'compensating' then v_step.undo_function else v_step.step_function end;
-            if v_group.status = 'waiting' or (v_function is not null and v_group.attempts >= v_step.max_attempts) then
-                -- A lease ran out: of a request, which was counted when it was made, or of the
-                -- last one to undo; or the plan was tightened.
-                v_group := apply_outcome(
-                    v_group, 'failed', null,
-                    array_fill('DP013'::text, array[cardinality(v_group.saga_ids)]),
-                    array_fill(
-                        case v_group.status
-                            when 'waiting' then format('no answer within %s s', trim_scale(v_step.timeout_seconds))
-                            else 'attempts used up'
-                        end,
-                        array[cardinality(v_group.saga_ids)]
-                    ),
-                    v_started_at
-                );
-            else
-                v_group.attempts := v_group.attempts + 1;
-                if v_function is null then
-                    v_group := apply_outcome(v_group, 'done', null, null, null, v_started_at);
-                else
-                    v_todo := v_todo || came_apart(
-                        v_group, v_function, call_step(v_function, p_warehouse_ids, v_group.saga_ids, null), v_started_at
-                    );
-                    continue groups;
-                end if;
-            end if;
-        end loop;
-
-        v_requests := v_requests || write_group(v_group, p_warehouse_ids);
+        perform write_group(v_group, p_warehouse_ids);
+        if v_group.requests is not null then
+            v_requests := v_requests || build_requests(v_group);
+        end if;
         foreach v_transition in array coalesce(v_group.transitions, '{}') loop
             if v_transition.effect_function is not null then
-                v_effects := v_effects || array_fill(v_transition.effect_function, array[cardinality(v_group.saga_ids)]);
-                v_effect_sagas := v_effect_sagas || v_group.saga_ids;
-                v_effect_steps := v_effect_steps || array_fill(v_transition.step_name, array[cardinality(v_group.saga_ids)]);
+                v_functions := v_functions || array_fill(v_transition.effect_function, array[cardinality(v_group.saga_ids)]);
+                v_saga_ids := v_saga_ids || v_group.saga_ids;
+                v_effects := v_effects || array_fill(v_transition.effect, array[cardinality(v_group.saga_ids)]);
             end if;
         end loop;
     end loop;
-
-    if cardinality(v_effects) = 0 then
-        return v_requests;
-    elsif v_effects[1] = all(v_effects) then
-        v_void := call_effect(v_effects[1], p_warehouse_ids, v_effect_sagas, v_effect_steps);
-    else
-        for v_effect, v_sagas, v_effect_steps in
-            select e.name, array_agg(e.saga_id), array_agg(e.step_name)
-            from unnest(v_effects, v_effect_sagas, v_effect_steps) as e (name, saga_id, step_name)
-            group by e.name
-            order by e.name
-        loop
-            v_void := call_effect(v_effect, p_warehouse_ids, v_sagas, v_effect_steps);
-        end loop;
+    if cardinality(v_functions) > 0 then
+        perform apply_effects(p_warehouse_ids, v_functions, v_saga_ids, v_effects);
     end if;
     return v_requests;
 end
 $$;
-comment on function run_groups(uuid[], saga_group[], boolean) is
+comment on function run_groups(uuid[], saga_group[], integer) is
     'Internal: runs claimed sagas step by step; returns the external requests.';

@@ -1,5 +1,4 @@
--- The history of sagas: append-only, a partition per month, and what operators
--- write into it when a saga is stuck.
+-- The history of sagas: append-only, with a partition per month.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
@@ -32,7 +31,7 @@ declare
     v_to timestamptz;
     v_name text;
 begin
-    if not pg_try_advisory_xact_lock(gate_key() + 1) then
+    if not pg_try_advisory_xact_lock(idle_lock_key() + 1) then
         return;
     end if;
     for v_from, v_to in
@@ -98,19 +97,5 @@ end
 $$;
 comment on function drop_event_partitions(date) is
     'Retention: drops the monthly partitions of saga_events that end before a day, sparing sagas that have not ended.';
-
--- Which requests these sagas came from, where that was traced: for a listener
--- that traces, and otherwise never asked. Locks nothing.
-create or replace function trace_contexts(p_saga_ids uuid[])
-returns table (saga_id uuid, traceparent text)
-language sql stable
-security definer
-set search_path = darkpearl, pg_temp
-as $$
-    select s.id, s.traceparent
-    from sagas as s
-    where s.id = any(p_saga_ids) and s.traceparent is not null
-$$;
-comment on function trace_contexts(uuid[]) is 'The W3C trace contexts that started these sagas, where there were any.';
 
 do $$ begin perform ensure_event_partitions(); end $$;

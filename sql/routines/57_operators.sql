@@ -3,8 +3,17 @@
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
--- The stuck saga of an operator action, locked. Raises DP008, DP010.
-create or replace function lock_stuck_saga(p_saga_id uuid) returns sagas
+-- Whether a saga has turned back: what it was stuck at is an undo then. Locks nothing.
+create or replace function has_turned_back(p_saga_id uuid) returns boolean
+language sql stable
+return exists (
+    select from saga_events as e where e.saga_id = p_saga_id and e.event_type = 'compensation_started'
+);
+comment on function has_turned_back(uuid) is 'Internal: whether the compensation of a saga has begun.';
+
+-- A stuck saga as a group, locked for an operator action; its status says which way it
+-- went, running or compensating. Locks: the saga. Raises: DP008, DP010.
+create or replace function lock_stuck_saga(p_saga_id uuid) returns saga_group
 language plpgsql
 set search_path = darkpearl, pg_temp
 as $$
@@ -16,98 +25,143 @@ begin
     where s.id = p_saga_id
     for no key update;
     if not found then
-        raise exception using
-            errcode = 'DP010',
-            message = 'no such saga',
-            detail = format('There is no saga %s.', p_saga_id),
-            hint = 'A saga carries the id of its order: select id from stuck_sagas.';
+        perform refuse(
+            'DP010', 'no such saga', format('There is no saga %s.', p_saga_id),
+            'A saga carries the id of its order: select id from stuck_sagas.'
+        );
+    elsif v_saga.status <> 'stuck' then
+        perform refuse(
+            'DP008', 'saga is not stuck', format('Saga %s is %s.', p_saga_id, v_saga.status),
+            'Only a stuck saga needs a person; the engine sees to the others.'
+        );
     end if;
-    if v_saga.status <> 'stuck' then
-        raise exception using
-            errcode = 'DP008',
-            message = 'saga is not stuck',
-            detail = format('Saga %s is %s.', p_saga_id, v_saga.status),
-            hint = 'Only a stuck saga needs a person; the engine sees to the others.';
-    end if;
-    return v_saga;
+    v_saga.status := case when has_turned_back(p_saga_id) then 'compensating' else 'running' end;
+    return new_group(v_saga, array[v_saga.id], array[v_saga.warehouse_id], array[v_saga.lease_token], array[v_saga.ready_at]);
 end
 $$;
 comment on function lock_stuck_saga(uuid) is 'Internal: locks a stuck saga for an operator action.';
 
--- An operator has removed the cause: tries the step of a stuck saga again, an
--- undo as a rule, with all attempts anew. Locks: the saga. Raises DP008, DP010.
+-- Notes what an operator does about a saga, before it is done. Returns the name of the step,
+-- or of the undo, at which the saga stands. Locks nothing.
+create or replace function note_operator_action(p_group saga_group, p_event_type saga_event_type, p_reason text) returns text
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_step constant plan_step := p_group.plan[p_group.position];
+    v_name constant text := case p_group.status when 'compensating' then v_step.undo_name else v_step.step_name end;
+begin
+    insert into saga_events (saga_id, warehouse_id, event_type, step_name, message, actor)
+    values (p_group.saga_ids[1], p_group.warehouse_ids[1], p_event_type, v_name, p_reason, current_actor());
+    return v_name;
+end
+$$;
+comment on function note_operator_action(saga_group, saga_event_type, text) is
+    'Internal: writes an operator action into the history of a saga.';
+
+-- Sends a saga that an operator has seen to on its way. Returns it as it stands then.
+-- Locks: the saga.
+create or replace function send_on(p_group saga_group) returns sagas
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_saga sagas;
+begin
+    select s.* into strict v_saga
+    from sagas as s
+    where s.id = p_group.saga_ids[1] and s.warehouse_id = p_group.warehouse_ids[1];
+    perform ring_bell();
+    return v_saga;
+end
+$$;
+comment on function send_on(saga_group) is 'Internal: rings the bell for a saga that an operator has seen to, and returns it.';
+
+-- An operator has removed the cause: tries the step of a stuck saga again, or the undo that
+-- it was stuck at, with all attempts anew. Locks: the saga. Raises: DP008, DP010.
 create or replace function retry_saga(p_saga_id uuid, p_reason text) returns sagas
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
 as $$
 declare
-    v_saga sagas := lock_stuck_saga(p_saga_id);
-    v_step saga_steps := step_of(v_saga);
+    v_group constant saga_group := lock_stuck_saga(p_saga_id);
 begin
-    insert into saga_events (saga_id, warehouse_id, event_type, step_name, message, actor)
-    values (
-        v_saga.id, v_saga.warehouse_id, 'retried',
-        case when v_step.forward_only then v_step.step_name else v_step.undo_name end,
-        p_reason, current_actor()
-    );
+    perform note_operator_action(v_group, 'retried', p_reason);
     update sagas as s
-    set
-        status = case when v_step.forward_only then 'running' else 'compensating' end::saga_status,
-        attempts = 0, ready_at = clock(), updated_at = clock()
-    where s.id = v_saga.id and s.warehouse_id = v_saga.warehouse_id
-    returning s.* into v_saga;
-    perform ring_bell();
-    return v_saga;
+    set status = v_group.status, attempts = 0, ready_at = clock(), updated_at = clock()
+    where s.id = v_group.saga_ids[1] and s.warehouse_id = v_group.warehouse_ids[1];
+    return send_on(v_group);
 end
 $$;
 comment on function retry_saga(uuid, text) is 'Operator: tries a stuck saga again, once its cause is gone. Says who and why in saga_events.';
 
--- An operator has done by hand, at the gateway, what a stuck saga asked for:
--- that counts as its answer, and the saga goes on. Steps of ours can't be done
--- by hand; their cause is mended and they are retried.
--- Locks: sagas, payments. Raises DP008, DP010, DP018.
-create or replace function skip_step(p_saga_id uuid, p_reason text) returns sagas
+-- An operator gives a saga up that is stuck on its way forward: it turns back, as if it had
+-- been cancelled. Locks: the saga. Raises: DP007 when it only goes forward, or has turned
+-- back already; DP008, DP010.
+create or replace function turn_back_saga(p_saga_id uuid, p_reason text) returns sagas
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
 as $$
 declare
-    v_saga sagas := lock_stuck_saga(p_saga_id);
-    v_step saga_steps := step_of(v_saga);
-    v_name constant text := case when v_step.forward_only then v_step.step_name else v_step.undo_name end;
-    v_settle_function constant text := case
-        when v_step.forward_only then v_step.settle_function else v_step.undo_settle_function
-    end;
+    v_group saga_group := lock_stuck_saga(p_saga_id);
+    v_step constant plan_step := v_group.plan[v_group.position];
 begin
-    if v_settle_function is null then
-        raise exception using
-            errcode = 'DP018',
-            message = 'step cannot be skipped',
-            detail = format('Saga %s is stuck at %s, which nobody can do by hand.', p_saga_id, coalesce(v_name, 'no step')),
-            hint = 'Remove the cause and call retry_saga().';
+    if v_step.forward_only or v_group.status = 'compensating' then
+        perform refuse(
+            'DP007', 'saga cannot turn back',
+            format(
+                'Saga %s is stuck at %s, %s.', p_saga_id,
+                case v_group.status when 'compensating' then v_step.undo_name else v_step.step_name end,
+                case v_group.status when 'compensating' then 'on its way back' else 'from where it only goes forward' end
+            ),
+            'Remove the cause and call retry_saga(); or skip_step(), when it was done by hand.'
+        );
     end if;
-    insert into saga_events (saga_id, warehouse_id, event_type, step_name, message, actor)
-    values (v_saga.id, v_saga.warehouse_id, 'skipped', v_name, p_reason, current_actor());
-    update sagas as s
-    set
-        status = case when v_step.forward_only then 'waiting' else 'compensating' end::saga_status,
-        attempts = 1, ready_at = clock()
-    where s.id = v_saga.id and s.warehouse_id = v_saga.warehouse_id;
-    perform settle_pass(
-        array[v_saga.warehouse_id],
-        jsonb_build_array(jsonb_build_object(
-            'saga_id', v_saga.id,
-            'lease_token', v_saga.lease_token,
-            'answer', jsonb_build_object('outcome', 'approved', 'gateway', 'by hand', 'message', p_reason)
-        )),
-        false
+    perform note_operator_action(v_group, 'cancelled', p_reason);
+    v_group := start_compensation(v_group, is_external(v_step, false), p_reason);
+    perform write_group(v_group, v_group.warehouse_ids);
+    return send_on(v_group);
+end
+$$;
+comment on function turn_back_saga(uuid, text) is
+    'Operator: gives up a saga that is stuck on its way forward; what it has done is undone.';
+
+-- An operator has done by hand, at the gateway, what a stuck saga asked for:
+-- that counts as its answer, and the saga goes on. Steps of ours can't be done
+-- by hand; their cause is mended and they are retried.
+-- Locks: the saga, then as settle_group(). Raises: DP008, DP010, DP018.
+create or replace function skip_step(p_saga_id uuid, p_reason text) returns sagas
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_group saga_group := lock_stuck_saga(p_saga_id);
+    v_backwards constant boolean := v_group.status = 'compensating';
+    v_name text;
+begin
+    if is_external(v_group.plan[v_group.position], v_backwards) is not true then
+        perform refuse(
+            'DP018', 'step cannot be skipped',
+            format('Saga %s is stuck at a step which nobody can do by hand.', p_saga_id),
+            'Remove the cause and call retry_saga().'
+        );
+    end if;
+    v_name := note_operator_action(v_group, 'skipped', p_reason);
+    v_group.attempts := 1;
+    v_group.were_ready_at := array[clock()];
+    perform run_groups(
+        v_group.warehouse_ids,
+        settle_group(
+            v_group, v_group.warehouse_ids,
+            array[jsonb_build_object('outcome', 'approved', 'gateway', 'by hand', 'message', p_reason)]
+        ),
+        0
     );
-    select s.* into strict v_saga
-    from sagas as s
-    where s.id = v_saga.id and s.warehouse_id = v_saga.warehouse_id;
-    perform ring_bell();
-    return v_saga;
+    return send_on(v_group);
 end
 $$;
 comment on function skip_step(uuid, text) is 'Operator: what a stuck saga asked of the gateway was done by hand; records it and goes on.';
@@ -117,7 +171,7 @@ comment on function skip_step(uuid, text) is 'Operator: what a stuck saga asked 
 -- listener calls it when its gateway fails again and again; an operator may
 -- before maintenance. A pause may be prolonged but not cut short, so that one
 -- listener's doesn't end an operator's; zero seconds ends it.
--- Locks: saga_steps, sagas that wait for the end of a pause. Raises DP015.
+-- Locks: step_settings, sagas that wait for the end of a pause. Raises: DP015.
 create or replace function pause_external_steps(p_seconds numeric) returns void
 language plpgsql
 security definer
@@ -126,34 +180,39 @@ as $$
 declare
     v_now constant timestamptz := clock();
     v_until timestamptz;
-    v_step saga_steps;
+    v_setting step_settings;
 begin
     if p_seconds is null or p_seconds not between 0 and 86400 then
-        raise exception using
-            errcode = 'DP015',
-            message = 'pause makes no sense',
-            detail = format('A pause of %s seconds was asked for.', coalesce(p_seconds::text, 'null')),
-            hint = 'Use 0 to end a pause, at most 86400 for a day.';
+        perform refuse(
+            'DP015', 'pause makes no sense',
+            format('A pause of %s seconds was asked for.', coalesce(p_seconds::text, 'null')),
+            'Use 0 to end a pause, at most 86400 for a day.'
+        );
     end if;
     v_until := v_now + p_seconds * interval '1 second';
-    for v_step in
-        select s.* from saga_steps as s
-        where (s.settle_function is not null or s.undo_settle_function is not null)
-            and (p_seconds = 0 or s.paused_until is null or s.paused_until < v_until)
-        order by s.saga_type, s.position
+    for v_setting in
+        select t.* from step_settings as t
+        where (p_seconds = 0 or t.paused_until is null or t.paused_until < v_until) and exists (
+            select from saga_steps as s
+            where s.saga_type = t.saga_type and s.step_name = t.step_name and s.on_deadline is null
+                and num_nonnulls(s.settle_function, s.undo_settle_function) > 0
+        )
+        order by t.saga_type, t.step_name
         for no key update
     loop
-        update saga_steps as s
+        update step_settings as t
         set paused_until = case when p_seconds > 0 then v_until end
-        where s.saga_type = v_step.saga_type and s.position = v_step.position;
-        -- Those who wait for the end of the pause are found by their time, see
-        -- run_groups(), and wait for its new end instead.
+        where t.saga_type = v_setting.saga_type and t.step_name = v_setting.step_name;
+        -- Sagas that wait for the end of the pause are found by their time, see take_step(),
+        -- and wait for its new end instead.
         update sagas as s
-        set ready_at = s.ready_at + (v_until - v_step.paused_until)
-        where s.saga_type = v_step.saga_type and s.position = v_step.position
+        set ready_at = s.ready_at + (v_until - v_setting.paused_until)
+        from saga_steps as p
+        where s.saga_type = v_setting.saga_type and p.step_name = v_setting.step_name
+            and (p.saga_type, p.plan_version, p.position) = (s.saga_type, s.plan_version, s.position)
             and s.status in ('running', 'compensating')
-            and s.ready_at between v_step.paused_until and v_step.paused_until + interval '1 second'
-            and v_step.paused_until > v_now;
+            and s.ready_at between v_setting.paused_until and v_setting.paused_until + interval '1 second'
+            and v_setting.paused_until > v_now;
     end loop;
     if p_seconds = 0 then
         perform ring_bell();

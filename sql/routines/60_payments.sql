@@ -7,8 +7,8 @@
 -- "gateway", "reference", "code", "message", "deadline_seconds", "captured",
 -- "refunded"}. Unknown is never taken for an answer: the step is tried again.
 --
--- What holds whoever writes: a payment is never removed, and money that was
--- captured or refunded stays so.
+-- Two laws hold for every writer: a payment is never removed, and money that
+-- was captured or refunded stays so.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
@@ -21,8 +21,8 @@ create or replace trigger payments_refuse_truncate
 before truncate on payments
 for each statement execute function refuse_change();
 
--- Trigger: money that was taken, given back or given up does not become less. What
--- was voided shrinks only by what turns out to have been captured after all.
+-- Trigger: money that was taken, given back or given up does not become less. A
+-- voided amount shrinks only by what turns out to have been captured after all.
 -- Locks nothing. Raises DP005.
 create or replace function refuse_less_money() returns trigger
 language plpgsql
@@ -33,30 +33,30 @@ begin
         or new.refunded_amount < old.refunded_amount
         or new.voided_amount + new.captured_amount < old.voided_amount + old.captured_amount
     then
-        raise exception using
-            errcode = 'DP005',
-            message = 'payments only add up',
-            detail = format(
+        perform refuse(
+            'DP005', 'payments only add up',
+            format(
                 'The payment of order %s was captured %s, refunded %s, voided %s; an UPDATE would leave less.',
                 old.order_id, old.captured_amount, old.refunded_amount, old.voided_amount
             ),
-            hint = 'Money that went back is refunded_amount, or a row of refunds.';
+            'Money that went back is refunded_amount, or a row of refunds.'
+        );
     end if;
     return null;
 end
 $$;
 comment on function refuse_less_money() is 'Trigger: captured, refunded and voided amounts of a payment never shrink.';
 
--- Of what was neither captured nor voided nothing was refunded: nothing can shrink. The
--- condition is short, since every statement reads it from text anew. It comes
--- AFTER the update, since before one every row is locked first.
+-- Nothing can shrink while nothing was captured or voided. The condition is short,
+-- since every statement reads it from text anew. It comes AFTER the update, since
+-- before one every row is locked first.
 create or replace trigger payments_only_add_up
 after update of captured_amount, refunded_amount, voided_amount on payments
 for each row
 when (old.captured_amount + old.voided_amount > 0)
 execute function refuse_less_money();
 
--- Trigger: what was asked for stays what was asked for.
+-- Trigger: a payment stays one for the amount that it was asked for, under its key.
 create or replace trigger payments_keep_what_was_asked
 after update of order_id, warehouse_id, requested_amount, currency, idempotency_key on payments
 for each row
@@ -71,45 +71,8 @@ create or replace trigger payment_tokens_refuse_change
 before update on payment_tokens
 for each row execute function refuse_change();
 
--- One outcome for each answer. p_declined_code is the SQLSTATE of a refusal,
--- p_what names what was refused. Locks nothing.
--- No SET clause, here and below: the body is bound when it is made, and can be inlined.
-create or replace function outcomes_of_answers(
-    p_saga_ids uuid[], p_answers jsonb[], p_what text, p_declined_code text default 'DP014'
-) returns setof step_outcome
-language sql stable
-begin atomic
-    select
-        a.saga_id,
-        case a.answer ->> 'outcome'
-            when 'approved' then 'done'
-            when 'declined' then 'refused'
-            when 'pending' then 'waiting'
-            else 'failed'
-        end::step_result,
-        case
-            when a.answer ->> 'outcome' in ('approved', 'pending') then null
-            when a.answer ->> 'outcome' = 'declined' then p_declined_code
-            else 'DP017'
-        end,
-        case a.answer ->> 'outcome'
-            when 'approved' then null
-            when 'pending' then 'pending at the gateway'
-            when 'declined' then p_what || ' declined: ' || coalesce(a.answer ->> 'code', a.answer ->> 'message', 'no reason given')
-            else coalesce(a.answer ->> 'message', 'the gateway gave no usable answer')
-        end,
-        null::json,
-        -- least() and greatest() pass over nulls: no deadline is the step's own.
-        case when a.answer ->> 'outcome' = 'pending' and a.answer ->> 'deadline_seconds' is not null
-            then least(greatest((a.answer ->> 'deadline_seconds')::numeric, 1), 604800)
-        end
-    from unnest(p_saga_ids, p_answers) as a (saga_id, answer);
-end;
-comment on function outcomes_of_answers(uuid[], jsonb[], text, text) is
-    'Internal: what the answers of a gateway mean for the sagas. A pending answer is waited for at most a week.';
-
 -- Before a charge or an authorisation. Writes the intent with its idempotency
--- key, and what the gateway is to be asked. Asking again asks under the same
+-- key, and returns the request to the gateway. Asking again asks under the same
 -- key. An order that costs nothing is paid already; gateways refuse to charge zero.
 -- Locks: payments.
 create or replace function request_charge(
@@ -154,9 +117,9 @@ begin
     from asked as a;
 
     if num_nulls(variadic v_requests) = 0 then
-        return array[came_out('waiting', v_saga_ids, v_requests)];
+        return outcome_for_all('waiting', v_saga_ids, v_requests);
     end if;
-    return alike(array(
+    return group_outcomes(array(
         select row(a.saga_id, case when a.request is null then 'done' else 'waiting' end, null, null, a.request, null)::step_outcome
         from unnest(v_saga_ids, v_requests) as a (saga_id, request)
     ));
@@ -165,7 +128,7 @@ $$;
 comment on function request_charge(uuid[], uuid[], text, boolean) is
     'Internal: writes the intent to take the money of each order and hands out the calls.';
 
--- After it: what the gateway answered.
+-- After it, with the answers of the gateway.
 -- Locks: payments.
 create or replace function record_charge(
     p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[], p_capture boolean
@@ -191,7 +154,7 @@ begin
         and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids);
     get diagnostics v_approved = row_count;
     if v_approved = cardinality(p_saga_ids) then
-        return array[came_out('done', p_saga_ids)];
+        return outcome_for_all('done', p_saga_ids);
     end if;
 
     update payments as p
@@ -206,7 +169,7 @@ begin
     from unnest(p_saga_ids, p_answers) as a (saga_id, answer)
     where a.answer ->> 'outcome' in ('declined', 'pending') and p.order_id = a.saga_id
         and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids);
-    return alike(array(select o from outcomes_of_answers(p_saga_ids, p_answers, 'payment') as o));
+    return outcomes_of_answers(p_saga_ids, p_answers, 'payment');
 end
 $$;
 comment on function record_charge(uuid[], uuid[], jsonb[], boolean) is
@@ -220,7 +183,7 @@ language sql
 return request_charge(p_warehouse_ids, p_saga_ids, 'process_payment', true);
 comment on function request_payment(uuid[], uuid[]) is 'Step, external: asks for the money of each order.';
 
--- After it: what the gateway answered. Locks: payments.
+-- After it, with the answers. Locks: payments.
 create or replace function record_payment(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[])
 returns outcome_group[]
 language sql
@@ -234,136 +197,12 @@ language sql
 return request_charge(p_warehouse_ids, p_saga_ids, 'authorize_payment', false);
 comment on function request_authorization(uuid[], uuid[]) is 'Step, external: asks to hold the money of each order.';
 
--- After it: what the gateway answered. Locks: payments.
+-- After it, with the answers. Locks: payments.
 create or replace function record_authorization(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[])
 returns outcome_group[]
 language sql
 return record_charge(p_warehouse_ids, p_saga_ids, p_answers, false);
 comment on function record_authorization(uuid[], uuid[], jsonb[]) is 'Step, external: records what the gateway answered to each authorisation.';
-
--- Step, captured at fulfilment: what is held is taken. The pivot: once it is
--- done the saga only goes forward. Locks: payments.
-create or replace function request_capture(p_warehouse_ids uuid[], p_saga_ids uuid[])
-returns setof step_outcome
-language plpgsql
-set search_path = darkpearl, pg_temp
-set enable_seqscan = off
-as $$
-begin
-    update payments as p
-    set status = 'capture_requested', updated_at = clock()
-    where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids) and p.status = 'authorized';
-
-    return query
-    select
-        p.order_id,
-        case when p.status = 'captured' then 'done' else 'waiting' end::step_result,
-        null::text, null::text,
-        case when p.status <> 'captured' then payment_call('capture', 'capture_payment', p) end,
-        null::numeric
-    from payments as p
-    where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids);
-end
-$$;
-comment on function request_capture(uuid[], uuid[]) is 'Step, external: asks to take what was held for each order.';
-
--- After it: what the gateway answered. Locks: payments.
-create or replace function record_capture(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[])
-returns setof step_outcome
-language plpgsql
-set search_path = darkpearl, pg_temp
-set enable_seqscan = off
-set enable_nestloop = off
-as $$
-begin
-    return query
-    with recorded as (
-        update payments as p
-        set
-            -- What could not be taken is still held, until it is voided.
-            status = case a.answer ->> 'outcome' when 'approved' then 'captured' else 'authorized' end::payment_status,
-            captured_amount = case a.answer ->> 'outcome' when 'approved' then p.authorized_amount else 0 end,
-            decline_code = a.answer ->> 'code',
-            updated_at = clock()
-        from unnest(p_saga_ids, p_answers) as a (saga_id, answer)
-        where a.answer ->> 'outcome' in ('approved', 'declined') and p.order_id = a.saga_id
-            and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
-    )
-    select o.* from outcomes_of_answers(p_saga_ids, p_answers, 'capture') as o;
-end
-$$;
-comment on function record_capture(uuid[], uuid[], jsonb[]) is 'Step, external: records what the gateway answered to each capture.';
-
--- Undo, before the call: whatever became of the payment, it is to be nothing
--- in the end. One that was declined, voided or never asked for needs no call.
--- Locks: payments.
-create or replace function request_void(p_warehouse_ids uuid[], p_saga_ids uuid[])
-returns setof step_outcome
-language plpgsql
-set search_path = darkpearl, pg_temp
-set enable_seqscan = off
-set enable_nestloop = off
-as $$
-begin
-    update payments as p
-    set status = 'void_requested', updated_at = clock()
-    where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
-        and p.status in ('requested', 'pending', 'authorized', 'capture_requested', 'captured')
-        and p.requested_amount > 0;
-
-    return query
-    select
-        i,
-        case when p.order_id is null then 'done' else 'waiting' end::step_result,
-        null::text, null::text,
-        case when p.order_id is not null then payment_call('void', 'void_payment', p) end,
-        null::numeric
-    from unnest(p_saga_ids) as i
-    left join payments as p
-        on p.order_id = i and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
-            and p.status = 'void_requested';
-end
-$$;
-comment on function request_void(uuid[], uuid[]) is 'Undo, external: asks for the payment of each order to be voided or refunded.';
-
--- Undo, with the answers. What had been captured counts as refunded, what had
--- not as voided; the gateway knows better than we do which it was. One that
--- will not void needs a person.
--- Locks: payments.
-create or replace function record_void(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[])
-returns setof step_outcome
-language plpgsql
-set search_path = darkpearl, pg_temp
-set enable_seqscan = off
-set enable_nestloop = off
-as $$
-begin
-    return query
-    with recorded as (
-        update payments as p
-        set
-            status = case when greatest(p.captured_amount, a.captured) > 0 then 'refunded' else 'voided' end::payment_status,
-            authorized_amount = greatest(p.authorized_amount, p.captured_amount, a.captured),
-            captured_amount = greatest(p.captured_amount, a.captured),
-            refunded_amount = greatest(p.captured_amount, a.captured),
-            voided_amount = p.requested_amount - greatest(p.captured_amount, a.captured),
-            gateway = coalesce(p.gateway, a.gateway),
-            gateway_reference = coalesce(p.gateway_reference, a.reference),
-            updated_at = clock()
-        from (
-            select
-                s.saga_id, (s.answer ->> 'captured')::numeric as captured,
-                s.answer ->> 'gateway' as gateway, s.answer ->> 'reference' as reference
-            from unnest(p_saga_ids, p_answers) as s (saga_id, answer)
-            where s.answer ->> 'outcome' = 'approved'
-        ) as a
-        where p.order_id = a.saga_id
-            and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
-    )
-    select o.* from outcomes_of_answers(p_saga_ids, p_answers, 'void', 'DP017') as o;
-end
-$$;
-comment on function record_void(uuid[], uuid[], jsonb[]) is 'Undo, external: records what the gateway answered to each void.';
 
 -- A call about a payment that the gateway knows. Locks nothing.
 create or replace function payment_call(p_operation text, p_step_name text, p_payment payments) returns json
@@ -377,3 +216,119 @@ return json_build_object(
     'reference', p_payment.gateway_reference
 );
 comment on function payment_call(text, text, payments) is 'Internal: what the gateway is asked about a payment.';
+
+-- Step, captured at fulfilment: money that is held is taken. The pivot: once it
+-- is done the saga only goes forward. Locks: payments.
+create or replace function request_capture(p_warehouse_ids uuid[], p_saga_ids uuid[])
+returns outcome_group[]
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    update payments as p
+    set status = 'capture_requested', updated_at = clock()
+    where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids) and p.status = 'authorized';
+
+    return group_outcomes(array(
+        select row(
+            p.order_id, case when p.status = 'captured' then 'done' else 'waiting' end, null, null,
+            case when p.status <> 'captured' then payment_call('capture', 'capture_payment', p) end, null
+        )::step_outcome
+        from payments as p
+        where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
+    ));
+end
+$$;
+comment on function request_capture(uuid[], uuid[]) is 'Step, external: asks to take what was held for each order.';
+
+-- After it, with the answers. Locks: payments.
+create or replace function record_capture(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[])
+returns outcome_group[]
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+set enable_nestloop = off
+as $$
+begin
+    update payments as p
+    set
+        -- Money that could not be taken is still held, until it is voided.
+        status = case a.answer ->> 'outcome' when 'approved' then 'captured' else 'authorized' end::payment_status,
+        captured_amount = case a.answer ->> 'outcome' when 'approved' then p.authorized_amount else 0 end,
+        decline_code = a.answer ->> 'code',
+        updated_at = clock()
+    from unnest(p_saga_ids, p_answers) as a (saga_id, answer)
+    where a.answer ->> 'outcome' in ('approved', 'declined') and p.order_id = a.saga_id
+        and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids);
+    return outcomes_of_answers(p_saga_ids, p_answers, 'capture');
+end
+$$;
+comment on function record_capture(uuid[], uuid[], jsonb[]) is 'Step, external: records what the gateway answered to each capture.';
+
+-- Undo, before the call: in the end nothing is to be held or kept, whatever
+-- became of the payment. One that was declined, voided or never asked for needs no call.
+-- Locks: payments.
+create or replace function request_void(p_warehouse_ids uuid[], p_saga_ids uuid[])
+returns outcome_group[]
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+set enable_nestloop = off
+as $$
+begin
+    update payments as p
+    set status = 'void_requested', updated_at = clock()
+    where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
+        and p.status in ('requested', 'pending', 'authorized', 'capture_requested', 'captured')
+        and p.requested_amount > 0;
+
+    return group_outcomes(array(
+        select row(
+            i, case when p.order_id is null then 'done' else 'waiting' end, null, null,
+            case when p.order_id is not null then payment_call('void', 'void_payment', p) end, null
+        )::step_outcome
+        from unnest(p_saga_ids) as i
+        left join payments as p
+            on p.order_id = i and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
+                and p.status = 'void_requested'
+    ));
+end
+$$;
+comment on function request_void(uuid[], uuid[]) is 'Undo, external: asks for the payment of each order to be voided or refunded.';
+
+-- Undo, with the answers. Money that had been captured counts as refunded, the
+-- rest as voided; the gateway knows better than we do which it was. One that
+-- will not void needs a person.
+-- Locks: payments.
+create or replace function record_void(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[])
+returns outcome_group[]
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+set enable_nestloop = off
+as $$
+begin
+    update payments as p
+    set
+        status = case when greatest(p.captured_amount, a.captured) > 0 then 'refunded' else 'voided' end::payment_status,
+        authorized_amount = greatest(p.authorized_amount, p.captured_amount, a.captured),
+        captured_amount = greatest(p.captured_amount, a.captured),
+        refunded_amount = greatest(p.captured_amount, a.captured),
+        voided_amount = p.requested_amount - greatest(p.captured_amount, a.captured),
+        gateway = coalesce(p.gateway, a.gateway),
+        gateway_reference = coalesce(p.gateway_reference, a.reference),
+        updated_at = clock()
+    from (
+        select
+            s.saga_id, (s.answer ->> 'captured')::numeric as captured,
+            s.answer ->> 'gateway' as gateway, s.answer ->> 'reference' as reference
+        from unnest(p_saga_ids, p_answers) as s (saga_id, answer)
+        where s.answer ->> 'outcome' = 'approved'
+    ) as a
+    where p.order_id = a.saga_id
+        and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids);
+    return outcomes_of_answers(p_saga_ids, p_answers, 'void', 'DP017');
+end
+$$;
+comment on function record_void(uuid[], uuid[], jsonb[]) is 'Undo, external: records what the gateway answered to each void.';

@@ -13,16 +13,17 @@
 --     release_stock ◀── void_payment ◀─────────────┘
 --
 -- Each step stands beside its undo; those of payments are in 60_payments.sql.
--- A step function does what it does for all the sagas it is given and returns
--- one outcome each; it writes neither sagas nor orders nor events. An undo is
+-- A step function does what it does for all the sagas it is given and says what came of
+-- each; it writes neither sagas nor orders nor events. An undo is
 -- safe when there is nothing to undo. Stock, which all orders share, moves at
 -- the end of a pass: move_goods().
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
--- Trigger after a set of new orders: starts their sagas. The saga carries the
--- order's id. Locks nothing.
+-- Trigger after a set of new orders: starts their sagas, by the newest plan of the type
+-- that their warehouses' capture method asks for. The saga carries the order's id.
+-- Locks nothing.
 create or replace function start_order_sagas() returns trigger
 language plpgsql
 security definer
@@ -30,16 +31,20 @@ set search_path = darkpearl, pg_temp
 as $$
 declare
     v_now constant timestamptz := clock();
+    v_at_payment constant smallint := newest_plan('order_fulfilment');
+    v_at_fulfilment constant smallint := newest_plan('order_fulfilment_with_capture');
 begin
     with started as (
-        insert into sagas (id, warehouse_id, saga_type, ready_at, created_at, updated_at)
+        insert into sagas (id, warehouse_id, saga_type, plan_version, ready_at, created_at, updated_at)
         select
             o.id, o.warehouse_id,
-            case (select w.capture_method from warehouses as w where w.id = o.warehouse_id)
-                when 'at_payment' then 'order_fulfilment' else 'order_fulfilment_with_capture'
-            end,
+            case o.capture_method when 'at_payment' then 'order_fulfilment' else 'order_fulfilment_with_capture' end,
+            case o.capture_method when 'at_payment' then v_at_payment else v_at_fulfilment end,
             v_now, v_now, v_now
-        from new_orders as o
+        from (
+            select n.id, n.warehouse_id, (select w.capture_method from warehouses as w where w.id = n.warehouse_id)
+            from new_orders as n
+        ) as o
         returning id, warehouse_id
     )
     insert into saga_events (saga_id, warehouse_id, event_type, actor, created_at)
@@ -78,9 +83,9 @@ begin
             where i.product_id = o.product_id and i.warehouse_id = o.warehouse_id
         ), 0)
     ) then
-        return array[came_out('done', p_saga_ids)];
+        return outcome_for_all('done', p_saga_ids);
     end if;
-    return alike(array(select o from reserve_scarce_stock(p_warehouse_ids, p_saga_ids) as o));
+    return reserve_scarce_stock(p_warehouse_ids, p_saga_ids);
 end
 $$;
 comment on function reserve_stock(uuid[], uuid[]) is
@@ -96,7 +101,7 @@ comment on function reserve_stock(uuid[], uuid[]) is
 -- locked before they are looked at; a refusal needs no lock.
 -- Locks: inventory by (product_id, warehouse_id).
 create or replace function reserve_scarce_stock(p_warehouse_ids uuid[], p_saga_ids uuid[])
-returns setof step_outcome
+returns outcome_group[]
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
@@ -184,134 +189,117 @@ begin
         end loop;
     end if;
 
-    return query
-    select r.* from unnest(v_refused) as r
-    union all
-    select i, 'done', null, null, null, null
-    from unnest(p_saga_ids) as i
-    where i not in (select r.saga_id from unnest(v_refused) as r);
+    return group_outcomes(v_refused || array(
+        select row(i, 'done', null, null, null, null)::step_outcome
+        from unnest(p_saga_ids) as i
+        where i not in (select r.saga_id from unnest(v_refused) as r)
+    ));
 end
 $$;
 comment on function reserve_scarce_stock(uuid[], uuid[]) is
     'Internal: reserve_stock() where some shelf may not hold enough for all.';
 
--- What a step or an undo does to the stock. Locks nothing.
-create or replace function movement_of(p_step_name text) returns movement_type
-language sql immutable
-return case p_step_name
-    when 'reserve_stock' then 'reserve'::movement_type
-    when 'fulfill_order' then 'fulfill'::movement_type
-    else 'release'::movement_type
-end;
-comment on function movement_of(text) is 'Internal: the type of movement that is the effect of a step.';
+-- The type of movement that an effect is, as a plan says it. Locks nothing. Raises: DP015.
+create or replace function movement_of(p_effect text) returns movement_type
+language plpgsql immutable
+as $$
+begin
+    case p_effect
+        when 'reserve', 'fulfill', 'release' then
+            return p_effect::movement_type;
+        when 'fulfill_unpaid' then
+            return 'fulfill';
+        else
+            perform refuse(
+                'DP015', 'unknown effect', format('A plan has move_goods() do %s.', coalesce(quote_literal(p_effect), 'nothing')),
+                'Say reserve, fulfill, fulfill_unpaid or release.'
+            );
+    end case;
+end
+$$;
+comment on function movement_of(text) is 'Internal: the type of movement that an effect is.';
 
--- The effect of the steps reserve_stock (units become reserved) and
--- fulfill_order (they go from the shelf), and of the undo release_stock (they
--- can be sold again).
---
--- A reservation is of the order's lines. What ends one is what the ledger says
--- is open: a saga with no reservation moves nothing, one whose reservation has
--- ended moves nothing again.
---
--- An order alone needs no arrays, nor anything added up from order to order: its lines
--- are moved and written by one statement, which takes them in key order.
+-- The law that goods leave only when their money is there: what was asked for is captured,
+-- and not given back. An order that costs nothing has a payment too.
+-- Locks nothing. Raises: DP023.
+create or replace function refuse_unpaid(p_warehouse_ids uuid[], p_saga_ids uuid[]) returns void
+language plpgsql
+as $$
+declare
+    v_paid integer;
+begin
+    select count(*) into v_paid
+    from payments as p
+    where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
+        and p.captured_amount >= p.requested_amount and p.refunded_amount = 0 and p.status in ('captured', 'refunded');
+    if v_paid < cardinality(p_saga_ids) then
+        perform refuse(
+            'DP023', 'goods would leave unpaid',
+            format('%s of %s orders have no payment that is captured in full.', cardinality(p_saga_ids) - v_paid, cardinality(p_saga_ids)),
+            'See payments. Then retry_saga(), or turn_back_saga() to give the order up.'
+        );
+    end if;
+end
+$$;
+comment on function refuse_unpaid(uuid[], uuid[]) is 'Internal: raises when the goods of an order would leave without its money.';
+
+-- What these sagas have still reserved, in the order of sagas and products: what the
+-- ledger says is open. A saga with no reservation has nothing, nor has one whose
+-- reservation has ended. Locks nothing.
+create or replace function open_reservations(p_warehouse_ids uuid[], p_saga_ids uuid[])
+returns table (sagas uuid[], warehouses uuid[], products uuid[], quantities integer[])
+language plpgsql
+as $$
+begin
+    return query
+    select array_agg(m.correlation_id), array_agg(m.warehouse_id), array_agg(m.product_id), array_agg(m.quantity)
+    from (
+        select
+            r.correlation_id, r.warehouse_id, r.product_id,
+            sum(case r.movement_type when 'reserve' then r.quantity else -r.quantity end)::integer as quantity
+        from stock_movements as r
+        where r.correlation_id = any(p_saga_ids) and r.warehouse_id = any(p_warehouse_ids)
+            and r.movement_type in ('reserve', 'release', 'fulfill')
+        group by r.correlation_id, r.warehouse_id, r.product_id
+        having sum(case r.movement_type when 'reserve' then r.quantity else -r.quantity end) > 0
+        order by r.correlation_id, r.product_id
+    ) as m;
+end
+$$;
+comment on function open_reservations(uuid[], uuid[]) is 'Internal: what sagas have reserved and neither fulfilled nor released.';
+
+-- The effect of the steps reserve_stock (units become reserved) and fulfill_order (they go
+-- from the shelf), and of the undo release_stock (they can be sold again). A reservation
+-- is of the order's lines; what ends one is what the ledger says is open.
 -- Locks: inventory by (product_id, warehouse_id), for all movements at once.
--- Raises: DP010 when a product is not stocked.
-create or replace function move_goods(p_warehouse_ids uuid[], p_saga_ids uuid[], p_step_names text[])
+-- Raises: DP010 when a product is not stocked, DP015 for an unknown effect, DP023 when
+-- goods would leave unpaid.
+create or replace function move_goods(p_warehouse_ids uuid[], p_saga_ids uuid[], p_effects text[])
 returns void
 language plpgsql
 as $$
 declare
-    v_now constant timestamptz := clock();
-    v_unstocked integer;
-    v_moved integer;
+    v_type constant movement_type := movement_of(p_effects[1]);
     v_sagas uuid[];
     v_warehouses uuid[];
     v_products uuid[];
     v_quantities integer[];
 begin
-    if cardinality(p_saga_ids) = 1 then
-        if p_step_names[1] = 'reserve_stock' then
-            with lines as materialized (
-                select i.product_id, i.warehouse_id, sum(i.quantity)::integer as quantity
-                from order_items as i
-                where i.order_id = p_saga_ids[1] and i.warehouse_id = any(p_warehouse_ids)
-                group by i.product_id, i.warehouse_id
-                order by i.product_id, i.warehouse_id
-            ),
-            moved as (
-                update inventory as i
-                set quantity_reserved = i.quantity_reserved + l.quantity, updated_at = v_now, version = i.version + 1
-                from lines as l
-                where i.product_id = any(array[l.product_id]) and i.warehouse_id = any(array[l.warehouse_id])
-                returning i.product_id, i.warehouse_id, l.quantity, i.quantity_available, i.quantity_reserved
-            ),
-            written as (
-                insert into stock_movements (
-                    correlation_id, warehouse_id, product_id, movement_type, quantity,
-                    available_after, reserved_after, created_at
-                )
-                select
-                    p_saga_ids[1], m.warehouse_id, m.product_id, 'reserve', m.quantity,
-                    m.quantity_available, m.quantity_reserved, v_now
-                from moved as m
-                returning 1
-            )
-            select sum(n) into v_unstocked from (select 1 as n from lines union all select -1 from written) as x;
-            if v_unstocked > 0 then
-                perform refuse_unstocked(v_unstocked, count(distinct i.product_id)::integer)
-                from order_items as i
-                where i.order_id = p_saga_ids[1] and i.warehouse_id = any(p_warehouse_ids);
-            end if;
-        else
-            with lines as materialized (
-                select
-                    r.product_id, r.warehouse_id,
-                    sum(case r.movement_type when 'reserve' then r.quantity else -r.quantity end)::integer as quantity
-                from stock_movements as r
-                where r.correlation_id = p_saga_ids[1] and r.warehouse_id = any(p_warehouse_ids)
-                    and r.movement_type in ('reserve', 'release', 'fulfill')
-                group by r.product_id, r.warehouse_id
-                having sum(case r.movement_type when 'reserve' then r.quantity else -r.quantity end) > 0
-                order by r.product_id, r.warehouse_id
-            ),
-            moved as (
-                update inventory as i
-                set
-                    quantity_available = i.quantity_available - case p_step_names[1] when 'fulfill_order' then l.quantity else 0 end,
-                    quantity_reserved = i.quantity_reserved - l.quantity,
-                    updated_at = v_now,
-                    version = i.version + 1
-                from lines as l
-                where i.product_id = any(array[l.product_id]) and i.warehouse_id = any(array[l.warehouse_id])
-                returning i.product_id, i.warehouse_id, l.quantity, i.quantity_available, i.quantity_reserved
-            )
-            -- What is reserved has a shelf: inventory rows that hold something stay.
-            insert into stock_movements (
-                correlation_id, warehouse_id, product_id, movement_type, quantity,
-                available_after, reserved_after, created_at
-            )
-            select
-                p_saga_ids[1], m.warehouse_id, m.product_id, movement_of(p_step_names[1]), m.quantity,
-                m.quantity_available, m.quantity_reserved, v_now
-            from moved as m;
-        end if;
-        return;
-    elsif p_step_names[1] <> any(p_step_names) then
+    if p_effects[1] <> any(p_effects) then
         perform lock_stock(array_agg(i.warehouse_id), array_agg(i.product_id))
         from order_items as i
         where i.order_id = any(p_saga_ids) and i.warehouse_id = any(p_warehouse_ids);
-        perform move_goods(p_warehouse_ids, array_agg(e.saga_id), array_agg(e.step_name))
-        from unnest(p_saga_ids, p_step_names) as e (saga_id, step_name)
-        group by e.step_name
-        order by movement_of(e.step_name);
+        perform move_goods(p_warehouse_ids, array_agg(e.saga_id), array_agg(e.effect))
+        from unnest(p_saga_ids, p_effects) as e (saga_id, effect)
+        group by e.effect
+        order by movement_of(e.effect);
         return;
+    elsif p_effects[1] = 'fulfill' then
+        perform refuse_unpaid(p_warehouse_ids, p_saga_ids);
     end if;
 
-    if p_step_names[1] = 'reserve_stock' then
-        select
-            array_agg(m.order_id), array_agg(m.warehouse_id),
-            array_agg(m.product_id), array_agg(m.quantity)
+    if v_type = 'reserve' then
+        select array_agg(m.order_id), array_agg(m.warehouse_id), array_agg(m.product_id), array_agg(m.quantity)
         into v_sagas, v_warehouses, v_products, v_quantities
         from (
             select i.order_id, i.warehouse_id, i.product_id, sum(i.quantity)::integer as quantity
@@ -321,28 +309,15 @@ begin
             order by i.order_id, i.product_id
         ) as m;
     else
-        select
-            array_agg(m.correlation_id), array_agg(m.warehouse_id),
-            array_agg(m.product_id), array_agg(m.quantity)
+        select r.sagas, r.warehouses, r.products, r.quantities
         into v_sagas, v_warehouses, v_products, v_quantities
-        from (
-            select
-                r.correlation_id, r.warehouse_id, r.product_id,
-                sum(case r.movement_type when 'reserve' then r.quantity else -r.quantity end)::integer as quantity
-            from stock_movements as r
-            where r.correlation_id = any(p_saga_ids) and r.warehouse_id = any(p_warehouse_ids)
-                and r.movement_type in ('reserve', 'release', 'fulfill')
-            group by r.correlation_id, r.warehouse_id, r.product_id
-            having sum(case r.movement_type when 'reserve' then r.quantity else -r.quantity end) > 0
-            order by r.correlation_id, r.product_id
-        ) as m;
+        from open_reservations(p_warehouse_ids, p_saga_ids) as r;
     end if;
-    -- An assignment does without the executor, which PERFORM starts.
-    v_moved := apply_movements(movement_of(p_step_names[1]), v_sagas, v_warehouses, v_products, v_quantities);
+    perform apply_movements(v_type, v_sagas, v_warehouses, v_products, v_quantities);
 end
 $$;
 comment on function move_goods(uuid[], uuid[], text[]) is
-    'Effect: moves the stock of the sagas whose reserve_stock, fulfill_order or release_stock is done.';
+    'Effect: moves the stock of sagas as their plans say: reserve, fulfill (what is paid), fulfill_unpaid, release.';
 
 -- Asks for an order to be stopped. The saga turns back at its next step: what
 -- it reserved is released, what it charged is given back. While an answer from
@@ -388,7 +363,7 @@ begin
 
     select min(s.position) - 1 into v_pivot
     from saga_steps as s
-    where s.saga_type = v_saga.saga_type and s.forward_only;
+    where s.saga_type = v_saga.saga_type and s.plan_version = v_saga.plan_version and s.forward_only;
 
     if v_saga.status in ('completed', 'stuck')
         or (
@@ -412,7 +387,10 @@ begin
         update sagas as s
         set
             cancel_requested = true,
-            ready_at = case when s.status = 'running' then clock() else s.ready_at end,
+            ready_at = case
+                when s.status = 'running' or (step_of(s)).on_deadline is not null then clock()
+                else s.ready_at
+            end,
             updated_at = clock()
         where s.id = v_saga.id and s.warehouse_id = v_saga.warehouse_id;
         perform ring_bell();
@@ -423,58 +401,51 @@ $$;
 comment on function cancel_order(uuid, text) is
     'Asks for an order to be stopped; its saga releases and refunds. Refused once it is fulfilled.';
 
--- The plan. Names are code; the numbers are the operator's once they are there.
-insert into saga_steps (
-    saga_type, position, step_name, step_function, settle_function, effect_function,
-    undo_name, undo_function, undo_settle_function, undo_effect_function,
-    order_status_waiting, order_status_done, order_status_refused, forward_only
-)
-values
-(
-    'order_fulfilment', 1, 'reserve_stock', 'reserve_stock', null, 'move_goods',
-    'release_stock', null, null, 'move_goods',
-    null, 'reserved', null, false
-),
-(
-    'order_fulfilment', 2, 'process_payment', 'request_payment', 'record_payment', null,
-    'void_payment', 'request_void', 'record_void', null,
-    'payment_processing', 'paid', 'payment_failed', false
-),
-(
-    'order_fulfilment', 3, 'fulfill_order', null, null, 'move_goods',
-    null, null, null, null,
-    'fulfilling', 'fulfilled', null, false
-),
-(
-    'order_fulfilment_with_capture', 1, 'reserve_stock', 'reserve_stock', null, 'move_goods',
-    'release_stock', null, null, 'move_goods',
-    null, 'reserved', null, false
-),
-(
-    'order_fulfilment_with_capture', 2, 'authorize_payment', 'request_authorization', 'record_authorization', null,
-    'void_payment', 'request_void', 'record_void', null,
-    'payment_processing', null, 'payment_failed', false
-),
-(
-    'order_fulfilment_with_capture', 3, 'capture_payment', 'request_capture', 'record_capture', null,
-    null, null, null, null,
-    null, 'paid', 'payment_failed', false
-),
-(
-    'order_fulfilment_with_capture', 4, 'fulfill_order', null, null, 'move_goods',
-    null, null, null, null,
-    'fulfilling', 'fulfilled', null, true
-)
-on conflict (saga_type, position) do update set
-    step_name = excluded.step_name,
-    step_function = excluded.step_function,
-    settle_function = excluded.settle_function,
-    effect_function = excluded.effect_function,
-    undo_name = excluded.undo_name,
-    undo_function = excluded.undo_function,
-    undo_settle_function = excluded.undo_settle_function,
-    undo_effect_function = excluded.undo_effect_function,
-    order_status_waiting = excluded.order_status_waiting,
-    order_status_done = excluded.order_status_done,
-    order_status_refused = excluded.order_status_refused,
-    forward_only = excluded.forward_only;
+-- The plans. Names are code; the numbers are the operator's once they are there.
+select define_plan(
+    'order_fulfilment',
+    step(
+        'reserve_stock',
+        p_function => 'reserve_stock', p_effect_function => 'move_goods', p_effect => 'reserve',
+        p_undo => 'release_stock', p_undo_effect_function => 'move_goods', p_undo_effect => 'release',
+        p_order_status_done => 'reserved'
+    ),
+    step(
+        'process_payment',
+        p_function => 'request_payment', p_settle_function => 'record_payment',
+        p_undo => 'void_payment', p_undo_function => 'request_void', p_undo_settle_function => 'record_void',
+        p_order_status_waiting => 'payment_processing', p_order_status_done => 'paid',
+        p_order_status_refused => 'payment_failed'
+    ),
+    step(
+        'fulfill_order',
+        p_effect_function => 'move_goods', p_effect => 'fulfill',
+        p_order_status_done => 'fulfilled'
+    )
+);
+
+select define_plan(
+    'order_fulfilment_with_capture',
+    step(
+        'reserve_stock',
+        p_function => 'reserve_stock', p_effect_function => 'move_goods', p_effect => 'reserve',
+        p_undo => 'release_stock', p_undo_effect_function => 'move_goods', p_undo_effect => 'release',
+        p_order_status_done => 'reserved'
+    ),
+    step(
+        'authorize_payment',
+        p_function => 'request_authorization', p_settle_function => 'record_authorization',
+        p_undo => 'void_payment', p_undo_function => 'request_void', p_undo_settle_function => 'record_void',
+        p_order_status_waiting => 'payment_processing', p_order_status_refused => 'payment_failed'
+    ),
+    step(
+        'capture_payment',
+        p_function => 'request_capture', p_settle_function => 'record_capture',
+        p_order_status_done => 'paid', p_order_status_refused => 'payment_failed'
+    ),
+    step(
+        'fulfill_order',
+        p_effect_function => 'move_goods', p_effect => 'fulfill',
+        p_order_status_done => 'fulfilled', p_forward_only => true
+    )
+);

@@ -4,7 +4,7 @@
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
--- What a refund is for, when, and how much of it, never changes.
+-- Trigger: a refund stays one of that amount, of that order, and once answered it stays answered.
 create or replace trigger refunds_keep_their_identity
 before update on refunds
 for each row
@@ -24,7 +24,7 @@ create or replace trigger refunds_refuse_truncate
 before truncate on refunds
 for each statement execute function refuse_change();
 
--- Writes a refund and starts its saga. Locks nothing but what it inserts.
+-- Writes a refund and starts its saga. Locks only the rows that it inserts.
 create or replace function start_refund(
     p_payment payments, p_amount numeric, p_reason text, p_refund_id uuid
 ) returns refunds
@@ -37,14 +37,21 @@ begin
     insert into refunds (id, order_id, warehouse_id, amount, currency, reason)
     values (p_refund_id, p_payment.order_id, p_payment.warehouse_id, p_amount, p_payment.currency, p_reason)
     returning * into v_refund;
-    insert into sagas (id, warehouse_id, saga_type)
-    values (v_refund.id, v_refund.warehouse_id, 'refund');
-    insert into saga_events (saga_id, warehouse_id, event_type, message, actor)
-    values (v_refund.id, v_refund.warehouse_id, 'saga_started', p_reason, current_actor());
+    perform start_saga('refund', v_refund.id, v_refund.warehouse_id, p_reason);
     return v_refund;
 end
 $$;
 comment on function start_refund(payments, numeric, text, uuid) is 'Internal: writes a refund and starts its saga.';
+
+-- The money of a payment that can still be given back: refunds that have been asked
+-- for count as gone. Locks nothing.
+create or replace function left_to_refund(p_payment payments) returns numeric
+language sql stable
+return p_payment.captured_amount - p_payment.refunded_amount - (
+    select coalesce(sum(r.amount), 0) from refunds as r
+    where r.order_id = p_payment.order_id and r.status = 'requested'
+);
+comment on function left_to_refund(payments) is 'Internal: the money of a payment that can still be given back.';
 
 -- Gives back money of a fulfilled order: p_amount, or all that is left of it.
 -- The same p_refund_id again returns the refund it made. The goods are another
@@ -75,46 +82,43 @@ begin
     select r.* into v_refund from refunds as r where r.id = p_refund_id;
     if found then
         if v_refund.order_id is distinct from p_order_id or v_refund.amount <> coalesce(p_amount, v_refund.amount) then
-            raise exception using
-                errcode = 'DP011',
-                message = 'refund id already used',
-                detail = format('Refund %s stands for %s %s of order %s.', v_refund.id, v_refund.amount, v_refund.currency, v_refund.order_id),
-                hint = 'Repeat a refund unchanged, or give a new one a new id.';
+            perform refuse(
+                'DP011', 'refund id already used',
+                format('Refund %s stands for %s %s of order %s.', v_refund.id, v_refund.amount, v_refund.currency, v_refund.order_id),
+                'Repeat a refund unchanged, or give a new one a new id.'
+            );
         end if;
         return v_refund;
     end if;
 
     select o.status into v_status from orders as o where o.id = p_order_id;
     if not found then
-        raise exception using
-            errcode = 'DP010',
-            message = 'no such order',
-            detail = format('There is no order %s.', p_order_id),
-            hint = 'Look it up in order_overview.';
+        perform refuse(
+            'DP010', 'no such order',
+            format('There is no order %s.', p_order_id),
+            'Look it up in order_overview.'
+        );
     elsif v_status <> 'fulfilled' then
-        raise exception using
-            errcode = 'DP019',
-            message = 'order is not fulfilled',
-            detail = format('Order %s is %s.', p_order_id, v_status),
-            hint = 'An order that is not fulfilled is cancelled, which gives the money back: see cancel_order().';
+        perform refuse(
+            'DP019', 'order is not fulfilled',
+            format('Order %s is %s.', p_order_id, v_status),
+            'An order that is not fulfilled is cancelled, which gives the money back: see cancel_order().'
+        );
     end if;
 
-    v_left := v_payment.captured_amount - v_payment.refunded_amount - (
-        select coalesce(sum(r.amount), 0) from refunds as r
-        where r.order_id = p_order_id and r.status = 'requested'
-    );
+    v_left := left_to_refund(v_payment);
     if p_amount <= 0 then
-        raise exception using
-            errcode = 'DP015',
-            message = 'amount makes no sense',
-            detail = format('A refund of %s was asked for.', p_amount),
-            hint = 'Give a positive amount, or none for all that is left.';
+        perform refuse(
+            'DP015', 'amount makes no sense',
+            format('A refund of %s was asked for.', p_amount),
+            'Give a positive amount, or none for all that is left.'
+        );
     elsif coalesce(p_amount, 1) > v_left or v_left = 0 then
-        raise exception using
-            errcode = 'DP020',
-            message = 'not so much is left to refund',
-            detail = format('Of order %s, %s %s can still be given back.', p_order_id, v_left, v_payment.currency),
-            hint = 'See refunds for what was given back already.';
+        perform refuse(
+            'DP020', 'not so much is left to refund',
+            format('Of order %s, %s %s can still be given back.', p_order_id, v_left, v_payment.currency),
+            'See refunds for what was given back already.'
+        );
     end if;
     perform refuse_unpayable(p_amount, v_payment.currency);
     return start_refund(v_payment, coalesce(p_amount, v_left), p_reason, p_refund_id);
@@ -125,35 +129,37 @@ comment on function refund_order(uuid, numeric, text, uuid) is
 
 -- Step, before the call. Locks nothing.
 create or replace function request_refund(p_warehouse_ids uuid[], p_saga_ids uuid[])
-returns setof step_outcome
+returns outcome_group[]
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 begin
-    return query
-    select
-        r.id, 'waiting'::step_result, null::text, null::text,
-        json_build_object(
-            'operation', 'refund',
-            'idempotency_key', concat(r.id, ':refund_payment'),
-            'payment_key', p.idempotency_key,
-            'amount', r.amount::text,
-            'currency', r.currency,
-            'reference', p.gateway_reference
-        ),
-        null::numeric
-    from refunds as r
-    inner join payments as p
-        on p.order_id = any(array[r.order_id]) and p.warehouse_id = any(array[r.warehouse_id])
-    where r.id = any(p_saga_ids) and r.warehouse_id = any(p_warehouse_ids);
+    return group_outcomes(array(
+        select row(
+            r.id, 'waiting', null, null,
+            json_build_object(
+                'operation', 'refund',
+                'idempotency_key', concat(r.id, ':refund_payment'),
+                'payment_key', p.idempotency_key,
+                'amount', r.amount::text,
+                'currency', r.currency,
+                'reference', p.gateway_reference
+            ),
+            null
+        )::step_outcome
+        from refunds as r
+        inner join payments as p
+            on p.order_id = any(array[r.order_id]) and p.warehouse_id = any(array[r.warehouse_id])
+        where r.id = any(p_saga_ids) and r.warehouse_id = any(p_warehouse_ids)
+    ));
 end
 $$;
 comment on function request_refund(uuid[], uuid[]) is 'Step, external: asks for each refund to be paid out.';
 
 -- Step, with the answers. Locks: payments by order, refunds.
 create or replace function record_refund(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[])
-returns setof step_outcome
+returns outcome_group[]
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
@@ -194,17 +200,12 @@ begin
     ) as a
     where p.order_id = any(array[a.order_id]) and p.warehouse_id = any(array[a.warehouse_id]);
 
-    return query
-    select o.* from outcomes_of_answers(p_saga_ids, p_answers, 'refund') as o;
+    return outcomes_of_answers(p_saga_ids, p_answers, 'refund');
 end
 $$;
 comment on function record_refund(uuid[], uuid[], jsonb[]) is 'Step, external: records what the gateway answered to each refund.';
 
--- The plan, after what it names and what compiles it.
-insert into saga_steps (saga_type, position, step_name, step_function, settle_function, forward_only)
-values ('refund', 1, 'refund_payment', 'request_refund', 'record_refund', true)
-on conflict (saga_type, position) do update set
-    step_name = excluded.step_name,
-    step_function = excluded.step_function,
-    settle_function = excluded.settle_function,
-    forward_only = excluded.forward_only;
+select define_plan(
+    'refund',
+    step('refund_payment', p_function => 'request_refund', p_settle_function => 'record_refund', p_forward_only => true)
+);

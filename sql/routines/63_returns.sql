@@ -1,8 +1,112 @@
 -- Returns: goods of a fulfilled order that come back into stock, in parts, each return
--- idempotent by an id that the caller may choose.
+-- idempotent by an id that the caller may choose. Its movements are all there is of one:
+-- of type receive, with the return's id as correlation id and the order as reference.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
+
+-- The order that goods come back from, locked, so that its returns are one after another.
+-- Locks: orders. Raises: DP010 when there is no such order, DP019 when it is not fulfilled.
+create or replace function lock_fulfilled_order(p_order_id uuid) returns orders
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_order orders;
+begin
+    select o.* into v_order
+    from orders as o
+    where o.id = p_order_id
+    for no key update;
+    if not found then
+        perform refuse(
+            'DP010', 'no such order',
+            format('There is no order %s.', p_order_id),
+            'Look it up in order_overview.'
+        );
+    elsif v_order.status <> 'fulfilled' then
+        perform refuse(
+            'DP019', 'order is not fulfilled',
+            format('Order %s is %s.', p_order_id, v_order.status),
+            'What has not left cannot come back; cancel_order() stops an order.'
+        );
+    end if;
+    return v_order;
+end
+$$;
+comment on function lock_fulfilled_order(uuid) is 'Internal: locks a fulfilled order for a return.';
+
+-- The goods that p_items names, a row for each product. Locks nothing.
+-- Raises: DP015 for items that make no sense.
+create or replace function goods_of_items(p_items jsonb) returns table (product_id uuid, quantity integer)
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    if jsonb_typeof(p_items) <> 'array' then
+        perform refuse(
+            'DP015', 'items must be an array',
+            format('p_items is a JSON %s.', jsonb_typeof(p_items)),
+            'Pass [{"product_id": "…", "quantity": 1}], or null for everything.'
+        );
+    end if;
+    if jsonb_array_length(p_items) = 0 or exists (
+        select from jsonb_to_recordset(p_items) as j (product_id uuid, quantity integer)
+        where j.product_id is null or coalesce(j.quantity, 0) <= 0
+    ) then
+        perform refuse(
+            'DP015', 'quantity makes no sense',
+            'Each returned item needs a product and a positive number of units.',
+            'Pass [{"product_id": "…", "quantity": 1}], or null for everything.'
+        );
+    end if;
+    return query
+    select j.product_id, least(sum(j.quantity), 2000000000)::integer
+    from jsonb_to_recordset(p_items) as j (product_id uuid, quantity integer)
+    group by j.product_id;
+end
+$$;
+comment on function goods_of_items(jsonb) is 'Internal: the goods that a return is asked for, added up by product.';
+
+-- The goods of an order that have left and not come back, some of them 0. Locks nothing.
+-- Without a SET clause it is inlined.
+create or replace function goods_out_there(p_order_id uuid) returns table (product_id uuid, quantity bigint)
+language sql stable
+begin atomic
+    select m.product_id, sum(m.quantity)
+    from (
+        select f.product_id, f.quantity from stock_movements as f
+        where f.correlation_id = p_order_id and f.movement_type = 'fulfill'
+        union all
+        select r.product_id, -r.quantity from stock_movements as r
+        where r.reference_id = p_order_id and r.reference_type = 'return' and r.movement_type = 'receive'
+    ) as m
+    group by m.product_id;
+end;
+comment on function goods_out_there(uuid) is 'Internal: units of each product that an order has sent and nobody has returned.';
+
+-- Tells a return that is repeated from another one under its id: true when the movements
+-- of p_return_id are of this order, and are these goods unless all were asked for, which
+-- p_product_ids null says. Locks nothing.
+create or replace function is_same_return(
+    p_return_id uuid, p_order_id uuid, p_product_ids uuid[], p_quantities integer[]
+) returns boolean
+language sql stable
+return (
+    select
+        bool_and(
+            m.reference_id is not distinct from p_order_id and m.reference_type is not distinct from 'return'
+            and (p_product_ids is null or exists (
+                select from unnest(p_product_ids, p_quantities) as i (product_id, quantity)
+                where i.product_id = m.product_id and i.quantity = m.quantity
+            ))
+        )
+        and (p_product_ids is null or count(*) = cardinality(p_product_ids))
+    from stock_movements as m
+    where m.correlation_id = p_return_id
+);
+comment on function is_same_return(uuid, uuid, uuid[], integer[]) is
+    'Internal: tells whether a return id stands for these goods of this order.';
 
 -- Goods of a fulfilled order come back to their warehouse and are stock again:
 -- p_items, [{"product_id", "quantity"}, …], or all that has not come back yet.
@@ -21,128 +125,61 @@ set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 declare
-    v_order orders;
+    v_order orders := lock_fulfilled_order(p_order_id);
     v_products uuid[];
     v_quantities integer[];
-    v_count integer;
-    v_wrong record;
+    v_line record;
 begin
-    select o.* into v_order
-    from orders as o
-    where o.id = p_order_id
-    for no key update;
-    if not found then
-        raise exception using
-            errcode = 'DP010',
-            message = 'no such order',
-            detail = format('There is no order %s.', p_order_id),
-            hint = 'Look it up in order_overview.';
-    elsif v_order.status <> 'fulfilled' then
-        raise exception using
-            errcode = 'DP019',
-            message = 'order is not fulfilled',
-            detail = format('Order %s is %s.', p_order_id, v_order.status),
-            hint = 'What has not left cannot come back; cancel_order() stops an order.';
-    elsif p_items is not null and jsonb_typeof(p_items) <> 'array' then
-        raise exception using
-            errcode = 'DP015',
-            message = 'items must be an array',
-            detail = format('p_items is a JSON %s.', jsonb_typeof(p_items)),
-            hint = 'Pass [{"product_id": "…", "quantity": 1}], or null for everything.';
+    if p_items is not null then
+        select array_agg(g.product_id), array_agg(g.quantity) into v_products, v_quantities
+        from goods_of_items(p_items) as g;
     end if;
 
-    select array_agg(i.product_id), array_agg(i.quantity) into v_products, v_quantities
-    from (
-        select
-            j.product_id,
-            -- 0 stands for what makes no sense.
-            case
-                when j.product_id is not null and bool_and(coalesce(j.quantity, 0) > 0)
-                    then least(sum(j.quantity), 2000000000)::integer
-                else 0
-            end as quantity
-        from jsonb_to_recordset(p_items) as j (product_id uuid, quantity integer)
-        group by j.product_id
-        order by j.product_id
-    ) as i;
-    if p_items is not null and (v_products is null or 0 = any(v_quantities)) then
-        raise exception using
-            errcode = 'DP015',
-            message = 'quantity makes no sense',
-            detail = 'Each returned item needs a product and a positive number of units.',
-            hint = 'Pass [{"product_id": "…", "quantity": 1}], or null for everything.';
-    end if;
-
-    select count(*) into v_count from stock_movements as m where m.correlation_id = p_return_id;
-    if v_count > 0 then
-        if exists (
-            select from stock_movements as m
-            where m.correlation_id = p_return_id and (
-                m.reference_id is distinct from p_order_id or m.reference_type is distinct from 'return'
-                or p_items is not null
-                and not exists (
-                    select from unnest(v_products, v_quantities) as i (product_id, quantity)
-                    where i.product_id = m.product_id and i.quantity = m.quantity
-                )
-            )
-        ) or (p_items is not null and v_count <> cardinality(v_products)) then
-            raise exception using
-                errcode = 'DP011',
-                message = 'return id already used',
-                detail = format('Return %s stands for other goods.', p_return_id),
-                hint = 'Repeat a return unchanged, or give a new one a new id.';
+    return query select m.* from stock_movements as m where m.correlation_id = p_return_id order by m.id;
+    if found then
+        if not is_same_return(p_return_id, p_order_id, v_products, v_quantities) then
+            perform refuse(
+                'DP011', 'return id already used',
+                format('Return %s stands for other goods.', p_return_id),
+                'Repeat a return unchanged, or give a new one a new id.'
+            );
         end if;
-        return query select m.* from stock_movements as m where m.correlation_id = p_return_id order by m.id;
         return;
     end if;
 
-    -- What is still out there, by product.
-    for v_wrong in
-        with out_there as (
-            select m.product_id, sum(m.quantity) as quantity
-            from (
-                select f.product_id, f.quantity from stock_movements as f
-                where f.correlation_id = p_order_id and f.movement_type = 'fulfill'
-                union all
-                select r.product_id, -r.quantity from stock_movements as r
-                where r.reference_id = p_order_id and r.reference_type = 'return' and r.movement_type = 'receive'
-            ) as m
-            group by m.product_id
-        ),
-        asked as (
-            select i.product_id, i.quantity
-            from unnest(v_products, v_quantities) as i (product_id, quantity)
-            union all
-            select o.product_id, o.quantity from out_there as o where p_items is null and o.quantity > 0
-        )
-        select
-            a.product_id, a.quantity, coalesce(o.quantity, 0) as out_there
-        from asked as a
-        left join out_there as o using (product_id)
-        order by a.product_id
+    if p_items is null then
+        select array_agg(o.product_id), array_agg(o.quantity) into v_products, v_quantities
+        from goods_out_there(p_order_id) as o
+        where o.quantity > 0;
+        if v_products is null then
+            perform refuse(
+                'DP021', 'nothing is left to come back',
+                format('All goods of order %s have come back already.', p_order_id),
+                'See stock_movements where reference_id is the order.'
+            );
+        end if;
+    end if;
+    for v_line in
+        select i.product_id, i.quantity, coalesce(o.quantity, 0) as out_there
+        from unnest(v_products, v_quantities) as i (product_id, quantity)
+        left join goods_out_there(p_order_id) as o using (product_id)
+        order by i.product_id
     loop
-        if v_wrong.quantity > v_wrong.out_there then
-            raise exception using
-                errcode = 'DP021',
-                message = 'more would come back than was sent',
-                detail = format(
+        if v_line.quantity > v_line.out_there then
+            perform refuse(
+                'DP021', 'more would come back than was sent',
+                format(
                     'Product %s of order %s: %s units came, %s are out there.',
-                    v_wrong.product_id, p_order_id, v_wrong.quantity, v_wrong.out_there
+                    v_line.product_id, p_order_id, v_line.quantity, v_line.out_there
                 ),
-                hint = 'Goods that this order did not send are received with receive_stock().';
+                'Goods that this order did not send are received with receive_stock().'
+            );
         end if;
         return next move_stock(
-            'receive', v_order.warehouse_id, v_wrong.product_id, v_wrong.quantity::integer, p_return_id,
+            'receive', v_order.warehouse_id, v_line.product_id, v_line.quantity, p_return_id,
             p_reason, 'return', p_order_id
         );
     end loop;
-    if not found then
-        raise exception using
-            errcode = 'DP021',
-            message = 'nothing is left to come back',
-            detail = format('All goods of order %s have come back already.', p_order_id),
-            hint = 'See stock_movements where reference_id is the order.';
-    end if;
 end
 $$;
 comment on function return_items(uuid, jsonb, text, uuid) is

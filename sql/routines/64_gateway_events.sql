@@ -1,5 +1,5 @@
--- What gateways tell by webhook. An event is written once, whoever delivers it
--- how often; it is taken for the answer to a call where that is still open, and
+-- Events that gateways tell by webhook. Each is written once, however often it is
+-- delivered; it is taken for the answer to a call where that is still open, and
 -- kept for a person where it belongs to nothing we know.
 
 set local role darkpearl_owner;
@@ -14,11 +14,11 @@ before truncate on gateway_events
 for each statement execute function refuse_change();
 
 -- Takes an event of a gateway. p_answer is an answer as of 60_payments.sql,
--- p_idempotency_key that of the call it answers. Returns what became of it:
+-- p_idempotency_key that of the call it answers. Returns its disposition:
 --   applied    it was news: the saga goes on with it, or, for a charge that
 --              turned up after its void, a refund has been started
 --   duplicate  it was delivered before
---   stale      the answer is known, or nobody waits for it any more
+--   stale      the answer is known, or no saga waits for it any more
 --   unmatched  it names no call of ours; engine_health counts those
 -- Locks: the event, the saga, then as settle().
 -- Raises: DP015 when the answer has no outcome.
@@ -34,11 +34,11 @@ declare
     v_disposition disposition;
 begin
     if coalesce(p_answer ->> 'outcome', '') not in ('approved', 'declined', 'pending', 'unknown') then
-        raise exception using
-            errcode = 'DP015',
-            message = 'answer has no outcome',
-            detail = format('The answer of event %s says %s.', p_event_id, coalesce(p_answer ->> 'outcome', 'nothing')),
-            hint = 'Pass {"outcome": "approved" | "declined" | "pending" | "unknown", …}.';
+        perform refuse(
+            'DP015', 'answer has no outcome',
+            format('The answer of event %s says %s.', p_event_id, coalesce(p_answer ->> 'outcome', 'nothing')),
+            'Pass {"outcome": "approved" | "declined" | "pending" | "unknown", …}.'
+        );
     end if;
 
     insert into gateway_events (gateway, event_id, idempotency_key, answer, disposition)
@@ -68,19 +68,22 @@ $$;
 comment on function record_gateway_event(text, text, text, jsonb) is
     'Takes an event that a gateway sent: applied, duplicate, stale or unmatched. Safe to repeat.';
 
--- What an answer means to the saga that asked at some step, which is locked.
+-- Gives an answer to the saga that asked for it at some step: settles that step, or
+-- starts a refund of a charge that turned up late.
+-- Locks: as settle(); the caller has locked the saga. Raises nothing of its own.
 create or replace function apply_gateway_event(p_saga sagas, p_step_name text, p_answer jsonb) returns disposition
 language plpgsql
 set search_path = darkpearl, pg_temp
 as $$
 declare
-    v_step saga_steps := step_of(p_saga);
+    v_step constant plan_step := step_of(p_saga);
     v_here constant text := case when p_saga.status = 'compensating' then v_step.undo_name else v_step.step_name end;
     v_payment payments;
+    v_warehouse_ids uuid[];
 begin
     if p_saga.id is null or not exists (
         select from saga_steps as s
-        where s.saga_type = p_saga.saga_type and (
+        where s.saga_type = p_saga.saga_type and s.plan_version = p_saga.plan_version and (
             (s.step_name = p_step_name and s.settle_function is not null)
             or (s.undo_name = p_step_name and s.undo_settle_function is not null)
         )
@@ -92,24 +95,20 @@ begin
     end if;
 
     if v_here = p_step_name and p_saga.attempts > 0 and p_saga.status in ('running', 'waiting', 'compensating') then
-        -- Between two tries the saga is running; for this answer it waits again.
-        if p_saga.status = 'running' then
-            update sagas as s
-            set status = 'waiting', ready_at = clock()
-            where s.id = p_saga.id and s.warehouse_id = p_saga.warehouse_id;
-        end if;
-        perform settle_pass(
-            array[p_saga.warehouse_id],
-            jsonb_build_array(jsonb_build_object(
-                'saga_id', p_saga.id, 'lease_token', p_saga.lease_token, 'answer', p_answer
-            )),
-            false
+        v_warehouse_ids := array[p_saga.warehouse_id];
+        perform run_groups(
+            v_warehouse_ids,
+            settle_group(
+                new_group(p_saga, array[p_saga.id], v_warehouse_ids, array[p_saga.lease_token], array[p_saga.ready_at]),
+                v_warehouse_ids, array[p_answer]
+            ),
+            0
         );
         perform ring_bell();
         return 'applied';
     end if;
 
-    -- Money that was taken although it was voided, or said to be declined, goes back.
+    -- Money that was taken although its payment was voided or declined goes back.
     if p_step_name in ('process_payment', 'capture_payment') and p_answer ->> 'outcome' = 'approved' then
         update payments as p
         set

@@ -1,4 +1,4 @@
--- Requests that may be repeated: who sends one under an idempotency key again
+-- Requests that may be repeated: one that is sent again under its idempotency key
 -- gets the first answer, and nothing is done twice.
 --
 --   begin;
@@ -7,13 +7,14 @@
 --   select end_request('key', sha256('what is asked'), 'the answer');
 --   commit;
 --
--- Keys are the caller's own. What was rolled back was never asked, so that a
--- request that failed can be tried again under its key.
+-- Keys are the caller's own. A request that was rolled back was never made, so
+-- that one that failed can be tried again under its key.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
--- Whose keys a session uses: the role it acts as, and who its caller is.
+-- The owner of the keys that a session uses: the role it acts as, and its caller.
+-- Locks nothing.
 create or replace function current_caller() returns text
 language sql stable
 return concat_ws(
@@ -21,8 +22,8 @@ return concat_ws(
 );
 comment on function current_caller() is 'Internal: the owner of idempotency keys, as role/actor.';
 
--- Opens a request: null says go on, all else is what was answered the first
--- time. A second request of the same key waits until the first one's
+-- Opens a request: null says go on, all else is the answer that was given the
+-- first time. A second request of the same key waits until the first one's
 -- transaction ends, five seconds at most.
 -- Locks: the key (advisory), until the transaction ends.
 -- Raises: DP036 when the key stands for something else, DP037 when the first
@@ -40,28 +41,28 @@ begin
     begin
         perform pg_advisory_xact_lock(hashtextextended(v_caller || ' ' || p_idempotency_key, 0));
     exception when lock_not_available then
-        raise exception using
-            errcode = 'DP037',
-            message = 'request is still under way',
-            detail = format('The first request under key %s has no answer yet.', p_idempotency_key),
-            hint = 'Send the same again in a while: it will get the answer of the first.';
+        perform refuse(
+            'DP037', 'request is still under way',
+            format('The first request under key %s has no answer yet.', p_idempotency_key),
+            'Send the same again in a while: it will get the answer of the first.'
+        );
     end;
 
     select k.* into v_first
     from idempotency_keys as k
     where k.caller = v_caller and k.idempotency_key = p_idempotency_key;
     if found and v_first.request_hash is distinct from p_request_hash then
-        raise exception using
-            errcode = 'DP036',
-            message = 'idempotency key already used',
-            detail = format('Key %s stands for another request.', p_idempotency_key),
-            hint = 'Repeat a request unchanged, or give a new one a new key.';
+        perform refuse(
+            'DP036', 'idempotency key already used',
+            format('Key %s stands for another request.', p_idempotency_key),
+            'Repeat a request unchanged, or give a new one a new key.'
+        );
     end if;
     return v_first.response;
 end
 $$;
 comment on function begin_request(text, bytea) is
-    'Opens a request under an idempotency key: null the first time, else what was answered then.';
+    'Opens a request under an idempotency key: null the first time, else the answer that was given then.';
 
 -- Keeps the answer of a request that begin_request() opened in this
 -- transaction. Locks nothing beyond the key.
@@ -91,11 +92,11 @@ declare
     v_forgotten bigint;
 begin
     if coalesce(p_hours, 0) < 1 or coalesce(p_limit, 0) < 1 then
-        raise exception using
-            errcode = 'DP015',
-            message = 'no sensible age or limit',
-            detail = format('Asked for keys older than %s hours, %s at most.', p_hours, p_limit),
-            hint = 'Pass one hour or more, and a limit of one or more.';
+        perform refuse(
+            'DP015', 'no sensible age or limit',
+            format('Asked for keys older than %s hours, %s at most.', p_hours, p_limit),
+            'Pass one hour or more, and a limit of one or more.'
+        );
     end if;
     delete from idempotency_keys as k
     using (

@@ -1,5 +1,5 @@
--- What DBAs read. The overviews are for people; audit is the proof: it lists
--- whatever contradicts the rules, foreign keys left out for speed included,
+-- Views for DBAs. The overviews are for people; audit is the proof: it lists
+-- all that contradicts the rules, foreign keys left out for speed included,
 -- and must be empty.
 
 set local role darkpearl_owner;
@@ -17,25 +17,32 @@ from orders as o
 inner join warehouses as w on w.id = o.warehouse_id
 left join payments as p on p.order_id = o.id and p.warehouse_id = o.warehouse_id
 left join sagas as s on s.id = o.id and s.warehouse_id = o.warehouse_id
-left join saga_steps as st on st.saga_type = s.saga_type and st.position = s.position;
+left join saga_steps as st
+    on st.saga_type = s.saga_type and st.plan_version = s.plan_version and st.position = s.position;
 comment on view order_overview is 'Every order with its payment and where its saga stands.';
 
 create or replace view saga_overview with (security_invoker = true) as
 select
     s.id, s.saga_type, s.status,
     case
-        when s.status in ('compensating', 'compensated', 'stuck') and not st.forward_only then st.undo_name
+        when s.status in ('compensating', 'compensated') or (
+            s.status = 'stuck' and exists (
+                select from saga_events as b where b.saga_id = s.id and b.event_type = 'compensation_started'
+            )
+        ) then st.undo_name
         else st.step_name
     end as current_step,
-    s.attempts, st.max_attempts, s.cancel_requested,
+    s.attempts, t.max_attempts, s.cancel_requested,
     s.ready_at,
     failure.error_code as last_error_code,
     failure.message as last_error,
     s.created_at, s.updated_at,
     case when s.ready_at is null and s.status <> 'stuck' then s.updated_at end as completed_at,
-    s.warehouse_id
+    s.warehouse_id, s.plan_version
 from sagas as s
-left join saga_steps as st on st.saga_type = s.saga_type and st.position = s.position
+left join saga_steps as st
+    on st.saga_type = s.saga_type and st.plan_version = s.plan_version and st.position = s.position
+left join step_settings as t on t.saga_type = st.saga_type and t.step_name = st.step_name
 left join lateral (
     select e.error_code, e.message
     from saga_events as e
@@ -53,7 +60,7 @@ select
     p.captured_amount - p.refunded_amount as amount_held,
     v.updated_at as stuck_since, v.warehouse_id,
     o.id as order_id,
-    -- Whom what is held may have to go back to, and how much of it.
+    -- The customer that money may have to go back to, and how much.
     o.customer_id as owed_to,
     case
         when r.id is not null then r.amount
@@ -64,30 +71,28 @@ left join refunds as r on r.id = v.id and r.warehouse_id = v.warehouse_id
 left join orders as o on o.id = coalesce(r.order_id, v.id) and o.warehouse_id = v.warehouse_id
 left join payments as p on p.order_id = o.id and p.warehouse_id = o.warehouse_id
 where v.status = 'stuck';
-comment on view stuck_sagas is 'Sagas that need a person, with what is held and what may be owed to whom. Then: retry_saga() or skip_step().';
+comment on view stuck_sagas is 'Sagas that need a person, with what is held and what may be owed to whom. Then: retry_saga(), turn_back_saga() or skip_step().';
 
--- Where each saga stands by its events alone: the last event that moved it.
+-- The state of each saga by its events alone: the last event that moved it.
 create or replace view sagas_from_events with (security_invoker = true) as
 with step as (
-    select saga_type, position, step_name as name, true as forward, settle_function is not null as external
+    select saga_type, plan_version, position, step_name as name, true as forward
     from saga_steps
     union all
-    select saga_type, position, undo_name, false, undo_settle_function is not null
+    select saga_type, plan_version, position, undo_name, false
     from saga_steps
     where undo_name is not null
 ),
 event as (
-    select
-        e.*, t.position, t.forward, t.external,
-        max(t.position) filter (where t.forward) over (partition by e.saga_id order by e.id) as reached
+    select e.*, t.forward
     from saga_events as e
     left join sagas as s on s.id = e.saga_id
-    left join step as t on t.saga_type = s.saga_type and t.name = e.step_name
+    left join step as t on t.saga_type = s.saga_type and t.plan_version = s.plan_version and t.name = e.step_name
 ),
 last_move as (
     select distinct on (saga_id) *
     from event
-    where event_type <> 'cancelled'
+    where event_type not in ('cancelled', 'signalled')
     order by saga_id, id desc
 )
 select
@@ -102,9 +107,14 @@ select
         when 'skipped' then case when l.forward then 'running' else 'compensating' end
         when 'step_waiting' then case when l.forward then 'waiting' else 'compensating' end
         when 'step_failed' then case when l.forward then 'running' else 'compensating' end
+        when 'step_deferred' then case when l.forward then 'running' else 'compensating' end
         else 'running'
     end::saga_status as status,
-    case when l.event_type in ('step_waiting', 'step_failed') then l.attempt else 0 end::smallint as attempts,
+    case
+        when l.event_type in ('step_waiting', 'step_failed') then l.attempt
+        when l.event_type = 'step_deferred' then l.attempt - 1
+        else 0
+    end::smallint as attempts,
     l.created_at as updated_at
 from last_move as l;
 comment on view sagas_from_events is 'The status of each saga, rebuilt from saga_events alone.';
@@ -118,7 +128,7 @@ select
     count(*) filter (where s.ready_at > t.now and s.status <> 'waiting') as backing_off,
     (select count(*) from sagas as k where k.status = 'stuck') as stuck,
     pg_notification_queue_usage() as notification_queue_usage,
-    (select max(t.paused_until) from saga_steps as t where t.paused_until > clock()) as external_steps_paused_until,
+    (select max(p.paused_until) from step_settings as p where p.paused_until > clock()) as external_steps_paused_until,
     (select count(*) from gateway_events as g where g.disposition = 'unmatched') as unmatched_gateway_events
 from (select clock() as now) as t
 left join sagas as s on s.ready_at is not null
@@ -197,7 +207,7 @@ inner join sagas as s on s.id = o.id and s.warehouse_id = o.warehouse_id
 where (s.status = 'completed') <> (o.status = 'fulfilled')
     or (s.status = 'compensated') <> (o.status = 'cancelled')
 union all
--- What an ended order holds: nothing; what a fulfilled one took: its lines.
+-- A cancelled order holds nothing in the end, a fulfilled one took its lines.
 select 'ended order does not balance in the ledger', o.id,
     format('%s: reserved %s, released %s, fulfilled %s, ordered %s', o.status, m.reserved, m.released, m.fulfilled, i.quantity)
 from orders as o
@@ -243,7 +253,7 @@ where (o.status in ('paid', 'fulfilling', 'fulfilled') and s.status not in ('com
     or (
         o.status = 'cancelled'
         and (
-            -- What turned up after its void is on its way back.
+            -- Money that turned up after its void is on its way back.
             p.captured_amount <> p.refunded_amount + (
                 select coalesce(sum(r.amount), 0) from refunds as r
                 where r.order_id = o.id and r.warehouse_id = o.warehouse_id and r.status = 'requested'
@@ -288,7 +298,7 @@ select 'saga and its events disagree', s.id, format('%s, events say %s', s.statu
 from sagas as s
 left join sagas_from_events as e using (id)
 where s.status is distinct from e.status
-    -- What retention has dropped can't be asked.
+    -- Events that retention has dropped can't be asked.
     and (e.id is not null or s.ready_at is not null
         or s.created_at >= (select min(k.created_at) from saga_events as k));
 comment on view audit is 'Everything that contradicts the rules. Must be empty: select * from audit.';

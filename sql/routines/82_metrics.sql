@@ -1,6 +1,6 @@
--- What monitoring asks, every few seconds and of every process: it must cost
--- the hot path nothing, so there is no index and no counter for it. History is
--- only ever added to, so what is new is at the end of its newest partition.
+-- Numbers for monitoring, asked for every few seconds by every process: they must
+-- cost the hot path nothing, so there is no index and no counter for them. History
+-- is only ever added to, so its news is at the end of its newest partition.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
@@ -15,15 +15,15 @@ begin atomic
 end;
 comment on function engine_state() is 'Monitoring: the row of engine_health.';
 
--- How many steps and sagas ended how since a moment, and how long steps took.
--- Reads the pages at the end of the history backwards, until a piece of them is
--- older. Looks up to 5 seconds ago, when what was written has been committed,
--- and 5 minutes back at most. Locks nothing.
+-- Counts the steps and sagas that ended since a moment, by result, with the time
+-- that steps took. Reads the pages at the end of the history backwards, until a
+-- piece of them is older. Looks up to 5 seconds ago, so that transactions of that
+-- time have ended, and 5 minutes back at most. Locks nothing.
 --
 -- Each row: a step (null for a saga's own events), what happened, the first of
 -- the bounds that the duration fits in (counted from 0), how many, their
--- seconds. Each call gives one row of nulls at least, whose `until` is what to
--- ask after next time.
+-- seconds. Each call gives one row of nulls at least, whose `until` is the moment
+-- to pass next time.
 create or replace function step_tally(p_after timestamptz, p_bounds double precision[])
 returns table (
     step_name text, event_type saga_event_type, bucket integer, events bigint, seconds double precision,

@@ -1,4 +1,4 @@
--- Who may do what, on one page.
+-- Rights: who may do what, on one page.
 --
 --   anon, authenticated, service_role  callers of the HTTP API, which takes
 --                                      them on with SET LOCAL ROLE
@@ -42,7 +42,7 @@ begin
             end;
         end if;
     end loop;
-    -- Who migrates may act as the others, so that one login is enough to try it
+    -- The login that migrates may act as the others, so that it is enough to try it
     -- all. Roles that somebody else has made are theirs to give.
     foreach v_role in array array[
         'darkpearl_app', 'darkpearl_listener', 'darkpearl_reader', 'darkpearl_api'
@@ -84,7 +84,8 @@ public, anon, authenticated, service_role, darkpearl_app, darkpearl_listener, da
 grant usage on schema darkpearl to
 anon, authenticated, service_role, darkpearl_app, darkpearl_listener, darkpearl_reader, darkpearl_api;
 grant execute on function
-clock(), new_id(), minor_units(text), refuse_unpayable(numeric, text), current_actor(), current_customer()
+clock(), new_id(), minor_units(text), refuse(text, text, text, text), refuse_unpayable(numeric, text),
+current_actor(), current_customer()
 to public;
 
 -- The catalogue.
@@ -119,21 +120,24 @@ grant insert (order_id, warehouse_id, token) on payment_tokens to authenticated,
 grant execute on function cancel_order(uuid, text) to authenticated, service_role, darkpearl_app;
 
 -- Payments, sagas and history: read; by customers without the engine's keys.
-grant select on payments, refunds, sagas, saga_events, saga_steps to service_role, darkpearl_app, darkpearl_reader;
+grant select on payments, refunds, sagas, saga_events, saga_steps, step_settings, saga_signals to
+service_role, darkpearl_app, darkpearl_reader;
 grant select on refunds to authenticated;
 grant select (
     order_id, warehouse_id, status, currency, requested_amount, authorized_amount, captured_amount,
     refunded_amount, voided_amount, gateway, gateway_reference, decline_code, created_at, updated_at
 ) on payments to authenticated;
 grant select (
-    id, warehouse_id, saga_type, status, position, attempts, cancel_requested, ready_at, created_at, updated_at
+    id, warehouse_id, saga_type, plan_version, status, position, attempts, cancel_requested, ready_at, created_at, updated_at
 ) on sagas to authenticated;
 grant select on saga_events, saga_overview to authenticated;
-grant select (saga_type, position, step_name, undo_name, max_attempts, forward_only) on saga_steps to authenticated;
-grant update (max_attempts, backoff_seconds, timeout_seconds) on saga_steps to service_role;
-grant execute on function retry_saga(uuid, text), skip_step(uuid, text) to service_role;
+grant select (saga_type, plan_version, position, step_name, undo_name, forward_only) on saga_steps to authenticated;
+grant select (saga_type, step_name, max_attempts) on step_settings to authenticated;
+grant update (max_attempts, backoff_seconds, timeout_seconds) on step_settings to service_role;
+grant execute on function retry_saga(uuid, text), turn_back_saga(uuid, text), skip_step(uuid, text) to service_role;
+grant execute on function signal_saga(uuid, text, jsonb, text) to service_role, darkpearl_app;
 
--- What comes back, and what gateways tell.
+-- Money and goods that come back, and events of gateways.
 grant execute on function
 refund_order(uuid, numeric, text, uuid), return_items(uuid, jsonb, text, uuid)
 to service_role, darkpearl_app;
@@ -142,14 +146,14 @@ grant select (disposition, received_at) on gateway_events to darkpearl_app;
 grant execute on function record_gateway_event(text, text, text, jsonb) to service_role;
 grant execute on function pause_external_steps(numeric) to service_role, darkpearl_listener;
 
--- Requests: whoever writes may say so twice, and what it changes from.
+-- Requests: all who write may repeat one, and staff may say which version they change.
 grant execute on function begin_request(text, bytea), end_request(text, bytea, text) to
 authenticated, service_role, darkpearl_app;
 grant execute on function expect_version(bigint, bigint[]) to service_role;
 
 -- The engine.
 grant execute on function
-advance(integer, uuid[]), settle(jsonb, uuid[]), close_gate(), open_gate(), gate_key(),
+advance(integer, uuid[]), settle(jsonb, uuid[]), take_idle_lock(), release_idle_lock(), idle_lock_key(),
 ensure_event_partitions(integer), forget_idempotency_keys(integer, integer), trace_contexts(uuid[])
 to darkpearl_listener;
 
@@ -161,7 +165,19 @@ grant select on order_overview, saga_overview, stuck_sagas, engine_health, sagas
 to service_role, darkpearl_app, darkpearl_reader;
 grant select on audit to service_role, darkpearl_reader;
 
--- Row-level security: on every table, for its owner too. What no policy
+-- So do the shapes of the API's resources, which all of its callers may ask for.
+grant select on
+sellable_inventory, inventory_levels, stock_ledger, recorded_movements, order_returns,
+saga_states, order_summaries, order_confirmations, order_details
+to anon, authenticated, service_role, darkpearl_app, darkpearl_reader;
+grant execute on function
+follow_saga(uuid, bigint, integer), stock_product(uuid, uuid, integer, integer, integer)
+to anon, authenticated, service_role;
+grant execute on function
+open_gateway_books(), reconcile_payments(text, timestamptz, timestamptz)
+to darkpearl_reader;
+
+-- Row-level security: on every table, for its owner too. A row that no policy
 -- allows is not there; a policy that is not on this page goes.
 do $$
 declare
@@ -194,7 +210,8 @@ begin
     -- Staff, applications and reports see every row of what they may select.
     foreach v_table in array array[
         'products', 'warehouses', 'inventory', 'stock_movements', 'orders', 'order_items',
-        'payments', 'refunds', 'gateway_events', 'saga_steps', 'sagas', 'saga_events'
+        'payments', 'refunds', 'gateway_events', 'saga_steps', 'step_settings', 'sagas', 'saga_events',
+        'saga_signals'
     ] loop
         execute format(
             'create policy "staff, applications and reports read everything" on %I for select '
@@ -202,7 +219,7 @@ begin
         );
     end loop;
     -- Staff edit what their grants let them edit.
-    foreach v_table in array array['products', 'warehouses', 'inventory', 'saga_steps'] loop
+    foreach v_table in array array['products', 'warehouses', 'inventory', 'step_settings'] loop
         execute format(
             'create policy "staff edit" on %I to service_role using (true) with check (true)', v_table
         );
@@ -232,7 +249,7 @@ using (
     and exists (select from warehouses as w where w.id = warehouse_id and w.is_active)
 );
 
--- Also what isn't sold any more. Evaluated last, and from the customer's orders.
+-- Products that aren't sold any more too. Evaluated last, and from the customer's orders.
 create policy "customers see what they have ordered" on products
 for select to authenticated
 using (
@@ -253,13 +270,16 @@ using (
 create policy "customers see the plan" on saga_steps
 for select to authenticated using (true);
 
+create policy "customers see how often a step is tried" on step_settings
+for select to authenticated using (true);
+
 create policy "customers see their own orders" on orders
 for select to authenticated using (customer_id = (select current_customer()));
 
 create policy "customers place orders for themselves" on orders
 for insert to authenticated with check (customer_id = (select current_customer()));
 
--- What belongs to an order is seen by who sees the order.
+-- Rows that belong to an order are seen by those who see the order.
 do $$
 declare
     v_table text;

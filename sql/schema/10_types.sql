@@ -65,15 +65,16 @@ create type saga_status as enum (
 );
 
 create type saga_event_type as enum (
-    'saga_started', 'step_completed', 'step_waiting', 'step_failed',
+    'saga_started', 'step_completed', 'step_waiting', 'step_failed', 'step_deferred',
     'compensation_started', 'step_compensated',
     'saga_completed', 'saga_compensated', 'saga_stuck',
-    'retried', 'cancelled', 'skipped'
+    'retried', 'cancelled', 'skipped', 'signalled'
 );
 
--- What a step function says of one saga. 'failed' is only ever written by the
--- engine, for a step that raised: steps themselves return or raise.
-create type step_result as enum ('done', 'refused', 'waiting', 'failed');
+-- What a step says of one saga. 'failed', a try that came to nothing, is also the engine's,
+-- of a step that raised or whose lease ran out; 'deferred' only the engine's, of a request
+-- that was given back unasked. 'stuck' needs a person.
+create type step_result as enum ('done', 'refused', 'waiting', 'failed', 'deferred', 'stuck');
 
 -- An amount of money in major units. Four decimals hold every ISO 4217
 -- currency; the upper bound also refuses 'NaN' and 'Infinity'.

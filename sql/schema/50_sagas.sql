@@ -2,57 +2,87 @@
 -- history. A saga about an order carries the order's id, so that one id leads
 -- from the HTTP request to the gateway and to the last event.
 
+-- What becomes of a saga that waits for a signal when nobody has spoken by its deadline.
+create type deadline_action as enum ('go_on', 'turn_back', 'stuck');
+
 create table saga_steps (
     saga_type text not null,
+    plan_version smallint not null,
     position smallint not null,
     step_name text not null,
     step_function text,
     settle_function text,
+    effect_function text,
+    effect text,
     undo_name text,
     undo_function text,
     undo_settle_function text,
+    undo_effect_function text,
+    undo_effect text,
     order_status_waiting order_status,
     order_status_done order_status,
     order_status_refused order_status,
-    max_attempts smallint not null default 5,
-    backoff_seconds numeric not null default 1,
-    timeout_seconds numeric not null default 30,
-    forward_only boolean not null default false,
-    paused_until timestamptz,
-    effect_function text,
-    undo_effect_function text,
-    constraint saga_steps_pkey primary key (saga_type, position),
-    constraint saga_steps_name_is_unique unique (saga_type, step_name),
-    constraint saga_steps_start_at_one check (position >= 1),
-    constraint saga_steps_max_attempts_is_sane check (max_attempts between 1 and 100),
-    constraint saga_steps_backoff_is_sane check (backoff_seconds between 0 and 3600),
-    constraint saga_steps_timeout_is_sane check (timeout_seconds between 0.01 and 86400),
-    constraint saga_steps_do_something check (coalesce(step_function, effect_function) is not null),
+    forward_only boolean not null,
+    on_deadline deadline_action,
+    constraint saga_steps_pkey primary key (saga_type, plan_version, position),
+    constraint saga_steps_name_is_unique unique (saga_type, plan_version, step_name),
+    constraint saga_steps_start_at_one check (position >= 1 and plan_version >= 1),
+    constraint saga_steps_do_something check (num_nonnulls(step_function, effect_function, on_deadline) > 0),
+    constraint saga_steps_external_have_a_request
+    check (settle_function is null or step_function is not null or on_deadline is not null),
     constraint saga_steps_undo_has_a_name
     check ((undo_name is null) = (coalesce(undo_function, undo_effect_function) is null)),
+    constraint saga_steps_undo_settle_has_a_request
+    check (undo_settle_function is null or undo_function is not null),
     constraint saga_steps_settle_instead_of_effect
     check (settle_function is null or effect_function is null),
     constraint saga_steps_undo_settle_instead_of_effect
-    check (undo_settle_function is null or undo_effect_function is null)
+    check (undo_settle_function is null or undo_effect_function is null),
+    constraint saga_steps_say_their_effect
+    check (
+        (effect_function is null) = (effect is null) and (undo_effect_function is null) = (undo_effect is null)
+    )
 );
-comment on table saga_steps is 'The plan of each saga type: its steps in order, each with its undo.';
+comment on table saga_steps is
+    'The plans: the steps of each version of each saga type, in order, each with its undo. Written by define_plan(), never changed.';
+comment on column saga_steps.plan_version is 'A plan that is declared otherwise is the next version; a saga ends by the version it began with.';
 comment on column saga_steps.step_function is
-    'Function of this schema: (warehouse_ids uuid[], saga_ids uuid[]) returns setof step_outcome or outcome_group[]. Null: nothing to decide, the step is done.';
+    'Function of this schema: (warehouse_ids uuid[], saga_ids uuid[]) returns outcome_group[]. Null: nothing to decide, the step is done.';
 comment on column saga_steps.settle_function is
-    'Set for an external step: takes the answers, (warehouse_ids, saga_ids, answers jsonb[]) returns the same.';
-comment on column saga_steps.max_attempts is 'After so many tries a step counts as failed for good. Yours to tune.';
-comment on column saga_steps.backoff_seconds is 'Wait before the second try; doubles with each, at most an hour, with jitter. Yours to tune.';
-comment on column saga_steps.timeout_seconds is 'How long an external answer may take before the call is made again. Yours to tune.';
+    'Takes the answers to an external step, or the signals that a step waited for: (warehouse_ids, saga_ids, answers jsonb[]) returns the same.';
+comment on column saga_steps.effect_function is
+    'What is left to do when the step is done: (warehouse_ids uuid[], saga_ids uuid[], effects text[]) returns void. Runs once, at the end of a pass, so that what it locks is locked for the shortest time.';
+comment on column saga_steps.effect is 'What the effect function is to do for this step, in its own words: reserve, fulfill, release.';
 comment on column saga_steps.forward_only is
     'No way back from here: cancelling is refused, and a step that fails for good leaves the saga stuck.';
-comment on column saga_steps.paused_until is 'Until then the engine starts no call of this step; sagas wait before it. Set by pause_external_steps().';
-comment on column saga_steps.effect_function is
-    'What is left to do when the step is done: (warehouse_ids uuid[], saga_ids uuid[], step_names text[]) returns void. Runs once, at the end of a pass, so that what it locks is locked for the shortest time.';
+comment on column saga_steps.on_deadline is
+    'Set for a step that waits for signal_saga(): what becomes of the saga when nobody has spoken within timeout_seconds.';
+
+create table step_settings (
+    saga_type text not null,
+    step_name text not null,
+    max_attempts smallint not null,
+    backoff_seconds numeric not null,
+    timeout_seconds numeric not null,
+    paused_until timestamptz,
+    constraint step_settings_pkey primary key (saga_type, step_name),
+    constraint step_settings_max_attempts_is_sane check (max_attempts between 1 and 100),
+    constraint step_settings_backoff_is_sane check (backoff_seconds between 0 and 3600),
+    constraint step_settings_timeout_is_sane check (timeout_seconds between 0.01 and 31622400)
+);
+comment on table step_settings is
+    'The numbers of each step, by name: yours to tune, and the same for every version of the plan that has the step.';
+comment on column step_settings.max_attempts is 'After so many tries a step counts as failed for good.';
+comment on column step_settings.backoff_seconds is 'Wait before the second try; doubles with each, at most an hour, with jitter.';
+comment on column step_settings.timeout_seconds is
+    'How long an external answer may take before the call is made again, or how long a signal is waited for.';
+comment on column step_settings.paused_until is 'Until then the engine starts no call of this step; sagas wait before it. Set by pause_external_steps().';
 
 create table sagas (
     id uuid not null,
     warehouse_id uuid not null,
     saga_type text not null,
+    plan_version smallint not null,
     status saga_status not null default 'running',
     position smallint not null default 1,
     attempts smallint not null default 0,
@@ -70,7 +100,8 @@ create index sagas_ready_idx on sagas (ready_at, id) where ready_at is not null;
 create index sagas_stuck_idx on sagas (updated_at) where status = 'stuck';
 comment on table sagas is 'Where each saga stands. Narrow: what the claim reads. The story is in saga_events.';
 comment on column sagas.id is 'For a saga about an order: the id of the order.';
-comment on column sagas.position is 'The step it is at (saga_steps.position).';
+comment on column sagas.plan_version is 'The version of the plan that it began with, and ends by.';
+comment on column sagas.position is 'The step of that plan at which it stands; 0 when all of it is undone.';
 comment on column sagas.attempts is 'Tries of the current step so far.';
 comment on column sagas.lease_token is 'Fencing token: grows with every external request; an answer with an old one is refused.';
 comment on column sagas.ready_at is 'When the engine looks at it next: at once, after a backoff, or when a lease runs out. Null once it has ended.';
@@ -99,6 +130,47 @@ comment on column saga_events.started_at is 'When the step began; created_at is 
 comment on column saga_events.next_attempt_at is 'When it is tried again, or when the lease of an external request runs out.';
 comment on column saga_events.request_id is 'The HTTP request that caused it (X-Request-ID), or what a session set as request.id.';
 
+create table saga_signals (
+    id bigint generated always as identity,
+    saga_id uuid not null,
+    warehouse_id uuid not null,
+    step_name text not null,
+    event_id text not null,
+    payload jsonb not null,
+    actor text,
+    created_at timestamptz not null default clock(),
+    taken_at timestamptz,
+    constraint saga_signals_pkey primary key (saga_id, event_id, warehouse_id),
+    constraint saga_signals_are_bounded check (length(event_id) between 1 and 255 and pg_column_size(payload) <= 65536)
+);
+comment on table saga_signals is 'What sagas were told by signal_saga(): each event once, kept until the step that it is for takes it.';
+comment on column saga_signals.step_name is 'The step that waits for it, or will.';
+comment on column saga_signals.taken_at is 'When the step went on with it; null while nobody has.';
+
+-- A step of a plan as a pass reads it: a row of saga_steps with its settings.
+create type plan_step as (
+    position smallint,
+    step_name text,
+    step_function text,
+    settle_function text,
+    effect_function text,
+    effect text,
+    undo_name text,
+    undo_function text,
+    undo_settle_function text,
+    undo_effect_function text,
+    undo_effect text,
+    order_status_waiting order_status,
+    order_status_done order_status,
+    order_status_refused order_status,
+    forward_only boolean,
+    on_deadline deadline_action,
+    max_attempts smallint,
+    backoff_seconds numeric,
+    timeout_seconds numeric,
+    paused_until timestamptz
+);
+
 -- Something that happened to all sagas of a group in a pass: the event that each
 -- is to have, and the effect that is due. The arrays are aligned with the group's;
 -- null where there is nothing to say. A transition that began with a lease has its
@@ -109,39 +181,40 @@ create type saga_transition as (
     attempt smallint,
     error_codes text[],
     messages text[],
-    goes_again boolean,
+    will_retry boolean,
     started_at timestamptz,
     lease_seconds numeric,
     created_at timestamptz,
-    effect_function text
+    effect_function text,
+    effect text
 );
 
--- Sagas of a pass that stand at the same place. The arrays of who is in it are
--- aligned, in order of saga_ids; the lease tokens are those before the pass, and
--- count as higher by the number of outcomes. Each is ready again at ready_at, and
--- its share of spread_seconds later. requests is what each asks for, if any does.
+-- Sagas of a pass that stand at the same place of the same plan. The arrays of its
+-- members are aligned, in order of saga_ids; the lease tokens are those before the
+-- pass, and count as higher by token_increments, one for each outcome. Each member is
+-- ready again at ready_at, and its share of spread_seconds later. requests is what
+-- each asks for, if any does. A parked group goes no further in this pass.
 create type saga_group as (
     saga_type text,
+    plan plan_step[],
     status saga_status,
     position smallint,
     attempts smallint,
     cancel_requested boolean,
-    parked boolean,
-    order_status order_status,
     saga_ids uuid[],
     warehouse_ids uuid[],
     lease_tokens bigint[],
     were_ready_at timestamptz[],
-    moves integer,
     ready_at timestamptz,
     spread_seconds double precision,
-    plan saga_steps[],
+    parked boolean,
+    order_status order_status,
+    token_increments integer,
     transitions saga_transition[],
     requests json[]
 );
 
--- What a step function returns, one row per saga it was given; or all at once as
--- outcome_group[].
+-- What a step says of one saga.
 create type step_outcome as (
     saga_id uuid,
     result step_result,
@@ -151,15 +224,15 @@ create type step_outcome as (
     wait_seconds numeric
 );
 
--- What came out alike of a step, as aligned arrays in order of saga_ids.
+-- What a step function returns: the sagas that came out of it alike, as aligned arrays in
+-- order of saga_ids. error_codes, messages and requests are null where there are none.
 create type outcome_group as (
     result step_result,
     wait_seconds numeric,
     saga_ids uuid[],
     error_codes text[],
     messages text[],
-    requests json[],
-    asks boolean
+    requests json[]
 );
 
 -- What is to be asked for a saga, as advance() and settle() hand it out.

@@ -9,7 +9,7 @@ import pytest
 from litestar import Litestar
 from shop import Shop
 
-from darkpearl import tokens
+from darkpearl.api import tokens
 from darkpearl.api.app import create_app
 from darkpearl.config import Settings
 

@@ -16,11 +16,12 @@ from litestar import Litestar, get
 from litestar.di import NamedDependency
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from darkpearl import __version__, database, tokens
+from darkpearl import __version__, database
+from darkpearl.api import tokens
 from darkpearl.api.access import Caller
 from darkpearl.api.app import create_app
+from darkpearl.api.tokens import ANONYMOUS
 from darkpearl.config import Settings
-from darkpearl.tokens import ANONYMOUS
 
 from .conftest import SECRET
 

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from darkpearl.api.wire import MAX_BODY_BYTES
+from darkpearl.api.bodies import MAX_BODY_BYTES
 
 Api = httpx.AsyncClient
 Problem = Callable[..., dict[str, Any]]

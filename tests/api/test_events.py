@@ -149,6 +149,8 @@ async def test_a_client_goes_on_where_it_was(
         assert await stream.block() == ""
     async with follow(order, last_event_id=every[-1][0]) as stream:
         assert (await stream.start())["status"] == 204
+    async with follow(order, 10**30) as stream:  # more than any event's
+        assert (await stream.start())["status"] == 204
 
 
 async def test_a_long_history_comes_whole(

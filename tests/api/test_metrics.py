@@ -13,10 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from server import SECRET, Process, answering, free_port, served
 from shop import Shop
 
-from darkpearl import metrics
 from darkpearl.api.app import create_app
 from darkpearl.config import Settings
 from darkpearl.gateways import Answer
+from darkpearl.telemetry import metrics
 
 Json = dict[str, Any]
 Api = httpx.AsyncClient

@@ -21,7 +21,8 @@ from schemathesis.schemas import BaseSchema
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from server import SECRET, served
 
-from darkpearl import schema, tokens
+from darkpearl import schema
+from darkpearl.api import tokens
 from darkpearl.api.app import openapi_yaml
 from darkpearl.config import Settings
 

@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from litestar import Litestar
 
-from darkpearl import tokens
+from darkpearl.api import tokens
+from darkpearl.api.tokens import ANONYMOUS, Identity, Verifier
 from darkpearl.config import ConfigError, Settings
 from darkpearl.errors import UnauthorizedError, UnavailableError
-from darkpearl.tokens import ANONYMOUS, Identity, Verifier
 
 Client = Callable[..., httpx.AsyncClient]
 Problem = Callable[..., dict[str, Any]]

@@ -21,7 +21,8 @@ from darkpearl.api.app import create_app
 from darkpearl.config import Settings
 from darkpearl.gateways import Answer, Call
 from darkpearl.listener import Listener
-from darkpearl.tracing import Tracing
+from darkpearl.serving import limits_of
+from darkpearl.telemetry.tracing import Tracing
 
 Json = dict[str, Any]
 Api = httpx.AsyncClient
@@ -63,7 +64,7 @@ def listen(database_url: str, spans: InMemorySpanExporter) -> Callable[..., Any]
         gateway = Charging()
         url = database.as_role(database_url, "darkpearl_listener")
         tracing = Tracing("darkpearl-listener", SimpleSpanProcessor(spans))
-        listener = Listener(Settings(poll_seconds=0.1), url, gateway, tracing)
+        listener = Listener(url, gateway, limits_of(Settings(poll_seconds=0.1)), tracing)
         task = asyncio.create_task(listener.run())
         async with asyncio.timeout(20):
             await gateway.charged.wait()

@@ -10,9 +10,9 @@ from msgspec.structs import replace
 from stripe_as_documented import Json, Stripe
 
 from darkpearl.gateways import Call, GatewayPayment
+from darkpearl.gateways.money import AmountError
 from darkpearl.gateways.stripe import StripeGateway
 from darkpearl.gateways.stripe_objects import from_stripe, to_stripe
-from darkpearl.money import AmountError
 
 # The SDK hands its body to httpx in a way that httpx would rather not see any more.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes/text")

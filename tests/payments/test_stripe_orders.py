@@ -15,6 +15,7 @@ from darkpearl.config import Settings
 from darkpearl.gateways.stripe import StripeGateway
 from darkpearl.listener import Listener
 from darkpearl.reconcile import reconcile
+from darkpearl.serving import limits_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes/text")
 
@@ -42,7 +43,7 @@ async def test_every_order_is_paid_once_or_not_at_all(
     """Paid, declined, cancelled and refunded orders end where they should, and the books agree."""
     await server.clear()
     await shop.run("update warehouses set capture_method = %s", capture)
-    await shop.run("update saga_steps set timeout_seconds = 5, backoff_seconds = 0")
+    await shop.run("update step_settings set timeout_seconds = 5, backoff_seconds = 0")
     product = await shop.product("9.99", on_hand=100)
     tokens = cycle([GOOD, GOOD, BAD])
     orders = [await shop.order((product, 2), p_payment_token=next(tokens)) for _ in range(12)]
@@ -53,9 +54,9 @@ async def test_every_order_is_paid_once_or_not_at_all(
             server.fail(path, 503, message="trouble")
 
     listener = Listener(
-        Settings(poll_seconds=0.05, payment_failures=1000),
         database.as_role(database_url, "darkpearl_listener"),
         gateway,
+        limits_of(Settings(poll_seconds=0.05, payment_failures=1000)),
     )
     working = asyncio.create_task(listener.run())
     await done(shop)

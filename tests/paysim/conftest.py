@@ -15,7 +15,7 @@ from darkpearl.config import Settings
 from darkpearl.gateways import Call, Operation
 from darkpearl.gateways.http import HttpGateway
 from darkpearl.paysim.app import create_app
-from darkpearl.paysim.fates import Behaviour, befall
+from darkpearl.paysim.faults import Behaviour, with_faults
 from darkpearl.paysim.ledger import Ledger
 from darkpearl.paysim.webhooks import Webhooks
 
@@ -68,7 +68,7 @@ def start(tmp_path: Path) -> Start:
             mock = httpx.MockTransport(heard)
             webhooks = Webhooks(ledger, behaviour, "http://shop/hook", secret, mock)
         inner = create_app(ledger, behaviour, webhooks, token="sesame")
-        app: Any = befall(inner, behaviour)
+        app: Any = with_faults(inner, behaviour)
         async with AsyncExitStack() as stack:
             if socket:
                 url, transport = await stack.enter_async_context(served(app)), None

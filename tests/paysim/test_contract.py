@@ -17,7 +17,7 @@ from darkpearl.gateways.http import GatewayError, HttpGateway
 from darkpearl.gateways.make import make_gateway
 from darkpearl.paysim import rules
 from darkpearl.paysim.app import create_app
-from darkpearl.paysim.fates import Behaviour
+from darkpearl.paysim.faults import Behaviour
 from darkpearl.paysim.ledger import KeyReusedError, Ledger
 
 from .conftest import PATIENCE_SECONDS, Start, call

@@ -45,7 +45,7 @@ async def test_a_claim_that_is_rolled_back_leaves_everything_to_the_next(
 async def test_a_late_answer_cannot_settle_what_was_asked_again(shop: Shop, connect: Any) -> None:
     """The answer under an old lease token is refused, though the new one is still due."""
     saga = await shop.order((await shop.product(on_hand=10), 1))
-    await shop.run("update saga_steps set backoff_seconds = 0, timeout_seconds = 0.01")
+    await shop.run("update step_settings set backoff_seconds = 0, timeout_seconds = 0.01")
     listener = await connect("darkpearl_listener")
 
     async def request() -> dict[str, Any]:

@@ -124,7 +124,7 @@ async def test_a_pass_locks_all_its_shelves_at_once(shop: Shop, connect: Any, wa
     async with anyio.create_task_group() as group:
         group.start_soon(
             mover.execute,
-            "select move_goods(array[%s], %s, array['fulfill_order', 'release_stock'])",
+            "select move_goods(array[%s], %s, array['fulfill_unpaid', 'release'])",
             [shop.lisbon, [leaves, returns]],
         )
         await waits(mover.info.backend_pid)
@@ -146,7 +146,7 @@ async def test_a_pass_locks_its_shelves_in_key_order(shop: Shop, connect: Any, w
     async with anyio.create_task_group() as group:
         group.start_soon(
             mover.execute,
-            "select move_goods(array[%s], %s, array['reserve_stock', 'reserve_stock'])",
+            "select move_goods(array[%s], %s, array['reserve', 'reserve'])",
             [shop.lisbon, orders],
         )
         await waits(mover.info.backend_pid)

@@ -24,8 +24,10 @@ import httpx
 import psycopg
 import pytest
 from psycopg.rows import dict_row
+from server import free_port
 
-from darkpearl import embedded, schema, wheel
+from darkpearl import embedded, schema
+from darkpearl.embedded import wheel
 from darkpearl.gateways import GatewayPayment
 from darkpearl.gateways.http import HttpGateway
 
@@ -157,7 +159,7 @@ async def storm(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Storm
         await storm.rows(
             "select receive_stock(w.id, p.id, %s) from warehouses as w, products as p", ORDERS // 30
         )
-        await storm.rows("update saga_steps set timeout_seconds = 5, backoff_seconds = 0.2")
+        await storm.rows("update step_settings set timeout_seconds = 5, backoff_seconds = 0.2")
         yield storm
         if now := embedded.running(home):  # the one that was started is long gone
             embedded.stop(now)
@@ -253,7 +255,7 @@ async def until(
 async def test_the_books_agree_after_everything_failed(storm: Storm, tmp_path: Path) -> None:
     """Every saga ends or says why not; the gateway's books and ours agree to the cent."""
     began = datetime.now(UTC)
-    api_port, gateway_port = embedded._free_port(), embedded._free_port()
+    api_port, gateway_port = free_port(), free_port()
     gateway_url = f"http://127.0.0.1:{gateway_port}"
     webhooks = f"http://127.0.0.1:{api_port}/payments/webhooks/http"
     options = [f"--{name}={value}" for name, value in PAYSIM.items()]

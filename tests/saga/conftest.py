@@ -8,7 +8,9 @@ import pytest
 from darkpearl import database
 from darkpearl.config import Settings
 from darkpearl.gateways import Gateway
+from darkpearl.gateways.mock import MockGateway
 from darkpearl.listener import Listener
+from darkpearl.serving import limits_of
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ async def listening(database_url: str) -> AsyncIterator[Callable[..., Awaitable[
     async with AsyncExitStack() as stack:
 
         async def start(gateway: Gateway | None = None, **settings: Any) -> Listener:
-            listener = Listener(Settings(**settings), url, gateway)
+            listener = Listener(url, gateway or MockGateway(), limits_of(Settings(**settings)))
             await stack.enter_async_context(running(listener))
             return listener
 

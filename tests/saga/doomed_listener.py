@@ -13,6 +13,7 @@ from typing import Any
 from darkpearl.config import Settings
 from darkpearl.gateways import Answer, Call
 from darkpearl.listener import Listener
+from darkpearl.serving import limits_of
 
 url, place, log = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 
@@ -70,4 +71,4 @@ class DoomedListener(Listener):
         return settled
 
 
-asyncio.run(DoomedListener(Settings(), url, LoggingGateway()).run())
+asyncio.run(DoomedListener(url, LoggingGateway(), limits_of(Settings())).run())

@@ -47,7 +47,7 @@ async def test_a_killed_listener_loses_nothing_and_does_nothing_twice(
     log = tmp_path / "log"
     log.touch()
     one, two = await shop.product(on_hand=100), await shop.product(on_hand=100)
-    await shop.run("update saga_steps set timeout_seconds = 0.5, backoff_seconds = 0")
+    await shop.run("update step_settings set timeout_seconds = 0.5, backoff_seconds = 0")
     orders = [await shop.order((one, 1), (two, 2)) for _ in range(5)]
 
     await killed_listener(database_url, place, log)

@@ -10,12 +10,14 @@ import pytest
 from shop import Shop
 from stand_in import StandIn
 
-from darkpearl import calls, database
+from darkpearl import database
 from darkpearl.config import Settings
 from darkpearl.gateways import Answer, Call
 from darkpearl.gateways.mock import MockGateway
-from darkpearl.listener import Listener
-from darkpearl.sessions import Sessions
+from darkpearl.listener import Listener, calls
+from darkpearl.listener.bell import Bell
+from darkpearl.listener.sessions import Sessions
+from darkpearl.serving import limits_of
 
 
 class Deaf(StandIn):
@@ -66,25 +68,25 @@ async def test_orders_end_fulfilled_or_cancelled(shop: Shop, listening: Any, unt
 
 
 def asleep(shop: Shop) -> Callable[[], Awaitable[bool]]:
-    """Whether a listener has closed the gate and so sleeps, or is about to."""
+    """A listener has taken the idle lock and so sleeps, or is about to."""
 
-    async def gate_is_closed() -> bool:
+    async def holds_idle_lock() -> bool:
         return await shop.value(
             "select count(*) = 1 from pg_locks where locktype = 'advisory' and granted"
             " and mode = 'ExclusiveLock'"
         )
 
-    return gate_is_closed
+    return holds_idle_lock
 
 
 def fast_asleep(shop: Shop) -> Callable[[], Awaitable[bool]]:
-    """Whether a listener has looked a last time since it closed the gate, and found no more."""
+    """A listener has looked a last time since it took the idle lock, and found no more."""
 
     async def has_looked() -> bool:
         return await shop.value(
             "select count(*) = 1 from pg_stat_activity as bell, pg_stat_activity as look"
             " where bell.datname = current_database() and look.datname = current_database()"
-            " and bell.application_name = 'darkpearl bell' and bell.query ~ 'close_gate'"
+            " and bell.application_name = 'darkpearl bell' and bell.query ~ 'take_idle_lock'"
             " and look.application_name = 'darkpearl listener' and look.query ~ 'advance'"
             " and look.query_start > bell.query_start"
             " and bell.state = 'idle' and look.state = 'idle'"
@@ -112,24 +114,24 @@ async def test_the_bell_wakes_a_sleeping_listener(shop: Shop, listening: Any, un
 
 
 @pytest.fixture
-async def openings(shop: Shop) -> Callable[[], Awaitable[int]]:
-    """How often the gate was opened."""
-    await shop.run("create table opening (at timestamptz)")
-    await shop.run("grant insert on opening to darkpearl_listener")
+async def releases(shop: Shop) -> Callable[[], Awaitable[int]]:
+    """How often the idle lock was released."""
+    await shop.run("create table release (at timestamptz)")
+    await shop.run("grant insert on release to darkpearl_listener")
     await shop.run(
-        "create or replace function open_gate() returns void language sql"
+        "create or replace function release_idle_lock() returns void language sql"
         " set search_path = darkpearl, pg_temp"
-        " as 'insert into opening values (now()); select pg_advisory_unlock(gate_key())'"
+        " as 'insert into release values (now()); select pg_advisory_unlock(idle_lock_key())'"
     )
 
     async def count() -> int:
-        return await shop.value("select count(*) from opening")
+        return await shop.value("select count(*) from release")
 
     return count
 
 
-async def test_the_gate_stays_closed_for_an_order_alone(
-    shop: Shop, listening: Any, until: Any, openings: Callable[[], Awaitable[int]]
+async def test_the_idle_lock_is_kept_for_an_order_alone(
+    shop: Shop, listening: Any, until: Any, releases: Callable[[], Awaitable[int]]
 ) -> None:
     """Who is woken for one order is as good as asleep again: writers go on ringing."""
     product = await shop.product(on_hand=100)
@@ -141,12 +143,12 @@ async def test_the_gate_stays_closed_for_an_order_alone(
         return await shop.statuses() == {"fulfilled": 1}
 
     await until(done)
-    assert await openings() == 0
+    assert await releases() == 0
     assert await asleep(shop)()
 
 
-async def test_the_gate_opens_for_a_crowd(
-    shop: Shop, connect: Any, listening: Any, until: Any, openings: Callable[[], Awaitable[int]]
+async def test_the_idle_lock_is_released_for_a_crowd(
+    shop: Shop, connect: Any, listening: Any, until: Any, releases: Callable[[], Awaitable[int]]
 ) -> None:
     """With more waiting than one claim takes, the sleeper is awake, and writers need not ring."""
     product = await shop.product(on_hand=100)
@@ -165,10 +167,10 @@ async def test_the_gate_opens_for_a_crowd(
         return await shop.statuses() == {"fulfilled": 10}
 
     await until(done)
-    assert await openings() >= 1
+    assert await releases() >= 1
 
 
-async def test_who_has_company_takes_one_pass_at_a_time(
+async def test_a_listener_with_peers_takes_one_pass_at_a_time(
     shop: Shop, database_url: str, listening: Any, until: Any
 ) -> None:
     """While others listen too, a listener's claims and settlements take turns."""
@@ -186,7 +188,7 @@ async def test_who_has_company_takes_one_pass_at_a_time(
         "create trigger note_overlap after update on sagas"
         " for each statement execute function note_overlap()"
     )
-    async with database.Bell.connect(database_url):
+    async with Bell.connect(database_url):
         await listening(MockGateway(1.0), batch_size=10)
 
         async def done() -> bool:
@@ -199,10 +201,10 @@ async def test_who_has_company_takes_one_pass_at_a_time(
 async def test_what_rang_while_it_was_awake_wakes_it_once(shop: Shop, database_url: str) -> None:
     """However often the bell rang while nobody slept, that is one wake-up, and nothing is kept."""
     quiet = asyncio.Event()
-    async with database.Bell.connect(database_url) as bell:
+    async with Bell.connect(database_url) as bell:
         for _ in range(5):
             await shop.run("notify darkpearl_bell")
-        await bell.close_gate()
+        await bell.take_idle_lock()
         assert await bell.wait(quiet, 10)
         assert not await bell.wait(quiet, 0.01)
 
@@ -216,7 +218,7 @@ async def test_a_ring_is_heard_however_the_bell_was_used_before(
     async def ring() -> None:
         await shop.run("notify darkpearl_bell")
 
-    async with database.Bell.connect(database_url) as bell:
+    async with Bell.connect(database_url) as bell:
         for _ in range(2):
             waiting = asyncio.create_task(bell.wait(quiet, 10))
             await ring()
@@ -229,7 +231,7 @@ async def test_a_ring_is_heard_however_the_bell_was_used_before(
         await ring()
         assert await waiting
         quiet.clear()
-        await bell.close_gate()
+        await bell.take_idle_lock()
         waiting = asyncio.create_task(bell.wait(quiet, 10))
         await ring()
         assert await waiting
@@ -251,12 +253,12 @@ async def test_a_bell_that_is_lost_is_no_silence(shop: Shop, database_url: str) 
     """Who waits on a connection that is lost gets an error, and so does the next one."""
     quiet = asyncio.Event()
 
-    async def hear(bell: database.Bell) -> None:
+    async def hear(bell: Bell) -> None:
         while await bell.wait(quiet, 10):  # first the server's last words
             quiet.clear()
 
     for _ in range(2):
-        async with database.Bell.connect(database_url) as bell:
+        async with Bell.connect(database_url) as bell:
             hearing = asyncio.create_task(hear(bell))
             await shop.run(
                 "select pg_terminate_backend(pid) from pg_stat_activity"
@@ -293,12 +295,12 @@ async def test_a_writer_that_began_before_the_sleep_is_not_missed(
     )
     await listening(MockGateway(1.0), poll_seconds=3600)
 
-    async def at_the_gate() -> bool:
+    async def waits_for_the_idle_lock() -> bool:
         return await shop.value(
             "select count(*) = 1 from pg_locks where locktype = 'advisory' and not granted"
         )
 
-    await until(at_the_gate)
+    await until(waits_for_the_idle_lock)
     await writer.commit()
 
     async def done() -> bool:
@@ -331,7 +333,7 @@ async def test_no_lease_runs_out_in_the_queue_of_a_slow_gateway(
 ) -> None:
     """A listener claims what the gateway gets to in time; each order is asked about once."""
     await shop.run(
-        "update saga_steps set timeout_seconds = 1, backoff_seconds = 0"
+        "update step_settings set timeout_seconds = 1, backoff_seconds = 0"
         " where step_name = 'process_payment'"
     )
     product = await shop.product(on_hand=100)
@@ -352,7 +354,7 @@ async def test_a_gateway_that_never_answers_is_asked_again_then_voided(
     """No answer is not a no: the charge is asked for again, and voided when nobody ever answers."""
     product = await shop.product(on_hand=10)
     await shop.run(
-        "update saga_steps set timeout_seconds = 0.05, backoff_seconds = 0, max_attempts = 3"
+        "update step_settings set timeout_seconds = 0.05, backoff_seconds = 0, max_attempts = 3"
     )
     await shop.order((product, 1))
     await listening(Deaf(), poll_seconds=0.05)
@@ -374,7 +376,7 @@ async def test_a_gateway_that_breaks_is_asked_under_the_same_key(
 ) -> None:
     """An exception of the gateway is an unknown outcome: same key again, then a void."""
     product = await shop.product(on_hand=10)
-    await shop.run("update saga_steps set backoff_seconds = 0, max_attempts = 2")
+    await shop.run("update step_settings set backoff_seconds = 0, max_attempts = 2")
     saga = await shop.order((product, 1))
     gateway = Broken()
     await listening(gateway, poll_seconds=0.05)
@@ -406,7 +408,7 @@ async def test_an_outage_of_the_gateway_costs_time_and_no_order(
     """While the gateway is down stock steps go on; once it is back every order is fulfilled."""
     monkeypatch.setattr(calls, "FIRST_PAUSE_SECONDS", 0.2)
     product = await shop.product(on_hand=100)
-    await shop.run("update saga_steps set backoff_seconds = 0.1")
+    await shop.run("update step_settings set backoff_seconds = 0.1")
     for _ in range(20):
         await shop.order((product, 1))
     gateway = Down()
@@ -537,7 +539,7 @@ async def test_stop_finishes_what_is_in_hand(shop: Shop, listening: Any, until: 
 async def test_a_stop_in_the_middle_of_a_look_is_not_missed(database_url: str) -> None:
     """A listener that is told to stop while it looks for work doesn't go to sleep after it."""
     url = database.as_role(database_url, "darkpearl_listener")
-    listener = Listener(Settings(poll_seconds=3600), url)
+    listener = Listener(url, MockGateway(), limits_of(Settings(poll_seconds=3600)))
 
     class ToldWhileLooking(asyncio.Event):
         def clear(self) -> None:
@@ -555,14 +557,15 @@ async def test_what_a_ring_had_claimed_is_finished(
     """A claim begins as soon as the bell rings; who is told to stop right then works it off."""
 
     class StoppedByTheBell(Listener):
-        def _hurry(self, room: int) -> None:
-            super()._hurry(room)
+        def _claim_early(self, limit: int) -> None:
+            super()._claim_early(limit)
             self.stop()
 
     product = await shop.product(on_hand=10)
     listener = StoppedByTheBell(
-        Settings(poll_seconds=3600, mock_approval_rate=1),
         database.as_role(database_url, "darkpearl_listener"),
+        MockGateway(1.0),
+        limits_of(Settings(poll_seconds=3600)),
     )
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
         tasks.create_task(listener.run())
@@ -601,7 +604,7 @@ async def test_old_idempotency_keys_are_removed(
     shop: Shop, listening: Any, until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All that are older than the setting, batch by batch; younger ones stay."""
-    monkeypatch.setattr("darkpearl.listener.FORGET_BATCH", 2)
+    monkeypatch.setattr("darkpearl.listener.worker.FORGET_BATCH", 2)
     for key in ("a", "b", "c", "d", "e"):
         await shop.run("select end_request(%s, sha256('x'), 'old')", key)
     await shop.turn_clock(2 * 3600)

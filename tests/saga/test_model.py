@@ -107,10 +107,8 @@ async def _advance(shop: Shop, limit: int) -> list[Row]:
     requests: list[Row] = []
     while await shop.value("select exists (select from sagas where ready_at <= clock())"):
         (documents,) = await shop.values(
-            "select case cardinality(work)"
-            " when 1 then run_group(work[1], w.ids) else run_groups(w.ids, work) end"
-            " from (select array(select id from warehouses) as ids) as w,"
-            " claim_sagas(w.ids, %s) as work",
+            "select run_groups(array(select id from warehouses), work)"
+            " from claim_sagas(null, %s) as work",
             limit,
         )
         for each in documents:
@@ -139,13 +137,9 @@ async def _answer(shop: Shop, answers: list[tuple[Row, Row]]) -> list[Row]:
         {"saga_id": each["saga_id"], "lease_token": each["lease_token"], "answer": answer}
         for each, answer in answers
     ]
-    alone = (
-        "select run_group(s.work, (s.work).warehouse_ids, array[s.answer -> 'answer'])"
-        " from (select waiting_saga(null, a) as work, a as answer"
-        " from jsonb_array_elements(%s::jsonb) as a offset 0) as s"
+    documents = await shop.value(
+        "select requests from settle_pass(null, %s::jsonb)", json.dumps(given)
     )
-    together = "select requests from settle_pass(array(select id from warehouses), %s::jsonb, true)"
-    documents = await shop.value(alone if len(given) == 1 else together, json.dumps(given))
     return [request for each in documents for request in each]
 
 

@@ -26,11 +26,12 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 
-from darkpearl import schema, wheel
+from darkpearl import schema
 from darkpearl.api.app import create_app
 from darkpearl.cli import main as cli
 from darkpearl.cli.where import find_pg_dump
 from darkpearl.config import Settings, variables
+from darkpearl.embedded import wheel
 from darkpearl.errors import PROBLEMS
 
 ROOT = Path(__file__).parents[2]
@@ -284,9 +285,9 @@ async def test_a_step_is_added_as_described(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The README's step, put where it says, migrates without drift and passes its own test."""
-    state, function, row = under("README.md", "Add a step")
-    (test,) = under("README.md", "Add a step", "python")
+    """The step of docs/extending.md migrates without drift and passes its own test."""
+    state, function, row = under("docs/extending.md", "Add a step")
+    (test,) = under("docs/extending.md", "Add a step", "python")
     folder = copied(tmp_path, monkeypatch)
     append(folder / "schema" / "70_messages.sql", state)
     append(folder / "migrations" / "0002.messages.sql", state)
@@ -302,7 +303,7 @@ async def test_a_step_is_added_as_described(
     shop = words_of_sql_tests().Shop(await connect(row_factory=dict_row))
     await shop.run("insert into warehouses (id, code, name) values (%s, 'L', 'L')", shop.lisbon)
     written: dict[str, Any] = {}
-    exec(compile(test, "README.md", "exec"), written)
+    exec(compile(test, "docs/extending.md", "exec"), written)
     await written["test_the_customer_is_told"](shop)
     assert await shop.rows("select * from audit") == []
 
@@ -313,8 +314,8 @@ async def test_a_saga_type_is_added_as_described(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The saga type of docs/sql.md, put where it says, moves units or refuses them."""
-    state, routines, access, request = under("docs/sql.md", "A saga type of your own")
+    """The saga type of docs/extending.md, put where it says, moves units or refuses them."""
+    state, routines, access, request = under("docs/extending.md", "Add a saga type")
     folder = copied(tmp_path, monkeypatch)
     append(folder / "schema" / "70_restockings.sql", state)
     append(folder / "migrations" / "0002.restockings.sql", state)
@@ -344,7 +345,7 @@ async def test_a_saga_type_is_added_as_described(
 # What the documents name.
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "bench/NOTES.md"])
 def test_links_lead_somewhere(name: str) -> None:
     """Every relative link leads to a file, and its anchor to a heading of it."""
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(name)):
@@ -382,25 +383,20 @@ def test_files_and_commands_are_there(name: str) -> None:
         assert setting in known, setting
 
 
-def test_the_settings_are_these() -> None:
-    """The README's table of settings is what `darkpearl settings` prints."""
-    stated = [[cell.strip("`") for cell in row] for row in table("README.md", "Settings")]
-    assert stated == [
-        [each.name, each.default, each.allowed, each.description] for each in variables()
-    ]
-
-
 def test_the_endpoints_are_these() -> None:
-    """The README's table of endpoints has every path of the API, with its methods."""
+    """docs/http.md has every path of the API, with the methods of each row's paths."""
     paths = create_app(Settings(), "").openapi_schema.to_schema()["paths"]
-    real: dict[str, set[str]] = {}
-    for path, item in paths.items():
-        key = path if path.count("/") > 1 and not path.endswith("}") else "/" + path.split("/")[1]
-        real.setdefault(key, set()).update(method.upper() for method in item)
-    stated = {}
-    for row in table("README.md", "By HTTP"):
-        stated |= {path: set(row[1].split(", ")) for path in ticked(row[0])}
-    assert stated == real
+    real = {
+        re.sub("{.*?}", "{}", path): {method.upper() for method in item if method != "parameters"}
+        for path, item in paths.items()
+    }
+    stated: set[str] = set()
+    for row in table("docs/http.md", "The HTTP interface"):
+        named = {re.sub("{.*?}", "{}", path) for path in ticked(row[0])}
+        assert set().union(*(real[path] for path in named)) == set(row[1].split(", ")), named
+        assert not named & stated, named
+        stated |= named
+    assert stated == real.keys()
 
 
 def test_proofs_are_tests() -> None:
@@ -410,13 +406,24 @@ def test_proofs_are_tests() -> None:
         assert re.search(r"^(?:async )?def test_", (ROOT / path).read_text(), re.MULTILINE), path
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "docs/decisions").glob("*.md")), ids=lambda path: path.stem
-)
+DECISIONS = [
+    path for path in sorted((ROOT / "docs/decisions").glob("*.md")) if path.stem != "README"
+]
+
+
+@pytest.mark.parametrize("path", DECISIONS, ids=lambda path: path.stem)
 def test_decisions_say_what_they_cost(path: Path) -> None:
     """Each decision has its context, the decision, its cost and what was measured."""
     parts = re.findall(r"^\*\*(\w+)\.\*\* \S", path.read_text(), re.MULTILINE)
     assert parts == ["Context", "Decision", "Cost", "Measured"]
+
+
+def test_decisions_are_listed() -> None:
+    """The index has a line for each decision, under its title."""
+    index = (ROOT / "docs/decisions/README.md").read_text()
+    listed = re.findall(r"^\| \[(.+)\]\((\S+)\) \| \S", index, re.MULTILINE)
+    titles = [(path.read_text().partition("\n")[0].removeprefix("# "), path) for path in DECISIONS]
+    assert sorted(listed) == sorted((title, path.name) for title, path in titles)
 
 
 # What docs/sql.md says of the catalogue.
@@ -455,7 +462,7 @@ def test_the_functions_are_these(catalogue: psycopg.Connection[Any]) -> None:
         """,
         [ROLES],
     ).fetchall():
-        if roles and name != "gate_key":
+        if roles and name != "idle_lock_key":
             given = arguments[:count]
             real[name] = (given[: count - defaults], given[count - defaults :], set(roles))
     assert stated == real

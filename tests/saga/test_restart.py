@@ -11,7 +11,8 @@ import httpx
 import pytest
 from server import SECRET, Process, answering, free_port
 
-from darkpearl import embedded, schema, tokens
+from darkpearl import embedded, schema
+from darkpearl.api import tokens
 from darkpearl.config import Settings
 
 CLIENTS = 8

@@ -11,7 +11,8 @@ from typing import Any
 from psycopg.conninfo import conninfo_to_dict
 from shop import Shop
 
-from darkpearl import database, wheel
+from darkpearl import database
+from darkpearl.embedded import wheel
 
 CLIENTS, ORDERS_EACH, KILLS = 8, 1250, 5
 SCRIPT = """
@@ -46,7 +47,7 @@ async def test_every_order_of_a_storm_ends_once(
     shop: Shop, database_url: str, until: Any, tmp_path: Path
 ) -> None:
     """10,000 orders, two listeners, five kill -9: each saga ends, the ledger replays exactly."""
-    await shop.run("update saga_steps set timeout_seconds = 2, backoff_seconds = 0.1")
+    await shop.run("update step_settings set timeout_seconds = 2, backoff_seconds = 0.1")
     await shop.run(
         "insert into products (sku, name, unit_price)"
         " select 'S' || n, 'P', 10 from generate_series(1, 20) as n"

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 from psycopg import AsyncConnection
 from shop import Shop
@@ -106,6 +107,15 @@ async def test_claims_of_the_api_are_believed(log_in: LogIn) -> None:
     nobody = {"actor": "darkpearl_api", "customer": None}
     assert await told("") == nobody
     assert await told("{}") == nobody
+
+
+async def test_a_refusal_says_all_it_was_given(shop: Shop) -> None:
+    """What is refused comes with its SQLSTATE, message, detail and hint, percent signs included."""
+    with pytest.raises(psycopg.Error) as told:
+        await shop.run("select refuse('DP015', 'more than 100 %', '101 %.', 'Use %s.')")
+    said = told.value.diag
+    assert (said.sqlstate, said.message_primary) == ("DP015", "more than 100 %")
+    assert (said.message_detail, said.message_hint) == ("101 %.", "Use %s.")
 
 
 @pytest.mark.parametrize("change", ["update {} set warehouse_id = warehouse_id", "delete from {}"])

@@ -164,7 +164,7 @@ async def test_when_the_money_is_taken(shop: Shop, order: UUID, product: UUID) -
 
 async def test_while_it_turns_back(shop: Shop, order: UUID, product: UUID) -> None:
     """Compensating is being cancelled: asking for it changes nothing."""
-    await shop.run("update saga_steps set max_attempts = 1 where position = 2")
+    await shop.run("update step_settings set max_attempts = 1 where step_name = 'process_payment'")
     (void,) = await shop.settle(await shop.advance(), UNKNOWN)
     before = await shop.saga(order)
     assert await shop.cancel(order) == "payment_failed"
@@ -175,7 +175,7 @@ async def test_while_it_turns_back(shop: Shop, order: UUID, product: UUID) -> No
 
 async def test_when_it_is_stuck(shop: Shop, order: UUID) -> None:
     """A person has to look at it first, and is told where."""
-    await shop.run("update saga_steps set max_attempts = 1")
+    await shop.run("update step_settings set max_attempts = 1")
     (void,) = await shop.settle(await shop.advance(), UNKNOWN)
     await shop.settle([void], DECLINED)
     assert (await shop.saga(order))["status"] == "stuck"

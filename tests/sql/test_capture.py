@@ -115,7 +115,7 @@ async def test_a_capture_that_stays_unknown_is_voided_by_what_the_gateway_says(
 ) -> None:
     """Whether the money had been taken is the gateway's to say: then it counts as refunded."""
     order, capture = authorized
-    await shop.run("update saga_steps set max_attempts = 2")
+    await shop.run("update step_settings set max_attempts = 2")
     assert await shop.settle([capture], UNKNOWN) == []
     (again,) = await shop.ask_again()
     assert again["request"] == capture["request"]

@@ -1,4 +1,4 @@
-"""Everything says what it is: comments for who reads psql, headers for who reads the files."""
+"""Everything says what it is to who reads psql, and names read like what they stand for."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,6 @@ from shop import Shop
 
 from darkpearl import schema
 
-FILES = [*schema.files("schema"), *schema.files("routines")]
 TEXTS = {each.stem: each.read_text() for each in schema.files("routines")}
 FUNCTION = re.compile(r"^create (?:or replace )?function (\w+)", re.MULTILINE)
 
@@ -31,26 +30,6 @@ async def test_every_table_and_view_has_a_comment(shop: Shop) -> None:
         " and coalesce(obj_description(oid, 'pg_class'), '') !~ '\\w'"
     )
     assert silent == []
-
-
-@pytest.mark.parametrize("file", schema.files("routines"), ids=lambda file: file.stem)
-def test_every_function_has_a_header(file: Path) -> None:
-    """Whoever reads a function has read above it why it is there."""
-    lines = file.read_text().splitlines()
-    bare = [
-        line
-        for number, line in enumerate(lines)
-        if FUNCTION.match(line) and not lines[number - 1].startswith("--")
-    ]
-    assert bare == []
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
-def test_every_file_opens_with_its_story(file: Path) -> None:
-    """The first lines of a file say in prose what it is about."""
-    story = re.match(r"(--.*\n)+", file.read_text())
-    assert story
-    assert len(story[0].split()) > 10
 
 
 @pytest.mark.parametrize("file", schema.files("routines"), ids=lambda file: file.stem)

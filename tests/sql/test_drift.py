@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from darkpearl import schema, wheel
+from darkpearl import schema
 from darkpearl.cli.where import find_pg_dump
+from darkpearl.embedded import wheel
 
 
 @pytest.fixture

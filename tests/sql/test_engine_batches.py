@@ -133,52 +133,50 @@ async def test_nothing_to_do_writes_nothing(shop: Shop) -> None:
 
 
 async def test_the_engine_runs_any_plan(shop: Shop) -> None:
-    """A saga type is rows in saga_steps and functions; nothing of the engine knows about it."""
+    """A saga type is a plan and its functions; nothing of the engine knows about it."""
     await shop.run(
         """
         create table toys (saga_id uuid primary key, state text);
         grant all on toys to darkpearl_owner;
         create function make_toy(p_warehouse_ids uuid[], p_saga_ids uuid[])
-        returns setof step_outcome language plpgsql set search_path = darkpearl as $$
+        returns outcome_group[] language plpgsql set search_path = darkpearl as $$
         begin
             insert into toys select unnest(p_saga_ids), 'made';
-            return query select i, 'done'::step_result, null, null, null::json, null::numeric
-            from unnest(p_saga_ids) as i;
+            return outcome_for_all('done', p_saga_ids);
         end $$;
         create function break_toy(p_warehouse_ids uuid[], p_saga_ids uuid[])
-        returns setof step_outcome language plpgsql set search_path = darkpearl as $$
+        returns outcome_group[] language plpgsql set search_path = darkpearl as $$
         begin
             update toys set state = 'broken' where saga_id = any(p_saga_ids);
-            return query select i, 'done'::step_result, null, null, null::json, null::numeric
-            from unnest(p_saga_ids) as i;
+            return outcome_for_all('done', p_saga_ids);
         end $$;
         create function give_toy(p_warehouse_ids uuid[], p_saga_ids uuid[])
-        returns setof step_outcome language plpgsql set search_path = darkpearl as $$
+        returns outcome_group[] language plpgsql set search_path = darkpearl as $$
         begin
-            return query
-            select t.saga_id,
-                (case row_number() over (order by t.saga_id) when 1 then 'refused' else 'done' end)
-                    ::step_result,
-                'TOY01', 'nobody wants it', null::json, null::numeric
-            from toys as t where t.saga_id = any(p_saga_ids);
+            return group_outcomes(array(
+                select row(
+                    t.saga_id,
+                    case t.n when 1 then 'refused' else 'done' end,
+                    'TOY01', 'nobody wants it', null, null
+                )::step_outcome
+                from unnest(p_saga_ids) with ordinality as t (saga_id, n)
+            ));
         end $$;
-        insert into saga_steps (saga_type, position, step_name, step_function, undo_name,
-            undo_function)
-        values ('toy', 1, 'make_toy', 'make_toy', 'break_toy', 'break_toy'),
-            ('toy', 2, 'give_toy', 'give_toy', null, null);
+        select define_plan(
+            'toy',
+            step('make_toy', p_function => 'make_toy', p_undo => 'break_toy',
+                p_undo_function => 'break_toy'),
+            step('give_toy', p_function => 'give_toy')
+        );
         """
     )
     order = await shop.order((await shop.product(on_hand=1), 1))
     sagas = sorted(
         await shop.values(
-            "insert into sagas (id, warehouse_id, saga_type)"
-            " select new_id(), %s, 'toy' from generate_series(1, 3) returning id",
+            "with toy as materialized (select new_id() as id from generate_series(1, 3))"
+            " select id from toy, lateral start_saga('toy', id, %s)",
             shop.lisbon,
         )
-    )
-    await shop.run(
-        "insert into saga_events (saga_id, warehouse_id, event_type)"
-        " select id, warehouse_id, 'saga_started' from sagas where saga_type = 'toy'"
     )
     (request,) = await shop.advance()
     assert request["saga_id"] == str(order)
@@ -203,8 +201,8 @@ async def test_a_saga_without_a_plan_is_stuck(shop: Shop) -> None:
     """A saga whose type or step isn't in the plan waits for a person, and stops nobody."""
     order = await shop.order((await shop.product(on_hand=1), 1))
     lost = await shop.value(
-        "insert into sagas (id, warehouse_id, saga_type) values (new_id(), %s, 'unheard of')"
-        " returning id",
+        "insert into sagas (id, warehouse_id, saga_type, plan_version)"
+        " values (new_id(), %s, 'unheard of', 1) returning id",
         shop.lisbon,
     )
     assert len(await shop.advance()) == 1
@@ -324,28 +322,28 @@ async def test_effects_come_last_and_all_at_once(shop: Shop) -> None:
     """At the end of a pass an effect is called once, for the sagas whose steps were done."""
     await shop.run(
         """
-        create table called (sagas uuid[], steps text[], statuses text[]);
+        create table called (sagas uuid[], effects text[], statuses text[]);
         grant all on called to darkpearl_owner;
         create function choose(p_warehouse_ids uuid[], p_saga_ids uuid[])
-        returns setof step_outcome language sql set search_path = darkpearl as $$
-            select i,
-                (case row_number() over (order by i) when 1 then 'refused' else 'done' end)
-                    ::step_result,
-                null::text, null::text, null::json, null::numeric
-            from unnest(p_saga_ids) as i
+        returns outcome_group[] language sql set search_path = darkpearl as $$
+            select group_outcomes(array_agg(row(
+                i, case n when 1 then 'refused' else 'done' end, null, null, null, null
+            )::step_outcome))
+            from unnest(p_saga_ids) with ordinality as s (i, n)
         $$;
-        create function call(p_warehouse_ids uuid[], p_saga_ids uuid[], p_step_names text[])
+        create function call(p_warehouse_ids uuid[], p_saga_ids uuid[], p_effects text[])
         returns void language sql set search_path = darkpearl as $$
             insert into called
-            select p_saga_ids, p_step_names,
+            select p_saga_ids, p_effects,
                 array(select s.status::text from sagas as s where s.id = any(p_saga_ids))
         $$;
-        insert into saga_steps (saga_type, position, step_name, step_function, effect_function)
-        values ('toy', 1, 'choose', 'choose', 'call'), ('toy', 2, 'call', null, 'call');
-        insert into sagas (id, warehouse_id, saga_type)
-        select new_id(), id, 'toy' from warehouses, generate_series(1, 2) order by id limit 2;
-        insert into saga_events (saga_id, warehouse_id, event_type)
-        select id, warehouse_id, 'saga_started' from sagas;
+        select define_plan(
+            'toy',
+            step('choose', p_function => 'choose', p_effect_function => 'call', p_effect => 'one'),
+            step('call', p_effect_function => 'call', p_effect => 'two')
+        );
+        select start_saga('toy', new_id(), id)
+        from (select id from warehouses, generate_series(1, 2) order by id limit 2) as w;
         """
     )
     _, chosen = sorted(await shop.values("select id from sagas"))
@@ -353,7 +351,7 @@ async def test_effects_come_last_and_all_at_once(shop: Shop) -> None:
     assert await shop.rows("select * from called") == [
         {
             "sagas": [chosen, chosen],
-            "steps": ["choose", "call"],
+            "effects": ["one", "two"],
             "statuses": ["completed"],
         }
     ]

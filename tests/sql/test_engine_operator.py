@@ -10,7 +10,7 @@ async def make_stuck(shop: Shop, undo: str) -> tuple[UUID, UUID]:
     """A paid order that could not be fulfilled, and whose undo fails; and its product."""
     product = await shop.product(on_hand=1)
     order = await shop.order((product, 1))
-    await shop.run("update saga_steps set max_attempts = 1")
+    await shop.run("update step_settings set max_attempts = 1")
     requests = await shop.advance()
     await shop.cancel(order)
     (void,) = await shop.settle(requests, APPROVED)

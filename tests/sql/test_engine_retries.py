@@ -42,7 +42,7 @@ async def test_what_is_no_answer_is_unknown(shop: Shop, answer: Any) -> None:
 
 async def test_attempts_end_in_a_void(shop: Shop) -> None:
     """When no attempt is left the charge may have happened all the same, so it is voided."""
-    await shop.run("update saga_steps set max_attempts = 3 where step_name = 'process_payment'")
+    await shop.run("update step_settings set max_attempts = 3 where step_name = 'process_payment'")
     product = await shop.product(on_hand=1)
     order = await shop.order((product, 1))
     requests = await shop.advance()
@@ -186,7 +186,7 @@ async def test_a_malformed_answer_moves_nothing(shop: Shop) -> None:
 async def test_backoff_doubles_and_jitters(shop: Shop) -> None:
     """The n-th wait is between half and whole of backoff * 2^(n-1) seconds, an hour at most."""
     await shop.run(
-        "update saga_steps set backoff_seconds = 3, max_attempts = 100"
+        "update step_settings set backoff_seconds = 3, max_attempts = 100"
         " where step_name = 'process_payment'"
     )
     product = await shop.product(on_hand=200)
@@ -210,7 +210,7 @@ async def test_backoff_doubles_and_jitters(shop: Shop) -> None:
 async def test_each_step_has_its_own_backoff(shop: Shop) -> None:
     """The plan says how long a step waits before it is tried again."""
     await shop.run(
-        "update saga_steps set backoff_seconds = 600 where step_name = 'process_payment'"
+        "update step_settings set backoff_seconds = 600 where step_name = 'process_payment'"
     )
     order = await shop.order((await shop.product(on_hand=1), 1))
     await shop.settle(await shop.advance(), UNKNOWN)

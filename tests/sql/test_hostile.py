@@ -299,8 +299,10 @@ async def test_functions_that_are_not_granted_refuse(attack: Attack, name: str) 
     """Every function of ours that the catalogue doesn't open to the login is tried."""
     attacker = await attack(name)
     functions = await attacker.shop.rows(
-        "select p.oid::regproc::text as name, array(select format('null::%%s', t::regtype)"
-        " from unnest(proargtypes) as t) as arguments from pg_proc as p"
+        "select p.oid::regproc::text as name, array(select"
+        " concat(case when p.provariadic <> 0 and n = pronargs then 'variadic ' end, 'null::',"
+        " t::regtype) from unnest(proargtypes) with ordinality as a (t, n)) as arguments"
+        " from pg_proc as p"
         " where pronamespace = 'darkpearl'::regnamespace"
         " and not has_function_privilege(%s, p.oid, 'execute')",
         MEMBERS.get(name, name),
@@ -495,7 +497,7 @@ async def test_a_held_gate_makes_writers_ring(
     heard = [each async for each in listening.notifies(timeout=10, stop_after=1)]
     assert [(each.channel, each.payload) for each in heard] == [("darkpearl_bell", "")]
     async with shop.acting_as("darkpearl_listener"):
-        assert await shop.value("select close_gate()") is True
+        assert await shop.value("select take_idle_lock()") is True
     await shop.advance()
     assert shop.claimed == 1
 
@@ -507,7 +509,7 @@ async def test_a_shared_gate_keeps_listeners_awake(
     attacker = await attack("visitor")
     await attacker.does("select pg_advisory_lock_shared(4937471022)")
     async with shop.acting_as("darkpearl_listener"):
-        assert await shop.value("select close_gate()") is False
+        assert await shop.value("select take_idle_lock()") is False
     await shop.order((victim.product, 1))
     await shop.advance()
     assert shop.claimed == 1

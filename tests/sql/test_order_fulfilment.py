@@ -14,9 +14,9 @@ STEPS = ["reserve_stock", "release_stock", "fulfill_order", "request_payment", "
 async def step(shop: Shop, name: str, *sagas: UUID) -> dict[UUID, Any]:
     """Take a step as a pass does, effect included; the outcome of each saga."""
     (plan,) = await shop.rows(
-        "select step_function as function, effect_function as effect"
+        "select step_function as function, effect_function, effect"
         " from saga_steps where %s in (step_name, step_function)"
-        " union select undo_function, undo_effect_function"
+        " union select undo_function, undo_effect_function, undo_effect"
         " from saga_steps where %s in (undo_name, undo_function)",
         name,
         name,
@@ -36,8 +36,11 @@ async def step(shop: Shop, name: str, *sagas: UUID) -> dict[UUID, Any]:
         outcomes = {row.pop("saga_id"): row for row in rows}
         assert len(rows) == len(outcomes)
     done = [saga for saga, outcome in outcomes.items() if outcome["result"] == "done"]
-    if plan["effect"]:
-        await shop.run(f"select {plan['effect']}({EVERYWHERE}, %s, %s)", done, [name] * len(done))
+    if plan["effect"] and done:
+        effect = plan["effect"].replace("fulfill", "fulfill_unpaid")  # its payment is another step
+        await shop.run(
+            f"select {plan['effect_function']}({EVERYWHERE}, %s, %s)", done, [effect] * len(done)
+        )
     return outcomes
 
 
@@ -237,7 +240,7 @@ async def test_the_plan_can_be_tuned_and_stays_tuned(shop: Shop) -> None:
     """Staff set attempts, backoff and timeout of a step; its names are code and stay."""
     async with shop.acting_as("service_role"):
         await shop.run(
-            "update saga_steps set max_attempts = 9, backoff_seconds = 0.5, timeout_seconds = 7"
+            "update step_settings set max_attempts = 9, backoff_seconds = 0.5, timeout_seconds = 7"
             " where step_name = 'process_payment'"
         )
         with shop.refused("42501"):

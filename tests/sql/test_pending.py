@@ -37,7 +37,7 @@ async def test_a_pending_answer_is_waited_for_until_its_deadline(
 
 async def test_what_is_pending_for_ever_is_voided(shop: Shop, requested: UUID) -> None:
     """Every deadline uses up a try; after the last the payment is voided, whatever it is."""
-    await shop.run("update saga_steps set max_attempts = 2")
+    await shop.run("update step_settings set max_attempts = 2")
     await shop.settle([await shop.lease(requested)], PENDING)
     assert await shop.ask_again() == []
     (again,) = await shop.ask_again()

@@ -337,7 +337,7 @@ async def test_a_reservation_needs_every_shelf(shop: Shop) -> None:
     await shop.run("delete from inventory where product_id = %s", gone)
     with shop.refused("DP010"):
         await shop.run(
-            "select move_goods(array[%s], array[%s], array['reserve_stock'])", shop.lisbon, order
+            "select move_goods(array[%s], array[%s], array['reserve'])", shop.lisbon, order
         )
     assert await shop.rows("select from stock_movements where correlation_id = %s", order) == []
     assert await shop.stock(kept) == (10, 0)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from stand_in import StandIn
 
-from darkpearl.calls import LONGEST_PAUSE_SECONDS, Breaker, Calls, Request, Settlement
 from darkpearl.gateways import Answer, Call
+from darkpearl.listener.calls import LONGEST_PAUSE_SECONDS, Breaker, Calls, Request, Settlement
 
 PATIENCE_SECONDS = 10.0
 

@@ -1,11 +1,14 @@
 """Settings come from the environment, checked, or not at all."""
 
+import re
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from darkpearl.config import PREFIX, ConfigError, Settings, variables
+
+SETTINGS = Path(__file__).parents[2] / "docs" / "settings.md"
 
 
 def test_an_empty_environment_gives_the_documented_defaults() -> None:
@@ -109,6 +112,28 @@ def test_every_setting_is_documented() -> None:
         PREFIX + name.upper() for name in Settings.__struct_fields__
     ]
     assert all(each.description and each.allowed for each in variables())
+
+
+def test_docs_settings_lists_every_setting_and_nothing_else() -> None:
+    """docs/settings.md has each variable once, with its default, values, unit and description."""
+    rows = re.findall(r"^\| `DARKPEARL_.*$", SETTINGS.read_text(), re.MULTILINE)
+    stated = [[cell.strip(" `") for cell in row.strip("|").split(" | ")] for row in rows]
+    assert sorted(stated) == sorted(
+        [each.name, each.default, each.allowed, each.description] for each in variables()
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("POLL_SECONDS", "a number of seconds above 0 up to 3600"),
+        ("IDEMPOTENCY_KEY_HOURS", "a whole number of hours from 1 to 8760"),
+        ("BATCH_SIZE", "a whole number from 1 to 5000"),
+    ],
+)
+def test_what_is_allowed_says_the_unit(name: str, words: str) -> None:
+    """A time is never a number alone."""
+    assert words in {each.allowed for each in variables() if each.name == PREFIX + name}
 
 
 def test_settings_cannot_be_changed() -> None:

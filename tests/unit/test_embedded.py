@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from darkpearl import embedded, wheel
-from darkpearl.wheel import EmbeddedError
+from darkpearl import embedded
+from darkpearl.embedded import process, wheel
+from darkpearl.embedded.wheel import EmbeddedError
 
 QUICK = {**embedded.UNSAFE, "shared_buffers": "16MB"}
 
@@ -47,12 +48,12 @@ def ask(url: str, query: str = "select 1") -> str:
 
 def kill(pid: int) -> None:
     """Kill a server and its children, like a power cut."""
-    process = psutil.Process(pid)
-    family = [process, *process.children(recursive=True)]
+    server = psutil.Process(pid)
+    family = [server, *server.children(recursive=True)]
     for each in family:
         each.kill()
     psutil.wait_procs(family, timeout=10)
-    embedded._reap(pid)
+    process._reap(pid)
 
 
 def test_both_addresses_lead_to_the_database(home: Path) -> None:
@@ -189,8 +190,9 @@ def test_root_runs_it_behind_closed_folders(tmp_path: Path) -> None:
     """Neither home nor wheel can be entered by `nobody`, and no folder's mode is changed."""
     tmp_path.chmod(0o700)
     program = (
-        "import sys; from pathlib import Path; from darkpearl import embedded, wheel;"
-        "wheel.ELSEWHERE = embedded.ELSEWHERE = Path(sys.argv[2]);"
+        "import sys; from pathlib import Path;"
+        "from darkpearl import embedded; from darkpearl.embedded import home, wheel;"
+        "wheel.ELSEWHERE = home.ELSEWHERE = Path(sys.argv[2]);"
         "context = embedded.serve(Path(sys.argv[1]), {'shared_buffers': '16MB'});"
         "server = context.__enter__(); print(server.data); context.__exit__(None, None, None)"
     )
@@ -205,7 +207,7 @@ def test_root_runs_it_behind_closed_folders(tmp_path: Path) -> None:
         for _ in range(2):
             done = subprocess.run(
                 [sys.executable, "-c", program, tmp_path / "home", elsewhere],
-                env={"PYTHONPATH": f"{packages}:{Path(embedded.__file__).parents[1]}"},
+                env={"PYTHONPATH": f"{packages}:{Path(embedded.__file__).parents[2]}"},
                 capture_output=True, text=True, check=False,
             )  # fmt: skip
             assert done.returncode == 0, done.stderr

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darkpearl.money import AmountError, from_minor, minor_units, to_minor
+from darkpearl.gateways.money import AmountError, from_minor, minor_units, to_minor
 
 CURRENCIES = ["JPY", "USD", "KWD", "CLF"]
 

@@ -19,11 +19,12 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 from stand_in import StandIn
 
-from darkpearl import serving, tracing
-from darkpearl.calls import Breaker, Calls, Request
+from darkpearl import serving
 from darkpearl.config import ConfigError, traces_exporter
 from darkpearl.gateways import Answer, Call, Operation
-from darkpearl.tracing import Tracing
+from darkpearl.listener.calls import Breaker, Calls, Request
+from darkpearl.telemetry import tracing
+from darkpearl.telemetry.tracing import Tracing
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 

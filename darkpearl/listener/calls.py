@@ -15,7 +15,7 @@ import msgspec
 from darkpearl.gateways import Answer, Call, Gateway
 
 if TYPE_CHECKING:
-    from darkpearl.tracing import Tracing
+    from darkpearl.telemetry.tracing import Tracing
 
 TURN = 250
 """Answers that come without waiting, before others have their turn."""
@@ -146,7 +146,7 @@ class Calls:
         return self._queue.qsize()
 
     @property
-    def room(self) -> int:
+    def capacity(self) -> int:
         """How many more requests would have their turn within half of their leases.
 
         At the pace of the calls so far; until one has ended, as many as may be made at once.

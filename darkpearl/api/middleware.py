@@ -1,4 +1,4 @@
-"""The edge: what every request and response goes through, whatever its route, or without one.
+"""The middleware: what every request and response goes through, whatever its route, or without one.
 
 A request gets its id, or keeps a sane one that it brought; the id is in the answer, in problem
 documents, in every log line and in the database. The answer gets the headers that keep browsers
@@ -15,11 +15,11 @@ from uuid import uuid4
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from darkpearl import exchange, metrics
-from darkpearl.exchange import Exchange
+from darkpearl.telemetry import metrics, request_context
+from darkpearl.telemetry.request_context import RequestContext
 
 if TYPE_CHECKING:
-    from darkpearl.tracing import Tracing
+    from darkpearl.telemetry.tracing import Tracing
 
 SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 TRACE_CONTEXT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -35,7 +35,7 @@ HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 logger = logging.getLogger("darkpearl.api")
 
 
-class Edge:
+class Middleware:
     """Wraps the application, its error pages included.
 
     Args:
@@ -54,14 +54,16 @@ class Edge:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        asked = Exchange(request_id(scope["headers"]), traceparent=traceparent(scope["headers"]))
+        context = RequestContext(
+            request_id(scope["headers"]), traceparent=traceparent(scope["headers"])
+        )
         span = None
         if self._tracing:
             span = self._tracing.request(
-                str(scope.get("method")), scope["scheme"], _path(scope), asked.traceparent
+                str(scope.get("method")), scope["scheme"], _path(scope), context.traceparent
             )
-            asked.traceparent = span.traceparent
-        exchange.begin(asked)
+            context.traceparent = span.traceparent
+        request_context.begin(context)
         status = 0
         began = time.perf_counter()
         answered = began
@@ -70,7 +72,7 @@ class Edge:
             nonlocal status, answered
             if message["type"] == "http.response.start":
                 status, answered = message["status"], time.perf_counter()
-                message["headers"] = self._with_headers(message["headers"], scope, asked)
+                message["headers"] = self._with_headers(message["headers"], scope, context)
             await send(message)
 
         try:
@@ -82,20 +84,20 @@ class Edge:
             if span:
                 span.end(route, status)
             if logger.isEnabledFor(logging.INFO):
-                _log(scope, asked, status, time.perf_counter() - began)
+                _log(scope, context, status, time.perf_counter() - began)
 
     def _with_headers(
-        self, given: Iterable[tuple[bytes, bytes]], scope: Scope, asked: Exchange
+        self, given: Iterable[tuple[bytes, bytes]], scope: Scope, context: RequestContext
     ) -> list[tuple[bytes, bytes]]:
         headers = list(given)
         brought = {name.lower() for name, _ in headers}
         headers += [(name, value) for name, value in HEADERS.items() if name not in brought]
-        headers.append((b"x-request-id", asked.request_id.encode()))
+        headers.append((b"x-request-id", context.request_id.encode()))
         if scope["scheme"] == "https":
             headers.append(HSTS)
-        if asked.rate_limit:
+        if context.rate_limit:
             headers.append((b"ratelimit-policy", self._policy.encode()))
-            headers.append((b"ratelimit", asked.rate_limit.encode()))
+            headers.append((b"ratelimit", context.rate_limit.encode()))
         return headers
 
 
@@ -120,7 +122,7 @@ def _path(scope: Scope) -> str:
     return scope.get("raw_path", b"").partition(b"?")[0].decode("ascii", "backslashreplace")
 
 
-def _log(scope: Scope, asked: Exchange, status: int, seconds: float) -> None:
+def _log(scope: Scope, context: RequestContext, status: int, seconds: float) -> None:
     """One line for a request; status 0 is an answer that was never begun."""
     path = _path(scope)
     method = scope.get("method")
@@ -129,7 +131,7 @@ def _log(scope: Scope, asked: Exchange, status: int, seconds: float) -> None:
         "path": path,
         "status": status,
         "duration_ms": round(seconds * 1000, 1),
-        "role": asked.role,
+        "role": context.role,
     }
     logger.info(
         "%s %s %s in %.1f ms, %s, %s",
@@ -137,7 +139,7 @@ def _log(scope: Scope, asked: Exchange, status: int, seconds: float) -> None:
         path,
         status,
         seconds * 1000,
-        asked.role or "nobody",
-        asked.request_id,
+        context.role or "nobody",
+        context.request_id,
         extra={"fields": fields},
     )

@@ -1,16 +1,16 @@
-"""The HTTP request in hand, for whoever works for it without being handed it: logs, sessions."""
+"""The HTTP request in hand, for those that work for it without being handed it: logs, sessions."""
 
 from contextvars import ContextVar
 
 from msgspec import Struct
 
 
-class Exchange(Struct):
+class RequestContext(Struct):
     """One request and what is known of it so far.
 
     Attributes:
         request_id: its name, in the answer, the logs and the database.
-        role: whom it acts as, once that is known.
+        role: the role it acts as, once that is known.
         rate_limit: the RateLimit header of the answer, when there is a limit.
         traceparent: W3C trace context that it brought, or that of its own span; nothing: neither.
     """
@@ -21,15 +21,15 @@ class Exchange(Struct):
     traceparent: str = ""
 
 
-NONE = Exchange()
-_current: ContextVar[Exchange] = ContextVar("exchange", default=NONE)
+NONE = RequestContext()
+_current: ContextVar[RequestContext] = ContextVar("request_context", default=NONE)
 
 
-def begin(exchange: Exchange) -> None:
+def begin(context: RequestContext) -> None:
     """What this task and those it starts do from here on is for this request."""
-    _current.set(exchange)
+    _current.set(context)
 
 
-def current() -> Exchange:
+def current() -> RequestContext:
     """The request in hand; NONE where there is none."""
     return _current.get()

@@ -1,8 +1,8 @@
 """The sessions of one client that knows beforehand what it will ask.
 
 Its statements are prepared when it connects and asked without a cursor, whose conversions are most
-of what a small statement takes its client; and one can begin before anybody has the time to wait
-for its rows. For an order now and then that is a fourteenth of its time.
+of the work that a small statement is for its client; and one can begin before anybody has the time
+to wait for its rows.
 """
 
 import contextlib
@@ -23,10 +23,9 @@ Begun = Callable[[], Awaitable[Rows]]
 
 
 class Sessions:
-    """A few connections, each used by one caller at a time, the last used first.
+    """A few connections, each used by one caller at a time.
 
-    What it works with is in the processor's caches still: for an order now and then, a tenth of its
-    time.
+    The one that was used last comes first: its memory is in the processor's caches still.
     """
 
     def __init__(self, connections: list[database.Connection]) -> None:

@@ -1,7 +1,7 @@
 """What happens to a call on its way, decided by seed, key and number of the try alone.
 
-The service behind knows nothing of this: fates befall it from outside, as they do in the world. A
-try that fails before the service hears of it has done nothing; one that fails after has done all.
+The service behind knows nothing of this: faults come from outside, as they do in the world. A try
+that fails before the service hears of it has done nothing; one that fails after has done all.
 """
 
 import asyncio
@@ -41,8 +41,8 @@ _ERROR: list[Message] = [
         "more_body": False,
     },
 ]
-Mishap = Literal["drop", "error", "reset", "late"]
-_MISHAPS: tuple[Mishap, ...] = get_args(Mishap)
+FaultKind = Literal["drop", "error", "reset", "late"]
+_KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
 
 Rate = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(ge=0, le=3600)]
@@ -62,7 +62,7 @@ class Verdict(msgspec.Struct, frozen=True):
     webhook: Literal["no", "first", "after"] = "no"
 
 
-class Fate(msgspec.Struct, frozen=True):
+class Fault(msgspec.Struct, frozen=True):
     """What one try meets.
 
     Attributes:
@@ -71,7 +71,7 @@ class Fate(msgspec.Struct, frozen=True):
         latency_seconds: what the way takes in any case.
     """
 
-    kind: Mishap | Literal["answer"]
+    kind: FaultKind | Literal["answer"]
     before: bool
     latency_seconds: float
 
@@ -121,7 +121,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ValueError: exclusive rates add up to more than 1.
         """
-        if sum(getattr(self, f"{kind}_rate") for kind in _MISHAPS) > ALL:
+        if sum(getattr(self, f"{kind}_rate") for kind in _KINDS) > ALL:
             raise ValueError("the rates of drops, errors, resets and lates exceed 1 together")
         if self.answer_twice_rate + self.webhook_first_rate > ALL:
             raise ValueError("the rates of answers twice and webhooks first exceed 1 together")
@@ -142,17 +142,17 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
             return Verdict(code, pending, "first")
         return Verdict(code, pending, "after" if told < self.answer_twice_rate else "no")
 
-    def fate(self, key: str, number: int) -> Fate:
+    def fault(self, key: str, number: int) -> Fault:
         """What the try of that number meets."""
         dice = self._dice("try", key, number)
         seconds = self.latency_ms / 1000 * dice.lognormvariate(0.0, self.latency_spread)
         before = dice.random() < 0.5  # noqa: PLR2004 - a coin
         roll = dice.random()
-        for kind in _MISHAPS:
+        for kind in _KINDS:
             roll -= getattr(self, f"{kind}_rate")
             if roll < 0:
-                return Fate(kind, before and kind != "drop", seconds)
-        return Fate("answer", before=False, latency_seconds=seconds)
+                return Fault(kind, before and kind != "drop", seconds)
+        return Fault("answer", before=False, latency_seconds=seconds)
 
     def webhook_delay(self, key: str) -> float:
         """Seconds that the webhook about a call waits before it is first sent."""
@@ -166,11 +166,11 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
         return Random(f"{self.seed} {about}")  # noqa: S311 - it has to be repeatable
 
 
-def befall(app: ASGIApp, behaviour: Behaviour) -> ASGIApp:
+def with_faults(app: ASGIApp, behaviour: Behaviour) -> ASGIApp:
     """The service as its callers meet it. Tries are counted from the start of the process."""
     tries: Counter[str] = Counter()
 
-    async def fated(scope: Scope, receive: Receive, send: Send) -> None:
+    async def faulty(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP or (scope["method"], scope["path"]) in SPARED:
             await app(scope, receive, send)
             return
@@ -178,30 +178,30 @@ def befall(app: ASGIApp, behaviour: Behaviour) -> ASGIApp:
             dict(scope["headers"]).get(b"idempotency-key", scope["path"].encode()).decode("latin-1")
         )
         tries[key] += 1
-        fate = behaviour.fate(key, tries[key])
+        fault = behaviour.fault(key, tries[key])
         received = await _received(receive)
         answer: list[Message] = []
 
         async def ask() -> None:
             await app(scope, received, _into(answer))
 
-        await asyncio.sleep(fate.latency_seconds)
-        if not fate.before:
+        await asyncio.sleep(fault.latency_seconds)
+        if not fault.before:
             await ask()
-        match fate.kind:
+        match fault.kind:
             case "late":
                 await asyncio.sleep(behaviour.late_seconds)
-                if fate.before:
+                if fault.before:
                     await ask()
             case "error":
                 answer = _ERROR
             case "drop" | "reset":
-                await _hang_up(scope, received, reset=fate.kind == "reset")
+                await _hang_up(scope, received, reset=fault.kind == "reset")
                 return
         for message in answer:
             await send(message)
 
-    return fated
+    return faulty
 
 
 class Protocol(H11Protocol):

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -13,19 +15,23 @@ from litestar import Litestar, get
 from litestar.di import NamedDependency
 from shop import Shop
 
-from darkpearl import tokens
-from darkpearl.api import limits
+from darkpearl.api import limits, tokens
 from darkpearl.api.access import Caller
 from darkpearl.api.app import create_app
 from darkpearl.api.limits import Limiter, address_key
 from darkpearl.config import Settings
-from darkpearl.errors import TooOftenError
-from darkpearl.logs import JsonLines
+from darkpearl.errors import RateLimitError
+from darkpearl.telemetry.logs import JsonLines
 
 Json = dict[str, Any]
 Api = httpx.AsyncClient
 Problem = Callable[..., Json]
 SECRET = "a secret of these tests, and of nothing else"
+LINE = {
+    *("time", "level", "logger", "message", "request_id"),
+    *("method", "path", "status", "duration_ms", "role"),
+}
+"""The members of a request's line in the log."""
 
 
 @asynccontextmanager
@@ -212,17 +218,17 @@ def test_a_bucket_fills_with_time() -> None:
     limiter = Limiter(60, clock=lambda: now)
     for _ in range(60):
         limiter.take("a")
-    with pytest.raises(TooOftenError) as told:
+    with pytest.raises(RateLimitError) as told:
         limiter.take("a")
     assert told.value.retry_after_seconds == 1
     now = 1.0
     limiter.take("a")
-    with pytest.raises(TooOftenError):
+    with pytest.raises(RateLimitError):
         limiter.take("a")
     now = 10_000.0
     for _ in range(60):
         limiter.take("a")
-    with pytest.raises(TooOftenError):
+    with pytest.raises(RateLimitError):
         limiter.take("a")
 
 
@@ -234,7 +240,7 @@ def test_buckets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         limiter.take(caller)
     assert len(limiter._full_at) == 3
     limiter.take("a")
-    with pytest.raises(TooOftenError):
+    with pytest.raises(RateLimitError):
         limiter.take("d")
 
 
@@ -251,6 +257,13 @@ def test_a_client_is_its_address(host: str, key: str) -> None:
     assert address_key(host) == key
 
 
+def test_the_docs_show_such_a_line() -> None:
+    """The example in docs/operations.md has the members that the next test finds, and no other."""
+    page = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    (shown,) = re.findall(r"^```json\n(.+)\n```$", page, re.MULTILINE)
+    assert json.loads(shown).keys() == LINE
+
+
 async def test_a_request_is_one_line_of_json(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     """Method, path, status, duration, role and id as members; no query, no header."""
     caplog.set_level(logging.INFO, logger="darkpearl.api")
@@ -258,6 +271,7 @@ async def test_a_request_is_one_line_of_json(api: Api, caplog: pytest.LogCapture
     await api.get("/products?search=secret1", headers=headers)
     (record,) = [each for each in caplog.records if each.name == "darkpearl.api"]
     line = json.loads(JsonLines().format(record))
+    assert line.keys() == LINE
     assert line.pop("duration_ms") > 0
     assert line.pop("time").endswith("Z")
     assert "secret" not in line.pop("message")

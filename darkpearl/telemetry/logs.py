@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from darkpearl import exchange
 from darkpearl.config import Settings
+from darkpearl.telemetry import request_context
 
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -34,11 +34,11 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        asked = exchange.current()
-        if asked.request_id:
-            line["request_id"] = asked.request_id
-        if asked.traceparent:
-            line["trace_id"] = asked.traceparent.split("-")[1]
+        context = request_context.current()
+        if context.request_id:
+            line["request_id"] = context.request_id
+        if context.traceparent:
+            line["trace_id"] = context.traceparent.split("-")[1]
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

@@ -13,7 +13,7 @@ import pytest
 from litestar.types import Receive, Scope, Send
 
 from darkpearl.gateways.http import HttpGateway
-from darkpearl.paysim.fates import Behaviour
+from darkpearl.paysim.faults import Behaviour
 
 from .conftest import PATIENCE_SECONDS, Start, call, served
 
@@ -21,7 +21,7 @@ RATES = {"drop": 0.1, "error": 0.2, "reset": 0.05, "late": 0.15}
 
 
 def test_everything_follows_from_seed_key_and_try() -> None:
-    """The same three, the same fate; any other one of them, another course of events."""
+    """The same three, the same fault; any other one of them, another course of events."""
 
     def course(seed: int, key: str) -> list[object]:
         how = Behaviour(
@@ -30,7 +30,7 @@ def test_everything_follows_from_seed_key_and_try() -> None:
             drop_rate=0.1, error_rate=0.2, reset_rate=0.3, late_rate=0.2,
         )  # fmt: skip
         told = how.webhook_delay(key), how.webhook_copies(key), how.verdict("authorize", key)
-        return [told, *(how.fate(key, number) for number in range(1, 6))]
+        return [told, *(how.fault(key, number) for number in range(1, 6))]
 
     assert course(1, "a") == course(1, "a")
     courses = [course(1, "a"), course(2, "a"), course(1, "b")]
@@ -45,14 +45,14 @@ def test_rates_are_what_they_say() -> None:
         answer_twice_rate=0.4, **{f"{kind}_rate": rate for kind, rate in RATES.items()},
     )  # fmt: skip
     keys = [f"key-{number}" for number in range(5000)]
-    fates = [how.fate(key, 1) for key in keys]
-    kinds = Counter(fate.kind for fate in fates)
+    faults = [how.fault(key, 1) for key in keys]
+    kinds = Counter(fault.kind for fault in faults)
     for kind, rate in (*RATES.items(), ("answer", 0.5)):
         assert kinds[kind] / 5000 == pytest.approx(rate, abs=0.03)
-    before = Counter(fate.kind for fate in fates if fate.before)
+    before = Counter(fault.kind for fault in faults if fault.before)
     assert before.keys() == {"error", "reset", "late"}
     assert before["error"] / kinds["error"] == pytest.approx(0.5, abs=0.1)
-    latencies = sorted(fate.latency_seconds for fate in fates)
+    latencies = sorted(fault.latency_seconds for fault in faults)
     assert latencies[2500] == pytest.approx(0.020, rel=0.1)
     assert latencies[4500] > 1.5 * latencies[2500]
     verdicts = [how.verdict("authorize", key) for key in keys]
@@ -97,7 +97,7 @@ async def test_a_call_that_goes_wrong_is_unknown(start: Start, rate: str, said: 
             assert known in {None, answer}
 
 
-async def test_a_later_try_meets_another_fate(start: Start) -> None:
+async def test_a_later_try_meets_another_fault(start: Start) -> None:
     """So asking again gets through at last."""
     async with start(socket=True, reset_rate=0.4, drop_rate=0.4) as gateway:
         for number in range(5):
@@ -115,7 +115,7 @@ async def test_a_late_call_is_made_after_its_caller_has_gone(
     """Half of them: nothing is known of it when the caller gives up, and yet it is done then."""
     how = {"late_rate": 1.0, "late_seconds": 2.0}
     keys = [f"key-{number}" for number in range(6)]
-    at_once = sum(not Behaviour(**how).fate(key, 1).before for key in keys)
+    at_once = sum(not Behaviour(**how).fault(key, 1).before for key in keys)
     assert 0 < at_once < 6
     sent: asyncio.Queue[str] = asyncio.Queue()
 

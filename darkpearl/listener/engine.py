@@ -1,0 +1,137 @@
+"""The engine's functions as a listener calls them, each a transaction of its own.
+
+There are two sessions, so that an advance and a settle may be under way at once.
+"""
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+import psycopg
+
+from darkpearl.listener.calls import Request, Settlement
+from darkpearl.listener.sessions import Begun, Sessions
+from darkpearl.telemetry import metrics
+
+if TYPE_CHECKING:
+    from darkpearl.telemetry.tracing import Tracing
+
+NAME = "darkpearl listener"
+_STATEMENTS = {
+    "advance": "select claimed, requests::text from advance($1)",
+    "settle": "select requests::text, saga_id from settle($1)",
+}
+_log = logging.getLogger(__name__)
+_requests = msgspec.json.Decoder(list[Request], strict=False)
+_encoder = msgspec.json.Encoder()
+_NO_SPAN = contextlib.nullcontext()
+
+
+class Engine:
+    """The engine over the sessions of one listener.
+
+    Every method raises psycopg.Error when its statement failed or the connection is lost.
+    """
+
+    def __init__(self, sessions: Sessions, tracing: "Tracing | None") -> None:
+        self._sessions = sessions
+        self._tracing = tracing
+        self._begun: Begun | None = None
+        # Finding a series in the registry costs more than measuring.
+        self._timers = {name: metrics.passes.labels(name) for name in _STATEMENTS}
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connect(cls, url: str, tracing: "Tracing | None") -> AsyncIterator[Self]:
+        """Connect; directly, since a pooler loses what is prepared."""
+        async with Sessions.connect(url, NAME, _STATEMENTS, count=2) as sessions:
+            yield cls(sessions, tracing)
+
+    @property
+    def has_begun(self) -> bool:
+        """A claim has begun, and advance() is to take what comes of it."""
+        return self._begun is not None
+
+    def begin_advance(self, limit: int) -> None:
+        """Have a claim of so many sagas begin, and return at once."""
+        self._begun = self._sessions.begin("advance", b"%d" % limit)
+
+    async def advance(self, limit: int) -> tuple[int, list[Request]]:
+        """Claim so many sagas at most; or wait for the claim that has begun already.
+
+        Returns:
+            How many were claimed, and the requests that the transaction has committed to.
+        """
+        counts = {"claimed": 0}
+        with self._span("advance", counts), self._timers["advance"].time():
+            begun, self._begun = self._begun, None
+            rows = await (begun or self._sessions.begin("advance", b"%d" % limit))()
+            counts["claimed"] = sum([int(claimed or 0) for claimed, _ in rows])
+        return counts["claimed"], _decoded(requests for _, requests in rows)
+
+    async def settle(self, answers: list[Settlement]) -> list[Request]:
+        """Bring answers; the requests that the transaction has committed to."""
+        with self._span("settle", {"answers": len(answers)}), self._timers["settle"].time():
+            rows = await self._sessions.call("settle", _encoder.encode(answers))
+        for _, stale in rows:
+            if stale:
+                # A webhook was faster, or the lease had run out.
+                _log.info("saga %s: answer refused, it has moved on", stale.decode())
+        return _decoded(requests for requests, _ in rows)
+
+    async def with_traces(self, requests: list[Request]) -> list[Request]:
+        """The same requests with the traces that started them, if anything is traced.
+
+        Those that can't be had are left out: a trace is no reason to lose a request.
+        """
+        if not (self._tracing and requests):
+            return requests
+        try:
+            rows = await self._sessions.fetch(
+                "select saga_id::text, traceparent from trace_contexts(%s::uuid[])",
+                [request.saga_id for request in requests],
+            )
+        except psycopg.Error as error:
+            _log.warning("traces begin anew: %s", first_line(error))
+            return requests
+        known: dict[str, str] = dict(rows)
+        return [
+            msgspec.structs.replace(request, traceparent=known.get(request.saga_id, ""))
+            for request in requests
+        ]
+
+    async def pause_external_steps(self, seconds: float) -> None:
+        """Have no listener ask the gateway for so long."""
+        await self._sessions.fetch("select pause_external_steps(%s::numeric)", seconds)
+
+    async def ensure_event_partitions(self) -> list[str]:
+        """Make the partitions that history will need next; the names of those that were made."""
+        rows = await self._sessions.fetch("select ensure_event_partitions()")
+        return [name for (name,) in rows]
+
+    async def forget_idempotency_keys(self, hours: int, limit: int) -> int:
+        """Remove so many keys at most that are older than that; how many they were."""
+        ((forgotten,),) = await self._sessions.fetch(
+            "select forget_idempotency_keys(%s, %s)", hours, limit
+        )
+        return int(forgotten)
+
+    def _span(self, name: str, counts: dict[str, int]) -> AbstractContextManager[None]:
+        """A span of one transaction, with its counts at the end, if anything is traced."""
+        return self._tracing.engine_pass(name, counts) if self._tracing else _NO_SPAN
+
+
+def first_line(error: Exception) -> str:
+    """The error without what the server adds to it."""
+    return str(error).partition("\n")[0]
+
+
+def _decoded(documents: Iterable[bytes | None]) -> list[Request]:
+    requests: list[Request] = []
+    for document in documents:
+        if document:
+            requests += _requests.decode(document)
+    return requests

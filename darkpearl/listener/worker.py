@@ -1,0 +1,400 @@
+"""The listener at work: it drives the engine and decides nothing.
+
+advance() hands out external requests as leases, the gateway answers them with no transaction open,
+settle() takes the answers.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import time
+from collections.abc import Awaitable, Collection, Coroutine
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from darkpearl.gateways import Gateway
+from darkpearl.listener.bell import Bell
+from darkpearl.listener.calls import TURN, Breaker, Calls, Request, Settlement
+from darkpearl.listener.engine import Engine, first_line
+from darkpearl.telemetry import metrics
+
+if TYPE_CHECKING:
+    from darkpearl.telemetry.tracing import Tracing
+
+HOUSEKEEPING_SECONDS = 3600.0
+PEERS_SECONDS = 1.0
+"""How often a busy listener looks for peers."""
+FORGET_BATCH = 10_000
+"""Idempotency keys that one statement of housekeeping removes at most."""
+LONGEST_BACKOFF_SECONDS = 5.0
+Pass = tuple[int, list[Request]]
+"""The outcome of an advance or a settle: how many sagas it was about, and the calls it asks for."""
+Passes = dict[str, asyncio.Task[Pass]]
+"""The passes under way, an advance and a settle at most."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much a listener takes on at once, and how long it waits.
+
+    Attributes:
+        batch_size: sagas in one pass at most.
+        concurrency: calls of the gateway in flight at once at most.
+        call_seconds: how long the gateway may take for one call.
+        call_failures: failed calls in a row after which all calls pause.
+        poll_seconds: longest sleep when no bell rings.
+        shutdown_seconds: time to finish what is in hand after a stop.
+        idempotency_key_hours: how long the answer under an idempotency key is kept.
+    """
+
+    batch_size: int
+    concurrency: int
+    call_seconds: float
+    call_failures: int
+    poll_seconds: float
+    shutdown_seconds: float
+    idempotency_key_hours: int
+
+
+class Listener:
+    """One worker. `run()` it until `stop()` lets it finish, or `kill()` ends it at once.
+
+    Args:
+        url: the database, directly: a pooler loses locks, notifications and prepared statements.
+        gateway: asked for what sagas need from outside; closed at the end.
+        limits: how much it takes on.
+        tracing: makes spans of passes and calls; None: no traces.
+    """
+
+    def __init__(
+        self, url: str, gateway: Gateway, limits: Limits, tracing: "Tracing | None" = None
+    ) -> None:
+        self._url = url
+        self._limits = limits
+        self._tracing = tracing
+        self._gateway = metrics.observed(gateway)
+        self._breaker = Breaker(limits.call_failures)
+        self._calls = Calls(
+            self._gateway,
+            self._breaker,
+            concurrency=limits.concurrency,
+            timeout_seconds=limits.call_seconds,
+            tracing=tracing,
+        )
+        # So many at once that neither a call nor a pass waits for the next batch.
+        self._most_outstanding = 2 * max(limits.batch_size, limits.concurrency)
+        self._wake = self._calls.answered
+        self._unasked: list[Request] = []
+        self._unsettled: list[Settlement] = []
+        self._outstanding = 0
+        self._settling = 0
+        self._engine: Engine
+        self._main: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._kept_house_at = float("-inf")
+        self._has_peers = False
+        self._counted_peers_at = float("-inf")
+        self._wants_claim = False
+        self._claims = 0
+        self._limit = 0
+        """Of the latest claim: if it found as many, there may be more."""
+        self._latest = ""
+
+    async def run(self) -> None:
+        """Work until told to stop. Outlives restarts of the database."""
+        calling = asyncio.create_task(self._calls.run())
+        self._main = asyncio.create_task(self._work_through_outages())
+        try:
+            await asyncio.wait([self._main, calling], return_when=asyncio.FIRST_COMPLETED)
+            if self._main.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    self._main.result()
+        finally:
+            self._main.cancel()
+            calling.cancel()
+            ended = await asyncio.gather(self._main, calling, return_exceptions=True)
+            await self._gateway.close()
+        for outcome in ended:
+            if isinstance(outcome, Exception):
+                raise outcome
+
+    def stop(self) -> None:
+        """Claim nothing more, finish what is in hand within the deadline, then end."""
+        self._stopping = True
+        self._wake.set()
+
+    def kill(self) -> None:
+        """End now. Nothing is lost: leases run out and are handed out again."""
+        if self._main:
+            self._main.cancel()
+
+    async def _work_through_outages(self) -> None:
+        failures = 0
+        while not self._stopping:
+            try:
+                async with (
+                    Engine.connect(self._url, self._tracing) as self._engine,
+                    Bell.connect(self._url) as bell,
+                ):
+                    failures = 0
+                    await self._work(bell)
+            except psycopg.Error as error:
+                failures += 1
+                metrics.outages.inc()
+                seconds = min(LONGEST_BACKOFF_SECONDS, 0.1 * 2 ** min(failures, 10))
+                seconds *= 0.5 + random.random() / 2  # noqa: S311 - jitter
+                _log.warning("database: %s; trying again in %.1f s", first_line(error), seconds)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopped(), seconds)
+
+    async def _work(self, bell: Bell) -> None:
+        while not self._stopping:
+            await self._keep_house()
+            if not bell.holds_idle_lock:
+                await self._work_off(bell)
+                await bell.take_idle_lock()
+            # What the bell rang for; or the last look, after which every writer rings.
+            await self._work_off(bell)
+            if bell.holds_idle_lock and not self._stopping:
+                # The limit is found out now: an answer that changes it ends the sleep.
+                limit = 0 if self._breaker.open else self._claim_limit()
+                claim_early = partial(self._claim_early, limit)
+                if not await bell.wait(self._wake, self._limits.poll_seconds, claim_early):
+                    await bell.release_idle_lock()  # taking it anew says whether it hears
+        await self._finish()
+
+    async def _work_off(self, bell: Bell) -> None:
+        """Settle what is answered and claim what is ready, until there is neither.
+
+        Both at once, each in a session of its own and at its own pace; in turns when there are
+        peers. Writers go on ringing until there is more than one claim takes: for an order now and
+        then, releasing the idle lock and taking it again would be a large part of the work.
+        """
+        self._wants_claim = not self._stopping
+        self._claims = 0
+        passes: Passes = {}
+        try:
+            while (ended := await self._go_on(passes)) is not None:
+                for kind, (count, requests) in ended.items():
+                    self._unasked += requests
+                    await self._take_note(kind, count, bell)
+        except asyncio.CancelledError:
+            for task in passes.values():
+                task.cancel()
+            raise
+        finally:
+            await _all(*passes.values())
+
+    async def _go_on(self, passes: Passes) -> dict[str, Pass] | None:
+        """Start the passes that are due, wait a while, and give those that have ended.
+
+        Returns:
+            None when there is nothing left to do.
+        """
+        due = self._due(passes)
+        if len(due) == 1 and not passes and self._nothing_can_come:
+            # It needs no task, which would be two turns of the loop.
+            ((kind, each),) = due.items()
+            return {kind: await each}
+        for kind, each in due.items():
+            passes[kind] = asyncio.create_task(each)
+        if self._answers_come:
+            await asyncio.sleep(0)  # callers whose gateway answers at once have theirs soon
+        elif passes:
+            await self._one_of(passes)
+        else:
+            return None
+        ended = [kind for kind, task in passes.items() if task.done()]
+        return {kind: passes.pop(kind).result() for kind in ended}
+
+    async def _take_note(self, kind: str, count: int, bell: Bell) -> None:
+        """What a pass that has ended says of the next claim, and of how busy the times are."""
+        was_full = count == self._limit
+        if kind == "advance" and count:
+            self._claims += 1
+            if self._claims > 1 or was_full:
+                await self._be_busy(bell)
+        # A claim that found less than its limit is followed by the next when an answer is settled:
+        # what has come until then is one batch, and no core is taken from the settling.
+        self._wants_claim = not self._stopping and (kind == "settle" or was_full)
+
+    async def _be_busy(self, bell: Bell) -> None:
+        """There is more than one claim takes: writers need not ring, and peers may be at it."""
+        if bell.holds_idle_lock:
+            await bell.release_idle_lock()
+        if time.monotonic() - self._counted_peers_at > PEERS_SECONDS:
+            self._counted_peers_at = time.monotonic()
+            self._has_peers = await bell.has_peers()
+
+    def _due(self, passes: Passes) -> dict[str, Coroutine[Any, Any, Pass]]:
+        """A settle if there are answers, and an advance if one is wanted and there is room.
+
+        A listener with peers starts one when the other is done: with more passes at once than there
+        are processors, each has to fetch again what the others have pushed out of their caches, and
+        waits for the others' shelves.
+
+        Args:
+            passes: those under way.
+        """
+        due: dict[str, Coroutine[Any, Any, Pass]] = {}
+        self._wake.clear()
+        self._unsettled += self._calls.take_answers()
+        if (limit := self._limit_now(passes)) > 0:
+            self._limit = limit
+            self._latest = "advance"
+            due["advance"] = self._advance(limit)
+        self._ask()
+        if self._answers_are_due and self._may_start("settle", {*passes, *due}):
+            self._latest = "settle"
+            due["settle"] = self._settle()
+        return due
+
+    def _limit_now(self, passes: Passes) -> int:
+        """How many sagas the claim that is due takes at most; 0 or less: none is due."""
+        if self._engine.has_begun:
+            return self._limit
+        settles_first = self._latest == "advance" and self._has_peers and self._answers_are_due
+        if settles_first or not self._wants_claim or not self._may_start("advance", passes):
+            return 0
+        return self._claim_limit()
+
+    def _may_start(self, kind: str, passes: Collection[str]) -> bool:
+        return not passes if self._has_peers else kind not in passes
+
+    def _claim_limit(self) -> int:
+        """How many sagas may be claimed now. What is being settled is on its way out.
+
+        None while requests wait because the gateway takes its time: a listener that is killed
+        leaves as little behind as can be. No more than the gateway gets to before leases run out,
+        else a slow one would use up the tries of orders that it was never asked about.
+        """
+        if self._calls.held_up and self._calls.queue > self._limits.concurrency:
+            return 0
+        if self._breaker.half_open:
+            return 1 - self._outstanding
+        return min(
+            self._limits.batch_size,
+            self._most_outstanding - self._outstanding + self._settling,
+            self._calls.capacity,
+        )
+
+    def _claim_early(self, limit: int) -> None:
+        """The bell rings: have a claim begin, before all that follows here."""
+        if limit > 0 and not (self._stopping or self._engine.has_begun):
+            with contextlib.suppress(psycopg.Error):  # the next use of the session tells of it
+                self._engine.begin_advance(limit)
+                self._limit = limit
+                os.sched_yield()  # The server's session may wait behind us for this processor.
+
+    @property
+    def _answers_are_due(self) -> bool:
+        """There are answers to settle: a batch of them, or all that there will be soon."""
+        full = len(self._unsettled) >= self._limits.batch_size
+        return full or (bool(self._unsettled) and not self._answers_come)
+
+    @property
+    def _answers_come(self) -> bool:
+        """Answers come as fast as they are asked for. All of them are one batch then."""
+        return bool(self._unasked or self._calls.queue) and not self._calls.held_up
+
+    @property
+    def _nothing_can_come(self) -> bool:
+        """No answer is outstanding, and none is about to be."""
+        return not self._answers_come and self._outstanding == len(self._unsettled)
+
+    def _ask(self) -> None:
+        """Hand requests over to the callers: some at a time while they answer them at once.
+
+        So that a pass which ends meanwhile is followed by the next before all are answered.
+        """
+        some = len(self._unasked) if self._calls.held_up else TURN
+        for request in self._unasked[:some]:
+            self._calls.put(request)
+        del self._unasked[:some]
+
+    async def _one_of(self, passes: Passes) -> None:
+        """Return when a pass is done, or there are answers and nobody settles."""
+        wanted: list[asyncio.Future[Any]] = [*passes.values()]
+        answered = None
+        if "settle" not in passes and self._outstanding:
+            answered = asyncio.ensure_future(self._wake.wait())
+            wanted.append(answered)
+        try:
+            if len(wanted) == 1:  # with two turns of the loop less than wait() takes
+                await wanted[0]
+            else:
+                await asyncio.wait(wanted, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if answered:
+                answered.cancel()
+
+    async def _advance(self, limit: int) -> Pass:
+        """Claim so many sagas at most; or wait for the claim that has begun already."""
+        if seconds := self._breaker.take_pause():
+            await self._engine.pause_external_steps(seconds)
+        claimed, requests = await self._engine.advance(limit)
+        self._outstanding += len(requests)
+        return claimed, await self._engine.with_traces(requests)
+
+    async def _settle(self) -> Pass:
+        """Bring a batch of answers."""
+        size = self._limits.batch_size
+        answers, self._unsettled = self._unsettled[:size], self._unsettled[size:]
+        self._settling = len(answers)
+        try:
+            requests = await self._engine.settle(answers)
+        except BaseException:
+            self._unsettled += answers
+            raise
+        finally:
+            self._settling = 0
+        self._outstanding += len(requests) - len(answers)
+        return len(answers), await self._engine.with_traces(requests)
+
+    async def _finish(self) -> None:
+        """Settle what is still out, within the deadline."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.shutdown_seconds):
+                if self._engine.has_begun:
+                    _, requests = await self._advance(self._limit)
+                    self._unasked += requests
+                while self._outstanding:
+                    self._wake.clear()
+                    self._unsettled += self._calls.take_answers()
+                    if self._unsettled:
+                        _, requests = await self._settle()
+                        self._unasked += requests
+                        continue
+                    self._ask()
+                    await (asyncio.sleep(0) if self._answers_come else self._wake.wait())
+
+    async def _keep_house(self) -> None:
+        if time.monotonic() - self._kept_house_at < HOUSEKEEPING_SECONDS:
+            return
+        for name in await self._engine.ensure_event_partitions():
+            _log.info("made partition %s", name)
+        hours = self._limits.idempotency_key_hours
+        forgotten = await self._engine.forget_idempotency_keys(hours, FORGET_BATCH)
+        if forgotten < FORGET_BATCH:  # else go on after the next round: sagas don't wait
+            self._kept_house_at = time.monotonic()
+
+    async def _stopped(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            await self._wake.wait()
+
+
+async def _all(*calls: Awaitable[Any]) -> None:
+    """Run calls of the database to their ends, then raise the first failure.
+
+    None is cancelled for another's failure: what it may have committed must be heard.
+    """
+    for outcome in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome

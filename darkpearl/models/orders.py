@@ -1,0 +1,87 @@
+"""Orders: what a customer asks for, and all that belongs to it."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from msgspec import Meta, Struct
+
+from darkpearl.models.catalogue import ProductSummary, WarehouseSummary
+from darkpearl.models.common import MAX_LINES, Amount, Currency, Notes, Request, check_amount
+from darkpearl.models.payments import Payment, PaymentToken, Refund
+from darkpearl.models.sagas import Saga
+
+OrderStatus = Literal[
+    "pending", "reserved", "payment_processing", "payment_failed", "paid", "fulfilling",
+    "fulfilled", "cancelled",
+]  # fmt: skip
+
+
+class Order(Struct):
+    """What a customer asked for."""
+
+    id: UUID
+    order_number: Annotated[int, Meta(description="Short, for people")]
+    status: OrderStatus
+    customer_id: UUID | None
+    warehouse_id: UUID
+    currency: str
+    total_amount: Annotated[Amount, Meta(description="The sum of the lines")]
+    notes: str | None
+    created_at: datetime
+    updated_at: datetime
+    warehouse: WarehouseSummary
+
+
+class OrderItem(Struct):
+    """A line of an order."""
+
+    id: int
+    product_id: UUID
+    quantity: int
+    unit_price: Amount
+    line_total: Amount
+    product: ProductSummary
+
+
+class OrderDetails(Order):
+    """An order with all that belongs to it."""
+
+    items: list[OrderItem]
+    payment: Payment | None
+    refunds: list[Refund]
+    saga: Saga | None
+
+
+class CreateOrderItem(Request):
+    """A line to order."""
+
+    product_id: UUID
+    quantity: Annotated[int, Meta(ge=1, le=1_000_000)]
+    unit_price: Annotated[Amount | None, Meta(description="The catalogue's when left out")] = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an amount that can't be one."""
+        if self.unit_price is not None:
+            check_amount(self.unit_price)
+
+
+class CreateOrder(Request):
+    """A new order. Its saga starts when it is committed."""
+
+    warehouse_id: UUID
+    items: Annotated[list[CreateOrderItem], Meta(max_length=MAX_LINES)]
+    customer_id: UUID | None = None
+    notes: Notes | None = None
+    currency: Currency = "USD"
+    id: Annotated[
+        UUID | None, Meta(description="Yours to choose: then the same again is refused with 409")
+    ] = None
+    payment_token: PaymentToken | None = None
+
+
+class CreatedOrder(Order):
+    """The order as it was placed."""
+
+    items: list[OrderItem]
+    message: str

@@ -1,0 +1,157 @@
+"""Stock: what a warehouse has, the ledger that says why, and goods that come back."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from darkpearl.models.catalogue import ProductSummary, WarehouseSummary
+from darkpearl.models.common import MAX_LINES, MAX_UNITS, Notes, Request, Units, Version
+
+MovementType = Literal[
+    "receive", "transfer_out", "transfer_in", "adjust", "reserve", "release", "fulfill",
+]  # fmt: skip
+OnHand = Annotated[int, Meta(description="On the shelf, reserved units included")]
+Counted = Annotated[Units, Meta(description="A count; the difference becomes an adjust movement")]
+Reserved = Annotated[int, Meta(description="Refused: only orders reserve")]
+
+
+class Inventory(Struct, kw_only=True):
+    """How much of a product a warehouse has; fields that may be missing are for staff alone."""
+
+    id: UUID
+    product_id: UUID
+    warehouse_id: UUID
+    quantity_available: OnHand | UnsetType = UNSET
+    quantity_reserved: Annotated[int, Meta(description="Promised to orders")] | UnsetType = UNSET
+    quantity_sellable: Annotated[int, Meta(description="Available less reserved")]
+    reorder_point: int | UnsetType = UNSET
+    reorder_quantity: int | UnsetType = UNSET
+    created_at: datetime
+    updated_at: datetime | UnsetType = UNSET
+    version: Version
+    product: ProductSummary
+    warehouse: WarehouseSummary
+
+
+class CreateInventory(Request):
+    """A product is to be stocked in a warehouse."""
+
+    product_id: UUID
+    warehouse_id: UUID
+    quantity_available: Annotated[
+        Units, Meta(description="Received at once, as a movement of the ledger")
+    ] = 0
+    reorder_point: Units = 10
+    reorder_quantity: Units = 50
+
+
+class ReplaceInventory(Request):
+    """All of an inventory row that people set; what it holds stays, unless it was counted."""
+
+    reorder_point: Units
+    reorder_quantity: Units
+    quantity_available: Counted | UnsetType = UNSET
+    quantity_reserved: Reserved | UnsetType = UNSET
+
+
+class UpdateInventory(Request):
+    """Changes of an inventory row."""
+
+    quantity_available: Counted | UnsetType = UNSET
+    quantity_reserved: Reserved | UnsetType = UNSET
+    reorder_point: Units | UnsetType = UNSET
+    reorder_quantity: Units | UnsetType = UNSET
+
+
+class StockMovement(Struct):
+    """One line of the ledger."""
+
+    id: int
+    correlation_id: UUID
+    product_id: UUID
+    warehouse_id: UUID
+    movement_type: MovementType
+    quantity: int
+    available_after: int
+    reserved_after: int
+    reference_type: str | None
+    reference_id: UUID | None
+    notes: str | None
+    actor: str | None
+    created_at: datetime
+    product: ProductSummary | None
+    warehouse: WarehouseSummary | None
+
+
+class CreateStockMovement(Request):
+    """Stock that arrives, is corrected or goes to another warehouse."""
+
+    product_id: UUID
+    warehouse_id: UUID
+    movement_type: Annotated[
+        MovementType, Meta(description="reserve, release and fulfill are the orders' own: refused")
+    ]
+    quantity: Annotated[
+        int,
+        Meta(
+            ge=-MAX_UNITS,
+            le=MAX_UNITS,
+            description="Units: more than 0, except for adjust, which is signed",
+        ),
+    ]
+    correlation_id: Annotated[
+        UUID | None,
+        Meta(description="Names the operation: the same again is done once. Made when left out"),
+    ] = None
+    to_warehouse_id: Annotated[
+        UUID | None, Meta(description="For transfer_out: where the units go")
+    ] = None
+    from_warehouse_id: Annotated[
+        UUID | None, Meta(description="For transfer_in: where the units come from")
+    ] = None
+    reference_type: Annotated[str, Meta(max_length=50)] | None = None
+    reference_id: UUID | None = None
+    notes: Notes | None = None
+
+
+class CreatedStockMovement(StockMovement, kw_only=True):
+    """The movement that was asked for; for a transfer, with the one of the other warehouse."""
+
+    counterpart: StockMovement | None
+
+
+class Return(Struct):
+    """Goods that came back, as the movements that made them stock again."""
+
+    id: UUID
+    order_id: UUID
+    movements: list[StockMovement]
+
+
+class ReturnedItem(Request):
+    """Units that have come back."""
+
+    product_id: UUID
+    quantity: Annotated[int, Meta(ge=1, le=MAX_UNITS)]
+
+
+class CreateReturn(Request):
+    """Goods that have come back."""
+
+    items: (
+        Annotated[
+            list[ReturnedItem],
+            Meta(
+                min_length=1,
+                max_length=MAX_LINES,
+                description="All that is still out when left out",
+            ),
+        ]
+        | None
+    ) = None
+    reason: Notes | None = None
+    id: Annotated[
+        UUID | None, Meta(description="Yours to choose: then the same again is booked once")
+    ] = None

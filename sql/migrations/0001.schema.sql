@@ -1,0 +1,692 @@
+-- The schema as it was when 0.2.0 began: all of sql/schema. Older databases are refused,
+-- for none of them was released.
+
+-- The ground everything stands on: the schema, the role that owns it, the
+-- enums, and the two functions that column defaults need before any routine
+-- exists (the clock and the ids).
+--
+-- Everything DarkPearl has lives in schema darkpearl and belongs to
+-- darkpearl_owner, a role that cannot log in. SECURITY DEFINER functions run
+-- as that role, so not even a bug in one of them reaches beyond the schema.
+
+do $$
+begin
+    create role darkpearl_owner nologin;
+exception
+    when duplicate_object or unique_violation then null;
+end
+$$;
+
+do $$
+begin
+    -- Since 16, who creates a role is a member of it that may not yet act as it.
+    if not pg_has_role(
+        current_user, 'darkpearl_owner',
+        case when current_setting('server_version_num')::int >= 160000 then 'set' else 'member' end
+    ) then
+        execute format('grant darkpearl_owner to %I', current_user);
+    end if;
+end
+$$;
+
+create schema darkpearl authorization darkpearl_owner;
+set local role darkpearl_owner;
+set local search_path = darkpearl, pg_temp;
+
+comment on schema darkpearl is
+    'Order fulfilment: catalogue, stock ledger, orders, payments, sagas. Start with select * from order_overview.';
+
+-- Nobody may call a function of ours unless routines/90_access.sql says so.
+alter default privileges for role darkpearl_owner revoke execute on functions from public;
+
+create type order_status as enum (
+    'pending', 'reserved', 'payment_processing', 'payment_failed',
+    'paid', 'fulfilling', 'fulfilled', 'cancelled'
+);
+
+create type movement_type as enum (
+    'receive', 'transfer_out', 'transfer_in', 'adjust', 'reserve', 'release', 'fulfill'
+);
+
+create type payment_status as enum (
+    'requested', 'pending', 'authorized', 'capture_requested', 'captured',
+    'declined', 'void_requested', 'voided', 'refunded'
+);
+
+create type refund_status as enum ('requested', 'refunded', 'declined');
+
+-- When the money of an order is taken: together with the authorisation, or
+-- right before the goods leave.
+create type capture_method as enum ('at_payment', 'at_fulfilment');
+
+-- What became of an event that a gateway sent.
+create type disposition as enum ('applied', 'stale', 'unmatched');
+
+-- Those who still have a way to go, then those who rest.
+create type saga_status as enum (
+    'running', 'waiting', 'compensating', 'completed', 'compensated', 'stuck'
+);
+
+create type saga_event_type as enum (
+    'saga_started', 'step_completed', 'step_waiting', 'step_failed', 'step_deferred',
+    'compensation_started', 'step_compensated',
+    'saga_completed', 'saga_compensated', 'saga_stuck',
+    'retried', 'cancelled', 'skipped', 'signalled'
+);
+
+-- What a step says of one saga. 'failed', a try that came to nothing, is also the engine's,
+-- of a step that raised or whose lease ran out; 'deferred' only the engine's, of a request
+-- that was given back unasked. 'stuck' needs a person.
+create type step_result as enum ('done', 'refused', 'waiting', 'failed', 'deferred', 'stuck');
+
+-- An amount of money in major units. Four decimals hold every ISO 4217
+-- currency; the upper bound also refuses 'NaN' and 'Infinity'.
+create domain amount as numeric
+    constraint amount_is_a_sane_sum check (value >= 0 and value < 1e12 and scale(value) <= 4);
+
+create domain currency_code as text
+    constraint currency_is_iso_4217 check (value ~ '^[A-Z]{3}$');
+
+-- Bounds of single columns stand in types of their own: a CHECK of a table is read
+-- and evaluated by every statement that writes to it, whatever it writes.
+create domain note as text
+constraint note_is_bounded check (length(value) <= 2000);
+
+-- How many units a shelf is to hold.
+create domain stock_level as integer
+constraint stock_level_is_sane check (value between 0 and 1000000000);
+
+-- How many decimals an amount of a currency has, by ISO 4217.
+create function minor_units(p_currency text) returns integer
+language sql immutable parallel safe
+begin atomic
+    select case
+        when p_currency in (
+            'BIF', 'CLP', 'DJF', 'GNF', 'ISK', 'JPY', 'KMF', 'KRW', 'PYG', 'RWF',
+            'UGX', 'UYI', 'VND', 'VUV', 'XAF', 'XOF', 'XPF'
+        ) then 0
+        when p_currency in ('BHD', 'IQD', 'JOD', 'KWD', 'LYD', 'OMR', 'TND') then 3
+        when p_currency in ('CLF', 'UYW') then 4
+        else 2
+    end;
+end;
+comment on function minor_units(text) is 'How many decimals an amount of a currency has: 2 for USD, 0 for JPY, 3 for KWD.';
+
+-- What may be said of the money of one payment. One function for all of it: a CHECK
+-- is read from text by every statement that writes to the table, and four of them
+-- took a fortieth of what an order alone does.
+create function amounts_add_up(
+    p_requested amount, p_authorized amount, p_captured amount, p_refunded amount, p_voided amount
+) returns boolean
+language plpgsql immutable parallel safe
+as $$
+begin
+    return p_refunded <= p_captured and p_captured <= p_authorized and p_authorized <= p_requested
+        and p_voided <= p_requested - p_captured;
+end
+$$;
+comment on function amounts_add_up(amount, amount, amount, amount, amount) is
+    'Whether refunded <= captured <= authorized <= requested, and no more was voided than was not captured.';
+
+-- The only clock. Every timer and time stamp of ours reads it, so that a test
+-- can turn it by replacing the function; in production there is nothing to turn.
+create function clock() returns timestamptz
+language sql volatile parallel safe
+begin atomic
+    select clock_timestamp();
+end;
+comment on function clock() is 'The time by which every DarkPearl timer and time stamp goes.';
+
+-- UUIDv7: ids that sort by time keep index inserts at the right edge. Built in
+-- since PostgreSQL 18; below, a random UUID whose first bits are the Unix time,
+-- to the microsecond.
+do $$
+begin
+    if current_setting('server_version_num')::int >= 180000 then
+        create function new_id() returns uuid
+        language sql volatile parallel safe
+        return uuidv7();
+    else
+        create function new_id() returns uuid
+        language sql volatile parallel safe
+        begin atomic
+            select encode(
+                overlay(
+                    overlay(
+                        uuid_send(gen_random_uuid())
+                        placing substring(int8send(t.us / 1000) from 3) from 1 for 6
+                    )
+                    -- Version 7 and, in twelve bits, the fraction of the millisecond.
+                    placing substring(int8send(28672 + t.us % 1000 * 4096 / 1000) from 7) from 7 for 2
+                ),
+                'hex'
+            )::uuid
+            from (select (extract(epoch from clock_timestamp()) * 1000000)::bigint as us) as t;
+        end;
+    end if;
+end
+$$;
+comment on function new_id() is 'A new UUIDv7: unique, and sorted by the time it was made.';
+
+-- Called by column defaults and constraints, whoever inserts.
+grant execute on function amounts_add_up(amount, amount, amount, amount, amount) to public;
+grant execute on function clock() to public;
+grant execute on function minor_units(text) to public;
+grant execute on function new_id() to public;
+
+-- What can be sold, and from where. Reference data: small, shared by every
+-- warehouse, the only tables that other tables may point at across warehouses.
+
+create table products (
+    id uuid primary key default new_id(),
+    sku text not null,
+    name text not null,
+    description text,
+    unit_price amount not null default 0,
+    currency currency_code not null default 'USD',
+    is_active boolean not null default true,
+    created_at timestamptz not null default clock(),
+    updated_at timestamptz not null default clock(),
+    constraint products_sku_is_unique unique (sku),
+    constraint products_sku_is_short_and_not_blank check (sku ~ '\S' and length(sku) <= 100),
+    constraint products_name_is_short_and_not_blank check (name ~ '\S' and length(name) <= 255),
+    constraint products_description_is_bounded check (length(description) <= 10000),
+    constraint products_price_has_the_decimals_of_its_currency
+    check (scale(trim_scale(unit_price)) <= minor_units(currency)),
+    version bigint not null default 1
+);
+create index products_newest_idx on products (created_at, id);
+comment on table products is 'The catalogue. An order line takes its price from here.';
+comment on column products.unit_price is 'Price of one unit, in major units of currency.';
+comment on column products.version is 'Grows with every change: says whether the row is still what somebody has read.';
+comment on column products.is_active is 'An inactive product stays in old orders and refuses new ones.';
+
+create table warehouses (
+    id uuid primary key default new_id(),
+    code text not null,
+    name text not null,
+    address text,
+    is_active boolean not null default true,
+    created_at timestamptz not null default clock(),
+    updated_at timestamptz not null default clock(),
+    capture_method capture_method not null default 'at_payment',
+    constraint warehouses_code_is_unique unique (code),
+    constraint warehouses_code_is_short_and_not_blank check (code ~ '\S' and length(code) <= 50),
+    constraint warehouses_name_is_short_and_not_blank check (name ~ '\S' and length(name) <= 255),
+    constraint warehouses_address_is_bounded check (length(address) <= 1000),
+    version bigint not null default 1
+);
+comment on table warehouses is 'Where stock lies. Its id is part of every key of what belongs to it.';
+comment on column warehouses.is_active is 'An inactive warehouse refuses new orders; running ones end normally.';
+comment on column warehouses.capture_method is
+    'at_payment: an order is charged at once. at_fulfilment: it is authorised, and captured right before the goods leave; from then on it only goes forward. Counts for new orders.';
+comment on column warehouses.version is 'Grows with every change: says whether the row is still what somebody has read.';
+
+-- Stock: one row per product and warehouse that says how much there is, and
+-- the ledger that says why. The ledger is the only writer of the quantities:
+-- apply_movements() appends to it and moves the row in the same statement pair.
+--
+-- quantity_available is what is physically on the shelf, promised units
+-- included; quantity_reserved the promised part; the difference can be sold.
+
+create table inventory (
+    id uuid not null default new_id(),
+    product_id uuid not null references products (id),
+    warehouse_id uuid not null references warehouses (id),
+    quantity_available integer not null default 0,
+    quantity_reserved integer not null default 0,
+    quantity_sellable integer not null
+    generated always as (quantity_available - quantity_reserved) stored,
+    reorder_point stock_level not null default 10,
+    reorder_quantity stock_level not null default 50,
+    created_at timestamptz not null default clock(),
+    updated_at timestamptz not null default clock(),
+    constraint inventory_pkey primary key (id, warehouse_id),
+    constraint inventory_product_is_stocked_once unique (product_id, warehouse_id),
+    constraint inventory_reserved_within_available
+    check (0 <= quantity_reserved and quantity_reserved <= quantity_available),
+    constraint inventory_quantity_is_bounded check (quantity_available <= 1000000000),
+    version bigint not null default 1
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
+create index inventory_newest_idx on inventory (created_at, id);
+comment on table inventory is 'How much of a product a warehouse has. Quantities change only through the ledger.';
+comment on column inventory.quantity_available is 'Units on the shelf, reserved ones included.';
+comment on column inventory.quantity_reserved is 'Units on the shelf that are promised to orders.';
+comment on column inventory.quantity_sellable is 'Units that a new order can have: available - reserved.';
+comment on column inventory.version is 'Grows with every change, of quantities too: says whether the row is still what somebody has read.';
+comment on column inventory.reorder_point is 'At or below this many units on the shelf the row counts as low stock.';
+
+create table stock_movements (
+    id bigint generated always as identity,
+    correlation_id uuid not null,
+    warehouse_id uuid not null,
+    product_id uuid not null,
+    movement_type movement_type not null,
+    quantity integer not null,
+    available_after integer not null,
+    reserved_after integer not null,
+    reference_type text,
+    reference_id uuid,
+    notes note,
+    actor text,
+    created_at timestamptz not null default clock(),
+    constraint stock_movements_happen_once
+    primary key (correlation_id, movement_type, product_id, warehouse_id) with (fillfactor = 50),
+    constraint stock_movements_quantity_is_signed_by_type
+    check (quantity > 0 or (movement_type = 'adjust' and quantity < 0)),
+    constraint stock_movements_reference_type_is_bounded check (length(reference_type) <= 50)
+);
+create index stock_movements_newest_idx on stock_movements (id);
+create index stock_movements_history_idx on stock_movements (product_id, warehouse_id, id);
+create index stock_movements_reference_idx on stock_movements (reference_id)
+where reference_id is not null;
+create index stock_movements_time_idx on stock_movements using brin (created_at)
+with (autosummarize = on);
+comment on table stock_movements is
+    'The ledger: append-only, one row per change of stock, with the quantities after it.';
+comment on column stock_movements.correlation_id is
+    'The operation this row belongs to; a movement of a saga carries the id of its order. Repeating an operation adds nothing.';
+comment on column stock_movements.quantity is 'Units moved: positive, except for adjust, which is signed.';
+comment on column stock_movements.available_after is 'quantity_available of the inventory row after this movement.';
+comment on column stock_movements.reserved_after is 'quantity_reserved of the inventory row after this movement.';
+
+-- What customers asked for. Inserting an order, with its lines in the same
+-- transaction, is all it takes: triggers price the lines, add them up, start
+-- the saga and ring the bell.
+
+create table orders (
+    id uuid not null default new_id(),
+    warehouse_id uuid not null references warehouses (id),
+    order_number bigint generated always as identity,
+    customer_id uuid,
+    status order_status not null default 'pending',
+    currency currency_code not null default 'USD',
+    total_amount amount not null default 0,
+    notes note,
+    placed_in xid8 not null default pg_current_xact_id(),
+    created_at timestamptz not null default clock(),
+    updated_at timestamptz not null default clock(),
+    constraint orders_pkey primary key (id, warehouse_id),
+    constraint orders_number_is_unique unique (order_number, warehouse_id)
+) with (fillfactor = 50);
+create index orders_customer_idx on orders (customer_id, id) where customer_id is not null;
+create index orders_time_idx on orders using brin (created_at) with (autosummarize = on);
+comment on table orders is 'One row per order. Insert it with its order_items in one transaction; its saga does the rest.';
+comment on column orders.order_number is 'A short number for people. The database gives it; no two orders share one.';
+comment on column orders.status is 'Set by the saga alone, and only along the allowed transitions.';
+comment on column orders.total_amount is 'Always the sum of the lines, in major units of currency.';
+comment on column orders.placed_in is 'The transaction that placed the order; only it may add lines.';
+
+create table order_items (
+    id bigint generated always as identity,
+    order_id uuid not null,
+    warehouse_id uuid not null,
+    product_id uuid not null references products (id),
+    quantity integer not null,
+    unit_price amount not null,
+    line_total numeric not null generated always as (quantity * unit_price) stored,
+    constraint order_items_pkey primary key (order_id, warehouse_id, id),
+    constraint order_items_quantity_is_sane check (quantity between 1 and 1000000)
+);
+comment on table order_items is 'The lines of an order; frozen once the order is placed.';
+comment on column order_items.order_id is
+    'An order of the same transaction and warehouse: the trigger that adds the lines up refuses any other.';
+comment on column order_items.unit_price is
+    'Taken from the catalogue when left out. Only service_role may set another.';
+
+-- Sagas: the plan of each type as rows, where each saga stands, and its
+-- history. A saga about an order carries the order's id, so that one id leads
+-- from the HTTP request to the gateway and to the last event.
+
+-- What becomes of a saga that waits for a signal when nobody has spoken by its deadline.
+create type deadline_action as enum ('go_on', 'turn_back', 'stuck');
+
+create table saga_steps (
+    saga_type text not null,
+    plan_version smallint not null,
+    position smallint not null,
+    step_name text not null,
+    step_function text,
+    settle_function text,
+    effect_function text,
+    effect text,
+    undo_name text,
+    undo_function text,
+    undo_settle_function text,
+    undo_effect_function text,
+    undo_effect text,
+    order_status_waiting order_status,
+    order_status_done order_status,
+    order_status_refused order_status,
+    forward_only boolean not null,
+    on_deadline deadline_action,
+    constraint saga_steps_pkey primary key (saga_type, plan_version, position),
+    constraint saga_steps_name_is_unique unique (saga_type, plan_version, step_name),
+    constraint saga_steps_start_at_one check (position >= 1 and plan_version >= 1),
+    constraint saga_steps_do_something check (num_nonnulls(step_function, effect_function, on_deadline) > 0),
+    constraint saga_steps_external_have_a_request
+    check (settle_function is null or step_function is not null or on_deadline is not null),
+    constraint saga_steps_undo_has_a_name
+    check ((undo_name is null) = (coalesce(undo_function, undo_effect_function) is null)),
+    constraint saga_steps_undo_settle_has_a_request
+    check (undo_settle_function is null or undo_function is not null),
+    constraint saga_steps_settle_instead_of_effect
+    check (settle_function is null or effect_function is null),
+    constraint saga_steps_undo_settle_instead_of_effect
+    check (undo_settle_function is null or undo_effect_function is null),
+    constraint saga_steps_say_their_effect
+    check (
+        (effect_function is null) = (effect is null) and (undo_effect_function is null) = (undo_effect is null)
+    )
+);
+comment on table saga_steps is
+    'The plans: the steps of each version of each saga type, in order, each with its undo. Written by define_plan(), never changed.';
+comment on column saga_steps.plan_version is 'A plan that is declared otherwise is the next version; a saga ends by the version it began with.';
+comment on column saga_steps.step_function is
+    'Function of this schema: (warehouse_ids uuid[], saga_ids uuid[]) returns outcome_group[]. Null: nothing to decide, the step is done.';
+comment on column saga_steps.settle_function is
+    'Takes the answers to an external step, or the signals that a step waited for: (warehouse_ids, saga_ids, answers jsonb[]) returns the same.';
+comment on column saga_steps.effect_function is
+    'What is left to do when the step is done: (warehouse_ids uuid[], saga_ids uuid[], effects text[]) returns void. Runs once, at the end of a pass, so that what it locks is locked for the shortest time.';
+comment on column saga_steps.effect is 'What the effect function is to do for this step, in its own words: reserve, fulfill, release.';
+comment on column saga_steps.forward_only is
+    'No way back from here: cancelling is refused, and a step that fails for good leaves the saga stuck.';
+comment on column saga_steps.on_deadline is
+    'Set for a step that waits for signal_saga(): what becomes of the saga when nobody has spoken within timeout_seconds.';
+
+create table step_settings (
+    saga_type text not null,
+    step_name text not null,
+    max_attempts smallint not null,
+    backoff_seconds numeric not null,
+    timeout_seconds numeric not null,
+    paused_until timestamptz,
+    constraint step_settings_pkey primary key (saga_type, step_name),
+    constraint step_settings_max_attempts_is_sane check (max_attempts between 1 and 100),
+    constraint step_settings_backoff_is_sane check (backoff_seconds between 0 and 3600),
+    constraint step_settings_timeout_is_sane check (timeout_seconds between 0.01 and 31622400)
+);
+comment on table step_settings is
+    'The numbers of each step, by name: yours to tune, and the same for every version of the plan that has the step.';
+comment on column step_settings.max_attempts is 'After so many tries a step counts as failed for good.';
+comment on column step_settings.backoff_seconds is 'Wait before the second try; doubles with each, at most an hour, with jitter.';
+comment on column step_settings.timeout_seconds is
+    'How long an external answer may take before the call is made again, or how long a signal is waited for.';
+comment on column step_settings.paused_until is 'Until then the engine starts no call of this step; sagas wait before it. Set by pause_external_steps().';
+
+create table sagas (
+    id uuid not null,
+    warehouse_id uuid not null,
+    saga_type text not null,
+    plan_version smallint not null,
+    status saga_status not null default 'running',
+    position smallint not null default 1,
+    attempts smallint not null default 0,
+    cancel_requested boolean not null default false,
+    lease_token bigint not null default 0,
+    ready_at timestamptz default clock(),
+    created_at timestamptz not null default clock(),
+    updated_at timestamptz not null default clock(),
+    traceparent text default nullif(current_setting('request.traceparent', true), ''),
+    constraint sagas_pkey primary key (id, warehouse_id) with (fillfactor = 50),
+    constraint sagas_rest_when_they_end
+    check ((status >= 'completed') = (ready_at is null))
+) with (fillfactor = 40, autovacuum_vacuum_scale_factor = 0.05);
+create index sagas_ready_idx on sagas (ready_at, id) where ready_at is not null;
+create index sagas_stuck_idx on sagas (updated_at) where status = 'stuck';
+comment on table sagas is 'Where each saga stands. Narrow: what the claim reads. The story is in saga_events.';
+comment on column sagas.id is 'For a saga about an order: the id of the order.';
+comment on column sagas.plan_version is 'The version of the plan that it began with, and ends by.';
+comment on column sagas.position is 'The step of that plan at which it stands; 0 when all of it is undone.';
+comment on column sagas.attempts is 'Tries of the current step so far.';
+comment on column sagas.lease_token is 'Fencing token: grows with every external request; an answer with an old one is refused.';
+comment on column sagas.ready_at is 'When the engine looks at it next: at once, after a backoff, or when a lease runs out. Null once it has ended.';
+comment on column sagas.traceparent is 'W3C trace context of the request that started it, when that was traced.';
+
+create table saga_events (
+    id bigint generated always as identity,
+    saga_id uuid not null,
+    warehouse_id uuid not null,
+    event_type saga_event_type not null,
+    step_name text,
+    attempt smallint,
+    error_code text,
+    message text,
+    next_attempt_at timestamptz,
+    actor text,
+    started_at timestamptz,
+    created_at timestamptz not null default clock(),
+    request_id text default nullif(current_setting('request.id', true), ''),
+    constraint saga_events_pkey primary key (saga_id, id, warehouse_id, created_at) with (fillfactor = 20)
+) partition by range (created_at);
+create table saga_events_default partition of saga_events default;
+comment on table saga_events is 'The history of every saga: append-only, one row per transition.';
+comment on column saga_events.error_code is 'SQLSTATE of what went wrong; class DP is ours.';
+comment on column saga_events.started_at is 'When the step began; created_at is when it ended.';
+comment on column saga_events.next_attempt_at is 'When it is tried again, or when the lease of an external request runs out.';
+comment on column saga_events.request_id is 'The HTTP request that caused it (X-Request-ID), or what a session set as request.id.';
+
+create table saga_signals (
+    id bigint generated always as identity,
+    saga_id uuid not null,
+    warehouse_id uuid not null,
+    step_name text not null,
+    event_id text not null,
+    payload jsonb not null,
+    actor text,
+    created_at timestamptz not null default clock(),
+    taken_at timestamptz,
+    constraint saga_signals_pkey primary key (saga_id, event_id, warehouse_id),
+    constraint saga_signals_are_bounded check (length(event_id) between 1 and 255 and pg_column_size(payload) <= 65536)
+);
+comment on table saga_signals is 'What sagas were told by signal_saga(): each event once, kept until the step that it is for takes it.';
+comment on column saga_signals.step_name is 'The step that waits for it, or will.';
+comment on column saga_signals.taken_at is 'When the step went on with it; null while nobody has.';
+
+-- A step of a plan as a pass reads it: a row of saga_steps with its settings.
+create type plan_step as (
+    position smallint,
+    step_name text,
+    step_function text,
+    settle_function text,
+    effect_function text,
+    effect text,
+    undo_name text,
+    undo_function text,
+    undo_settle_function text,
+    undo_effect_function text,
+    undo_effect text,
+    order_status_waiting order_status,
+    order_status_done order_status,
+    order_status_refused order_status,
+    forward_only boolean,
+    on_deadline deadline_action,
+    max_attempts smallint,
+    backoff_seconds numeric,
+    timeout_seconds numeric,
+    paused_until timestamptz
+);
+
+-- Something that happened to all sagas of a group in a pass: the event that each
+-- is to have, and the effect that is due. The arrays are aligned with the group's;
+-- null where there is nothing to say. A transition that began with a lease has its
+-- length, one that is followed by another try is the group's last.
+create type saga_transition as (
+    event_type saga_event_type,
+    step_name text,
+    attempt smallint,
+    error_codes text[],
+    messages text[],
+    will_retry boolean,
+    started_at timestamptz,
+    lease_seconds numeric,
+    created_at timestamptz,
+    effect_function text,
+    effect text
+);
+
+-- Sagas of a pass that stand at the same place of the same plan. The arrays of its
+-- members are aligned, in order of saga_ids; the lease tokens are those before the
+-- pass, and count as higher by token_increments, one for each outcome. Each member is
+-- ready again at ready_at, and its share of spread_seconds later. requests is what
+-- each asks for, if any does. A parked group goes no further in this pass.
+create type saga_group as (
+    saga_type text,
+    plan plan_step[],
+    status saga_status,
+    position smallint,
+    attempts smallint,
+    cancel_requested boolean,
+    saga_ids uuid[],
+    warehouse_ids uuid[],
+    lease_tokens bigint[],
+    were_ready_at timestamptz[],
+    ready_at timestamptz,
+    spread_seconds double precision,
+    parked boolean,
+    order_status order_status,
+    token_increments integer,
+    transitions saga_transition[],
+    requests json[]
+);
+
+-- What a step says of one saga.
+create type step_outcome as (
+    saga_id uuid,
+    result step_result,
+    error_code text,
+    message text,
+    request json,
+    wait_seconds numeric
+);
+
+-- What a step function returns: the sagas that came out of it alike, as aligned arrays in
+-- order of saga_ids. error_codes, messages and requests are null where there are none.
+create type outcome_group as (
+    result step_result,
+    wait_seconds numeric,
+    saga_ids uuid[],
+    error_codes text[],
+    messages text[],
+    requests json[]
+);
+
+-- What is to be asked for a saga, as advance() and settle() hand it out.
+create type external_request as (
+    saga_id uuid,
+    warehouse_id uuid,
+    lease_token bigint,
+    attempt smallint,
+    timeout_seconds numeric,
+    step_name text,
+    request json
+);
+
+-- An inventory row that this transaction has locked, as it was found.
+create type locked_stock as (
+    product_id uuid,
+    warehouse_id uuid,
+    quantity_available integer,
+    quantity_reserved integer
+);
+
+-- Money. One payment per order, written before the gateway is called (the
+-- intent, with its idempotency key) and again with the answer. Refunds of
+-- fulfilled orders have rows of their own, and so has what gateways report.
+
+create table payments (
+    order_id uuid not null,
+    warehouse_id uuid not null,
+    status payment_status not null default 'requested',
+    currency currency_code not null,
+    requested_amount amount not null,
+    authorized_amount amount not null default 0,
+    captured_amount amount not null default 0,
+    refunded_amount amount not null default 0,
+    voided_amount amount not null default 0,
+    gateway text,
+    gateway_reference text,
+    decline_code text,
+    idempotency_key text not null,
+    created_at timestamptz not null default clock(),
+    updated_at timestamptz not null default clock(),
+    constraint payments_pkey primary key (order_id, warehouse_id),
+    constraint payments_amounts_add_up
+    check (amounts_add_up(requested_amount, authorized_amount, captured_amount, refunded_amount, voided_amount))
+) with (fillfactor = 45);
+comment on table payments is 'What was asked, authorised, captured, refunded and voided for each order, in major units.';
+comment on column payments.idempotency_key is 'Sent with every call for this charge, so that asking again never charges again.';
+
+create table payment_tokens (
+    order_id uuid not null,
+    warehouse_id uuid not null,
+    token text not null,
+    constraint payment_tokens_pkey primary key (order_id, warehouse_id),
+    constraint payment_tokens_order_exists
+    foreign key (order_id, warehouse_id) references orders (id, warehouse_id),
+    constraint payment_tokens_are_bounded check (length(token) between 1 and 500)
+);
+comment on table payment_tokens is
+    'The payer''s means of payment, in the gateway''s terms. Written by place_order(), read by nobody but the engine.';
+
+create table refunds (
+    id uuid not null default new_id(),
+    order_id uuid not null,
+    warehouse_id uuid not null,
+    status refund_status not null default 'requested',
+    amount amount not null,
+    currency currency_code not null,
+    reason note,
+    gateway_reference text,
+    decline_code text,
+    created_at timestamptz not null default clock(),
+    updated_at timestamptz not null default clock(),
+    constraint refunds_pkey primary key (id, warehouse_id),
+    constraint refunds_order_exists
+    foreign key (order_id, warehouse_id) references orders (id, warehouse_id),
+    constraint refunds_give_something_back check (amount > 0)
+);
+create index refunds_order_idx on refunds (order_id, id);
+comment on table refunds is 'Money given back after fulfilment, wholly or in part. Each has a saga with its id; refund_order() makes them.';
+comment on column refunds.status is 'refunded and declined are final.';
+
+create table gateway_events (
+    gateway text not null,
+    event_id text not null,
+    idempotency_key text,
+    answer jsonb not null,
+    disposition disposition not null,
+    received_at timestamptz not null default clock(),
+    constraint gateway_events_pkey primary key (gateway, event_id),
+    constraint gateway_events_are_bounded
+    check (
+        length(gateway) <= 50 and length(event_id) between 1 and 255
+        and length(idempotency_key) <= 255 and pg_column_size(answer) <= 10000
+    )
+);
+create index gateway_events_unmatched_idx on gateway_events (received_at) where disposition = 'unmatched';
+comment on table gateway_events is 'What gateways sent by webhook: each event once, with what became of it.';
+comment on column gateway_events.idempotency_key is 'Of the call that the event answers.';
+comment on column gateway_events.disposition is
+    'applied: the answer was news; stale: it changed nothing; unmatched: it belongs to nothing we know and wants a look.';
+
+-- Requests that clients may repeat: what was answered under which key. A row is
+-- written in the transaction of the effect, so that there is either both or
+-- neither.
+
+create table idempotency_keys (
+    caller text not null,
+    idempotency_key text not null,
+    request_hash bytea not null,
+    response text not null,
+    created_at timestamptz not null default clock(),
+    constraint idempotency_keys_pkey primary key (caller, idempotency_key),
+    constraint idempotency_keys_key_is_bounded check (length(idempotency_key) between 1 and 255),
+    constraint idempotency_keys_request_hash_is_sha256 check (octet_length(request_hash) = 32)
+);
+create index idempotency_keys_age_idx on idempotency_keys (created_at);
+comment on table idempotency_keys is
+    'Requests that were answered, each written with its effect; nobody reads it but begin_request().';
+comment on column idempotency_keys.caller is 'Whose key it is: the role, and the subject or the login.';
+comment on column idempotency_keys.request_hash is 'SHA-256 of what was asked; the same key may not ask for something else.';
+comment on column idempotency_keys.response is 'The JSON document that was answered.';

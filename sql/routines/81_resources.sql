@@ -1,0 +1,351 @@
+-- What Python reads: the shapes of the API's resources, and the comparison of our
+-- payments with a gateway's books. A client filters, sorts and limits; what a row
+-- consists of is said here.
+--
+-- A view has a column for each field of the JSON, under the same name. It lends
+-- nobody its owner's eyes: the tables under it say what its caller may see. Tables
+-- that are shapes as they stand (products, warehouses, refunds, saga_events) have no
+-- view.
+--
+-- What a view adds to another stands before that one's columns: a column that a
+-- shape gains then comes last in both, as `create or replace view` wants it.
+
+set local role darkpearl_owner;
+set local search_path = darkpearl, pg_temp;
+
+-- Stock as everybody may see it: how much can be sold. A version counts the changes of
+-- all that is shown, the names of the product and of the warehouse included.
+create or replace view sellable_inventory with (security_invoker = true) as
+select
+    i.id, i.product_id, i.warehouse_id, i.quantity_sellable, i.created_at,
+    i.version
+    + coalesce((select p.version from products as p where p.id = i.product_id), 0)
+    + coalesce((select w.version from warehouses as w where w.id = i.warehouse_id), 0) as version,
+    (
+        select json_build_object('id', p.id, 'sku', p.sku, 'name', p.name)
+        from products as p where p.id = i.product_id
+    ) as product,
+    (
+        select json_build_object('id', w.id, 'code', w.code, 'name', w.name)
+        from warehouses as w where w.id = i.warehouse_id
+    ) as warehouse
+from inventory as i;
+comment on view sellable_inventory is 'How much of each product each warehouse can sell.';
+
+-- The same for staff, who see what lies on the shelf and when to order more. A view of
+-- its own: to read a view, one must be allowed every column of a table that it names.
+create or replace view inventory_levels with (security_invoker = true) as
+select
+    i.id, i.product_id, i.warehouse_id, i.quantity_available, i.quantity_reserved, i.quantity_sellable,
+    i.reorder_point, i.reorder_quantity, i.created_at, i.updated_at,
+    i.version
+    + coalesce((select p.version from products as p where p.id = i.product_id), 0)
+    + coalesce((select w.version from warehouses as w where w.id = i.warehouse_id), 0) as version,
+    (
+        select json_build_object('id', p.id, 'sku', p.sku, 'name', p.name)
+        from products as p where p.id = i.product_id
+    ) as product,
+    (
+        select json_build_object('id', w.id, 'code', w.code, 'name', w.name)
+        from warehouses as w where w.id = i.warehouse_id
+    ) as warehouse
+from inventory as i;
+comment on view inventory_levels is 'How much of each product each warehouse has, promised and to be reordered.';
+
+-- Stocks a product in a warehouse, and receives the units that are there already.
+-- Does nothing when there is no such product or no such warehouse.
+-- Locks: see receive_stock(). Raises: 23505 when it is stocked there already.
+create or replace function stock_product(
+    p_product_id uuid, p_warehouse_id uuid, p_quantity_available integer, p_reorder_point integer,
+    p_reorder_quantity integer
+) returns void
+language sql
+begin atomic
+    insert into inventory (product_id, warehouse_id, reorder_point, reorder_quantity)
+    select p.id, w.id, p_reorder_point, p_reorder_quantity
+    from products as p, warehouses as w
+    where p.id = p_product_id and w.id = p_warehouse_id;
+    select receive_stock(i.warehouse_id, i.product_id, p_quantity_available, p_notes => 'opening stock')
+    from inventory as i
+    where i.product_id = p_product_id and i.warehouse_id = p_warehouse_id and p_quantity_available > 0;
+end;
+comment on function stock_product(uuid, uuid, integer, integer, integer) is
+    'Starts to stock a product in a warehouse, with the units that are there already.';
+
+-- The ledger with names.
+create or replace view stock_ledger with (security_invoker = true) as
+select
+    m.id, m.correlation_id, m.product_id, m.warehouse_id, m.movement_type, m.quantity,
+    m.available_after, m.reserved_after, m.reference_type, m.reference_id, m.notes, m.actor, m.created_at,
+    (
+        select json_build_object('id', p.id, 'sku', p.sku, 'name', p.name)
+        from products as p where p.id = m.product_id
+    ) as product,
+    (
+        select json_build_object('id', w.id, 'code', w.code, 'name', w.name)
+        from warehouses as w where w.id = m.warehouse_id
+    ) as warehouse
+from stock_movements as m;
+comment on view stock_ledger is 'Every movement of stock, with its product and its warehouse.';
+
+-- A movement as whoever asked for it is told: one of a transfer has its counterpart, which
+-- refers to the other warehouse under the same correlation id.
+create or replace view recorded_movements with (security_invoker = true) as
+select
+    (
+        select to_json(c)
+        from stock_ledger as c
+        where c.correlation_id = m.correlation_id and c.product_id = m.product_id
+            and m.reference_type = 'warehouse' and c.warehouse_id = m.reference_id
+            and c.movement_type = case m.movement_type
+                when 'transfer_out' then 'transfer_in' when 'transfer_in' then 'transfer_out'
+            end::movement_type
+    ) as counterpart,
+    m.*
+from stock_ledger as m;
+comment on view recorded_movements is 'Every movement of stock; for a transfer, with the one of the other warehouse.';
+
+-- Goods that came back: the movements of each return.
+create or replace view order_returns with (security_invoker = true) as
+select m.correlation_id as id, m.reference_id as order_id, json_agg(m order by m.id) as movements
+from stock_ledger as m
+where m.movement_type = 'receive' and m.reference_type = 'return'
+group by m.correlation_id, m.reference_id;
+comment on view order_returns is 'What came back of each order, return by return, as the movements that made it stock again.';
+
+-- Where a saga stands, in words for clients: an ended one is at no step any more.
+create or replace view saga_states with (security_invoker = true) as
+select
+    s.id, s.saga_type, s.status,
+    case when s.completed_at is null then s.current_step end as current_step,
+    s.attempts, s.max_attempts, s.cancel_requested,
+    s.last_error_code as error_code,
+    s.last_error as error_message,
+    s.ready_at, s.created_at, s.updated_at, s.completed_at, s.warehouse_id
+from saga_overview as s;
+comment on view saga_states is 'Every saga: the step it is at, its tries, what went wrong last.';
+
+-- One look at a saga: whether it has ended, and its events after one of them, some at
+-- most. No row when it isn't the caller's to see. Locks nothing.
+create or replace function follow_saga(p_saga_id uuid, p_after bigint, p_limit integer)
+returns table (ended boolean, events json)
+language sql stable
+begin atomic
+    select
+        s.ready_at is null,
+        coalesce(
+            (
+                select json_agg(n order by n.id)
+                from (
+                    select e.*
+                    from saga_events as e
+                    where e.saga_id = s.id and e.id > p_after
+                    order by e.id
+                    limit p_limit
+                ) as n
+            ),
+            '[]'
+        )
+    from sagas as s
+    where s.id = p_saga_id;
+end;
+comment on function follow_saga(uuid, bigint, integer) is
+    'Whether a saga has ended, and what has happened to it since an event.';
+
+-- An order as lists show it.
+create or replace view order_summaries with (security_invoker = true) as
+select
+    o.id, o.order_number, o.status, o.customer_id, o.warehouse_id, o.currency, o.total_amount, o.notes,
+    o.created_at, o.updated_at,
+    (
+        select json_build_object('id', w.id, 'code', w.code, 'name', w.name)
+        from warehouses as w where w.id = o.warehouse_id
+    ) as warehouse
+from orders as o;
+comment on view order_summaries is 'Every order with its warehouse.';
+
+-- An order as whoever has placed it is told.
+create or replace view order_confirmations with (security_invoker = true) as
+select
+    (
+        select
+            json_agg(
+                json_build_object(
+                    'id', i.id, 'product_id', i.product_id, 'quantity', i.quantity,
+                    'unit_price', i.unit_price, 'line_total', i.line_total,
+                    'product', json_build_object('id', p.id, 'sku', p.sku, 'name', p.name)
+                )
+                order by i.id
+            )
+        from order_items as i
+        inner join products as p on p.id = i.product_id
+        where i.order_id = o.id and i.warehouse_id = o.warehouse_id
+    ) as items,
+    o.*
+from order_summaries as o;
+comment on view order_confirmations is 'Every order with its lines.';
+
+-- An order with all that belongs to it. Of a payment, what customers may see.
+create or replace view order_details with (security_invoker = true) as
+select
+    (
+        select
+            json_build_object(
+                'status', p.status, 'currency', p.currency,
+                'requested_amount', p.requested_amount, 'authorized_amount', p.authorized_amount,
+                'captured_amount', p.captured_amount, 'refunded_amount', p.refunded_amount,
+                'voided_amount', p.voided_amount, 'gateway', p.gateway,
+                'gateway_reference', p.gateway_reference, 'decline_code', p.decline_code,
+                'created_at', p.created_at, 'updated_at', p.updated_at
+            )
+        from payments as p
+        where p.order_id = o.id and p.warehouse_id = o.warehouse_id
+    ) as payment,
+    (
+        select coalesce(json_agg(r order by r.id), '[]')
+        from refunds as r
+        where r.order_id = o.id and r.warehouse_id = o.warehouse_id
+    ) as refunds,
+    (
+        select to_json(s)
+        from saga_states as s
+        where s.id = o.id and s.warehouse_id = o.warehouse_id
+    ) as saga,
+    o.*
+from order_confirmations as o;
+comment on view order_details is 'Every order with its lines, its payment, its refunds and where its saga stands.';
+
+-- Reconciliation. The gateway's list goes into a table of the session's own, which is
+-- gone with it: it may be long, and nothing is written that anybody else could see.
+
+-- Makes that table, gateway_payments, empty. For `copy gateway_payments from stdin`.
+create or replace function open_gateway_books() returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    create temporary table gateway_payments (
+        payment_key text not null,
+        reference text not null,
+        currency text not null,
+        authorized numeric not null,
+        captured numeric not null,
+        refunded numeric not null,
+        voided boolean not null,
+        created_at timestamptz not null
+    );
+end
+$$;
+comment on function open_gateway_books() is
+    'Makes the session''s table gateway_payments, for what a gateway says of its payments.';
+
+-- Every difference between our payments through a gateway and what gateway_payments
+-- says of them, by payment key. Leaves alone what was made before p_since, on both
+-- sides, and what has changed since p_settled, unless it is null: its calls may be in
+-- flight. For each kind of difference, see darkpearl/reconcile.py. Locks nothing.
+create or replace function reconcile_payments(p_gateway text, p_since timestamptz, p_settled timestamptz)
+returns table (payment_key text, kind text, here text, there text, reference text)
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    return query
+    with theirs as (
+        -- One row per payment. What a gateway only prepared, and never charged, adds nothing.
+        select
+            g.payment_key,
+            string_agg(g.reference, ' ' order by g.created_at) as reference,
+            min(g.currency) as currency,
+            sum(g.authorized) as authorized,
+            sum(g.captured) as captured,
+            sum(g.refunded) as refunded,
+            coalesce(bool_and(g.voided) filter (where g.authorized > 0), bool_or(g.voided)) as voided,
+            count(*) filter (where g.authorized > 0 and not g.voided) as charges,
+            max(g.created_at) as created_at
+        from pg_temp.gateway_payments as g
+        group by g.payment_key
+    ),
+    ours as (
+        select p.*, r.opened_at as refund_opened_at, r.updated_at as refund_updated_at
+        from payments as p
+        left join lateral (
+            select
+                min(r.created_at) filter (where r.status = 'requested') as opened_at,
+                max(r.updated_at) as updated_at
+            from refunds as r
+            where r.order_id = p.order_id and r.warehouse_id = p.warehouse_id
+        ) as r on true
+        where p.requested_amount > 0 and (p.gateway is null or p.gateway = p_gateway) and (
+            p.created_at >= p_since
+            or p.idempotency_key in (select t.payment_key from theirs as t)
+        )
+    ),
+    both_sides as (
+        select
+            coalesce(o.idempotency_key, t.payment_key) as payment_key, t.reference,
+            o.idempotency_key is not null as here, t.payment_key is not null as there,
+            o.status, o.refund_opened_at,
+            o.status in ('requested', 'pending', 'capture_requested', 'void_requested') as undecided,
+            o.currency as our_currency, o.authorized_amount, o.captured_amount, o.refunded_amount,
+            t.currency, t.authorized, t.captured, t.refunded, t.charges,
+            case
+                when t.captured > 0 and t.refunded >= t.captured then 'refunded'
+                when t.captured > 0 then 'captured'
+                when t.voided then 'voided'
+                when t.authorized > 0 then 'authorized'
+                when t.payment_key is not null then 'not charged'
+                else 'unknown'
+            end as state
+        from ours as o
+        full join theirs as t on t.payment_key = o.idempotency_key
+        where (o.idempotency_key is not null or t.created_at >= p_since)
+            and coalesce(greatest(o.updated_at, o.refund_updated_at, t.created_at) < p_settled, true)
+    )
+    select b.payment_key, d.kind, d.here, d.there, b.reference
+    from both_sides as b
+    cross join lateral (
+        values
+        ('only_there', not b.here, 'unknown', b.state),
+        (
+            'only_here', b.here and not b.there and b.status in ('authorized', 'captured', 'refunded'),
+            b.status::text, b.state
+        ),
+        ('charged_twice', b.charges > 1, 'once', b.charges || ' times'),
+        (
+            -- What waits for the payer's bank is open on both sides.
+            'open_here',
+            b.undecided and not (b.status = 'pending' and b.state in ('not charged', 'unknown')),
+            b.status::text, b.state
+        ),
+        (
+            'open_there', b.status in ('declined', 'voided') and b.state = 'authorized',
+            b.status::text, b.state
+        ),
+        (
+            'status', b.status = 'authorized' and b.state in ('voided', 'not charged'),
+            b.status::text, b.state
+        ),
+        ('refund_open_here', b.refund_opened_at is not null, 'requested', b.state),
+        ('currency', b.our_currency <> b.currency, b.our_currency, b.currency)
+    ) as d (kind, holds, here, there)
+    where d.holds
+    union all
+    select
+        b.payment_key, d.kind,
+        round(d.here, greatest(minor_units(b.currency), scale(trim_scale(d.here))))::text,
+        round(d.there, greatest(minor_units(b.currency), scale(trim_scale(d.there))))::text,
+        b.reference
+    from both_sides as b
+    cross join lateral (
+        values
+        -- A gateway may forget what it released; what both hold has to be the same.
+        ('authorized', least(b.authorized_amount, b.authorized) > 0, b.authorized_amount, b.authorized),
+        ('captured', true, b.captured_amount, b.captured),
+        ('refunded', true, b.refunded_amount, b.refunded)
+    ) as d (kind, counts, here, there)
+    where d.counts and d.here <> d.there and not b.undecided and b.our_currency = b.currency
+    order by 1, 2;
+end
+$$;
+comment on function reconcile_payments(text, timestamptz, timestamptz) is
+    'Every difference between our payments and a gateway''s books, which open_gateway_books() made a table for.';

@@ -1,0 +1,89 @@
+"""routines/81_resources.sql: what a row of the API consists of, and what it costs to read."""
+
+import json
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import pytest
+from shop import Shop
+
+from darkpearl.models.catalogue import Product, Warehouse
+from darkpearl.models.orders import Order, OrderDetails
+from darkpearl.models.sagas import Saga
+from darkpearl.models.stock import CreatedStockMovement, Inventory, Return, StockMovement
+
+SHAPES: dict[str, type[msgspec.Struct]] = {
+    "products": Product,
+    "warehouses": Warehouse,
+    "inventory_levels": Inventory,
+    "stock_ledger": StockMovement,
+    "recorded_movements": CreatedStockMovement,
+    "order_returns": Return,
+    "saga_states": Saga,
+    "order_summaries": Order,
+    "order_details": OrderDetails,
+}
+LISTED = ["sellable_inventory", "inventory_levels", "stock_ledger", "order_summaries"]
+
+
+@pytest.mark.parametrize("relation", SHAPES)
+async def test_a_shape_has_the_fields_of_its_json(shop: Shop, relation: str) -> None:
+    """Its columns are the fields that a client gets, no more and no fewer."""
+    columns = await shop.values(
+        "select attname from pg_attribute where attrelid = %s::regclass and attnum > 0", relation
+    )
+    assert sorted(columns) == sorted(SHAPES[relation].__struct_fields__)
+
+
+@pytest.mark.parametrize("view", LISTED)
+async def test_counting_reads_the_table_alone(shop: Shop, view: str) -> None:
+    """What a list adds to its rows is looked up for the rows of a page, not for all there are."""
+    (plan,) = (await shop.value(f"explain (format json) select count(*) from {view}"))[:1]
+    assert json.dumps(plan).count('"Relation Name"') == 1
+
+
+async def test_a_transfer_is_told_with_its_counterpart(shop: Shop) -> None:
+    """Each movement of it has the other; one that only looks like it has none."""
+    product, operation = await shop.product(on_hand=9), uuid4()
+    transfer = "select transfer_stock(%s, %s, %s, %s, %s)"
+    await shop.run(transfer, shop.lisbon, shop.rotterdam, product, 3, operation)
+    await shop.run(transfer, shop.rotterdam, shop.lisbon, product, 1, operation)
+    await shop.run(
+        "select receive_stock(%s, %s, 1, %s, 'found', 'warehouse', %s)",
+        shop.lisbon,
+        product,
+        operation,
+        shop.rotterdam,
+    )
+    told = await shop.rows(
+        "select movement_type, quantity, counterpart from recorded_movements"
+        " where correlation_id = %s order by id",
+        operation,
+    )
+
+    def short(row: dict[str, Any] | None) -> tuple[str, int] | None:
+        return (row["movement_type"], row["quantity"]) if row else None
+
+    assert [(short(row), short(row["counterpart"])) for row in told] == [
+        (("transfer_out", 3), ("transfer_in", 3)),
+        (("transfer_in", 3), ("transfer_out", 3)),
+        (("transfer_out", 1), ("transfer_in", 1)),
+        (("transfer_in", 1), ("transfer_out", 1)),
+        (("receive", 1), None),
+    ]
+
+
+async def test_a_saga_is_followed_from_any_event_on(shop: Shop) -> None:
+    """In the order of its events, some at most; of a saga that isn't there, not even a row."""
+    order = await shop.fulfilled((await shop.product(on_hand=1), 1))
+    look = "select * from follow_saga(%s, %s, %s)"
+    whole = await shop.row(look, order, 0, 100)
+    ids = [event["id"] for event in whole["events"]]
+    assert whole["ended"]
+    assert ids == sorted(ids)
+    assert len(ids) == len(await shop.events(order))
+    part = await shop.row(look, order, ids[1], 2)
+    assert [event["id"] for event in part["events"]] == ids[2:4]
+    assert (await shop.row(look, order, ids[-1], 100))["events"] == []
+    assert await shop.rows(look, uuid4(), 0, 100) == []
