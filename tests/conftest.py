@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -19,6 +20,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from pytest_postgresql import factories
 from pytest_postgresql.executors import NoopExecutor
+from releases import Releases
 from shop import Shop
 
 from darkpearl import embedded, schema
@@ -142,6 +144,14 @@ async def shop(connect: Connect) -> AsyncIterator[Shop]:
     yield shop
     if shop.audited:
         assert await shop.audit() == []
+
+
+@pytest.fixture
+def releases(
+    tmp_path: Path, database_url: str, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> Releases:
+    """Makes releases of other plans, and migrates the shop's database to them."""
+    return Releases(tmp_path, database_url, shop, monkeypatch)
 
 
 @pytest.fixture

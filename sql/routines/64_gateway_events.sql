@@ -68,24 +68,43 @@ $$;
 comment on function record_gateway_event(text, text, text, jsonb) is
     'Takes an event that a gateway sent: applied, duplicate, stale or unmatched. Safe to repeat.';
 
--- Gives an answer to the saga that asked for it at some step: settles that step, or
+-- Whether a step, or an undo, takes the answer to a call, by the name in the call's
+-- idempotency key. Calls about payments have names of their own, whatever a plan calls
+-- its steps; others have that of their step. Locks nothing.
+create or replace function takes_answer(p_name text, p_settle_function text, p_call text) returns boolean
+language sql immutable
+return p_settle_function is not null and case p_call
+    when 'process_payment' then p_settle_function = 'record_payment'
+    when 'authorize_payment' then p_settle_function = 'record_authorization'
+    when 'capture_payment' then p_settle_function = 'record_capture'
+    when 'void_payment' then p_settle_function = 'record_void'
+    when 'refund_payment' then p_settle_function = 'record_refund'
+    else p_name = p_call
+end;
+comment on function takes_answer(text, text, text) is
+    'Internal: whether a step takes the answer to a call, by the name in the idempotency key.';
+
+-- Gives an answer to the saga that made the call: settles the step that waits for it, or
 -- starts a refund of a charge that turned up late.
 -- Locks: as settle(); the caller has locked the saga. Raises nothing of its own.
-create or replace function apply_gateway_event(p_saga sagas, p_step_name text, p_answer jsonb) returns disposition
+create or replace function apply_gateway_event(p_saga sagas, p_call text, p_answer jsonb) returns disposition
 language plpgsql
 set search_path = darkpearl, pg_temp
 as $$
 declare
     v_step constant plan_step := step_of(p_saga);
-    v_here constant text := case when p_saga.status = 'compensating' then v_step.undo_name else v_step.step_name end;
+    v_here constant boolean := case p_saga.status
+        when 'compensating' then takes_answer(v_step.undo_name, v_step.undo_settle_function, p_call)
+        else takes_answer(v_step.step_name, v_step.settle_function, p_call)
+    end;
     v_payment payments;
     v_warehouse_ids uuid[];
 begin
     if p_saga.id is null or not exists (
         select from saga_steps as s
         where s.saga_type = p_saga.saga_type and s.plan_version = p_saga.plan_version and (
-            (s.step_name = p_step_name and s.settle_function is not null)
-            or (s.undo_name = p_step_name and s.undo_settle_function is not null)
+            takes_answer(s.step_name, s.settle_function, p_call)
+            or takes_answer(s.undo_name, s.undo_settle_function, p_call)
         )
     ) then
         return 'unmatched';
@@ -94,7 +113,7 @@ begin
         return 'stale';
     end if;
 
-    if v_here = p_step_name and p_saga.attempts > 0 and p_saga.status in ('running', 'waiting', 'compensating') then
+    if v_here and p_saga.attempts > 0 and p_saga.status in ('running', 'waiting', 'compensating') then
         v_warehouse_ids := array[p_saga.warehouse_id];
         perform run_groups(
             v_warehouse_ids,
@@ -109,7 +128,7 @@ begin
     end if;
 
     -- Money that was taken although its payment was voided or declined goes back.
-    if p_step_name in ('process_payment', 'capture_payment') and p_answer ->> 'outcome' = 'approved' then
+    if p_call in ('process_payment', 'capture_payment') and p_answer ->> 'outcome' = 'approved' then
         update payments as p
         set
             status = 'captured', authorized_amount = p.requested_amount, captured_amount = p.requested_amount,
@@ -127,4 +146,4 @@ begin
 end
 $$;
 comment on function apply_gateway_event(sagas, text, jsonb) is
-    'Internal: settles the step that waits for an answer, or refunds a charge that turned up late.';
+    'Internal: settles the step that waits for the answer, or refunds a charge that turned up late.';

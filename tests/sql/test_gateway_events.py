@@ -4,6 +4,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from releases import Releases, rename
 from shop import APPROVED, COMPENSATED, DECLINED, PENDING, UNKNOWN, Row, Shop
 
 
@@ -148,6 +149,26 @@ async def test_a_capture_that_turns_up_after_its_void_goes_back(shop: Shop) -> N
     await shop.settle(voids, APPROVED)
     assert await shop.told(f"{order}:capture_payment", APPROVED) == "applied"
     await refunded_in_the_end(shop, order)
+
+
+@pytest.mark.parametrize("method", ["at_payment", "at_fulfilment"])
+async def test_an_event_finds_its_step_whatever_the_plan_calls_it(
+    shop: Shop, product: UUID, releases: Releases, method: str
+) -> None:
+    """A plan may rename its steps; what gateways tell names the call, and is taken all the same."""
+    await releases.migrate(releases.make(rename))
+    await shop.run("update warehouses set capture_method = %s::capture_method", method)
+    await shop.receive(product, 1)
+    paid, cancelled = [await shop.order((product, 1)) for _ in range(2)]
+    told = {UUID(each["saga_id"]): each for each in await shop.advance()}
+    await shop.cancel(cancelled)
+    while told:
+        for each in told.values():
+            key = each["request"]["idempotency_key"]
+            assert await shop.told(key, APPROVED) == "applied"
+        told = {UUID(each["saga_id"]): each for each in await shop.advance()}
+    assert await shop.order_status(paid) == "fulfilled"
+    assert await shop.order_status(cancelled) == "cancelled"
 
 
 async def test_an_event_is_taken_once(shop: Shop, order: UUID) -> None:
