@@ -112,10 +112,40 @@ $$;
 comment on function refuse_unknown_functions(saga_steps[]) is
     'Internal: refuses a plan whose functions are not there with the signatures that the engine calls.';
 
+-- Raises DP022 when a plan has a name twice: events and signals tell steps and undos by
+-- their names, so each must stand for one of them. Locks nothing.
+create or replace function refuse_repeated_names(p_steps saga_steps[]) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_repeated text;
+begin
+    select n.name into v_repeated
+    from unnest(p_steps) as s
+    cross join lateral (values (s.step_name), (s.undo_name)) as n (name)
+    where n.name is not null
+    group by n.name
+    having count(*) > 1
+    order by n.name
+    limit 1;
+    if found then
+        perform refuse(
+            'DP022', 'plan has a name twice',
+            format('The plan of %s has more than one step or undo called %s.', p_steps[1].saga_type, v_repeated),
+            'Give each step and each undo a name of its own; they may share functions.'
+        );
+    end if;
+end
+$$;
+comment on function refuse_repeated_names(saga_steps[]) is
+    'Internal: refuses a plan in which a name stands for more than one step or undo.';
+
 -- Declares the plan of a saga type. Returns its version: a new one when the plan differs
 -- from the newest, which new sagas begin with from here on.
 -- Locks: saga_steps, against another declaration.
--- Raises: DP022 when a function is not there or no step is given; the CHECKs of saga_steps.
+-- Raises: DP022 when a function is not there, a name is there twice or no step is given;
+-- the CHECKs of saga_steps.
 create or replace function define_plan(p_saga_type text, variadic p_steps plan_step[]) returns smallint
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -139,6 +169,7 @@ begin
         perform refuse('DP022', 'plan has no steps', format('The plan of %s is empty.', p_saga_type), 'Give at least one step(…).');
     end if;
     perform refuse_unknown_functions(v_steps);
+    perform refuse_repeated_names(v_steps);
 
     insert into step_settings (saga_type, step_name, max_attempts, backoff_seconds, timeout_seconds)
     select p_saga_type, s.step_name, s.max_attempts, s.backoff_seconds, s.timeout_seconds
