@@ -64,7 +64,11 @@ select
     o.customer_id as owed_to,
     case
         when r.id is not null then r.amount
-        when v.current_step = 'void_payment' then greatest(p.captured_amount - p.refunded_amount, p.requested_amount)
+        when exists (
+            select from saga_steps as t
+            where t.saga_type = v.saga_type and t.plan_version = v.plan_version
+                and t.undo_name = v.current_step and t.undo_settle_function = 'record_void'
+        ) then greatest(p.captured_amount - p.refunded_amount, p.requested_amount)
     end as amount_owed
 from saga_overview as v
 left join refunds as r on r.id = v.id and r.warehouse_id = v.warehouse_id

@@ -288,7 +288,8 @@ async def test_views_show_the_step_of_the_saga_s_own_version(
     assert {row["id"]: row["saga_step"] for row in shown} == dict(zip(orders, forward, strict=True))
     shown = await shop.rows("select id, current_step, max_attempts from saga_overview")
     assert {row["id"]: row["current_step"] for row in shown} == dict(zip(orders, here, strict=True))
-    shown = await shop.rows("select id, current_step from stuck_sagas")
+    shown = await shop.rows("select id, current_step, amount_owed from stuck_sagas")
     assert {row["id"]: row["current_step"] for row in shown} == dict(
         zip(orders[1::2], here[1::2], strict=True)
     )
+    assert [row["amount_owed"] for row in shown] == [10, 10, 10]
