@@ -383,11 +383,12 @@ begin
     begin
         select p.requests, p.stale into v_requests, v_stale from settle_pass(p_warehouse_ids, p_answers) as p;
     exception when others then
-        if is_outage(sqlstate) or sqlstate = 'DP015' then
+        if is_outage(sqlstate) then
             raise;
         end if;
         v_sqlstate := sqlstate;
         v_message := sqlerrm;
+        perform answers_of(p_answers);  -- raises where they are no answers, which is no saga's fault
         v_count := jsonb_array_length(p_answers);
     end;
 
