@@ -285,7 +285,7 @@ declare
     v_products uuid[];
     v_quantities integer[];
 begin
-    if p_effects[1] <> any(p_effects) then
+    if (p_effects[1] = all(p_effects)) is not true then
         perform lock_stock(array_agg(i.warehouse_id), array_agg(i.product_id))
         from order_items as i
         where i.order_id = any(p_saga_ids) and i.warehouse_id = any(p_warehouse_ids);

@@ -245,8 +245,12 @@ select 'order and payment disagree', o.id,
 from orders as o
 left join payments as p on p.order_id = o.id and p.warehouse_id = o.warehouse_id
 left join sagas as s on s.id = o.id and s.warehouse_id = o.warehouse_id
--- While a saga turns back the order keeps the status it had.
+-- While a saga turns back the order keeps the status it had. A plan may say that goods leave unpaid.
 where (o.status in ('paid', 'fulfilling', 'fulfilled') and s.status not in ('compensating', 'stuck')
+        and not exists (
+            select from saga_steps as t
+            where t.saga_type = s.saga_type and t.plan_version = s.plan_version and t.effect = 'fulfill_unpaid'
+        )
         and (
             p.captured_amount is distinct from o.total_amount
             or p.refunded_amount <> (
