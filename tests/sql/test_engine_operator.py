@@ -123,7 +123,159 @@ async def test_what_nobody_can_do_by_hand_is_not_skipped(shop: Shop) -> None:
     assert (await shop.saga(order))["status"] == "stuck"
 
 
-@pytest.mark.parametrize("action", ["retry_saga", "skip_step"])
+async def stuck_forward(shop: Shop, function: str) -> tuple[UUID, UUID]:
+    """An order that a function leaves stuck on its way forward, and its product."""
+    product = await shop.product(on_hand=1)
+    order = await shop.order((product, 1))
+    requests = await shop.advance()
+    await shop.poison(function, order, sqlstate="DP023")
+    while requests:
+        requests = await shop.settle(requests, APPROVED)
+    await shop.advance()
+    await shop.cure(function)
+    assert await shop.values("select id from stuck_sagas") == [order]
+    assert "compensation_started" not in await shop.events(order)
+    return order, product
+
+
+async def test_retry_saga_goes_on_forward(shop: Shop) -> None:
+    """A saga that is stuck on its way forward tries the step, not an undo, and ships once."""
+    order, product = await stuck_forward(shop, "fulfill_order")
+    saga = await shop.row("select * from retry_saga(%s, 'paid after all')", order)
+    assert (saga["status"], saga["attempts"]) == ("running", 0)
+    assert await shop.audit() == []
+    await shop.advance()
+    assert (await shop.events(order))[-3:] == [
+        "retried fulfill_order",
+        "step_completed fulfill_order",
+        "saga_completed",
+    ]
+    assert await shop.stock(product) == (0, 0)
+    assert (await shop.payment(order))["status"] == "captured"
+
+
+async def test_retry_saga_asks_again_for_what_is_outside(shop: Shop) -> None:
+    """Stuck at a call: it is made again, under the same key and a token of its own."""
+    order, _ = await stuck_forward(shop, "record_payment")
+    await shop.run("select retry_saga(%s, 'the gateway is back')", order)
+    (request,) = await shop.advance()
+    assert request["request"]["idempotency_key"] == f"{order}:process_payment"
+    assert request["attempt"] == 1
+    await shop.settle([request], APPROVED)
+    assert await shop.order_status(order) == "fulfilled"
+
+
+async def test_turn_back_saga_gives_a_saga_up(shop: Shop) -> None:
+    """Stuck on its way forward, it is undone as if it had been cancelled; who and why are kept."""
+    order, product = await stuck_forward(shop, "fulfill_order")
+    async with shop.acting_as("service_role"):
+        saga = await shop.row("select * from turn_back_saga(%s, 'lost in a fire')", order)
+    assert saga["status"] == "compensating"
+    assert await shop.audit() == []
+    event = await shop.event(order, "cancelled")
+    assert (event["step_name"], event["message"]) == ("fulfill_order", "lost in a fire")
+    assert event["actor"] == await shop.value("select session_user")
+    (void,) = await shop.advance()
+    await shop.settle([void], APPROVED)
+    assert await shop.order_status(order) == "cancelled"
+    assert (await shop.payment(order))["status"] == "refunded"
+    assert await shop.stock(product) == (1, 0)
+    assert (await shop.events(order))[-5:] == [
+        "compensation_started",
+        "step_waiting void_payment",
+        "step_compensated void_payment",
+        *COMPENSATED,
+    ]
+
+
+async def test_turn_back_saga_undoes_a_call_that_may_have_been_done(shop: Shop) -> None:
+    """Stuck at a call: whether it was done or not, nothing is to be held in the end."""
+    order, _ = await stuck_forward(shop, "record_payment")
+    await shop.run("select turn_back_saga(%s, 'nobody knows')", order)
+    (void,) = await shop.advance()
+    assert void["step_name"] == "void_payment"
+    await shop.settle([void], APPROVED)
+    assert await shop.order_status(order) == "cancelled"
+
+
+async def test_turn_back_saga_at_the_first_step(shop: Shop) -> None:
+    """Where nothing was done there is nothing to undo: the saga has ended at once."""
+    product = await shop.product(on_hand=1)
+    order = await shop.order((product, 1))
+    await shop.poison("reserve_stock", order, sqlstate="DP023")
+    await shop.advance()
+    await shop.cure("reserve_stock")
+    saga = await shop.row("select * from turn_back_saga(%s, 'never mind')", order)
+    assert saga["status"] == "compensated"
+    assert await shop.order_status(order) == "cancelled"
+
+
+async def test_nothing_turns_back_behind_the_pivot(shop: Shop) -> None:
+    """Where a saga only goes forward it can't be given up; retried, it goes on."""
+    await shop.capture_at_fulfilment()
+    order, product = await stuck_forward(shop, "fulfill_order")
+    with shop.refused("DP007") as refusal:
+        await shop.run("select turn_back_saga(%s, 'too late')", order)
+    assert "only goes forward" in refusal.detail
+    assert (await shop.saga(order))["status"] == "stuck"
+    await shop.run("select retry_saga(%s, 'found it')", order)
+    await shop.advance()
+    assert await shop.order_status(order) == "fulfilled"
+    assert await shop.stock(product) == (0, 0)
+
+
+@pytest.mark.parametrize("undo", ["void_payment", "release_stock"])
+async def test_nothing_turns_back_twice(shop: Shop, undo: str) -> None:
+    """A saga that is stuck in an undo is on its way back already."""
+    order, _ = await make_stuck(shop, undo)
+    with shop.refused("DP007") as refusal:
+        await shop.run("select turn_back_saga(%s, 'again')", order)
+    assert undo in refusal.detail
+    assert "cancelled" not in (await shop.events(order))[-2:]
+
+
+async def test_skip_step_goes_on_forward(shop: Shop) -> None:
+    """What an operator has taken at the counter counts as the gateway's answer: the goods leave."""
+    await shop.run(
+        """
+        select define_plan(
+            'order_fulfilment',
+            step('reserve_stock', p_function => 'reserve_stock',
+                p_effect_function => 'move_goods', p_effect => 'reserve'),
+            step('charge', p_function => 'request_payment', p_settle_function => 'record_payment',
+                p_order_status_waiting => 'payment_processing', p_forward_only => true),
+            step('ship', p_effect_function => 'move_goods', p_effect => 'fulfill',
+                p_order_status_done => 'fulfilled', p_forward_only => true)
+        )
+        """
+    )
+    product = await shop.product(on_hand=1)
+    order = await shop.order((product, 1))
+    await shop.settle(await shop.advance(), DECLINED)
+    assert (await shop.row("select * from stuck_sagas"))["current_step"] == "charge"
+    await shop.run("select skip_step(%s, 'paid in cash')", order)
+    assert await shop.advance() == []
+    assert (await shop.events(order))[-4:] == [
+        "skipped charge",
+        "step_completed charge",
+        "step_completed ship",
+        "saga_completed",
+    ]
+    payment = await shop.payment(order)
+    assert (payment["status"], payment["captured_amount"]) == ("captured", 10)
+    assert payment["gateway"] == "by hand"
+    assert await shop.stock(product) == (0, 0)
+
+
+async def test_an_effect_is_not_skipped_forward(shop: Shop) -> None:
+    """Goods that were to leave have left only when the ledger says so."""
+    order, product = await stuck_forward(shop, "fulfill_order")
+    with shop.refused("DP018"):
+        await shop.run("select skip_step(%s, 'it is on the truck')", order)
+    assert await shop.stock(product) == (1, 1)
+
+
+@pytest.mark.parametrize("action", ["retry_saga", "turn_back_saga", "skip_step"])
 async def test_operators_act_on_stuck_sagas_only(shop: Shop, action: str) -> None:
     """A saga that isn't stuck is the engine's; one that isn't there is nobody's."""
     order = await shop.order((await shop.product(on_hand=1), 1))
