@@ -293,7 +293,7 @@ async def _refuse_needed(connection: AsyncConnection[Any], orphans: list[str]) -
         select o.name, u.saga_type, u.plan_version, u.sagas
         from unnest(%s::text[]) as o (name)
         join darkpearl.functions_in_use() as u
-            on to_regproc('darkpearl.' || u.name)::oid = o.name::regprocedure::oid
+            on to_regprocedure('darkpearl.' || u.name)::oid = o.name::regprocedure::oid
         order by o.name, u.saga_type, u.plan_version limit 1
         """,
         [orphans],

@@ -99,9 +99,13 @@ class Releases:
             )
         return folder
 
+    def use(self, folder: Path) -> None:
+        """Let the files of a release stand in the place of sql/."""
+        self.monkeypatch.setattr(schema, "folder", lambda: folder)
+
     async def migrate(self, folder: Path) -> None:
         """Bring the database to a release; the clock stays as it was turned."""
-        self.monkeypatch.setattr(schema, "folder", lambda: folder)
+        self.use(folder)
         await schema.migrate(self.url)
         await self.shop.turn_clock(0)
 

@@ -1,10 +1,13 @@
 """Migrations, routines, and what a migrate does to them."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from releases import CHECK_FILE, Releases, insert
+from shop import APPROVED, DECLINED, Shop
 
 from darkpearl import schema
 from darkpearl.cli.where import find_pg_dump
@@ -133,6 +136,88 @@ async def test_drift_shows_what_a_migration_forgot(empty: str, files: Path) -> N
     """A table in sql/schema without its migration is a line with a plus."""
     (files / "schema/20.sql").write_text("create table forgotten (id int);")
     assert "+CREATE TABLE darkpearl.forgotten (" in await schema.drift(empty, find_pg_dump())
+
+
+async def test_drift_shows_plans_that_the_files_do_not_have(
+    shop: Shop, database_url: str, releases: Releases
+) -> None:
+    """Plans of another release, or of none, are lines with a minus; old versions are history."""
+    await releases.migrate(releases.make(insert))
+    await shop.run("select define_plan('parcel', step('pack', p_on_deadline => 'go_on'))")
+    releases.use(releases.make())
+    assert await only_here(database_url) == ["check_goods", "check_goods", "pack"]
+    await releases.migrate(releases.make())
+    assert await only_here(database_url) == ["pack"]
+    assert await shop.value("select newest_plan('order_fulfilment')") == 3
+
+
+async def only_here(url: str) -> list[str]:
+    """The steps whose lines drift shows with a minus, where the plans are all it finds."""
+    lines = (await schema.drift(url, find_pg_dump())).splitlines()
+    assert lines[:2] == ["--- plans in the database", "+++ sql/routines"]
+    steps = [json.loads(each[1:]) for each in lines[2:] if each.startswith("-")]
+    there = [json.loads(each[1:])["step_name"] for each in lines[2:] if each.startswith("+")]
+    return sorted(each["step_name"] for each in steps if each["step_name"] not in there)
+
+
+@pytest.mark.parametrize("at", ["under way", "stuck"])
+@pytest.mark.parametrize("without", ["no file", "a function of that name"])
+async def test_a_function_that_sagas_need_is_not_removed(
+    shop: Shop, database_url: str, releases: Releases, at: str, without: str
+) -> None:
+    """The migrate fails as a whole and says who needs it: stuck sagas too, until they have ended.
+
+    A function of the same name with other arguments doesn't stand in for it.
+    """
+    await releases.migrate(releases.make(insert))
+    product = await shop.product(on_hand=9)
+    orders = [await shop.order((product, 1)) for _ in range(3)]
+    requests = await shop.advance()
+    if at == "stuck":
+        for order in orders:
+            await shop.cancel(order)
+        await shop.settle(await shop.settle(requests, APPROVED), DECLINED)
+
+    release = releases.make()
+    if without != "no file":
+        (release / CHECK_FILE).write_text(
+            "set local role darkpearl_owner;\n"
+            + function("check_goods", "p_x int")
+            + function("forget_check", "p_x int")
+        )
+    before = await asyncio.to_thread(schema._dump, database_url, find_pg_dump())
+    needed = (
+        r"check_goods\(uuid\[\],uuid\[\]\) is in no file any more, but 3 sagas of order_fulfilment"
+        r" that have not ended follow version 2 of its plan"
+    )
+    with pytest.raises(schema.SchemaError, match=needed):
+        await releases.migrate(release)
+    assert await asyncio.to_thread(schema._dump, database_url, find_pg_dump()) == before
+
+    if at == "stuck":
+        for order in orders:
+            await shop.run("select retry_saga(%s, 'mended')", order)
+        requests = await shop.advance()
+    await shop.settle(requests, APPROVED)
+    await releases.migrate(release)
+    assert "check_goods(uuid[],uuid[])" not in await functions(database_url)
+
+
+async def test_a_database_of_a_later_release_is_left_alone(empty: str, files: Path) -> None:
+    """Migrations that this release doesn't know are listed, and nothing is done to the database."""
+    later = files / "migrations/0002.later.sql"
+    later.write_text("-- depends: 0001.baseline\ncreate table later (id int);")
+    await schema.migrate(empty)
+    later.unlink()
+    (files / "migrations/0003.other.sql").write_text("create table other (id int);")
+    (files / "routines/10.sql").write_text(function("two"))
+    before = await asyncio.to_thread(schema._dump, empty, find_pg_dump())
+    with pytest.raises(schema.SchemaError, match=r"another release.*0002\.later"):
+        await schema.migrate(empty)
+    assert await asyncio.to_thread(schema._dump, empty, find_pg_dump()) == before
+    status = await schema.status(empty)
+    assert status.applied == ["0001.baseline", "0002.later"]
+    assert (status.unknown, status.pending) == (["0002.later"], ["0003.other"])
 
 
 async def test_a_busy_table_is_an_error_to_try_again(
