@@ -2,16 +2,21 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from psycopg.rows import dict_row
 from releases import CHECK_FILE, Releases, insert
 from shop import APPROVED, DECLINED, Shop
 
 from darkpearl import schema
 from darkpearl.cli.where import find_pg_dump
 from darkpearl.embedded import wheel
+
+Connect = Callable[..., Awaitable[Any]]
+Until = Callable[..., Awaitable[None]]
 
 
 @pytest.fixture
@@ -201,6 +206,29 @@ async def test_a_function_that_sagas_need_is_not_removed(
     await shop.settle(requests, APPROVED)
     await releases.migrate(release)
     assert "check_goods(uuid[],uuid[])" not in await functions(database_url)
+
+
+async def test_sagas_that_begin_meanwhile_are_counted(
+    shop: Shop, releases: Releases, connect: Connect, until: Until
+) -> None:
+    """An order that is being placed while a migrate runs keeps the functions of its plan."""
+    await releases.migrate(releases.make(insert))
+    product = await shop.product(on_hand=1)
+    customer = Shop(await connect(row_factory=dict_row))
+    customer.lisbon = shop.lisbon
+    async with customer.connection.transaction():
+        order = await customer.order((product, 1))
+        migrating = asyncio.create_task(releases.migrate(releases.make()))
+        await until(
+            lambda: shop.value(
+                "select exists (select from pg_stat_activity where wait_event_type = 'Lock'"
+                " and application_name = 'darkpearl schema')"
+            )
+        )
+    with pytest.raises(schema.SchemaError, match="1 sagas of order_fulfilment"):
+        await migrating
+    await shop.settle(await shop.advance(), APPROVED)
+    assert await shop.order_status(order) == "fulfilled"
 
 
 async def test_a_database_of_a_later_release_is_left_alone(empty: str, files: Path) -> None:

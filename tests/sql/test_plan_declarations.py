@@ -120,6 +120,28 @@ def nowhere(arguments: str, result: str) -> str:
     )
 
 
+async def test_a_signal_finds_the_step_of_the_saga_s_own_version(shop: Shop) -> None:
+    """Wherever other versions have a step of that name, or whether they have one at all."""
+    wait = "step('{}', p_on_deadline => 'stuck')"
+    plans = [["approval"], ["label", "approval"], ["label"]]
+    sagas = []
+    for steps in plans:
+        declared = ", ".join(wait.format(step) for step in steps)
+        await shop.run(f"select define_plan('parcel', {declared})")
+        saga = await shop.value("select new_id()")
+        await shop.run("select start_saga('parcel', %s, %s)", saga, shop.lisbon)
+        sagas.append(saga)
+    await shop.advance()
+    signal = "select signal_saga(%s, 'approval')"
+    assert await shop.value(signal, sagas[0]) == "applied"
+    assert await shop.value(signal, sagas[1]) == "kept"
+    with shop.refused("DP010"):
+        await shop.run(signal, sagas[2])
+    await shop.advance()
+    statuses = [(await shop.saga(saga))["status"] for saga in sagas]
+    assert statuses == ["completed", "waiting", "waiting"]
+
+
 SLOTS = {
     "step": ("p_function => 'nowhere'", "nowhere(uuid[], uuid[])", "outcome_group[]"),
     "settle": (
