@@ -1,8 +1,8 @@
 """The application: one pool, the routes, and how errors are told."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from litestar import Litestar
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 STATEMENT_TIMEOUT = "10s"
 LOGIN = "darkpearl_api"
-"""Whose sessions the API's are: the only ones whose claims the database believes."""
+"""The login of the API's sessions: the only ones whose claims the database believes."""
 
 EXPOSED = [
     "Location",
@@ -55,6 +55,8 @@ EXPOSED = [
     "RateLimit",
 ]
 """Headers that scripts of other origins may read."""
+
+Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
 
 
 def create_app(settings: Settings, database_url: str, tracing: "Tracing | None" = None) -> Litestar:
@@ -71,25 +73,6 @@ def create_app(settings: Settings, database_url: str, tracing: "Tracing | None" 
     Whoever serves it sets `app.state.stopping` (an asyncio.Event) when the server is told to
     stop, so that streams end in order; else they are cut at the server's deadline.
     """
-
-    @asynccontextmanager
-    async def pool(app: Litestar) -> AsyncIterator[None]:
-        async with (
-            Verifier(settings) as app.state.tokens,
-            database.open_pool(
-                database.with_options(database_url, f"-c statement_timeout={STATEMENT_TIMEOUT}"),
-                size=settings.pool_size,
-                name="darkpearl api",
-                login=LOGIN,
-            ) as app.state.pool,
-        ):
-            app.state.metrics = monitoring.page(app.state.pool)
-            try:
-                yield
-            finally:
-                app.state.stopping.set()
-                await app.state.gateway.close()
-
     app = Litestar(
         route_handlers=[
             orders.router,
@@ -111,7 +94,7 @@ def create_app(settings: Settings, database_url: str, tracing: "Tracing | None" 
             "once": Provide(once),
         },
         before_request=refuse_unknown,
-        lifespan=[pool],
+        lifespan=[_connected(settings, database_url)],
         compression_config=CompressionConfig(
             "gzip",
             minimum_size=1024,
@@ -138,6 +121,30 @@ def create_app(settings: Settings, database_url: str, tracing: "Tracing | None" 
     app.state.streams = 0
     app.asgi_handler = Middleware(app.asgi_handler, app.state.limiter.policy, tracing)
     return app
+
+
+def _connected(settings: Settings, database_url: str) -> Lifespan:
+    """Keys, pool and metrics of an application, from its start to its end."""
+
+    @asynccontextmanager
+    async def connected(app: Litestar) -> AsyncIterator[None]:
+        async with (
+            Verifier(settings) as app.state.tokens,
+            database.open_pool(
+                database.with_options(database_url, f"-c statement_timeout={STATEMENT_TIMEOUT}"),
+                size=settings.pool_size,
+                name="darkpearl api",
+                login=LOGIN,
+            ) as app.state.pool,
+        ):
+            app.state.metrics = monitoring.page(app.state.pool)
+            try:
+                yield
+            finally:
+                app.state.stopping.set()
+                await app.state.gateway.close()
+
+    return connected
 
 
 def openapi_yaml() -> str:

@@ -22,7 +22,8 @@ from darkpearl.api.app import openapi_yaml
 from darkpearl.cli import where
 from darkpearl.cli.console import fail, out
 from darkpearl.cli.db import db
-from darkpearl.cli.payments import payments, paysim
+from darkpearl.cli.payments import payments
+from darkpearl.cli.paysim import paysim
 from darkpearl.config import ConfigError, Settings, variables
 from darkpearl.paysim.ledger import LedgerError
 from darkpearl.reconcile import ReconcileError
@@ -73,7 +74,7 @@ def command(context: click.Context) -> None:
     for name in ("database_url", "api_database_url", "listener_database_url"):
         if address := getattr(settings, name):
             database.check_address(f"DARKPEARL_{name.upper()}", address)
-    logs.configure(context.obj)
+    logs.configure(settings.log_level, settings.log_format)
 
 
 @command.command()

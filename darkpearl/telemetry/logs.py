@@ -2,11 +2,10 @@
 
 import logging
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
-from darkpearl.config import Settings
 from darkpearl.telemetry import request_context
 
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -14,11 +13,11 @@ TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _encoder = msgspec.json.Encoder(enc_hook=str)
 
 
-def configure(settings: Settings) -> None:
-    """Send the lines of this process to stderr, as the settings want them."""
+def configure(level: str, form: Literal["text", "json"]) -> None:
+    """Send the lines of this process to stderr, from that level on and in that form."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines() if settings.log_format == "json" else logging.Formatter(TEXT))
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    handler.setFormatter(JsonLines() if form == "json" else logging.Formatter(TEXT))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # It gives itself a level of its own; what it says below a warning is of no use to anybody.
     logging.getLogger("psycopg").setLevel(max(logging.WARNING, logging.getLogger().level))
 
