@@ -303,7 +303,7 @@ def _convert(name: str, value: str, kind: Any) -> Any:
 
 
 def is_secret(kind: Any) -> bool:
-    """Whether values of this annotated type are kept out of every message."""
+    """Values of this annotated type are kept out of every message."""
     return bool((_meta(kind).extra or {}).get("secret"))
 
 
@@ -311,8 +311,8 @@ def _meta(kind: Any) -> Meta:
     return next(meta for meta in kind.__metadata__ if isinstance(meta, Meta))
 
 
-def _allowed(name: str, kind: Any) -> str:
-    """Words for the values that a setting of this name and annotated type may have."""
+def _allowed(kind: Any) -> str:
+    """The values that this annotated type allows, in words."""
     meta, inner = _meta(kind), str(kind.__origin__)
     if meta.extra and "allowed" in meta.extra:
         return str(meta.extra["allowed"])

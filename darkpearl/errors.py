@@ -1,4 +1,4 @@
-"""What can go wrong, as classes that a caller can tell apart.
+"""Errors, as classes that a caller can tell apart.
 
     DarkPearlError              500  the root; by itself: a bug of ours, told without details
     ├── BadRequestError         400  the request isn't what the schema says
@@ -25,7 +25,7 @@ from typing import Any, ClassVar, NamedTuple
 import psycopg
 
 RETRY_AFTER_SECONDS = 1
-"""What a client is told to wait when the database is away; a reconnect takes about as long."""
+"""The wait that a client is told when the database is away; a reconnect takes about as long."""
 
 
 class DarkPearlError(Exception):
@@ -242,7 +242,7 @@ AWAY = TRANSIENT_CLASSES["08"]
 
 
 def problem_of(code: str) -> Problem | None:
-    """What a SQLSTATE stands for; None for those that are bugs of ours."""
+    """The problem that a SQLSTATE stands for; None for those that are bugs of ours."""
     return PROBLEMS.get(code) or TRANSIENT_CLASSES.get(code[:2])
 
 

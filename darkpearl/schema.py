@@ -152,7 +152,7 @@ async def _status(connection: AsyncConnection[Any]) -> Status:
 
 
 async def drift(url: str, pg_dump: Path) -> str:
-    """What migrations build against what sql/schema says, as a unified diff; '' when equal.
+    """The schema of the migrations against that of sql/schema, as a unified diff; '' when equal.
 
     Both are built in databases of their own on the server of `url`, and dropped again. The plans
     of saga types in the database of `url` itself, if there are any, are compared as well.

@@ -271,7 +271,7 @@ async def serve(services: list[Service], greeting: Coroutine[Any, Any, None] | N
         ServiceError: a service ended by itself.
     """
     gc.collect()
-    gc.freeze()  # what has been imported stays: the collector need not look through it again
+    gc.freeze()  # imports stay: the collector need not look through them again
     stopping = asyncio.Event()
 
     def on_signal() -> None:

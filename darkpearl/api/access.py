@@ -1,4 +1,4 @@
-"""The way to the database: who a request acts as, and statements that become documents.
+"""The way to the database: the role of a request, and statements that become documents.
 
 PostgreSQL writes each answer as one JSON document, which is decoded into its Struct: ids, times
 and exact amounts need no code of ours. All statements of a request go out in one pipeline, as one
@@ -34,7 +34,7 @@ _FOR_THE_CALLER = (
     b"select set_config('role', %s, true), set_config('request.jwt.claims', %s, true),"
     b" set_config('application_name', %s, true), set_config('request.id', %s, true)"
 )
-"""What a transaction is told of its caller; gone with it."""
+"""Settings that tell a transaction of its caller, and are gone with it."""
 _TRACED = _FOR_THE_CALLER + b", set_config('request.traceparent', %s, true)"
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ Execute = Callable[[str, Parameters], Awaitable[Any]]
 
 
 class Caller:
-    """Whoever makes a request: an identity on the pool."""
+    """The maker of a request: an identity on the pool."""
 
     def __init__(self, pool: Pool, identity: Identity) -> None:
         self._pool = pool
@@ -53,12 +53,12 @@ class Caller:
 
     @property
     def is_staff(self) -> bool:
-        """Whether the caller may read every column."""
+        """The caller may read every column."""
         return self._identity.role == "service_role"
 
     @property
     def has_expired(self) -> bool:
-        """Whether the token has, since it was verified."""
+        """The token has expired since it was verified."""
         return time.time() >= self._identity.expires_at
 
     @asynccontextmanager
@@ -139,11 +139,11 @@ class Caller:
 
 
 async def caller(request: Request[Any, Any, Any], state: State) -> Caller:
-    """Who a request acts as: whom its token names, or anon.
+    """The caller of a request: the one that its token names, or anon.
 
     Raises:
         UnauthorizedError: the token isn't valid.
-        RateLimitError: the caller asks too often; who sends bad tokens is its address.
+        RateLimitError: the caller asks too often; with a bad token, its address does.
     """
     context = request_context.current()
     try:

@@ -70,8 +70,8 @@ def create_app(settings: Settings, database_url: str, tracing: "Tracing | None" 
     Raises:
         ConfigError: the gateway lacks a setting.
 
-    Whoever serves it sets `app.state.stopping` (an asyncio.Event) when the server is told to
-    stop, so that streams end in order; else they are cut at the server's deadline.
+    The server of it sets `app.state.stopping` (an asyncio.Event) when it is told to stop, so that
+    streams end in order; else they are cut at the server's deadline.
     """
     app = Litestar(
         route_handlers=[

@@ -34,7 +34,7 @@ class DecimalsAreNumbers(OpenAPISchemaPlugin):
 
     @staticmethod
     def is_plugin_supported_type(value: Any) -> bool:
-        """Whether this is about the type."""
+        """The plugin describes this type."""
         return value is Decimal
 
     def to_openapi_schema(self, field_definition: FieldDefinition, schema_creator: Any) -> Schema:
@@ -103,7 +103,7 @@ def decode(body: bytes, kind: Any, *, hint: str = "") -> Any:
 
 
 def _wrong(value: Any, kind: Any, path: str) -> list[FieldError]:
-    """What is wrong about a value, field by field, down to lists of Structs."""
+    """The errors of a value, field by field, down to lists of Structs."""
     inner = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     errors: list[FieldError] = []
     if isinstance(inner, type) and issubclass(inner, msgspec.Struct) and isinstance(value, dict):
@@ -120,7 +120,7 @@ def _wrong(value: Any, kind: Any, path: str) -> list[FieldError]:
     elif get_origin(inner) is list and isinstance(value, list):
         for at, each in enumerate(value):
             errors += _wrong(each, get_args(inner)[0], f"{path}[{at}]")
-    if not errors:  # what only the whole can tell
+    if not errors:  # errors that only the whole can tell
         try:
             msgspec.convert(value, kind)
         except msgspec.ValidationError as error:

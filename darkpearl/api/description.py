@@ -164,7 +164,7 @@ def _name_pages(part: Any) -> None:
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """What a parameter may be when it is there."""
+    """The values of a parameter that is there."""
     schema = {key: value for key, value in schema.items() if key != "description"}
     kinds = [kind for kind in schema.pop("oneOf", []) if kind != {"type": "null"}]
     for kind in kinds[:1]:

@@ -46,7 +46,7 @@ _LOOK = "select * from follow_saga(%(id)s, %(after)s, %(limit)s)"
 
 
 class _Look(msgspec.Struct):
-    """What one look at a saga shows."""
+    """The result of one look at a saga."""
 
     ended: bool
     events: list[SagaEvent]

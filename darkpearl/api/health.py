@@ -1,4 +1,4 @@
-"""Health: whether the process runs, and whether it can serve."""
+"""Health: the process runs, and it can serve."""
 
 import asyncio
 from typing import Literal

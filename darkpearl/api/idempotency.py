@@ -91,9 +91,9 @@ class Once:
 async def once(
     request: Request[Any, Any, Any], state: State, idempotency_key: IdempotencyKey = None
 ) -> Once:
-    """What a request writes through. Its key stands for its method, its path and its body.
+    """The way that a request writes. Its key stands for its method, its path and its body.
 
-    Who takes it takes no caller besides, which would count the request twice against its limit.
+    A handler that takes it takes no caller besides: the request would count twice for its limit.
 
     Raises:
         DarkPearlError: as caller().

@@ -53,7 +53,7 @@ async def list_inventory(
     sku: FromQuery[str | None] = None,
     low_stock: LowStock = None,
 ) -> JsonResponse[Page[Inventory]]:
-    """What lies where, newest rows first. Only staff see more than what can be sold."""
+    """Stock by product and warehouse, newest rows first. Only staff see more than can be sold."""
     filters = Filters()
     filters.add("product_id = %(product_id)s", product_id=product_id)
     filters.add("warehouse_id = %(warehouse_id)s", warehouse_id=warehouse_id)

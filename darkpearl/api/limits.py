@@ -61,7 +61,7 @@ class Limiter:
 
 @functools.lru_cache(MAX_BUCKETS)
 def address_key(host: str) -> str:
-    """What clients at an address are counted as."""
+    """The caller that clients at an address are counted as."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:  # a socket's path, a test

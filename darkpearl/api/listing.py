@@ -97,7 +97,7 @@ class Column(NamedTuple):
 
 
 class _Start(Struct, array_like=True):
-    """What a cursor holds: a sort, and the values of its columns in the last row."""
+    """The content of a cursor: a sort, and the values of its columns in the last row."""
 
     sort: str
     values: list[Any]
@@ -107,7 +107,7 @@ _decode = msgspec.json.Decoder(_Start).decode
 
 
 class _Rows(Struct, Generic[T]):
-    """What the database answers: one row more than was asked for says that there is more."""
+    """The database's answer: one row more than was asked for says that there is more."""
 
     data: list[T]
     count: int | None
@@ -239,7 +239,7 @@ async def listing(
 
 
 def _beyond(order: list[Column]) -> str:
-    """What holds for the rows after those whose values are `after_0`, `after_1` and so on."""
+    """The condition for rows after those whose values are `after_0`, `after_1` and so on."""
     marks = [f"%(after_{at})s" for at in range(len(order))]
     if len({each.descending for each in order}) == 1:  # a row comparison, which an index can serve
         names = ", ".join(each.name for each in order)

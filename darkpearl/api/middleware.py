@@ -1,4 +1,4 @@
-"""The middleware: what every request and response goes through, whatever its route, or without one.
+"""The middleware: every request and response goes through it, with a route or without one.
 
 A request gets its id, or keeps a sane one that it brought; the id is in the answer, in problem
 documents, in every log line and in the database. The answer gets the headers that keep browsers

@@ -1,8 +1,8 @@
 """A pipeline that is sent in one piece.
 
-The driver's own sends each statement by itself, and the server wakes up and goes to sleep for each.
-That, and the cursors of BEGIN and COMMIT, are a tenth of what an order by HTTP takes. This one
-differs in three steps that the driver takes inwardly; a test counts segments on the wire.
+The driver's own sends each statement by itself, and the server wakes up and goes to sleep for each;
+its BEGIN and COMMIT have cursors that nobody needs. This one differs in three steps that the driver
+takes inwardly; a test counts segments on the wire.
 """
 
 from collections.abc import AsyncIterator

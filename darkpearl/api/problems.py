@@ -34,7 +34,7 @@ _Request = Request[Any, Any, Any]
 
 
 class ProblemType(Struct):
-    """What a `type` of a problem document stands for."""
+    """The meaning of the `type` of a problem document."""
 
     code: str
     title: str
@@ -84,11 +84,11 @@ _MEANINGS = {
 
 
 def refusals(*statuses: int, needs_token: bool = True) -> dict[int, ResponseSpec]:
-    """What a handler may answer besides success, for its description.
+    """The answers of a handler besides success, for its description.
 
     Args:
         statuses: its own; 503 is everybody's, 429 of all that asks who calls.
-        needs_token: whether who calls matters.
+        needs_token: the answer depends on the caller.
     """
     everybodys = {401, 403, 429, 503} if needs_token else {503}
     return {
@@ -173,7 +173,7 @@ def _response(problem: ProblemDetails, headers: dict[str, str] | None = None) ->
 
 
 def _parameter(wrong: dict[str, str]) -> str:
-    """What the client calls a parameter that the framework refuses."""
+    """The client's name for a parameter that the framework refuses."""
     name = wrong.get("key", "")
     return name.replace("_", "-").title() if wrong.get("source") == "header" else name
 
@@ -201,7 +201,7 @@ async def list_problem_types() -> list[ProblemType]:
     responses=refusals(400, 404, needs_token=False),
 )
 async def get_problem_type(code: FromPath[str]) -> ProblemType:
-    """What the `type` of a problem document stands for."""
+    """The meaning of the `type` of a problem document."""
     problem = problem_of(code)
     if problem is None:
         raise NotFoundError(f"There is no problem {code}.")

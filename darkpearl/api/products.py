@@ -1,4 +1,4 @@
-"""Products: what can be sold."""
+"""Products: the catalogue."""
 
 from typing import Annotated
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""What comes back of a fulfilled order: money as refunds, goods as returns, each by itself."""
+"""Refunds and returns of a fulfilled order: money and goods come back, each by itself."""
 
 from uuid import UUID
 

@@ -1,4 +1,4 @@
-"""Tokens: who a request says it is, and whether that is so.
+"""Tokens: the identity that a request claims, verified.
 
 PyJWT verifies signature, expiry and not-before, and issuer and audience where the settings name
 them. HS256 is checked with the secret alone, RS256 and ES256 with the published keys alone, so no
@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Who makes a request: the role to act as, and the claims as JSON."""
+    """The maker of a request: the role to act as, and the claims as JSON."""
 
     role: Role
     claims: str
@@ -61,7 +61,7 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 ANONYMOUS = Identity("anon", '{"role": "anon"}')
-"""Who gives no token."""
+"""The identity without a token."""
 
 
 class _Verified(msgspec.Struct, frozen=True):
@@ -95,7 +95,7 @@ class Verifier:
             await self._keys.close()
 
     async def identify(self, headers: list[str]) -> Identity:
-        """Who sends these Authorization headers; ANONYMOUS without one.
+        """The sender of these Authorization headers; ANONYMOUS without one.
 
         Raises:
             UnauthorizedError: it is no Bearer token, or not a valid one.
@@ -254,7 +254,7 @@ class PublishedKeys:
         return text
 
     def _state(self) -> object:
-        """What changes when the file does; None while it isn't there."""
+        """A mark that changes when the file does; None while it isn't there."""
         if self._client:
             return None
         try:
@@ -297,7 +297,7 @@ def invalid(reason: str) -> UnauthorizedError:
 
 
 def _identity(claims: dict[str, Any]) -> Identity:
-    """Who verified claims speak of.
+    """The identity that verified claims speak of.
 
     Raises:
         UnauthorizedError: the role is none that callers may have, or a customer has no id.

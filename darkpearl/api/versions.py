@@ -46,7 +46,7 @@ IfNoneMatch = Annotated[
 
 
 UNCHANGED = {HTTP_304_NOT_MODIFIED: ResponseSpec(None, description="It is what If-None-Match says")}
-"""What tagged() may answer besides the row, for a handler's description."""
+"""The answer of tagged() besides the row, for a handler's description."""
 
 
 def etag(row: Versioned) -> str:
@@ -71,7 +71,7 @@ def tagged(row: V, if_none_match: str | None = None) -> JsonResponse[V]:
 def expect(
     if_match: str | None, table: LiteralString, row_id: UUID, shown: LiteralString = ""
 ) -> list[Statement]:
-    """What has to run before a write under If-Match: locks the row, raises when it has changed.
+    """The statement before a write under If-Match: locks the row, raises when it has changed.
 
     Nothing when there is no such condition; no row is left to the write itself to find out.
 

@@ -1,6 +1,6 @@
-"""Webhooks: what payment gateways tell by themselves.
+"""Webhooks: payment gateways tell something by themselves.
 
-Whoever may send one is known by its signature alone, which the gateway's own code checks over the
+A sender is known by its signature alone, which the gateway's own code checks over the
 bytes as they came. What follows from an event is the database's to decide.
 """
 

@@ -1,4 +1,4 @@
-"""What people read: results on standard output, each failure as one line on standard error."""
+"""Output for people: results on standard output, each failure as one line on standard error."""
 
 import os
 import sys

@@ -132,7 +132,7 @@ def forget_stale_pid(data: Path) -> None:
 
 
 def _is_postmaster(pid: int, data: Path) -> bool:
-    """Whether `pid` runs and is the server of this data folder, in which it works."""
+    """The process runs and is the server of this data folder, in which it works."""
     if not _alive(pid):
         return False
     if Path("/proc/self").exists():

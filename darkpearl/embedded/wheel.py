@@ -42,7 +42,7 @@ class Account:
         return {"user": self.uid, "group": self.gid, "extra_groups": []}
 
     def reaches(self, path: Path) -> bool:
-        """Whether this user may enter every folder down to `path`."""
+        """This user may enter every folder down to `path`."""
         test = ["/bin/sh", "-c", 'test -x "$0"', str(path)]
         return subprocess.run(test, check=False, cwd="/", **self.switch()).returncode == 0
 
@@ -70,7 +70,7 @@ def binaries() -> Path:
 
 
 def account_for(home: Path) -> Account:
-    """Who runs the server of a home: we; for root the owner of its data, at first `nobody`."""
+    """The user that runs the server of a home: we; for root the data's owner, at first `nobody`."""
     try:
         if os.geteuid() != 0:
             entry = pwd.getpwuid(os.geteuid())

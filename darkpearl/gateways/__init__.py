@@ -1,4 +1,4 @@
-"""Payment gateways: what a saga asks of the world outside, as one small Protocol.
+"""Payment gateways: a saga's requests to the world outside, as one small Protocol.
 
 Every call carries an idempotency key that is the same for each try of one purpose of one saga.
 A gateway gives the same answer for the same key, however often it is asked; that is what makes
@@ -18,7 +18,7 @@ Outcome = Literal["approved", "declined", "pending", "unknown"]
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """What the gateway is asked for.
+    """A request to the gateway.
 
     Attributes:
         operation: what to do.
@@ -43,7 +43,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the gateway said.
+    """The gateway's answer.
 
     Attributes:
         outcome: approved and declined are final; pending will be decided later, by webhook;
@@ -68,7 +68,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class WebhookEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """What a gateway tells by webhook.
+    """An event that a gateway tells by webhook.
 
     Attributes:
         event_id: the gateway's name for the event; the same for every delivery of it.
@@ -91,7 +91,7 @@ class GatewayPayment(msgspec.Struct, frozen=True, kw_only=True):
         authorized: in major units, as are the others.
         captured: what was taken.
         refunded: what was given back.
-        voided: whether it was cancelled; nothing can be captured any more.
+        voided: it was cancelled; nothing can be captured any more.
         created_at: when the gateway first knew of it.
     """
 
@@ -131,7 +131,7 @@ class Gateway(Protocol):
         """Give back a part of what was captured. The idempotency key is the refund's."""
 
     async def lookup(self, call: Call) -> Answer | None:
-        """What became of a call; None when its idempotency key was never heard of."""
+        """The outcome of a call; None when its idempotency key was never heard of."""
 
     def payments(self, since: datetime) -> AsyncIterator[GatewayPayment]:
         """Every payment the gateway has had since then, by its own books."""

@@ -55,7 +55,7 @@ class MockGateway:
         self._script = parse_script(script)
 
     async def authorize(self, call: Call) -> Answer:
-        """What the script says, else approved or declined by the idempotency key."""
+        """As the script says, else approved or declined by the idempotency key."""
         if self._latency_seconds:
             await asyncio.sleep(self._latency_seconds)
         if self._script and (scripted := self._scripted(call)):
@@ -76,7 +76,7 @@ class MockGateway:
         return await self.capture(call)
 
     async def refund(self, call: Call) -> Answer:
-        """What the script says, else approved."""
+        """As the script says, else approved."""
         approved = await self.capture(call)
         return self._scripted(call) or approved
 

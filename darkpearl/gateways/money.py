@@ -1,7 +1,7 @@
 """Amounts of money: decimals in major units in here, whole minor units at gateways.
 
-Conversions are exact or refused. Nothing is rounded: who asks for 9.999 EUR made a mistake, and
-who answers with another amount than was asked for makes a second one.
+Conversions are exact or refused. Nothing is rounded: to ask for 9.999 EUR is a mistake, and to
+answer with another amount than was asked for is a second one.
 """
 
 from decimal import MAX_PREC, Context, Decimal, Inexact

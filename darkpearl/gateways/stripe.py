@@ -98,7 +98,7 @@ class StripeGateway:
         return await _answered(self._refund(call), refusal="declined")
 
     async def lookup(self, call: Call) -> Answer | None:
-        """What became of a call, by the present state of its payment.
+        """The outcome of a call, by the present state of its payment.
 
         Leaves an unconfirmed payment intent behind where there was none. It holds no money, and
         the call uses it when it is made after all.

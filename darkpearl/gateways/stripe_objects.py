@@ -1,4 +1,4 @@
-"""What Stripe's objects say, as far as we look at them, and the answers that they amount to.
+"""Stripe's objects, as far as we look at them, and the answers that they amount to.
 
 A payment is a payment intent with our `payment_key` in its metadata; `capture_key` there is the
 idempotency key of its capture. A refund has the `idempotency_key` of its call; one that is a void
@@ -65,7 +65,7 @@ class Failure(msgspec.Struct):
 
 
 class Charge(msgspec.Struct):
-    """What a confirmation led to."""
+    """The charge that a confirmation led to."""
 
     status: str = ""
     amount: int = 0
@@ -107,7 +107,7 @@ class Intent(msgspec.Struct):
         return from_stripe(minor, self.currency.upper())
 
     def authorization(self) -> Answer | None:
-        """What it says of its authorisation; None when that wasn't asked for yet."""
+        """The answer to its authorisation; None when that wasn't asked for yet."""
         match self.status, self.last_payment_error:
             case "requires_capture" | "succeeded", _:
                 return self._answer("approved", captured=self.money(self.amount_received))
@@ -123,13 +123,13 @@ class Intent(msgspec.Struct):
         return None
 
     def capture(self) -> Answer | None:
-        """What it says of its capture; None when it can still be captured."""
+        """The answer to its capture; None when it can still be captured."""
         if self.status == "succeeded":
             return self._answer("approved", captured=self.money(self.amount_received))
         return self._answer("declined", code="canceled") if self.status == "canceled" else None
 
     def void(self) -> Answer | None:
-        """What it says of its void; None when it isn't undone."""
+        """The answer to its void; None when it isn't undone."""
         given_back = self.status == "succeeded" and self.returned >= self.amount_received
         return self.voided() if self.status == "canceled" or given_back else None
 
@@ -156,7 +156,7 @@ class Refund(msgspec.Struct):
         return self.metadata.get("idempotency_key")
 
     def answer(self) -> Answer:
-        """What became of it; pending while Stripe waits for funds or for the bank."""
+        """Its outcome; pending while Stripe waits for funds or for the bank."""
         match self.status:
             case "succeeded":
                 return Answer("approved", gateway=NAME, reference=self.id)
@@ -186,7 +186,7 @@ class Event(msgspec.Struct):
     request: Request | None = None
 
     def told(self) -> WebhookEvent | None:
-        """What it says of a call of ours; None when it says nothing final.
+        """The answer to a call of ours; None when it says nothing final.
 
         Raises:
             ValueError: the object isn't what the type of the event says.

@@ -71,12 +71,12 @@ class Breaker:
 
     @property
     def open(self) -> bool:
-        """Whether no call is to be made."""
+        """No call is to be made."""
         return self._clock() < self._open_until
 
     @property
     def half_open(self) -> bool:
-        """Whether one call is to be made, to see."""
+        """One call is to be made, to see."""
         return self._pause_seconds > 0 and not self.open
 
     def succeeded(self) -> None:
@@ -158,7 +158,7 @@ class Calls:
 
     @property
     def held_up(self) -> bool:
-        """Whether all calls that may be made at once wait for the gateway."""
+        """All calls that may be made at once wait for the gateway."""
         return self._out >= self._concurrency
 
     def take_answers(self) -> list[Settlement]:

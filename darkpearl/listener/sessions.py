@@ -57,7 +57,7 @@ class Sessions:
         """Have a prepared statement begin, and return at once.
 
         Returns:
-            What waits for its rows, to be called once.
+            A function that waits for its rows, to be called once.
 
         Raises:
             psycopg.OperationalError: the connection is lost.

@@ -159,7 +159,7 @@ class Listener:
             if not bell.holds_idle_lock:
                 await self._work_off(bell)
                 await bell.take_idle_lock()
-            # What the bell rang for; or the last look, after which every writer rings.
+            # The work that the bell rang for; or the last look, after which every writer rings.
             await self._work_off(bell)
             if bell.holds_idle_lock and not self._stopping:
                 # The limit is found out now: an answer that changes it ends the sleep.
@@ -214,14 +214,14 @@ class Listener:
         return {kind: passes.pop(kind).result() for kind in ended}
 
     async def _take_note(self, kind: str, count: int, bell: Bell) -> None:
-        """What a pass that has ended says of the next claim, and of how busy the times are."""
+        """Learn from a pass that has ended if a claim is to follow, and if times are busy."""
         was_full = count == self._limit
         if kind == "advance" and count:
             self._claims += 1
             if self._claims > 1 or was_full:
                 await self._be_busy(bell)
         # A claim that found less than its limit is followed by the next when an answer is settled:
-        # what has come until then is one batch, and no core is taken from the settling.
+        # orders that come until then are one batch, and no core is taken from the settling.
         self._wants_claim = not self._stopping and (kind == "settle" or was_full)
 
     async def _be_busy(self, bell: Bell) -> None:

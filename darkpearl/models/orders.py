@@ -1,4 +1,4 @@
-"""Orders: what a customer asks for, and all that belongs to it."""
+"""Orders, and all that belongs to them."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -18,7 +18,7 @@ OrderStatus = Literal[
 
 
 class Order(Struct):
-    """What a customer asked for."""
+    """An order of a customer."""
 
     id: UUID
     order_number: Annotated[int, Meta(description="Short, for people")]

@@ -31,7 +31,7 @@ PaymentToken = Annotated[
 
 
 class Payment(Struct):
-    """What was asked, taken and given back."""
+    """Money that was asked for, taken and given back."""
 
     status: PaymentStatus
     currency: str

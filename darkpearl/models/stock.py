@@ -1,4 +1,4 @@
-"""Stock: what a warehouse has, the ledger that says why, and goods that come back."""
+"""Stock: inventory, the ledger that explains it, and goods that come back."""
 
 from datetime import datetime
 from typing import Annotated, Literal

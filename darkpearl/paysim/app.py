@@ -66,7 +66,7 @@ class Service:
     async def ask(
         self, operation: Operation, key: str, payment_key: str, money: Money | None = None
     ) -> Response[Answer]:
-        """What a call is answered."""
+        """The answer to a call."""
         asked = rules.Request(operation, key, payment_key)
         if money:
             given = msgspec.structs.asdict(money)
@@ -133,7 +133,7 @@ async def refund(
 
 @get("/v1/calls/{key:str}")
 async def get_call(service: Asked, key: Annotated[str, PathParameter()]) -> Answer:
-    """What became of a call."""
+    """The outcome of a call."""
     answer = await service.ledger.do(partial(rules.lookup, idempotency_key=key))
     if answer is None:
         raise NotFoundException(f"{key} was never heard of")
@@ -154,7 +154,7 @@ async def list_payments(
 
 @get("/v1/ledger")
 async def get_ledger(service: Asked) -> dict[str, Any]:
-    """What the books add up to."""
+    """The sums of the books."""
     return await service.ledger.do(rules.summary)
 
 

@@ -1,4 +1,4 @@
-"""What happens to a call on its way, decided by seed, key and number of the try alone.
+"""Faults of calls on their way, decided by seed, key and number of the try alone.
 
 The service behind knows nothing of this: faults come from outside, as they do in the world. A try
 that fails before the service hears of it has done nothing; one that fails after has done all.
@@ -24,7 +24,7 @@ SPARED = {("GET", "/v1/payments"), ("GET", "/v1/ledger")}
 """For whoever compares books afterwards."""
 MAX_BODY_BYTES = 65_536
 ALL = 1 + 1e-9
-"""What ten tenths may add up to in floating point."""
+"""Rates that are all of it may add up to so much in floating point."""
 _TOKEN = re.compile(r"(pending)?:?(?:decline:(\w+)|approve)?")
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER of no time: closing resets."""
@@ -49,12 +49,12 @@ Seconds = Annotated[float, Meta(ge=0, le=3600)]
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What the service decides on a call, whichever try of it gets through.
+    """The service's decision on a call, whichever try of it gets through.
 
     Attributes:
         code: why it is declined, if it is.
-        pending: whether that is told later, and by webhook alone.
-        webhook: whether a call that is decided at once is told by webhook too, and when.
+        pending: that is told later, and by webhook alone.
+        webhook: when a call that is decided at once is told by webhook too, if it is.
     """
 
     code: str | None = None
@@ -63,11 +63,11 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """What one try meets.
+    """A fault that one try meets, or none.
 
     Attributes:
         kind: `late` comes after so long that the caller may have given up.
-        before: whether it strikes before the service hears of the try.
+        before: it strikes before the service hears of the try.
         latency_seconds: what the way takes in any case.
     """
 
@@ -127,7 +127,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("the rates of answers twice and webhooks first exceed 1 together")
 
     def verdict(self, operation: str, key: str, token: str | None = None) -> Verdict:
-        """What is decided on the call with an idempotency key.
+        """The decision on the call with an idempotency key.
 
         A token says it outright: `approve`, `decline:<code>`, `pending`, `pending:decline:<code>`.
         """
@@ -143,7 +143,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
         return Verdict(code, pending, "after" if told < self.answer_twice_rate else "no")
 
     def fault(self, key: str, number: int) -> Fault:
-        """What the try of that number meets."""
+        """The fault that the try of that number meets."""
         dice = self._dice("try", key, number)
         seconds = self.latency_ms / 1000 * dice.lognormvariate(0.0, self.latency_spread)
         before = dice.random() < 0.5  # noqa: PLR2004 - a coin
@@ -233,7 +233,7 @@ async def _hang_up(scope: Scope, receive: Receive, *, reset: bool) -> None:
 async def _received(receive: Receive) -> Receive:
     """The request in full, or as much as a service needs to refuse it.
 
-    What was sent is acted upon even when the caller has hung up since, as it is by services that
+    It is acted upon even when the caller has hung up since, as it is by services that
     queue what they receive.
     """
     messages: list[Any] = []

@@ -78,7 +78,7 @@ class Ledger:
         self._writer: asyncio.Task[None] | None = None
 
     async def do(self, work: Callable[[Connection], T]) -> T:
-        """What the work returns, after its commit.
+        """The result of the work, after its commit.
 
         Raises:
             KeyReusedError: if the work does, before it has written; others go on without it.

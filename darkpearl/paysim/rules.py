@@ -1,4 +1,4 @@
-"""What a call does to the books: functions of the ledger's connection, inside its transaction."""
+"""The rules of the books: functions of the ledger's connection, inside its transaction."""
 
 import time
 from datetime import UTC, datetime
@@ -116,7 +116,7 @@ def payments(db: Connection, since: datetime, after: int) -> Page:
 
 
 def summary(db: Connection) -> dict[str, Any]:
-    """What the books add up to: money by currency, calls by what came of them, webhooks unsent."""
+    """The sums of the books: money by currency, calls by their outcome, webhooks unsent."""
     money = db.execute(
         "select currency, count(*), sum(authorized), sum(captured), sum(refunded), sum(voided)"
         " from payments where authorized > 0 group by currency order by currency"

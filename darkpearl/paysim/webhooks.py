@@ -1,4 +1,4 @@
-"""Tells what was decided, again and again until it is heard. The ledger remembers what is."""
+"""Webhooks: each decision is told until it is heard. The ledger remembers which are."""
 
 import asyncio
 import time

@@ -1,1 +1,1 @@
-"""What a process tells of itself: log lines, metrics, traces, and the request they belong to."""
+"""Telemetry: log lines, metrics, traces, and the request that they belong to."""

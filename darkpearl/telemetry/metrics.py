@@ -1,4 +1,4 @@
-"""Metrics in Prometheus' format: what this process does, and what the queue in the database is at.
+"""Metrics in Prometheus' format: the work of this process, and the queue in the database.
 
 Counters and histograms are of this process. What the database knows is asked when somebody
 scrapes, at most every `FRESH_SECONDS`; without an answer in time the page comes all the same and
@@ -106,7 +106,7 @@ class Tally:
 
 
 class Engine(Collector):
-    """What the database knows: the queue, and the steps since this process first asked.
+    """The database's part: the queue, and the steps since this process first asked.
 
     Args:
         fetch: asks the database.
@@ -199,7 +199,7 @@ class PoolStats(Collector):
 
 
 class Page:
-    """What a scrape of one service gets: this process, and the collectors of the service."""
+    """The page that a scrape of one service gets: this process, and the service's collectors."""
 
     def __init__(self, engine: Engine, *more: Collector) -> None:
         self._engine = engine

@@ -26,7 +26,7 @@ _current: ContextVar[RequestContext] = ContextVar("request_context", default=NON
 
 
 def begin(context: RequestContext) -> None:
-    """What this task and those it starts do from here on is for this request."""
+    """From here on this task, and those that it starts, work for this request."""
     _current.set(context)
 
 

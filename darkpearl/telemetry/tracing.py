@@ -1,4 +1,4 @@
-"""Traces by OpenTelemetry: what requests, passes of the listener and gateway calls took.
+"""Traces by OpenTelemetry: how long requests, passes of the listener and gateway calls took.
 
 Imported when the environment asks for traces, and by nobody else. A trace goes on across processes:
 a request continues the context that it brought, its saga keeps the request's, and the listener's
@@ -172,7 +172,7 @@ def exporting(service: str, exporter: TracesExporter) -> Tracing:
 
 
 def _context(traceparent: str) -> Context:
-    """What a span continues; without a trace context it begins a trace."""
+    """The context that a span continues; without one it begins a trace."""
     return _w3c.extract({"traceparent": traceparent}, Context())
 
 
