@@ -1,4 +1,4 @@
-"""What every benchmark needs: a durable server, filled databases, listeners, honest counters.
+"""The ground of every benchmark: a durable server, filled databases, listeners, honest counters.
 
 Figures are of this machine and this moment; compare them only within one run. The server keeps its
 data on disk with fsync and synchronous_commit on. After every round the audit must be empty.
@@ -120,7 +120,7 @@ class Shop:
         await self.connection.execute("checkpoint")
 
     async def drained(self) -> bool:
-        """Whether every saga has ended; asked in a way that is one look into an index."""
+        """Every saga has ended; asked in a way that is one look into an index."""
         return bool(
             await self.value(
                 "select (select id from sagas where ready_at is not null order by ready_at limit 1)"

@@ -67,7 +67,7 @@ async def latency(
 
 
 async def least(target: Shop, orders: int) -> dict[str, Any]:
-    """What the machine takes for itself: a row is inserted, and written twice by who is told of it.
+    """The machine's own time: a row is inserted, and written twice by a session that is told.
 
     Each time is a transaction, as an order's are: placed, claimed, settled. Nothing is checked, no
     other row is touched, and who is told does nothing but that.

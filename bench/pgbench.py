@@ -33,7 +33,7 @@ commit;
 
 @dataclass(frozen=True)
 class Run:
-    """What pgbench said."""
+    """The output of pgbench."""
 
     transactions: int
     per_second: float
@@ -94,5 +94,5 @@ async def pgbench(
 
 
 def log_files(prefix: Path) -> list[Path]:
-    """What `--log --log-prefix` wrote: one file for each thread."""
+    """The lines that `--log --log-prefix` wrote: one file for each thread."""
     return sorted(prefix.parent.glob(f"{prefix.name}.*"))

@@ -67,7 +67,7 @@ class Sampler:
 
 
 def memory(samples: Samples) -> dict[str, Any]:
-    """What samples of (seconds, MB) say, the first third left out: there the process fills up."""
+    """The growth by samples of (seconds, MB), without the first third: there the process fills."""
     third = len(samples) // 3
     middle, last = samples[third : 2 * third], samples[2 * third :]
     before, after = (fmean(mb for _, mb in part) for part in (middle, last))

@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 _console = Console()
 TABLES = ("orders", "order_items", "inventory", "payments", "stock_movements")
 SAGALESS = ("order has no saga", "movement of a saga that does not exist")
-"""What the audit finds in orders that another engine has fulfilled."""
+"""The audit's findings in orders that another engine has fulfilled."""
 UNPAID = """
 select count(*) from orders as o left join payments as p on p.order_id = o.id
 where o.status <> 'fulfilled' or p.captured_amount is distinct from o.total_amount
@@ -72,7 +72,7 @@ class Peer:
         return str(python)
 
     def command(self, *arguments: str) -> dict[str, Any]:
-        """What subprocess.Popen needs to run its script."""
+        """Arguments of subprocess.Popen that run its script."""
         names = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         return {
             "args": [self.install(), "-m", f"bench.peers.{self.script}", *arguments],

@@ -131,7 +131,7 @@ class Stripe(stripe.HTTPXClient):
         await self._client_async.delete(f"{self.url}/_config/data")
 
     async def post(self, path: str, **parameters: str) -> Json:
-        """What somebody else does at Stripe, such as the payer."""
+        """A deed of somebody else at Stripe, such as the payer."""
         return json.loads((await self._ask("post", path, parameters))[0])
 
     def _fault(self, when: str, path: str) -> Response | None:
@@ -167,7 +167,7 @@ class Stripe(stripe.HTTPXClient):
         return body, status, headers
 
     async def _prepare(self, intent: str, action: str, given: dict[str, str]) -> Response | None:
-        """What Stripe takes with an action, localstripe takes as an update before it."""
+        """Parameters that Stripe takes with an action, localstripe takes as an update before it."""
         now = json.loads((await self._ask("get", f"/payment_intents/{intent}", {}))[0])
         if now["status"] not in STATES[action]:
             return self._refused("payment_intent_unexpected_state", f"it is {now['status']}")

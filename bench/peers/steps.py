@@ -1,4 +1,4 @@
-"""What every peer does for an order, and how it is told to: the same SQL, the same few verbs.
+"""The work of every peer for an order, and how it is told to: the same SQL, the same few verbs.
 
 A step is one statement in one transaction, which commits together with the engine's checkpoint
 where the engine offers that. It starts from the order's status, so that a second try of a step

@@ -51,7 +51,7 @@ class Process:
         )
 
     def runs(self) -> bool:
-        """Whether it hasn't ended."""
+        """It hasn't ended."""
         return self._process.poll() is None
 
     def printed(self) -> str:

@@ -1,4 +1,4 @@
-"""What holds for every route: problems, health, the description of the API."""
+"""Every route: problems, health, the description of the API."""
 
 import asyncio
 import logging
@@ -228,7 +228,7 @@ async def test_a_request_goes_to_the_database_in_one_piece(
 
 
 async def test_a_request_may_be_more_than_a_socket_takes(app: Litestar) -> None:
-    """What doesn't go at once goes when there is room, while answers come back."""
+    """A statement that doesn't go at once goes when there is room, while answers come back."""
     text = "x" * 5_000_000
     query = "select %(text)s::text as text"
     async with asyncio.timeout(20):

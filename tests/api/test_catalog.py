@@ -59,7 +59,7 @@ async def test_a_sku_is_given_once(api: Api, problem: Problem) -> None:
 
 
 async def test_a_law_of_the_schema_is_told(api: Api, problem: Problem) -> None:
-    """What the types let through and a CHECK refuses is 422, without the row's other columns."""
+    """A value that only a CHECK refuses is 422, without the row's other columns."""
     told = problem(await api.post("/products", json={**PRODUCT, "name": "   "}), 422, "23514")
     assert told["detail"] == "products name is short and not blank"
     assert "LAMP" not in str(told)
@@ -117,7 +117,7 @@ async def test_a_patch_is_refused_whole(api: Api, problem: Problem) -> None:
 
 
 async def test_a_put_replaces_the_whole(api: Api, problem: Problem) -> None:
-    """What may be left out gets its default; what must be there is named, and PATCH with it."""
+    """Fields that may be left out get defaults; those that must be there are named, with PATCH."""
     body = {**PRODUCT, "description": "old", "currency": "EUR", "is_active": False}
     made = await api.post("/products", json=body)
     path = made.headers["location"]

@@ -32,7 +32,7 @@ class Stream:
         self._text = ""
 
     async def receive(self) -> dict[str, Any]:
-        """What the server hears: an empty body, then that the client is gone."""
+        """The server hears: an empty body, then that the client is gone."""
         if not hasattr(self, "_asked"):
             self._asked = True
             return {"type": "http.request", "body": b"", "more_body": False}
@@ -40,7 +40,7 @@ class Stream:
         return {"type": "http.disconnect"}
 
     async def send(self, message: dict[str, Any]) -> None:
-        """What the server says."""
+        """The server's messages."""
         await self._sent.put(message)
 
     async def start(self) -> dict[str, Any]:

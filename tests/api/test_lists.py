@@ -196,7 +196,7 @@ async def test_a_parameter_that_nobody_takes_is_refused(api: Api, problem: Probl
 
 
 async def test_a_request_with_parameters_leaves_nothing_behind(api: Api) -> None:
-    """What is known of a handler is kept once, not once for each request."""
+    """Knowledge of a handler is kept once, not once for each request."""
 
     def handlers() -> int:
         gc.collect()

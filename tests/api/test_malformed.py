@@ -1,4 +1,4 @@
-"""What isn't HTTP, isn't JSON or never ends, sent to a real server over sockets."""
+"""Bytes that aren't HTTP, aren't JSON or never end, sent to a real server over sockets."""
 
 import asyncio
 import contextlib
@@ -134,7 +134,7 @@ async def test_ten_thousand_malformed_requests_change_nothing(database_url: str)
 
 
 async def test_a_head_without_end_is_cut_off(database_url: str) -> None:
-    """Who sends headers on and on is refused at a limit, also when they come in small pieces."""
+    """Headers on and on are refused at a limit, also when they come in small pieces."""
     port = free_port()
     settings = {"DARKPEARL_DATABASE_URL": database_url, "DARKPEARL_PORT": str(port)}
     with Process("api", **settings):
@@ -152,7 +152,7 @@ async def test_a_head_without_end_is_cut_off(database_url: str) -> None:
 
 
 async def test_a_request_right_behind_a_large_one_is_served(database_url: str) -> None:
-    """What counts as a head is its own bytes alone, not those of the body that came before it."""
+    """A head is counted by its own bytes alone, not those of the body that came before it."""
     port = free_port()
     settings = {"DARKPEARL_DATABASE_URL": database_url, "DARKPEARL_PORT": str(port)}
     with Process("api", **settings):

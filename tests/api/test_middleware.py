@@ -1,4 +1,4 @@
-"""What holds for every request: its id, its log line, its limits, and the headers of its answer."""
+"""Every request: its id, its log line, its limits, and the headers of its answer."""
 
 import json
 import logging
@@ -253,7 +253,7 @@ def test_buckets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_client_is_its_address(host: str, key: str) -> None:
-    """Who has a whole IPv6 network is one client all the same."""
+    """The owner of a whole IPv6 network is one client all the same."""
     assert address_key(host) == key
 
 

@@ -173,7 +173,7 @@ async def test_what_is_fulfilled_is_not_cancelled(
 async def test_a_refusal_at_commit_is_a_proper_answer(
     app: Litestar, api: Api, shop: Any, problem: Problem, listed: Listed
 ) -> None:
-    """What the database checks only at commit is known before the response goes out."""
+    """A check that the database makes at commit is known before the response goes out."""
 
     @post("/orders-without-lines")
     async def place(caller: NamedDependency[Caller]) -> None:

@@ -80,7 +80,7 @@ async def test_under_a_key_it_is_done_once(api: Api, shop: Any, order: str, path
 async def test_a_body_that_is_no_refund_is_refused(
     api: Api, order: str, problem: Problem, body: Any
 ) -> None:
-    """What the description forbids is 400."""
+    """A body that the description forbids is 400."""
     problem(await api.post(f"{order}/refunds", json=body), 400)
 
 
@@ -146,7 +146,7 @@ async def test_returns_that_make_no_sense_are_refused(
 async def test_customers_give_nothing_back_to_themselves(
     api: Api, client: Any, order_body: Body, run_sagas: RunSagas, problem: Problem, path: str
 ) -> None:
-    """Who ordered may read their refunds, and only staff make them."""
+    """Customers may read their refunds, and only staff make them."""
     me = uuid4()
     customer, stranger = client("authenticated", me), client("authenticated", uuid4())
     made = await customer.post("/orders", json=order_body((0, 1), customer_id=str(me)))
@@ -188,7 +188,7 @@ async def test_a_payment_token_is_never_sent_back(
 async def test_a_payment_token_is_bounded(
     api: Api, order_body: Body, problem: Problem, token: Any
 ) -> None:
-    """What can't be one is refused by its name, not by its content."""
+    """An amount or id that can't be one is refused by its name, not by its content."""
     told = problem(await api.post("/orders", json=order_body((0, 1), payment_token=token)), 400)
     assert [each["field"] for each in told["errors"]] == ["payment_token"]
 

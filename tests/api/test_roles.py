@@ -1,4 +1,4 @@
-"""What each role gets from the API: its own, no more, and the right refusal for the rest."""
+"""Each role at the API: its own, no more, and the right refusal for the rest."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any

@@ -65,13 +65,13 @@ def forged(header: dict[str, Any], key: bytes) -> str:
 
 
 async def ask(settings: Settings, token: str, transport: Any = None) -> Identity:
-    """Whom a fresh verifier takes the token for."""
+    """The identity that a fresh verifier takes the token for."""
     async with Verifier(settings, transport) as verifier:
         return await verifier.identify([f"Bearer {token}"])
 
 
 class Issuer(httpx.AsyncBaseTransport):
-    """What is at the URL of the keys, and how often it was asked for."""
+    """The keys at their URL, and how often they were asked for."""
 
     def __init__(self, *keys: dict[str, Any]) -> None:
         self.keys = list(keys)
@@ -111,11 +111,11 @@ def bearer(token: str) -> list[str]:
     return [f"Bearer {token}"]
 
 
-# What is believed.
+# Tokens that are believed.
 
 
 async def test_no_token_is_a_visitor() -> None:
-    """Who says nothing is anon."""
+    """A caller that says nothing is anon."""
     async with Verifier(Settings(jwt_secret=SECRET)) as verifier:
         assert await verifier.identify([]) is ANONYMOUS
 
@@ -206,7 +206,7 @@ async def test_issuer_and_audience_are_checked_where_they_are_set() -> None:
             await ask(strict, signed(**more))
 
 
-# What is not.
+# Tokens that are not.
 
 PUBLIC_PEM = RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 BAD = {
@@ -302,7 +302,7 @@ async def test_without_a_secret_no_secret_is_right() -> None:
             await ask(Settings(), forged({"alg": "HS256"}, key))
 
 
-# Who has to give one.
+# Requests that need one.
 
 
 async def test_what_needs_a_token_says_so(client: Client, problem: Problem) -> None:
@@ -377,7 +377,7 @@ async def test_a_new_key_is_fetched_when_it_is_first_used(
 async def test_unknown_keys_dont_make_it_fetch_again_and_again(
     issuer: Issuer, verifier: Verifier
 ) -> None:
-    """Whoever sends tokens with made-up key ids causes no more fetches than the limit."""
+    """A sender of tokens with made-up key ids causes no more fetches than the limit."""
     for number in range(50):
         with pytest.raises(UnauthorizedError):
             await verifier.identify(bearer(signed(RSA, "RS256", kid=f"made up {number}")))

@@ -43,7 +43,7 @@ class Charging(StandIn):
 
 @pytest.fixture
 def spans() -> InMemorySpanExporter:
-    """What has ended, in every service."""
+    """The spans that have ended, in every service."""
     return InMemorySpanExporter()
 
 
@@ -109,7 +109,7 @@ async def test_one_trace_from_the_caller_to_the_gateway(
 async def test_an_order_without_a_trace_begins_one(
     shop: Shop, spans: InMemorySpanExporter, listen: Callable[..., Any]
 ) -> None:
-    """What came by SQL is charged all the same, in a trace of its own."""
+    """An order that came by SQL is charged all the same, in a trace of its own."""
     await shop.order((shop.products[0], 1))
     await listen()
     (charge,) = [each for each in spans.get_finished_spans() if each.name == "gateway authorize"]

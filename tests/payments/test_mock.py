@@ -53,7 +53,7 @@ async def test_the_script_decides_by_amount_and_by_token() -> None:
 
 
 async def test_a_pending_answer_has_come_by_the_time_it_is_looked_up() -> None:
-    """Who looks when the deadline is over finds an approval."""
+    """A look when the deadline is over finds an approval."""
     found = await MockGateway(script=SCRIPT).lookup(call(token="tok_slow"))
     assert found is not None
     assert found.outcome == "approved"

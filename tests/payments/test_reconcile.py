@@ -45,7 +45,7 @@ class Books(MockGateway):
         self.entries.append(GatewayPayment(payment_key=key, **entry))
 
     async def payments(self, since: datetime) -> AsyncIterator[GatewayPayment]:
-        """What was written."""
+        """The rows that were written."""
         self.asked_since = since
         for each in self.entries:
             yield each
@@ -176,7 +176,7 @@ async def test_what_is_open_on_one_side_is_reported(
 async def test_what_is_open_on_both_sides_agrees(
     books: Books, paid: Callable[..., Awaitable[str]], compare: Any
 ) -> None:
-    """What waits for the payer's bank is nothing to look into, listed by the gateway or not."""
+    """A payment that waits for the payer's bank is no difference, listed by the gateway or not."""
     await paid(WAITING)
     books.write(await paid(WAITING), authorized=Decimal(0), captured=Decimal(0))
     assert await compare() == []

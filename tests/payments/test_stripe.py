@@ -34,7 +34,7 @@ def charged(server: Stripe) -> int:
 
 
 async def money(gateway: StripeGateway, call: Call) -> tuple[str, str, str, bool]:
-    """What Stripe holds of a payment: authorised, captured, refunded, and whether it is void."""
+    """A payment at Stripe: authorised, captured, refunded, and if it is void."""
     payment = await books(gateway, call)
     return str(payment.authorized), str(payment.captured), str(payment.refunded), payment.voided
 
@@ -262,7 +262,7 @@ async def test_a_void_releases_what_is_held(
 async def test_a_void_gives_back_the_rest_of_what_was_taken(
     gateway: StripeGateway, order: Callable[..., Call]
 ) -> None:
-    """What was refunded before isn't refunded twice."""
+    """Money that was refunded before isn't refunded twice."""
     held = await gateway.authorize(order(capture=True))
     refund = order("refund", reference=held.reference, amount=Decimal(5))
     assert (await gateway.refund(refund)).outcome == "approved"
@@ -414,6 +414,6 @@ def test_amounts_are_counted_as_stripe_does(amount: str, currency: str, counted:
      ("5.124", "KWD")],
 )  # fmt: skip
 def test_no_amount_is_rounded(amount: str, currency: str) -> None:
-    """What Stripe can't charge to the last unit is refused, not changed."""
+    """An amount that Stripe can't charge to the last unit is refused, not changed."""
     with pytest.raises(AmountError):
         to_stripe(Decimal(amount), currency)

@@ -28,7 +28,7 @@ def signed(event: Json, secret: str = SECRET, age_seconds: int = 0) -> tuple[Jso
 
 
 def told(gateway: StripeGateway, kind: str, about: Json, key: str | None = None) -> Any:
-    """What the gateway makes of an event."""
+    """The event as the gateway understands it."""
     event = {"id": "evt_1", "type": kind, "data": {"object": about}}
     return gateway.webhook(*signed({**event, "request": {"idempotency_key": key}}))
 

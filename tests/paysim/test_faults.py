@@ -1,4 +1,4 @@
-"""What goes wrong on the way, what it leaves behind, and that it can be had again."""
+"""Faults on the way: what they leave behind, and that they can be had again."""
 
 import asyncio
 import sqlite3

@@ -40,7 +40,7 @@ def fail(error: Exception) -> Callable[[Connection], None]:
 
 
 def keys(path: Path) -> list[str]:
-    """What somebody else reads in the file."""
+    """The file as somebody else reads it."""
     with closing(sqlite3.connect(path)) as reader:
         return [key for (key,) in reader.execute("select idempotency_key from calls order by 1")]
 
@@ -53,7 +53,7 @@ async def test_who_is_answered_is_in_the_file(ledger: Ledger, tmp_path: Path) ->
 
 
 async def test_callers_at_once_share_a_transaction(ledger: Ledger, tmp_path: Path) -> None:
-    """What was handed in together is committed once, in that order."""
+    """Work that was handed in together is committed once, in that order."""
     statements: list[str] = []
     ledger._db.set_trace_callback(statements.append)
     answers = await asyncio.gather(*(ledger.do(write(each)) for each in "cab"))
@@ -80,7 +80,7 @@ async def test_a_failure_is_everybodys(ledger: Ledger, tmp_path: Path) -> None:
 
 
 async def test_whoever_goes_away_is_not_waited_for(ledger: Ledger, tmp_path: Path) -> None:
-    """What they handed in is done; the others hear of theirs."""
+    """The work that they handed in is done; the others hear of theirs."""
     gone = asyncio.create_task(ledger.do(write("a")))
     stays = asyncio.create_task(ledger.do(write("b")))
     await asyncio.sleep(0)

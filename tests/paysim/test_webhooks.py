@@ -213,5 +213,5 @@ async def test_webhooks_can_come_twice_and_out_of_order(start: Start) -> None:
 
 
 async def told_all(gateway: HttpGateway) -> bool:
-    """Whether the ledger has nothing more to tell."""
+    """The ledger has nothing more to tell."""
     return not (await gateway._client.get("/v1/ledger")).json()["undelivered"]

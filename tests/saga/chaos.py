@@ -106,7 +106,7 @@ class Storm:
         )
 
     async def story(self, order: UUID) -> Rows:
-        """What happened to an order, here and as the gateway told it."""
+        """The history of an order, here and as the gateway told it."""
         return await self.rows(
             "select created_at, event_type::text, step_name, message from saga_events"
             " where saga_id = %s union all"
@@ -219,7 +219,7 @@ async def kill_listeners(storm: Storm, gateway_url: str) -> None:
 
 
 async def see_to_stuck_sagas(storm: Storm, gateway_url: str) -> None:
-    """What ran out of attempts says why; tried again in calm weather, it ends."""
+    """A saga that ran out of attempts says why; tried again in calm weather, it ends."""
     for row in await storm.rows("select * from stuck_sagas"):
         assert row["last_error"], row
         await storm.rows("select retry_saga(%s, 'the storm is over')", row["id"])
@@ -307,7 +307,7 @@ async def test_the_books_agree_after_everything_failed(storm: Storm, tmp_path: P
 
 
 def disagreement(row: dict[str, Any], theirs: GatewayPayment | None) -> str:
-    """What is wrong about one order, against what the gateway has of it."""
+    """The faults of one order, against what the gateway has of it."""
     charged = theirs.captured - theirs.refunded if theirs else 0
     if theirs and theirs.captured > row["total_amount"]:
         return f"charged more than once: {theirs}"

@@ -133,7 +133,7 @@ async def releases(shop: Shop) -> Callable[[], Awaitable[int]]:
 async def test_the_idle_lock_is_kept_for_an_order_alone(
     shop: Shop, listening: Any, until: Any, releases: Callable[[], Awaitable[int]]
 ) -> None:
-    """Who is woken for one order is as good as asleep again: writers go on ringing."""
+    """A listener that is woken for one order is as good as asleep again: writers go on ringing."""
     product = await shop.product(on_hand=100)
     await listening(MockGateway(1.0), poll_seconds=3600)
     await until(asleep(shop))
@@ -238,7 +238,7 @@ async def test_a_ring_is_heard_however_the_bell_was_used_before(
 
 
 async def test_a_session_says_what_became_of_its_statement(database_url: str) -> None:
-    """What failed is raised, and the session goes on; a parameter may be as large as it likes."""
+    """A failure is raised, and the session goes on; a parameter may be as large as it likes."""
     statements = {"divide": "select 6 / $1::int, null", "measure": "select length($1::text)"}
     async with Sessions.connect(database_url, "s", statements, count=1) as sessions:
         with pytest.raises(psycopg.errors.DivisionByZero):
@@ -250,7 +250,7 @@ async def test_a_session_says_what_became_of_its_statement(database_url: str) ->
 
 
 async def test_a_bell_that_is_lost_is_no_silence(shop: Shop, database_url: str) -> None:
-    """Who waits on a connection that is lost gets an error, and so does the next one."""
+    """A wait on a connection that is lost ends with an error, and so does the next one."""
     quiet = asyncio.Event()
 
     async def hear(bell: Bell) -> None:

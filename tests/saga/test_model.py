@@ -10,7 +10,7 @@ from shop import APPROVED, DECLINED, PENDING, Row, Shop
 
 PRODUCTS = 4
 FATES = ["approved", "declined", "told yes", "told no", "returned", "cancelled"]
-"""What becomes of an order that has stock. Told: pending first, then by webhook."""
+"""The ends of an order that has stock. Told: pending first, then by webhook."""
 Lines = list[tuple[int, int]]
 
 
@@ -103,7 +103,7 @@ async def test_batches_do_what_one_by_one_would(
 
 
 async def _advance(shop: Shop, limit: int) -> list[Row]:
-    """What advance() does, without its second tries: no batch that raises is mended by halves."""
+    """The work of advance(), without its second tries: no batch that raises is mended by halves."""
     requests: list[Row] = []
     while await shop.value("select exists (select from sagas where ready_at <= clock())"):
         (documents,) = await shop.values(
@@ -132,7 +132,7 @@ async def _settle(shop: Shop, limit: int, requests: list[Row]) -> None:
 
 
 async def _answer(shop: Shop, answers: list[tuple[Row, Row]]) -> list[Row]:
-    """What settle() does, without its second tries; the requests that follow."""
+    """The work of settle(), without its second tries; the requests that follow."""
     given = [
         {"saga_id": each["saga_id"], "lease_token": each["lease_token"], "answer": answer}
         for each, answer in answers

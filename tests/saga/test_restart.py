@@ -56,7 +56,7 @@ class Load:
 
 
 def statuses(answers: list[httpx.Response]) -> set[int]:
-    """What the answers say."""
+    """The answers' words."""
     return {each.status_code for each in answers}
 
 

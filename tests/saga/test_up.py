@@ -154,7 +154,7 @@ def test_a_run_after_kill_9_of_itself_alone_stops_what_was_left(run: Run, home: 
 
 
 def test_up_ends_when_its_server_does(run: Run, home: Path) -> None:
-    """Whoever supervises it gets an exit code instead of a process that can do nothing."""
+    """A supervisor gets an exit code instead of a process that can do nothing."""
     up = run(home).ready()
     server = embedded.running(home)
     assert server
@@ -238,7 +238,7 @@ def test_the_owner_of_a_database_needs_no_superuser(run: Run) -> None:
 # Secrets.
 
 MARKS = ("swordfish", "c3dvcmRmaXNo")
-"""What the secrets of these tests hold, plainly and as base64 shows it."""
+"""The secrets of these tests, plainly and as base64 shows it."""
 SECRET = f"{MARKS[0]} that is longer than thirty-two characters"
 
 

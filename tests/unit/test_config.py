@@ -137,7 +137,7 @@ def test_what_is_allowed_says_the_unit(name: str, words: str) -> None:
 
 
 def test_settings_cannot_be_changed() -> None:
-    """Whoever has them may rely on them."""
+    """Code that has them may rely on them."""
     with pytest.raises(AttributeError):
         Settings().port = 1  # type: ignore[misc]
     assert msgspec.structs.replace(Settings(), port=1).port == 1

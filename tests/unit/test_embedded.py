@@ -39,7 +39,7 @@ def home(made: Path) -> Iterator[Path]:
 
 
 def ask(url: str, query: str = "select 1") -> str:
-    """What psql prints for a query."""
+    """The output of psql for a query."""
     command = [wheel.binaries() / "psql", "--no-psqlrc", "-Atc", query, url]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -94,7 +94,7 @@ def test_a_running_server_is_shared(home: Path) -> None:
 
 
 def test_only_one_process_owns_a_home(home: Path) -> None:
-    """Who insists on owning it is told which process does already."""
+    """A second owner is told which process owns it already."""
     with (
         embedded.serve(home, QUICK),
         pytest.raises(

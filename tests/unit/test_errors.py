@@ -56,7 +56,7 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
     ],
 )
 def test_a_sqlstate_has_its_http_status(code: str, status: int) -> None:
-    """What a client can cause is 4xx, an outage is 503, and all else is a bug of ours."""
+    """An error that a client can cause is 4xx, an outage is 503, and all else is a bug of ours."""
     assert errors.from_sqlstate(code).status == status
 
 

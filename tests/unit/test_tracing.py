@@ -31,7 +31,7 @@ PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 @pytest.fixture
 def spans() -> InMemorySpanExporter:
-    """What has ended."""
+    """The spans that have ended."""
     return InMemorySpanExporter()
 
 
