@@ -264,7 +264,8 @@ declare
 begin
     p_group.parked := true;
     if p_outcome.result = 'waiting' then
-        p_group.requests := p_outcome.requests;
+        -- Who waits for a signal asks nobody.
+        p_group.requests := case when v_step.on_deadline is null then p_outcome.requests end;
         v_seconds := coalesce(p_outcome.wait_seconds, v_step.timeout_seconds);
         if not v_backwards then
             p_group.status := 'waiting';
@@ -440,6 +441,48 @@ $$;
 comment on function end_wait(saga_group, uuid[]) is
     'Internal: what becomes of sagas whose lease ran out, whose signal came or whose deadline passed.';
 
+-- Of groups that came to a step that waits for a signal: the members that were sent one
+-- already don't wait for it, and go on in this pass.
+-- Locks nothing; the sagas are locked, and so is whoever signals them.
+create or replace function wake_signalled(p_groups saga_group[], p_warehouse_ids uuid[]) returns saga_group[]
+language plpgsql
+as $$
+declare
+    v_group saga_group;
+    v_step plan_step;
+    v_told uuid[];
+    v_untold uuid[];
+    v_woken saga_group[] := '{}';
+begin
+    foreach v_group in array p_groups loop
+        v_step := v_group.plan[v_group.position];
+        v_told := array(
+            select distinct g.saga_id
+            from saga_signals as g
+            where v_group.status = 'waiting' and g.saga_id = any(v_group.saga_ids) and g.warehouse_id = any(p_warehouse_ids)
+                and g.step_name = v_step.step_name and g.taken_at is null
+        );
+        v_untold := array(select i from unnest(v_group.saga_ids) as i where i <> all(v_told));
+        if cardinality(v_told) = 0 then
+            v_woken := v_woken || v_group;
+            continue;
+        elsif cardinality(v_untold) > 0 then
+            v_woken := v_woken || split_group(v_group, v_untold);
+            v_group := split_group(v_group, v_told);
+        end if;
+        v_group.parked := false;
+        v_group.ready_at := clock();
+        -- What began in this pass had no lease, and isn't tried again.
+        v_group.were_ready_at := array_fill(null::timestamptz, array[cardinality(v_told)]);
+        v_group.transitions[cardinality(v_group.transitions)].will_retry := false;
+        v_woken := v_woken || v_group;
+    end loop;
+    return v_woken;
+end
+$$;
+comment on function wake_signalled(saga_group[], uuid[]) is
+    'Internal: lets sagas that came to a wait go on whose signal is there already.';
+
 -- The moment until which a group has to wait before its step, for calls are paused; null for
 -- none. An end of the pause that is under way is waited for, so that it finds the sagas
 -- that wait for it.
@@ -477,6 +520,7 @@ declare
         else v_step.step_function
     end;
     v_pause timestamptz;
+    v_became saga_group[];
 begin
     if v_step.position is null then
         raise no_data_found using message = format('%s has no step %s', p_group.saga_type, p_group.position);
@@ -484,7 +528,8 @@ begin
         -- A step that was tried may have had its effect, but not one that waits for a signal.
         return array[start_compensation(p_group, p_group.attempts > 0 and not v_waits, 'cancelled on request')];
     elsif p_group.status = 'waiting' then
-        return end_wait(p_group, p_warehouse_ids);
+        v_became := end_wait(p_group, p_warehouse_ids);
+        return case when v_waits then wake_signalled(v_became, p_warehouse_ids) else v_became end;
     end if;
 
     v_pause := pause_of(p_group, v_step);
@@ -500,7 +545,7 @@ begin
     end if;
 
     p_group.attempts := p_group.attempts + 1;
-    return split_by_outcome(
+    v_became := split_by_outcome(
         p_group, v_function,
         case
             when v_function is not null then call_step(v_function, p_warehouse_ids, p_group.saga_ids)
@@ -508,6 +553,7 @@ begin
         end,
         v_started_at
     );
+    return case when v_waits then wake_signalled(v_became, p_warehouse_ids) else v_became end;
 end
 $$;
 comment on function take_step(saga_group, uuid[]) is 'Internal: takes a group through one step and says what becomes of it.';
@@ -536,7 +582,6 @@ $$;
 comment on function build_requests(saga_group) is 'Internal: the external requests of a group as they are handed out.';
 
 -- Writes what happened to a group, where its sagas stand now and the status of their orders.
--- Sagas that wait for a signal which was sent already are ready at once.
 -- Locks: sagas, orders.
 create or replace function write_group(p_group saga_group, p_warehouse_ids uuid[]) returns void
 language plpgsql
@@ -580,16 +625,6 @@ begin
     from unnest(p_group.saga_ids, p_group.warehouse_ids, p_group.were_ready_at)
         with ordinality as s (saga_id, warehouse_id, was_ready_at, n)
     cross join unnest(p_group.transitions) as t;
-
-    if p_group.status = 'waiting' and (p_group.plan[p_group.position]).on_deadline is not null then
-        update sagas as s
-        set ready_at = clock()
-        where s.id = any(p_group.saga_ids) and s.warehouse_id = any(p_warehouse_ids) and exists (
-            select from saga_signals as g
-            where g.saga_id = s.id and g.warehouse_id = s.warehouse_id and g.taken_at is null
-                and g.step_name = (p_group.plan[p_group.position]).step_name
-        );
-    end if;
 end
 $$;
 comment on function write_group(saga_group, uuid[]) is

@@ -326,6 +326,118 @@ async def test_the_bell_rings_for_a_signal(
 # A signal that comes early, late, or twice.
 
 
+async def test_an_early_signal_is_kept(shop: Shop, errands: Errands, signal: Signal) -> None:
+    """A saga that isn't there yet finds its signal when it comes, and passes in the same pass."""
+    await errands.plan(settle="read")
+    (saga,) = await errands.start()
+    assert await signal(saga, {"verdict": "yes"}) == "kept"
+    await shop.advance()
+    assert (await shop.saga(saga))["status"] == "completed"
+    assert await errands.letters(saga) == [{"verdict": "yes"}]
+    assert await shop.events(saga) == [
+        "saga_started",
+        "signalled approval",
+        "step_completed prepare",
+        "step_waiting approval",
+        "step_completed approval",
+        "step_completed finish",
+        "saga_completed",
+    ]
+    waited = await shop.event(saga, "step_waiting")
+    assert waited["next_attempt_at"] is None
+    (ended,) = await shop.rows(
+        "select started_at >= %s as at_once from saga_events"
+        " where event_type = 'step_completed' and step_name = 'approval'",
+        waited["created_at"],
+    )
+    assert ended["at_once"]
+
+
+async def test_early_signals_are_read_until_it_is_enough(
+    shop: Shop, errands: Errands, signal: Signal
+) -> None:
+    """A step that needs two signals and was sent one early waits for the other."""
+    await errands.plan(settle="read")
+    one, two = await errands.start(2)
+    await signal(one, {"parcels": 1})
+    await signal(two, {"parcels": 1})
+    await signal(two, {"parcels": 2})
+    await shop.advance()
+    assert await errands.stands(one) == ("waiting", "approval")
+    assert (await shop.saga(one))["ready_at"] > await shop.value("select clock()")
+    assert (await shop.saga(two))["status"] == "completed"
+    await signal(one, {"parcels": 2})
+    await shop.advance()
+    assert (await shop.saga(one))["status"] == "completed"
+
+
+async def test_a_saga_that_backs_off_keeps_its_signal(
+    shop: Shop, errands: Errands, signal: Signal
+) -> None:
+    """Told between two tries of the step before, a saga goes through once that is mended."""
+    await errands.plan()
+    (saga,) = await errands.start()
+    await shop.poison("prepare", saga)
+    await shop.advance()
+    assert (await shop.events(saga))[-1] == "step_failed prepare"
+    assert await signal(saga) == "kept"
+    await shop.cure("prepare")
+    await shop.turn_clock(LONG)
+    await shop.advance()
+    assert (await shop.saga(saga))["status"] == "completed"
+
+
+async def test_a_saga_that_is_held_keeps_its_signal(
+    shop: Shop, errands: Errands, signal: Signal
+) -> None:
+    """Told while a pause holds the call before, a saga goes through when that is answered."""
+    await errands.plan(asks=True)
+    (saga,) = await errands.start()
+    await shop.run("select pause_external_steps(60)")
+    assert await shop.advance() == []
+    assert await signal(saga) == "kept"
+    await shop.run("select pause_external_steps(0)")
+    await shop.turn_clock(2)
+    await shop.settle(await shop.advance(), APPROVED)
+    assert (await shop.saga(saga))["status"] == "completed"
+
+
+async def test_a_signal_is_no_answer_to_a_call(
+    shop: Shop, errands: Errands, signal: Signal
+) -> None:
+    """Told while its call is out, a saga still waits for the answer, and then goes through."""
+    await errands.plan(asks=True)
+    (saga,) = await errands.start()
+    requests = await shop.advance()
+    assert [each["step_name"] for each in requests] == ["ask"]
+    before = await shop.saga(saga)
+    assert await signal(saga) == "kept"
+    assert await shop.saga(saga) == before
+    await shop.settle(requests, APPROVED)
+    assert (await shop.saga(saga))["status"] == "completed"
+
+
+@pytest.mark.parametrize("payload", [{"verdict": "yes"}, {"verdict": "no"}])
+async def test_an_event_counts_once(
+    shop: Shop, errands: Errands, signal: Signal, payload: Row
+) -> None:
+    """The same event id again changes nothing, whatever it says and wherever the saga is."""
+    await errands.plan(settle="read")
+    (saga,) = await errands.start()
+    assert await signal(saga, {"parcels": 1}, "e1") == "kept"
+    assert await signal(saga, payload, "e1") == "duplicate"
+    await shop.advance()
+    assert await errands.stands(saga) == ("waiting", "approval")
+    stands = await shop.saga(saga)
+    assert await signal(saga, payload, "e1") == "duplicate"
+    assert await shop.saga(saga) == stands
+    await signal(saga, {"parcels": 2}, "e2")
+    await shop.advance()
+    assert await signal(saga, payload, "e1") == "duplicate"
+    assert await errands.letters(saga) == [{"parcels": 1}, {"parcels": 2}]
+    assert (await shop.events(saga)).count("signalled approval") == 2
+
+
 async def test_events_are_the_sagas_own(shop: Shop, errands: Errands, signal: Signal) -> None:
     """One event id told to two sagas is two signals."""
     await errands.plan()
@@ -449,6 +561,23 @@ async def test_turn_back(shop: Shop, errands: Errands) -> None:
     assert (failed["error_code"], failed["next_attempt_at"]) == ("DP013", None)
 
 
+async def test_stuck(shop: Shop, errands: Errands, signal: Signal) -> None:
+    """Nobody spoke, and a person is called; a signal that comes then is kept for the retry."""
+    saga = await errands.waiting("stuck")
+    await shop.turn_clock(LONG)
+    await shop.advance()
+    stuck = await shop.row("select id, current_step, last_error_code from stuck_sagas")
+    assert tuple(stuck.values()) == (saga, "approval", "DP013")
+    assert await signal(saga) == "kept"
+    await shop.advance()
+    assert shop.claimed == 0
+    async with shop.acting_as("service_role"):
+        await shop.run("select retry_saga(%s, 'the letter was late')", saga)
+    assert await shop.audit() == []
+    await shop.advance()
+    assert (await shop.saga(saga))["status"] == "completed"
+
+
 async def test_a_retry_waits_anew(shop: Shop, errands: Errands, signal: Signal) -> None:
     """A saga that is retried without a signal has its whole deadline again."""
     saga = await errands.waiting("stuck")
@@ -542,6 +671,21 @@ async def test_a_batch_hears_its_signals(shop: Shop, errands: Errands, signal: S
     ]
 
 
+async def test_a_batch_comes_to_its_wait(shop: Shop, errands: Errands, signal: Signal) -> None:
+    """Of fifty sagas that reach the wait in one pass, those that were told early go through."""
+    await errands.plan(settle="read")
+    sagas = await errands.start(50)
+    for saga in sagas[::2]:
+        await signal(saga, {"verdict": "yes"})
+    await shop.advance()
+    assert shop.claimed == 50
+    rows = await shop.rows("select id, status, ready_at from sagas order by id")
+    assert [row["status"] for row in rows] == ["completed", "waiting"] * 25
+    await shop.advance()
+    assert shop.claimed == 0
+    assert await shop.value("select count(*) from letters") == 25
+
+
 async def test_a_deadline_and_a_signal_in_one_batch(
     shop: Shop, errands: Errands, signal: Signal
 ) -> None:
@@ -555,6 +699,29 @@ async def test_a_deadline_and_a_signal_in_one_batch(
     assert shop.claimed == 2
     assert (await shop.saga(told))["status"] == "completed"
     assert (await shop.saga(silent))["status"] == "compensated"
+
+
+async def test_a_settle_function_that_raises_fails_one_saga(
+    shop: Shop, errands: Errands, signal: Signal
+) -> None:
+    """The one that it raises for keeps its signal and is tried again; the others go on."""
+    await errands.plan(settle="read")
+    sagas = await errands.start(10)
+    await shop.advance()
+    for saga in sagas:
+        await signal(saga, {"verdict": "yes"}, "e1")
+    bad = sagas[6]
+    await shop.poison("read", bad)
+    await shop.advance()
+    statuses = {saga: (await shop.saga(saga))["status"] for saga in sagas}
+    assert statuses == {**dict.fromkeys(sagas, "completed"), bad: "running"}
+    assert (await shop.event(bad, "step_failed"))["error_code"] == "XX001"
+    assert await errands.kept(bad) == ["e1"]
+    await shop.cure("read")
+    await shop.turn_clock(LONG)
+    await shop.advance()
+    assert (await shop.saga(bad))["status"] == "completed"
+    assert await errands.letters(bad) == [{"verdict": "yes"}]
 
 
 async def test_a_settle_function_that_keeps_raising_turns_back(
