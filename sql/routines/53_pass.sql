@@ -418,6 +418,18 @@ begin
     if is_external(v_step, false) then
         return split_by_outcome(p_group, null, group_outcome(p_group, 'failed', 'DP013', 'no answer ' || v_waited), clock());
     end if;
+    -- A signal makes sagas ready before their deadline: the wait began with its event.
+    p_group.were_ready_at := array(
+        select case when g.was_ready_at is not null then (
+            select max(e.created_at) + v_step.timeout_seconds * interval '1 second'
+            from saga_events as e
+            where e.saga_id = g.saga_id and e.warehouse_id = g.warehouse_id
+                and e.event_type = 'step_waiting' and e.step_name = v_step.step_name
+        ) end
+        from unnest(p_group.saga_ids, p_group.warehouse_ids, p_group.were_ready_at)
+            with ordinality as g (saga_id, warehouse_id, was_ready_at, n)
+        order by g.n
+    );
     select t.saga_ids, t.payloads into v_heard, v_payloads from take_signals(p_group, p_warehouse_ids) as t;
     if cardinality(v_heard) > 0 then
         v_became := settle_group(split_group(p_group, v_heard), p_warehouse_ids, v_payloads);
@@ -432,7 +444,7 @@ begin
                 case v_step.on_deadline when 'go_on' then 'done' when 'turn_back' then 'refused' else 'stuck' end::step_result,
                 'DP013', 'no signal ' || v_waited
             ),
-            clock()
+            null
         );
     end if;
     return v_became;

@@ -278,6 +278,24 @@ async def test_a_step_may_wait_for_more(shop: Shop, errands: Errands, signal: Si
     assert (await shop.saga(saga))["status"] == "completed"
 
 
+async def test_a_wait_is_as_long_as_it_was(shop: Shop, errands: Errands, signal: Signal) -> None:
+    """The event that ends a wait says when it began, however long it might have been."""
+    for on_deadline, seconds in (("turn_back", 86400), ("go_on", 600)):
+        saga = await errands.waiting(on_deadline, seconds=86400)
+        await shop.run("update step_settings set timeout_seconds = %s", seconds)
+        began = (await shop.event(saga, "step_waiting"))["created_at"]
+        await shop.turn_clock(300)
+        await signal(saga)
+        await shop.advance()
+        (ended,) = await shop.rows(
+            "select * from saga_events where saga_id = %s and event_type = 'step_completed'"
+            " and step_name = 'approval'",
+            saga,
+        )
+        assert ended["started_at"] == began
+        assert 300 <= (ended["created_at"] - began).total_seconds() < 310
+
+
 async def test_waiting_costs_nothing(shop: Shop, errands: Errands) -> None:
     """Before its deadline a saga that waits is claimed by no pass, and nothing of it moves."""
     saga = await errands.waiting(seconds=86400)
@@ -462,6 +480,35 @@ async def test_a_signal_shares_the_senders_transaction(
 
 
 # Signals that nobody waits for.
+
+
+async def test_a_signal_that_is_too_late_is_stale(
+    shop: Shop, errands: Errands, signal: Signal
+) -> None:
+    """Told to a saga that has ended or turned back, or has passed the step, it changes nothing."""
+    await errands.plan("go_on")
+    completed, compensating, compensated = await errands.start(3)
+    await shop.advance()
+    await signal(completed)
+    await shop.advance()
+    await shop.run("update step_settings set max_attempts = 2 where step_name = 'finish'")
+    await shop.poison("prepare", compensating, compensated)
+    await shop.poison("put_back", compensating)
+    await shop.turn_clock(LONG)
+    for _ in range(4):
+        await shop.advance()
+        await shop.turn_clock(10)
+    assert (await shop.saga(compensating))["status"] == "compensating"
+    assert (await shop.saga(compensated))["status"] == "compensated"
+    for saga in (completed, compensating, compensated):
+        stands = await shop.saga(saga)
+        assert await signal(saga) == "stale"
+        assert await shop.saga(saga) == stands
+    await shop.cure("put_back")
+    await shop.turn_clock(LONG)
+    await shop.advance()
+    assert (await shop.saga(compensating))["status"] == "compensated"
+    assert await shop.audit() == []
 
 
 async def test_a_step_that_is_passed_waits_for_nothing(
