@@ -335,6 +335,8 @@ declare
 begin
     for v_at in select l.* from lock_answered(p_warehouse_ids, p_answers) as l loop
         v_group := v_at.work;
+        -- Nobody was asked anything at another step: what waits there waits for a signal.
+        continue when not is_external(v_group.plan[v_group.position], v_group.status = 'compensating');
         v_settled := v_settled || v_group.saga_ids;
         v_warehouse_ids := warehouses_of(array[v_group]);
         v_work := v_work || case

@@ -103,8 +103,8 @@ begin
     if p_saga.id is null or not exists (
         select from saga_steps as s
         where s.saga_type = p_saga.saga_type and s.plan_version = p_saga.plan_version and (
-            takes_answer(s.step_name, s.settle_function, p_call)
-            or takes_answer(s.undo_name, s.undo_settle_function, p_call)
+            (s.step_name = p_step_name and s.settle_function is not null and s.on_deadline is null)
+            or (s.undo_name = p_step_name and s.undo_settle_function is not null)
         )
     ) then
         return 'unmatched';

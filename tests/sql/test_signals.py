@@ -323,6 +323,17 @@ async def test_a_pause_of_calls_holds_no_waiter(
     assert (await shop.saga(saga))["status"] == "completed"
 
 
+async def test_only_a_signal_ends_a_wait(shop: Shop, errands: Errands) -> None:
+    """An answer to a call, by a listener or a gateway, is none: it is refused and moves nothing."""
+    saga = await errands.waiting(settle="read")
+    stands = await shop.saga(saga)
+    await shop.settle([await shop.lease(saga)], APPROVED)
+    assert shop.stale == [(saga, "DP009")]
+    assert await shop.told(f"{saga}:approval", APPROVED) == "unmatched"
+    assert await shop.saga(saga) == stands
+    assert await errands.letters(saga) == []
+
+
 async def test_the_bell_rings_for_a_signal(
     shop: Shop, errands: Errands, signal: Signal, connect: Any
 ) -> None:
