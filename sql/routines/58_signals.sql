@@ -55,9 +55,10 @@ comment on function lock_signalled_saga(uuid, text) is 'Internal: locks the saga
 -- Tells a saga what it waits for at a step, or will. p_event_id names the event, for
 -- senders that repeat what they send. Returns what becomes of it:
 --   applied    the saga waits there, and goes on with it
---   kept       the saga is not there yet; it finds the signal when it comes
+--   kept       the saga is not there yet, or has others to hear first; it finds the signal then
 --   duplicate  the event was told before
---   stale      nobody will wait for it: the saga has ended, turned back, or passed the step
+--   stale      nobody will wait for it: the saga has ended, passed the step, or turned or
+--              is to turn back
 -- Locks: the saga. Raises: DP010; DP015 when there is no event id or the payload is too large.
 create or replace function signal_saga(
     p_saga_id uuid, p_step_name text, p_payload jsonb default '{}', p_event_id text default new_id()::text
@@ -88,11 +89,15 @@ begin
     select t.position into strict v_position
     from saga_steps as t
     where t.saga_type = v_saga.saga_type and t.plan_version = v_saga.plan_version and t.step_name = p_step_name;
-    if v_saga.status in ('completed', 'compensating', 'compensated') or v_saga.position > v_position
-        or (v_saga.status = 'stuck' and has_turned_back(p_saga_id))
+    if v_saga.status in ('completed', 'compensating', 'compensated') or v_saga.cancel_requested
+        or v_saga.position > v_position or (v_saga.status = 'stuck' and has_turned_back(p_saga_id))
     then
         return 'stale';
-    elsif v_saga.status = 'waiting' and v_saga.position = v_position then
+    elsif v_saga.status = 'waiting' and v_saga.position = v_position and not exists (
+        select from saga_signals as g
+        where g.saga_id = v_saga.id and g.warehouse_id = v_saga.warehouse_id and g.step_name = p_step_name
+            and g.taken_at is null and g.event_id <> p_event_id
+    ) then
         update sagas as s
         set ready_at = clock(), updated_at = clock()
         where s.id = v_saga.id and s.warehouse_id = v_saga.warehouse_id;

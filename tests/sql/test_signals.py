@@ -278,6 +278,18 @@ async def test_a_step_may_wait_for_more(shop: Shop, errands: Errands, signal: Si
     assert (await shop.saga(saga))["status"] == "completed"
 
 
+async def test_signals_are_taken_one_by_one(shop: Shop, errands: Errands, signal: Signal) -> None:
+    """Of several the oldest is read first, and all that are needed in one pass."""
+    saga = await errands.waiting(settle="read")
+    assert await signal(saga, {"parcels": 1}, "first") == "applied"
+    assert await signal(saga, {"parcels": 2}, "second") == "kept"
+    assert await signal(saga, {"parcels": 3}, "third") == "kept"
+    await shop.advance()
+    assert await errands.letters(saga) == [{"parcels": 1}, {"parcels": 2}]
+    assert (await shop.saga(saga))["status"] == "completed"
+    assert await errands.kept(saga) == ["third"]
+
+
 async def test_a_wait_is_as_long_as_it_was(shop: Shop, errands: Errands, signal: Signal) -> None:
     """The event that ends a wait says when it began, however long it might have been."""
     for on_deadline, seconds in (("turn_back", 86400), ("go_on", 600)):
@@ -475,6 +487,17 @@ async def test_events_are_the_sagas_own(shop: Shop, errands: Errands, signal: Si
     assert [await signal(saga, event="e1") for saga in sagas] == ["applied", "applied"]
 
 
+async def test_without_an_event_id_each_call_is_an_event(
+    shop: Shop, errands: Errands, signal: Signal
+) -> None:
+    """Who names no event tells a new one every time."""
+    saga = await errands.waiting(settle="read")
+    assert await signal(saga, {"parcels": 1}) == "applied"
+    assert await signal(saga, {"parcels": 1}) == "kept"
+    await shop.advance()
+    assert (await shop.saga(saga))["status"] == "completed"
+
+
 async def test_a_signal_shares_the_senders_transaction(
     shop: Shop, errands: Errands, signal: Signal
 ) -> None:
@@ -534,6 +557,19 @@ async def test_a_step_that_is_passed_waits_for_nothing(
     await shop.advance()
     assert await errands.stands(saga) == ("running", "finish")
     assert await signal(saga) == "stale"
+
+
+async def test_who_is_to_turn_back_hears_nothing(shop: Shop, signal: Signal) -> None:
+    """Once cancelling was asked for, a signal is stale: the saga turns back whatever it says."""
+    await shop.run(CHECKOUT)
+    product = await shop.product(on_hand=1)
+    order = await shop.order((product, 1))
+    await shop.advance()
+    await shop.cancel(order)
+    assert await signal(order) == "stale"
+    assert await shop.advance() == []
+    assert await shop.order_status(order) == "cancelled"
+    assert await shop.stock(product) == (1, 0)
 
 
 async def test_what_is_no_signal_is_refused(shop: Shop, errands: Errands, signal: Signal) -> None:
