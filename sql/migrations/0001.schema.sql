@@ -477,7 +477,8 @@ create table saga_signals (
     created_at timestamptz not null default clock(),
     taken_at timestamptz,
     constraint saga_signals_pkey primary key (saga_id, event_id, warehouse_id),
-    constraint saga_signals_are_bounded check (length(event_id) between 1 and 255 and pg_column_size(payload) <= 65536)
+    constraint saga_signals_are_bounded
+    check (length(event_id) between 1 and 255 and octet_length(payload::text) <= 65536)
 );
 comment on table saga_signals is 'What sagas were told by signal_saga(): each event once, kept until the step that it is for takes it.';
 comment on column saga_signals.step_name is 'The step that waits for it, or will.';

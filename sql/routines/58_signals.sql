@@ -71,9 +71,9 @@ declare
     v_saga constant sagas := lock_signalled_saga(p_saga_id, p_step_name);
     v_position smallint;
 begin
-    if coalesce(length(p_event_id), 0) not between 1 and 255 or pg_column_size(coalesce(p_payload, '{}')) > 65536 then
+    if coalesce(length(p_event_id), 0) not between 1 and 255 or octet_length(p_payload::text) > 65536 then
         perform refuse(
-            'DP015', 'signal makes no sense', format('Event %s for saga %s.', left(p_event_id, 40), p_saga_id),
+            'DP015', 'signal makes no sense', format('Event %s for saga %s.', coalesce(nullif(left(p_event_id, 40), ''), 'without an id'), p_saga_id),
             'Give an event id of 1 to 255 characters and a payload of 64 kB at most.'
         );
     end if;

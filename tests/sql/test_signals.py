@@ -609,6 +609,19 @@ async def test_an_event_id_that_is_null_is_refused(shop: Shop, errands: Errands)
         await shop.run("select signal_saga(%s, 'approval', '{}', null)", saga)
 
 
+async def test_a_payload_has_a_bound(shop: Shop, errands: Errands, signal: Signal) -> None:
+    """It has 64 kB of text at most, however well it compresses."""
+    saga = await errands.waiting()
+    with shop.refused("DP015"):
+        await signal(saga, {"text": "x" * 65536})
+    await shop.run("create table mail (body jsonb)")
+    await shop.run("insert into mail select jsonb_build_object('text', repeat('x', 1000000))")
+    with shop.refused("DP015"):
+        await shop.run("select signal_saga(%s, 'approval', body) from mail", saga)
+    assert await shop.value("select count(*) from saga_signals") == 0
+    assert await signal(saga, {"text": "x" * 65000}) == "applied"
+
+
 async def test_a_payload_may_be_left_out(shop: Shop, errands: Errands) -> None:
     """Nothing, and null, are an empty object."""
     await errands.plan(settle="read")
