@@ -366,6 +366,7 @@ create table saga_steps (
     constraint saga_steps_do_something check (num_nonnulls(step_function, effect_function, on_deadline) > 0),
     constraint saga_steps_external_have_a_request
     check (settle_function is null or step_function is not null or on_deadline is not null),
+    constraint saga_steps_wait_or_call check (on_deadline is null or undo_settle_function is null),
     constraint saga_steps_undo_has_a_name
     check ((undo_name is null) = (coalesce(undo_function, undo_effect_function) is null)),
     constraint saga_steps_undo_settle_has_a_request

@@ -876,6 +876,16 @@ async def test_signals_stay(shop: Shop, errands: Errands, signal: Signal, statem
         await shop.run(statement)
 
 
+@pytest.mark.usefixtures("errands")
+async def test_a_step_that_waits_has_no_call_for_its_undo(shop: Shop) -> None:
+    """An undo that asks outside would have the wait's numbers: it gets a step of its own."""
+    with pytest.raises(psycopg.errors.CheckViolation, match="saga_steps_wait_or_call"):
+        await shop.run(
+            "select define_plan('errand', step('approval', p_on_deadline => 'go_on',"
+            " p_undo => 'ask', p_undo_function => 'ask', p_undo_settle_function => 'answered'))"
+        )
+
+
 async def test_signals_at_once_count_once(errands: Errands, connect: Any) -> None:
     """One event told by ten sessions at the same time is applied by one of them."""
     saga = await errands.waiting()
