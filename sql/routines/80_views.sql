@@ -308,5 +308,17 @@ left join sagas_from_events as e using (id)
 where s.status is distinct from e.status
     -- Events that retention has dropped can't be asked.
     and (e.id is not null or s.ready_at is not null
-        or s.created_at >= (select min(k.created_at) from saga_events as k));
+        or s.created_at >= (select min(k.created_at) from saga_events as k))
+union all
+-- Signals.
+select 'signal has no saga', g.saga_id, format('event %s for %s', g.event_id, g.step_name)
+from saga_signals as g
+where not exists (select from sagas as s where s.id = g.saga_id and s.warehouse_id = g.warehouse_id)
+union all
+select 'saga sleeps on its signal', s.id, format('event %s, ready at %s', g.event_id, s.ready_at)
+from saga_signals as g
+inner join sagas as s on s.id = g.saga_id and s.warehouse_id = g.warehouse_id
+inner join saga_steps as t
+    on t.saga_type = s.saga_type and t.plan_version = s.plan_version and t.position = s.position and t.step_name = g.step_name
+where g.taken_at is null and s.status = 'waiting' and s.ready_at > clock();
 comment on view audit is 'Everything that contradicts the rules. Must be empty: select * from audit.';
