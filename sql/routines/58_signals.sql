@@ -59,7 +59,8 @@ comment on function lock_signalled_saga(uuid, text) is 'Internal: locks the saga
 --   duplicate  the event was told before
 --   stale      nobody will wait for it: the saga has ended, passed the step, or turned or
 --              is to turn back
--- Locks: the saga. Raises: DP010; DP015 when there is no event id or the payload is too large.
+-- Locks: the saga. Raises: DP010; DP015 when there is no event id, the payload is too large, or
+-- a thousand signals are kept that nobody has taken.
 create or replace function signal_saga(
     p_saga_id uuid, p_step_name text, p_payload jsonb default '{}', p_event_id text default new_id()::text
 ) returns text
@@ -73,7 +74,8 @@ declare
 begin
     if coalesce(length(p_event_id), 0) not between 1 and 255 or octet_length(p_payload::text) > 65536 then
         perform refuse(
-            'DP015', 'signal makes no sense', format('Event %s for saga %s.', coalesce(nullif(left(p_event_id, 40), ''), 'without an id'), p_saga_id),
+            'DP015', 'signal makes no sense',
+            format('Event %s for saga %s.', coalesce(nullif(left(p_event_id, 40), ''), 'without an id'), p_saga_id),
             'Give an event id of 1 to 255 characters and a payload of 64 kB at most.'
         );
     end if;
@@ -82,6 +84,14 @@ begin
     on conflict (saga_id, event_id, warehouse_id) do nothing;
     if not found then
         return 'duplicate';
+    elsif 1000 < (
+        select count(*) from saga_signals as g
+        where g.saga_id = v_saga.id and g.warehouse_id = v_saga.warehouse_id and g.taken_at is null
+    ) then
+        perform refuse(
+            'DP015', 'saga has too many signals', format('Saga %s was sent 1000 signals that no step has taken.', p_saga_id),
+            'A step takes as many as it waits for: see saga_signals.'
+        );
     end if;
     insert into saga_events (saga_id, warehouse_id, event_type, step_name, message, actor)
     values (v_saga.id, v_saga.warehouse_id, 'signalled', p_step_name, p_event_id, current_actor());

@@ -622,6 +622,27 @@ async def test_a_payload_has_a_bound(shop: Shop, errands: Errands, signal: Signa
     assert await signal(saga, {"text": "x" * 65000}) == "applied"
 
 
+async def test_a_saga_keeps_a_thousand_signals(
+    shop: Shop, errands: Errands, signal: Signal
+) -> None:
+    """One more that nobody has taken is refused; those that were told stay told."""
+    saga = await errands.waiting(settle="read")
+    told = await shop.values(
+        """
+        select signal_saga(%s, 'approval', '{"parcels": 1}', n::text)
+        from generate_series(1, 1000) as n
+        """,
+        saga,
+    )
+    assert (told.count("applied"), told.count("kept")) == (1, 999)
+    with shop.refused("DP015"):
+        await signal(saga, {}, "1001")
+    assert await signal(saga, {}, "1000") == "duplicate"
+    await shop.advance()
+    assert (await shop.saga(saga))["status"] == "completed"
+    assert len(await errands.kept(saga)) == 998
+
+
 async def test_a_payload_may_be_left_out(shop: Shop, errands: Errands) -> None:
     """Nothing, and null, are an empty object."""
     await errands.plan(settle="read")
