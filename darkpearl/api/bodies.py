@@ -5,6 +5,7 @@ only after it failed, and then every field is named at once.
 """
 
 from decimal import Decimal
+from functools import cache
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import msgspec
@@ -26,7 +27,12 @@ MERGE_PATCH = "application/merge-patch+json"
 T = TypeVar("T")
 
 encoder = msgspec.json.Encoder(decimal_format="number")
-_untyped = msgspec.json.Decoder(float_hook=Decimal)
+
+
+@cache
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    """What decodes a type; numbers that it has no type for are as exact as they were written."""
+    return msgspec.json.Decoder(kind, float_hook=Decimal)
 
 
 class DecimalsAreNumbers(OpenAPISchemaPlugin):
@@ -92,9 +98,9 @@ def decode(body: bytes, kind: Any, *, hint: str = "") -> Any:
     """
     try:
         try:
-            return msgspec.json.decode(body, type=kind)
+            return _decoder(kind).decode(body)
         except msgspec.ValidationError as error:
-            wrong = _wrong(_untyped.decode(body), kind, "") or [_said(error, "")]
+            wrong = _wrong(_decoder(Any).decode(body), kind, "") or [_said(error, "")]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequestError(f"The body can't be read as JSON: {error}") from None
     raise BadRequestError(

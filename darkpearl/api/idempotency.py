@@ -80,12 +80,15 @@ class Once:
 
     def created(self, row: T, location: str) -> JsonResponse[T]:
         """The response: the row, where it is, its ETag if it has one, whether it is a repeat."""
-        headers = {"Location": location}
+        response = self.answered(row)
+        response.headers["Location"] = location
         if hasattr(row, "version"):
-            headers["ETag"] = etag(row)
-        if self._replayed:
-            headers["Idempotency-Replayed"] = "true"
-        return JsonResponse(row, headers=headers)
+            response.headers["ETag"] = etag(row)
+        return response
+
+    def answered(self, row: T) -> JsonResponse[T]:
+        """The response: the row, and whether it is a repeat."""
+        return JsonResponse(row, headers={"Idempotency-Replayed": "true"} if self._replayed else {})
 
 
 async def once(

@@ -1,21 +1,26 @@
-"""Sagas: where each one stands, and its history."""
+"""Sagas: where each one stands, its history, and what it is told."""
 
 from typing import Annotated
 from uuid import UUID
 
-from litestar import Router, get
+from litestar import Router, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery, QueryParameter
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from litestar.status_codes import HTTP_200_OK
 
+from darkpearl.api import access
 from darkpearl.api.access import Caller
-from darkpearl.api.bodies import JsonResponse
+from darkpearl.api.bodies import JsonResponse, encoder
+from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.problems import refusals
-from darkpearl.models.sagas import Saga, SagaEvent, SagaStatus
+from darkpearl.models.sagas import CreateSignal, Saga, SagaEvent, SagaStatus, Signal
 
 SagaType = Annotated[
     str | None, QueryParameter(max_length=100, description="Such as order_fulfilment")
 ]
+
+_SIGNAL = "select signal_saga(%(saga_id)s, %(step)s, %(payload)s, %(event_id)s) as disposition"
 
 
 @get("/", summary="List sagas", responses=refusals(400))
@@ -64,4 +69,27 @@ async def list_saga_events(
     return events
 
 
-router = Router("/sagas", route_handlers=[list_sagas, get_saga, list_saga_events], tags=["sagas"])
+@post(
+    "/{saga_id:uuid}/signals",
+    summary="Signal a saga",
+    status_code=HTTP_200_OK,
+    responses=refusals(400, 404, 409, 413, 415, 422),
+)
+async def signal_saga(
+    once: NamedDependency[Once], saga_id: FromPath[UUID], data: JSONBody[CreateSignal]
+) -> JsonResponse[Signal]:
+    """Tell a saga what it waits for at a step, or will: an approval, a parcel handed over."""
+    told = {
+        "saga_id": saga_id,
+        "step": data.step,
+        "payload": encoder.encode(data.payload or {}).decode(),
+        "event_id": data.event_id or str(access.new_id()),
+    }
+    return once.answered(await once.get(Signal, (_SIGNAL, told)))
+
+
+router = Router(
+    "/sagas",
+    route_handlers=[list_sagas, get_saga, list_saga_events, signal_saga],
+    tags=["sagas"],
+)

@@ -1,16 +1,18 @@
 """Sagas: where each stands, and its history."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from msgspec import Meta, Struct
 
+from darkpearl.models.common import Request
+
 SagaStatus = Literal["running", "waiting", "compensating", "completed", "compensated", "stuck"]
 SagaEventType = Literal[
-    "saga_started", "step_completed", "step_waiting", "step_failed", "compensation_started",
-    "step_compensated", "saga_completed", "saga_compensated", "saga_stuck", "retried",
-    "cancelled", "skipped",
+    "saga_started", "step_completed", "step_waiting", "step_failed", "step_deferred",
+    "compensation_started", "step_compensated", "saga_completed", "saga_compensated",
+    "saga_stuck", "retried", "cancelled", "skipped", "signalled",
 ]  # fmt: skip
 
 
@@ -47,3 +49,39 @@ class SagaEvent(Struct):
     actor: str | None
     started_at: datetime | None
     created_at: datetime
+
+
+class CreateSignal(Request):
+    """Something that a saga waits for, or will."""
+
+    step: Annotated[str, Meta(min_length=1, max_length=100, description="The step that waits")]
+    payload: (
+        Annotated[
+            dict[str, Any],
+            Meta(description="What there is to say; 64 kB at most. Empty when left out"),
+        ]
+        | None
+    ) = None
+    event_id: (
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                max_length=255,
+                description="Names the event: told again it changes nothing. Made when left out",
+            ),
+        ]
+        | None
+    ) = None
+
+
+class Signal(Struct):
+    """What becomes of a signal."""
+
+    disposition: Annotated[
+        Literal["applied", "kept", "duplicate", "stale"],
+        Meta(
+            description="applied: the saga goes on with it; kept: it finds it when it comes to the"
+            " step; duplicate: it was told before; stale: nobody will wait for it"
+        ),
+    ]

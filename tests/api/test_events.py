@@ -3,14 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
 from litestar import Litestar
+from shop import Shop
 
 from darkpearl.api import events
+from darkpearl.models.sagas import SagaEventType, SagaStatus
 
 HISTORY = [
     "saga_started",
@@ -243,3 +245,10 @@ async def test_no_order_no_stream(api: httpx.AsyncClient, problem: Callable[...,
     """404 as a problem document, and a bad Last-Event-ID is 400."""
     problem(await api.get(f"/orders/{uuid4()}/events"), 404)
     problem(await api.get(f"/orders/{uuid4()}/events", headers={"last-event-id": "x"}), 400)
+
+
+async def test_every_event_has_a_shape(shop: Shop) -> None:
+    """The description lists each type of event, and each status of a saga, that there is."""
+    for kind, name in ((SagaEventType, "saga_event_type"), (SagaStatus, "saga_status")):
+        real = await shop.values(f"select unnest(enum_range(null::{name}))::text")
+        assert sorted(get_args(kind)) == sorted(real)
