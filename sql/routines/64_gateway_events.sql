@@ -102,8 +102,8 @@ declare
 begin
     if p_saga.id is null or not exists (
         select from saga_steps as s
-        where s.saga_type = p_saga.saga_type and s.plan_version = p_saga.plan_version and (
-            (s.step_name = p_step_name and s.settle_function is not null and s.on_deadline is null)
+        where s.saga_type = p_saga.saga_type and s.plan_version = p_saga.plan_version and s.on_deadline is null and (
+            (s.step_name = p_step_name and s.settle_function is not null)
             or (s.undo_name = p_step_name and s.undo_settle_function is not null)
         )
     ) then
