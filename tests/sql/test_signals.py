@@ -907,18 +907,6 @@ async def test_a_step_that_waits_has_no_call_for_its_undo(shop: Shop) -> None:
         )
 
 
-async def test_the_audit_finds_a_lost_signal(shop: Shop, errands: Errands, signal: Signal) -> None:
-    """A saga that sleeps although its signal is there, and a signal of no saga, are findings."""
-    saga = await errands.waiting()
-    await signal(saga)
-    async with shop.unguarded():
-        await shop.run("update sagas set ready_at = clock() + interval '1 hour'")
-        assert await shop.values("select finding from audit") == ["saga sleeps on its signal"]
-        await shop.run("delete from saga_events")
-        await shop.run("delete from sagas")
-        assert await shop.values("select finding from audit") == ["signal has no saga"]
-
-
 async def test_signals_at_once_count_once(errands: Errands, connect: Any) -> None:
     """One event told by ten sessions at the same time is applied by one of them."""
     saga = await errands.waiting()

@@ -101,6 +101,16 @@ PLANTED = [
         "saga and its events disagree",
         "update sagas set status = 'running' where id = :waiting",
     ),
+    (
+        "signal has no saga",
+        "insert into saga_signals (saga_id, warehouse_id, step_name, event_id, payload)"
+        " select new_id(), warehouse_id, 'approval', 'e1', '{}' from sagas where id = :waiting",
+    ),
+    (
+        "saga sleeps on its signal",
+        "insert into saga_signals (saga_id, warehouse_id, step_name, event_id, payload)"
+        " select id, warehouse_id, 'process_payment', 'e1', '{}' from sagas where id = :waiting",
+    ),
 ]
 
 SEEDS_QUERY = (
