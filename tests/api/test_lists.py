@@ -278,8 +278,8 @@ async def many(shop: Shop) -> None:
             "insert into orders (warehouse_id) select %s from generate_series(1, 2000)", shop.lisbon
         )
         await shop.run(
-            "insert into sagas (id, warehouse_id, saga_type)"
-            " select id, warehouse_id, 'order_fulfilment' from orders"
+            "insert into sagas (id, warehouse_id, saga_type, plan_version)"
+            " select id, warehouse_id, 'order_fulfilment', 1 from orders"
         )
         await shop.run(
             "insert into stock_movements (correlation_id, warehouse_id, product_id, movement_type,"

@@ -103,13 +103,17 @@ PLANTED = [
     ),
     (
         "signal has no saga",
-        "insert into saga_signals (saga_id, warehouse_id, step_name, event_id, payload)"
-        " select new_id(), warehouse_id, 'approval', 'e1', '{}' from sagas where id = :waiting",
+        (
+            "insert into saga_signals (saga_id, warehouse_id, step_name, event_id, payload)"
+            " select new_id(), warehouse_id, 'approval', 'e1', '{}' from sagas where id = :waiting"
+        ),
     ),
     (
         "saga sleeps on its signal",
-        "insert into saga_signals (saga_id, warehouse_id, step_name, event_id, payload)"
-        " select id, warehouse_id, 'process_payment', 'e1', '{}' from sagas where id = :waiting",
+        (
+            "insert into saga_signals (saga_id, warehouse_id, step_name, event_id, payload)"
+            " select id, warehouse_id, 'process_payment', 'e1', '{}' from sagas where id = :waiting"
+        ),
     ),
 ]
 
