@@ -64,7 +64,7 @@ def listen(database_url: str, spans: InMemorySpanExporter) -> Callable[..., Any]
         gateway = Charging()
         url = database.as_role(database_url, "darkpearl_listener")
         tracing = Tracing("darkpearl-listener", SimpleSpanProcessor(spans))
-        listener = Listener(url, gateway, limits_of(Settings(poll_seconds=0.1)), tracing)
+        listener = Listener(url, gateway, limits_of(Settings(poll_seconds=0.1)), tracing=tracing)
         task = asyncio.create_task(listener.run())
         async with asyncio.timeout(20):
             await gateway.charged.wait()
