@@ -155,6 +155,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             extra={"allowed": "a text such as 13.37=declined:stolen_card, tok_slow=pending:30"},
         ),
     ] = ""
+    operations: Annotated[
+        str,
+        Meta(
+            description="external operations of saga types of one's own, and who makes them",
+            extra={"allowed": "a text such as buy_label=labels:buy_label, divided by commas"},
+        ),
+    ] = ""
     payment_concurrency: Annotated[
         int, Meta(ge=1, le=1000, description="payments in flight at once in one listener")
     ] = 64
@@ -311,8 +318,8 @@ def _meta(kind: Any) -> Meta:
     return next(meta for meta in kind.__metadata__ if isinstance(meta, Meta))
 
 
-def _allowed(kind: Any) -> str:
-    """The values that this annotated type allows, in words."""
+def _allowed(name: str, kind: Any) -> str:
+    """Words for the values that a setting of this name and annotated type may have."""
     meta, inner = _meta(kind), str(kind.__origin__)
     if meta.extra and "allowed" in meta.extra:
         return str(meta.extra["allowed"])

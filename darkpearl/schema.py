@@ -289,13 +289,8 @@ async def _refuse_needed(connection: AsyncConnection[Any], orphans: list[str]) -
     if not ((row := await found.fetchone()) and row[0]):
         return
     needed = await connection.execute(
-        """
-        select o.name, u.saga_type, u.plan_version, u.sagas
-        from unnest(%s::text[]) as o (name)
-        join darkpearl.functions_in_use() as u
-            on to_regprocedure('darkpearl.' || u.name)::oid = o.name::regprocedure::oid
-        order by o.name, u.saga_type, u.plan_version limit 1
-        """,
+        "select function::text, saga_type, plan_version, sagas from darkpearl.functions_in_use()"
+        " where function = any(%s::regprocedure[]) order by 1, 2, 3 limit 1",
         [orphans],
     )
     if row := await needed.fetchone():

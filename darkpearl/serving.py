@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import gc
+import importlib
 import logging
+import re
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -15,9 +17,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from darkpearl import database
 from darkpearl.api import app as api
-from darkpearl.config import PREFIX, Settings, traces_exporter
+from darkpearl.config import PREFIX, ConfigError, Settings, traces_exporter
 from darkpearl.gateways.make import make_gateway
-from darkpearl.listener import Limits, Listener
+from darkpearl.listener import Limits, Listener, Operation
 from darkpearl.paysim import faults
 from darkpearl.telemetry.metrics import CONTENT_TYPE, Engine, Page
 
@@ -175,10 +177,33 @@ def limits_of(settings: Settings) -> Limits:
     )
 
 
+def operations_of(settings: Settings) -> dict[str, Operation]:
+    """The functions that make the external operations of saga types of one's own, by name.
+
+    Raises:
+        ConfigError: the setting makes no sense, or names what can't be imported.
+    """
+    operations: dict[str, Operation] = {}
+    for each in filter(None, map(str.strip, settings.operations.split(","))):
+        found = re.fullmatch(r"(\w+)=([\w.]+):(\w+)", each)
+        if not found:
+            raise ConfigError(f"{PREFIX}OPERATIONS: {each!r} is no NAME=MODULE:FUNCTION")
+        name, module, function = found.groups()
+        try:
+            operations[name] = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"{PREFIX}OPERATIONS: {each}: {error}") from None
+    return operations
+
+
 def make_listener(settings: Settings, url: str, tracing: "Tracing | None" = None) -> Listener:
-    """A listener with its role, and the gateway that the settings name."""
+    """A listener with its role, the gateway that the settings name, and operations of one's own."""
     return Listener(
-        database.as_role(url, LISTENER_ROLE), make_gateway(settings), limits_of(settings), tracing
+        database.as_role(url, LISTENER_ROLE),
+        make_gateway(settings),
+        limits_of(settings),
+        operations_of(settings),
+        tracing,
     )
 
 

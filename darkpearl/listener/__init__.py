@@ -11,6 +11,8 @@ All state is in the database, so any number of listeners may run, and any of the
 any moment: what it had claimed is handed out again when its leases run out.
 """
 
-from darkpearl.listener.worker import Limits, Listener
+from darkpearl.listener.calls import Operation
+from darkpearl.listener.limits import Limits
+from darkpearl.listener.worker import Listener
 
-__all__ = ["Limits", "Listener"]
+__all__ = ["Limits", "Listener", "Operation"]

@@ -17,14 +17,14 @@ from darkpearl.database import Connection, connect, fetch_all
 CHANNEL = "darkpearl_bell"
 NAME = "darkpearl bell"
 """The application in `pg_stat_activity` of the session that hears, one for each listener."""
-_TAKE_IDLE_LOCK = """
-    select take_idle_lock() as taken, %s in (select pg_listening_channels()) as listening
-"""
+_TAKE_IDLE_LOCK = (
+    "select take_idle_lock() as taken, %s in (select pg_listening_channels()) as listening"
+)
 _RELEASE_IDLE_LOCK = "select release_idle_lock()"
-_HAS_PEERS = """
-    select count(*) > 1 as has_peers from pg_stat_activity
-    where datname = current_database() and application_name = %s
-"""
+_HAS_PEERS = (
+    "select count(*) > 1 as has_peers from pg_stat_activity"
+    " where datname = current_database() and application_name = %s"
+)
 
 
 class Bell:

@@ -1,14 +1,16 @@
-"""Calls: asking the gateway, so many at once, and not at all while it is down.
+"""Calls: asking the gateway and others outside, so many at once, and not at all while it is down.
 
 No transaction is open here, and nothing is decided: a call that fails is an unknown answer, and
-the engine says what follows from it.
+the engine says what follows from it. A request that isn't asked is given back, which costs its saga
+no attempt: its lease ran out first, the gateway is down, or nobody here knows what it asks for.
 """
 
 import asyncio
 import logging
+import re
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -23,7 +25,18 @@ REMEMBERED_CALLS = 16
 SHORTEST_CALL_SECONDS = 1e-6
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
+LATE_SECONDS = 1.0
+"""After which a request may be made whose lease ran out before its turn."""
+UNKNOWN_SECONDS = 30.0
+"""After which another listener, of another release perhaps, may know what a request asks for."""
+T = TypeVar("T")
+R = TypeVar("R")
+Operation = Callable[[dict[str, Any]], Awaitable[Any]]
+"""An operation of a saga type of one's own: takes the request as its step wrote it, and returns the
+answer as its settle function reads it, as JSON has it. Called again with the same request when an
+answer was unknown, so what it asks must be idempotent by something in the request."""
 _log = logging.getLogger(__name__)
+_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -34,7 +47,7 @@ class Request(msgspec.Struct, frozen=True):
         lease_token: fencing token; the answer is refused when the saga has moved on since.
         attempt: 1 for the first try of a step; later ones first look what became of those before.
         timeout_seconds: how long the lease lasts.
-        request: what goes to the gateway.
+        request: the JSON object that the step wrote; its "operation" says whom it is for.
         traceparent: W3C trace context that started the saga, when that is known and wanted.
     """
 
@@ -42,16 +55,42 @@ class Request(msgspec.Struct, frozen=True):
     lease_token: int
     attempt: int
     timeout_seconds: float
-    request: Call
+    request: msgspec.Raw
     traceparent: str = ""
 
 
-class Settlement(msgspec.Struct, frozen=True):
-    """One element of what settle() takes."""
+class Settlement(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One element of what settle() takes.
+
+    Attributes:
+        saga_id: whose request was answered.
+        lease_token: that of the request.
+        answer: what became of it, as a JSON object; why it was given back, in `message`.
+        deferred_seconds: for a request that wasn't asked: when it may be, from now.
+    """
 
     saga_id: str
     lease_token: int
-    answer: Answer
+    answer: msgspec.Raw
+    deferred_seconds: float | None = None
+
+
+class _Named(msgspec.Struct):
+    """What every request has."""
+
+    operation: str
+
+
+class _NotAskedError(Exception):
+    """A request that can't be made here and now."""
+
+    def __init__(self, reason: str, seconds: float) -> None:
+        super().__init__(reason)
+        self.seconds = seconds
+
+
+_name = msgspec.json.Decoder(_Named)
+_call = msgspec.json.Decoder(Call, strict=False)
 
 
 class Breaker:
@@ -73,6 +112,11 @@ class Breaker:
     def open(self) -> bool:
         """No call is to be made."""
         return self._clock() < self._open_until
+
+    @property
+    def seconds_left(self) -> float:
+        """How long no call is to be made; 0 when calls may be."""
+        return max(0.0, self._open_until - self._clock())
 
     @property
     def half_open(self) -> bool:
@@ -114,6 +158,7 @@ class Calls:
         *,
         concurrency: int,
         timeout_seconds: float,
+        operations: Mapping[str, Operation] | None = None,
         tracing: "Tracing | None" = None,
     ) -> None:
         self.answered = asyncio.Event()
@@ -121,14 +166,15 @@ class Calls:
         self._concurrency = concurrency
         self._timeout_seconds = timeout_seconds
         self._tracing = tracing
-        self._gateway = gateway
-        self._operations: dict[str, Any] = {
+        self._payments: dict[str, Callable[[Call], Awaitable[Answer]]] = {
             "authorize": gateway.authorize,
             "capture": gateway.capture,
             "void": gateway.void,
             "refund": gateway.refund,
-            "lookup": gateway.lookup,
         }
+        self._lookup = gateway.lookup
+        self._operations = operations or {}
+        self._complained: set[str] = set()
         self._queue: asyncio.Queue[tuple[Request, float]] = asyncio.Queue()
         self._out = 0
         self._lease_seconds = 0.0
@@ -176,12 +222,55 @@ class Calls:
         while True:
             request, lease_until = await self._queue.get()
             self._out += 1
-            answer = await self._ask(request, lease_until - time.monotonic())
+            answer = await self._settlement(request, lease_until - time.monotonic())
             self._out -= 1
-            self._answers.append(Settlement(request.saga_id, request.lease_token, answer))
+            self._answers.append(answer)
             self.answered.set()
             if len(self._answers) % TURN == 0:
                 await asyncio.sleep(0)
+
+    async def _settlement(self, request: Request, seconds: float) -> Settlement:
+        """Make a request within so many seconds, or give it back."""
+        deferred_seconds = None
+        answer: Any
+        try:
+            answer = await self._made(request, min(seconds, self._timeout_seconds))
+        except _NotAskedError as error:
+            answer = {"message": f"not asked: {error}"}
+            deferred_seconds = error.seconds
+        try:
+            document = encoded(answer)
+        except (TypeError, ValueError) as error:
+            document = encoded(Answer("unknown", message=f"the answer is no JSON: {error}"))
+        return Settlement(request.saga_id, request.lease_token, document, deferred_seconds)
+
+    async def _made(self, request: Request, seconds: float) -> Any:
+        """What came of a request: an unknown answer too, when nothing did in time.
+
+        Raises:
+            _NotAskedError: it can't be made now, or not by this listener.
+        """
+        if seconds <= 0:
+            raise _NotAskedError("its lease ran out before it could be made", LATE_SECONDS)
+        call, is_payment = self._prepared(request)
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await call
+        except TimeoutError:
+            answer = Answer("unknown", message=f"no answer within {seconds:.1f} s")
+        except Exception as error:  # noqa: BLE001 - whatever it raises, it was no answer
+            answer = Answer("unknown", message=f"{type(error).__name__}: {error}")
+            debugging = _log.isEnabledFor(logging.DEBUG)
+            _log.warning("saga %s: %s", request.saga_id, answer.message, exc_info=debugging)
+        self._took(time.monotonic() - began)
+        if not is_payment:
+            return answer
+        if answer.outcome == "unknown":
+            self._breaker.failed()
+        else:
+            self._breaker.succeeded()
+        return answer
 
     def _took(self, seconds: float) -> None:
         """Remember how long calls take, the last ones most."""
@@ -189,45 +278,58 @@ class Calls:
             self._call_seconds = seconds
         self._call_seconds += (seconds - self._call_seconds) / REMEMBERED_CALLS
 
-    async def _ask(self, request: Request, seconds: float) -> Answer:
-        if seconds <= 0:
-            return Answer("unknown", message="its lease ran out before it could be made")
-        if self._breaker.open:
-            return Answer("unknown", message="not asked: the gateway has failed too often")
-        seconds = min(seconds, self._timeout_seconds)
-        began = time.monotonic()
-        try:
-            async with asyncio.timeout(seconds):
-                answer = await self._answer(request)
-        except TimeoutError:
-            answer = Answer("unknown", message=f"no answer within {seconds:.1f} s")
-        except Exception as error:  # noqa: BLE001 - whatever a gateway raises, it was no answer
-            answer = Answer("unknown", message=f"{type(error).__name__}: {error}")
-            debugging = _log.isEnabledFor(logging.DEBUG)
-            _log.warning("saga %s: %s", request.saga_id, answer.message, exc_info=debugging)
-        self._took(time.monotonic() - began)
-        if answer.outcome == "unknown":
-            self._breaker.failed()
-        else:
-            self._breaker.succeeded()
-        return answer
+    def _prepared(self, request: Request) -> tuple[Awaitable[Any], bool]:
+        """The call that a request asks for, not begun yet, and whether it is one of the gateway's.
 
-    async def _answer(self, request: Request) -> Answer:
-        """Ask; but when asked before, see first what became of that."""
+        Raises:
+            _NotAskedError: it can't be made now, or not by this listener.
+        """
+        try:
+            operation = _name.decode(request.request).operation
+            if own := self._operations.get(operation):
+                return self._spanned(
+                    operation, request, own, msgspec.json.decode(request.request)
+                ), False
+            if operation in self._payments:
+                call = _call.decode(request.request)
+            else:
+                raise ValueError(f"this listener knows no operation {operation!r}")  # noqa: TRY301
+        except ValueError as error:
+            if str(error) not in self._complained:
+                self._complained.add(str(error))
+                _log.error("saga %s: not asked: %s", request.saga_id, error)
+            raise _NotAskedError(str(error), UNKNOWN_SECONDS) from None
+        if self._breaker.open:
+            raise _NotAskedError("the gateway has failed too often", self._breaker.seconds_left)
+        return self._paid(operation, request, call), True
+
+    async def _paid(self, operation: str, request: Request, call: Call) -> Answer:
+        """Ask the gateway; but when asked before, see first what became of that."""
         if request.attempt > 1:
-            known: Answer | None = await self._call("lookup", request)
+            known = await self._spanned("lookup", request, self._lookup, call)
             if known is not None and known.outcome != "unknown":
                 return known
-        answer: Answer = await self._call(request.request.operation, request)
-        return answer
+        return await self._spanned(operation, request, self._payments[operation], call)
 
-    async def _call(self, operation: str, request: Request) -> Any:
-        ask = self._operations[operation]
+    async def _spanned(
+        self, operation: str, request: Request, ask: Callable[[T], Awaitable[R]], about: T
+    ) -> R:
+        """Ask, in a span of its own if anything is traced."""
         if self._tracing is None:
-            return await ask(request.request)
+            return await ask(about)
         with self._tracing.gateway_call(
             operation, request.saga_id, request.attempt, request.traceparent
         ) as call:
-            answer = await ask(request.request)
+            answer = await ask(about)
             call.outcome = getattr(answer, "outcome", "none")
         return answer
+
+
+def encoded(answer: Any) -> msgspec.Raw:
+    """An answer as JSON, without the character that no text of the database can hold.
+
+    Raises:
+        TypeError, ValueError: it can't be written as JSON.
+    """
+    document = msgspec.json.encode(answer)
+    return msgspec.Raw(_NUL.sub(rb"\1", document) if b"\\u0000" in document else document)

@@ -10,8 +10,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Awaitable, Collection, Coroutine
-from dataclasses import dataclass
+from collections.abc import Awaitable, Collection, Coroutine, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,9 @@ import psycopg
 
 from darkpearl.gateways import Gateway
 from darkpearl.listener.bell import Bell
-from darkpearl.listener.calls import TURN, Breaker, Calls, Request, Settlement
+from darkpearl.listener.calls import TURN, Breaker, Calls, Operation, Request, Settlement
 from darkpearl.listener.engine import Engine, first_line
+from darkpearl.listener.limits import Limits
 from darkpearl.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -39,41 +39,24 @@ Passes = dict[str, asyncio.Task[Pass]]
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """How much a listener takes on at once, and how long it waits.
-
-    Attributes:
-        batch_size: sagas in one pass at most.
-        concurrency: calls of the gateway in flight at once at most.
-        call_seconds: how long the gateway may take for one call.
-        call_failures: failed calls in a row after which all calls pause.
-        poll_seconds: longest sleep when no bell rings.
-        shutdown_seconds: time to finish what is in hand after a stop.
-        idempotency_key_hours: how long the answer under an idempotency key is kept.
-    """
-
-    batch_size: int
-    concurrency: int
-    call_seconds: float
-    call_failures: int
-    poll_seconds: float
-    shutdown_seconds: float
-    idempotency_key_hours: int
-
-
 class Listener:
     """One worker. `run()` it until `stop()` lets it finish, or `kill()` ends it at once.
 
     Args:
         url: the database, directly: a pooler loses locks, notifications and prepared statements.
-        gateway: asked for what sagas need from outside; closed at the end.
+        gateway: asked for payments; closed at the end.
         limits: how much it takes on.
+        operations: asked for what saga types of one's own need from outside, by name.
         tracing: makes spans of passes and calls; None: no traces.
     """
 
     def __init__(
-        self, url: str, gateway: Gateway, limits: Limits, tracing: "Tracing | None" = None
+        self,
+        url: str,
+        gateway: Gateway,
+        limits: Limits,
+        operations: Mapping[str, Operation] | None = None,
+        tracing: "Tracing | None" = None,
     ) -> None:
         self._url = url
         self._limits = limits
@@ -85,6 +68,7 @@ class Listener:
             self._breaker,
             concurrency=limits.concurrency,
             timeout_seconds=limits.call_seconds,
+            operations=operations,
             tracing=tracing,
         )
         # So many at once that neither a call nor a pass waits for the next batch.
@@ -147,11 +131,19 @@ class Listener:
             except psycopg.Error as error:
                 failures += 1
                 metrics.outages.inc()
-                seconds = min(LONGEST_BACKOFF_SECONDS, 0.1 * 2 ** min(failures, 10))
-                seconds *= 0.5 + random.random() / 2  # noqa: S311 - jitter
-                _log.warning("database: %s; trying again in %.1f s", first_line(error), seconds)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopped(), seconds)
+                await self._back_off(failures, f"database: {first_line(error)}")
+            except Exception:  # noqa: BLE001 - a defect of ours ends no listener; leases run out
+                failures += 1
+                _log.exception("the listener stumbled")
+                await self._back_off(failures, "begins anew")
+
+    async def _back_off(self, failures: int, reason: str) -> None:
+        """Wait the longer the more often in a row it failed, unless told to stop."""
+        seconds = min(LONGEST_BACKOFF_SECONDS, 0.1 * 2 ** min(failures, 10))
+        seconds *= 0.5 + random.random() / 2  # noqa: S311 - jitter
+        _log.warning("%s; trying again in %.1f s", reason, seconds)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopped(), seconds)
 
     async def _work(self, bell: Bell) -> None:
         while not self._stopping:

@@ -5,7 +5,6 @@ by bash. What the `text` block after it shows has to come out, in that order; `â
 anything, and lines may be left out.
 """
 
-import importlib.util
 import os
 import re
 import shutil
@@ -13,70 +12,33 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
-from uuid import UUID
+from typing import Any
 
 import click
 import psycopg
 import pytest
+from pages import ROOT, blocks, under
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
-from psycopg.rows import dict_row
 
-from darkpearl import schema
 from darkpearl.api.app import create_app
 from darkpearl.cli import main as cli
-from darkpearl.cli.where import find_pg_dump
 from darkpearl.config import Settings, variables
 from darkpearl.embedded import wheel
 from darkpearl.errors import PROBLEMS
 
-ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 PATIENCE_SECONDS = 60
 ROLES = ["anon", "authenticated", "service_role", "darkpearl_app", "darkpearl_listener",
          "darkpearl_reader"]  # fmt: skip
-NEW = {
-    "sql/schema/70_messages.sql",
-    "sql/migrations/0002.messages.sql",
-    "sql/routines/62_restocking.sql",
-}
+NEW = {"sql/routines/65_restocking.sql", "sql/routines/65_labels.sql"}
 """Files that the pages tell their readers to make."""
 STAFF = "darkpearl_readme_staff"
 """A login that is a member of service_role, which can't log in itself."""
-
-
-class Block(NamedTuple):
-    """A fenced block, the heading above it, and what the text block right after it shows."""
-
-    language: str
-    text: str
-    heading: str
-    shown: str
-
-
-def blocks(name: str) -> list[Block]:
-    """The fenced blocks of a document, in order."""
-    text = (ROOT / name).read_text(encoding="utf-8")
-    parts = re.findall(r"^#+ ([^\n]+)$|^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    found, heading = [], ""
-    for at, (title, language, body) in enumerate(parts):
-        heading = title or heading
-        shown = parts[at + 1][2] if at + 1 < len(parts) and parts[at + 1][1] == "text" else ""
-        if language:
-            found.append(Block(language, body, heading, shown))
-    return found
-
-
-def under(name: str, heading: str, language: str = "sql") -> list[str]:
-    """The texts of the blocks of one language under a heading."""
-    return [
-        each.text for each in blocks(name) if (each.heading, each.language) == (heading, language)
-    ]
 
 
 def prose(name: str) -> str:
@@ -255,91 +217,6 @@ def test_the_first_run_looks_like_that(system: System) -> None:
     (shown,) = under("README.md", "Run it", "text")
     assert "make run" in block.text
     assert shows(system.printed, shown.replace("http://127.0.0.1:8000", system.api)), system.printed
-
-
-def copied(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of sql/ that takes the place of the real one."""
-    shutil.copytree(ROOT / "sql", folder / "sql")
-    monkeypatch.setattr(schema, "folder", lambda: folder / "sql")
-    return folder / "sql"
-
-
-def append(path: Path, text: str) -> None:
-    """Add to the end of a file, which may be new."""
-    path.write_text((path.read_text() if path.exists() else "") + "\n" + text)
-
-
-def words_of_sql_tests() -> Any:
-    """The module tests/sql/conftest.py."""
-    spec = importlib.util.spec_from_file_location("sql_words", ROOT / "tests/sql/conftest.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-async def test_a_step_is_added_as_described(
-    database_url: str,
-    connect: Callable[..., Awaitable[Any]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The step of docs/extending.md migrates without drift and passes its own test."""
-    state, function, row = under("docs/extending.md", "Add a step")
-    (test,) = under("docs/extending.md", "Add a step", "python")
-    folder = copied(tmp_path, monkeypatch)
-    append(folder / "schema" / "70_messages.sql", state)
-    append(folder / "migrations" / "0002.messages.sql", state)
-    plan = folder / "routines" / "61_order_fulfilment.sql"
-    append(plan, function)
-    changed = plan.read_text().replace(
-        ")\non conflict (saga_type", f"),\n{row}on conflict (saga_type", 1
-    )
-    plan.write_text(changed)
-    assert "0002.messages" in await schema.migrate(database_url)
-    assert await schema.drift(database_url, find_pg_dump()) == ""
-
-    shop = words_of_sql_tests().Shop(await connect(row_factory=dict_row))
-    await shop.run("insert into warehouses (id, code, name) values (%s, 'L', 'L')", shop.lisbon)
-    written: dict[str, Any] = {}
-    exec(compile(test, "docs/extending.md", "exec"), written)
-    await written["test_the_customer_is_told"](shop)
-    assert await shop.rows("select * from audit") == []
-
-
-async def test_a_saga_type_is_added_as_described(
-    database_url: str,
-    connect: Callable[..., Awaitable[Any]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The saga type of docs/extending.md, put where it says, moves units or refuses them."""
-    state, routines, access, request = under("docs/extending.md", "Add a saga type")
-    folder = copied(tmp_path, monkeypatch)
-    append(folder / "schema" / "70_restockings.sql", state)
-    append(folder / "migrations" / "0002.restockings.sql", state)
-    append(folder / "routines" / "62_restocking.sql", routines)
-    append(folder / "routines" / "90_access.sql", access)
-    await schema.migrate(database_url)
-    await schema.seed(database_url)
-
-    shop = words_of_sql_tests().Shop(await connect(row_factory=dict_row))
-    async with shop.acting_as("service_role"):
-        await shop.run(request)
-        await shop.run(request.replace("40)", "4000000)"))
-    assert await shop.advance() == []
-    kept, refused = await shop.values("select id from restockings order by quantity")
-    assert await shop.events(kept) == [
-        "saga_started",
-        "step_completed move_units",
-        "saga_completed",
-    ]
-    assert (await shop.saga(refused))["status"] == "compensated"
-    keyboards = UUID("aaaa3333-3333-3333-3333-333333333333")
-    rotterdam = UUID("22222222-2222-2222-2222-222222222222")
-    assert await shop.stock(keyboards, rotterdam) == (40, 0)
-    assert await shop.rows("select * from audit") == []
 
 
 # What the documents name.

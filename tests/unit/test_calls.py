@@ -7,11 +7,19 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 from stand_in import StandIn
 
 from darkpearl.gateways import Answer, Call
-from darkpearl.listener.calls import LONGEST_PAUSE_SECONDS, Breaker, Calls, Request, Settlement
+from darkpearl.listener.calls import (
+    LONGEST_PAUSE_SECONDS,
+    UNKNOWN_SECONDS,
+    Breaker,
+    Calls,
+    Request,
+    Settlement,
+)
 
 PATIENCE_SECONDS = 10.0
 
@@ -121,7 +129,7 @@ def request(name: str, *, attempt: int = 1, timeout_seconds: float = 30.0) -> Re
         operation="authorize", idempotency_key=key, payment_key=key, amount=Decimal(10),
         currency="USD", capture=True,
     )  # fmt: skip
-    return Request(name, 7, attempt, timeout_seconds, call)
+    return Request(name, 7, attempt, timeout_seconds, msgspec.Raw(msgspec.json.encode(call)))
 
 
 @asynccontextmanager
@@ -131,6 +139,7 @@ async def calling(
     *,
     concurrency: int = 4,
     timeout_seconds: float = 5.0,
+    operations: dict[str, Any] | None = None,
 ) -> AsyncIterator[Calls]:
     """Calls that are being made."""
     calls = Calls(
@@ -138,6 +147,7 @@ async def calling(
         breaker or Breaker(1000),
         concurrency=concurrency,
         timeout_seconds=timeout_seconds,
+        operations=operations,
     )
     running = asyncio.create_task(calls.run())
     try:
@@ -158,13 +168,21 @@ async def answers(calls: Calls, count: int) -> list[Settlement]:
     return taken
 
 
-async def answer(gateway: StandIn, asked: Request, **settings: Any) -> Answer:
-    """What comes of one request."""
+async def settlement(gateway: StandIn, asked: Request, **settings: Any) -> dict[str, Any]:
+    """What settle() is given for one request, as it is written."""
     async with calling(gateway, **settings) as calls:
         calls.put(asked)
-        (settlement,) = await answers(calls, 1)
-    assert (settlement.saga_id, settlement.lease_token) == (asked.saga_id, asked.lease_token)
-    return settlement.answer
+        (taken,) = await answers(calls, 1)
+    assert (taken.saga_id, taken.lease_token) == (asked.saga_id, asked.lease_token)
+    given: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(taken))
+    return given
+
+
+async def answer(gateway: StandIn, asked: Request, **settings: Any) -> Answer:
+    """What comes of one request that is made."""
+    given = await settlement(gateway, asked, **settings)
+    assert "deferred_seconds" not in given
+    return msgspec.convert(given["answer"], Answer, strict=False)
 
 
 class Doors(StandIn):
@@ -216,7 +234,9 @@ async def test_each_operation_is_the_gateways(operation: Any) -> None:
     call = Call(
         operation=operation, idempotency_key=key, payment_key=key, amount=Decimal(1), currency="USD"
     )
-    assert (await answer(gateway, Request("a", 1, 1, 30.0, call))).reference == operation
+    assert (
+        await answer(gateway, Request("a", 1, 1, 30.0, msgspec.Raw(msgspec.json.encode(call))))
+    ).reference == operation
 
 
 async def test_so_many_calls_at_once_and_no_more() -> None:
@@ -286,10 +306,10 @@ async def test_a_call_ends_with_its_lease() -> None:
 
 
 async def test_a_lease_that_ran_out_in_the_queue_is_not_used() -> None:
-    """Who couldn't be asked in time isn't asked: somebody else may be asking already."""
+    """A request whose time is over isn't made, and given back: another may be made already."""
     gateway = StandIn()
-    told = await answer(gateway, request("a", timeout_seconds=0))
-    assert told.outcome == "unknown"
+    given = await settlement(gateway, request("a", timeout_seconds=0))
+    assert given["deferred_seconds"] > 0
     assert gateway.asked == []
 
 
@@ -300,8 +320,9 @@ async def test_an_exception_is_no_answer() -> None:
         calls.put(request("a"))
         calls.put(request("b"))
         told = await answers(calls, 2)
-    assert [each.answer.outcome for each in told] == ["unknown", "unknown"]
-    assert told[0].answer.message == "ConnectionResetError: peer went away"
+    first, second = [msgspec.json.decode(each.answer, type=Answer) for each in told]
+    assert first.outcome == second.outcome == "unknown"
+    assert first.message == "ConnectionResetError: peer went away"
     assert len(gateway.asked) == 2
 
 
@@ -347,17 +368,87 @@ async def test_a_second_try_asks_when_nothing_became_of_the_first(known: Answer 
 
 @pytest.mark.parametrize("gateway", [Broken(), Unsure()], ids=["raises", "unknown"])
 async def test_a_gateway_that_fails_is_left_alone(gateway: StandIn, clock: Clock) -> None:
-    """Open, nobody is asked; what was in the queue is unknown, at once."""
+    """Open, nobody is asked; what was in the queue is given back until calls may be made again."""
     breaker = Breaker(3, clock)
     for name in "abc":
         assert not breaker.open
         await answer(gateway, request(name), breaker=breaker)
     assert breaker.open
     asked = list(gateway.asked)
-    told = await answer(gateway, request("d"), breaker=breaker)
-    assert told.outcome == "unknown"
-    assert str(told.message).startswith("not asked")
+    given = await settlement(gateway, request("d"), breaker=breaker)
+    assert given["answer"]["message"].startswith("not asked")
+    assert given["deferred_seconds"] == breaker.seconds_left == 1
     assert gateway.asked == asked
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"operation": "buy_label", "order": 7}, {"operation": "refund"}, {"order": 7}, [7], "text"],
+    ids=["another operation", "a call that lacks its key", "no operation", "a list", "a text"],
+)
+async def test_what_a_listener_does_not_know_is_given_back(
+    asked: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not asked, costs no attempt, is said once, and what comes after it is made as ever."""
+    gateway = StandIn()
+    unknown = Request("odd", 1, 1, 30.0, msgspec.Raw(msgspec.json.encode(asked)))
+    async with calling(gateway) as calls:
+        for each in (unknown, unknown, request("a")):
+            calls.put(each)
+        given = {each.saga_id: each for each in await answers(calls, 3)}
+    assert given["odd"].deferred_seconds == UNKNOWN_SECONDS
+    assert given["a"].deferred_seconds is None
+    assert gateway.asked == [KEY]
+    assert [each.levelname for each in caplog.records] == ["ERROR"]
+
+
+async def test_an_operation_of_ones_own_is_made() -> None:
+    """It gets the request as the step wrote it, and its answer is handed on whole."""
+
+    async def buy_label(asked: dict[str, Any]) -> dict[str, Any]:
+        return {"outcome": "approved", "label": asked["order"], "weights": [1.5, None]}
+
+    own = Request("a", 7, 3, 30.0, msgspec.Raw(b'{"operation": "buy_label", "order": "7"}'))
+    given = await settlement(StandIn(), own, operations={"buy_label": buy_label})
+    assert given["answer"] == {"outcome": "approved", "label": "7", "weights": [1.5, None]}
+
+
+@pytest.mark.parametrize("wrong", ["raises", "no JSON", "no await"])
+async def test_an_operation_of_ones_own_that_fails_is_unknown(wrong: str, clock: Clock) -> None:
+    """Whatever it does, its saga is tried again, and the gateway is none the worse for it."""
+
+    async def operation(asked: dict[str, Any]) -> Any:
+        if wrong == "raises":
+            raise ConnectionResetError(asked)
+        return object()
+
+    own = Request("a", 7, 1, 30.0, msgspec.Raw(b'{"operation": "buy_label"}'))
+    made: Any = (lambda _: 7) if wrong == "no await" else operation
+    breaker = Breaker(1, clock)
+    given = await answer(StandIn(), own, breaker=breaker, operations={"buy_label": made})
+    assert given.outcome == "unknown"
+    assert not breaker.open
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("bad\x00reference", "badreference"),
+        ("\x00", ""),
+        (r"a \u0000 in words", r"a \u0000 in words"),
+        ("\\\x00", "\\"),
+    ],
+)
+async def test_what_the_database_cant_hold_is_left_out(said: str, kept: str) -> None:
+    """A NUL in an answer goes, all else of it stays, and the answer is still one."""
+    told = await answer(Remembers(Answer("approved", reference=said)), request("a", attempt=2))
+    assert told == Answer("approved", reference=kept)
+
+
+async def test_what_is_no_text_is_no_answer() -> None:
+    """An answer that can't be written, such as one with half a character, is unknown."""
+    told = await answer(Remembers(Answer("approved", reference="\ud800")), request("a", attempt=2))
+    assert told.outcome == "unknown"
 
 
 async def test_a_refusal_is_an_answer(clock: Clock) -> None:
@@ -373,5 +464,5 @@ async def test_a_refusal_is_an_answer(clock: Clock) -> None:
 async def test_an_expired_lease_is_nobodys_failure(clock: Clock) -> None:
     """A queue that is too long doesn't mean that the gateway is down."""
     breaker = Breaker(1, clock)
-    await answer(StandIn(), request("a", timeout_seconds=0), breaker=breaker)
+    await settlement(StandIn(), request("a", timeout_seconds=0), breaker=breaker)
     assert not breaker.open

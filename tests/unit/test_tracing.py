@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any, cast
 
 import anyio
+import msgspec
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
@@ -269,7 +270,8 @@ async def test_a_gateway_call_is_a_span(
         currency="EUR",
         token="secret-token",
     )
-    await calls._ask(Request("saga-1", 1, attempt, 60, call, PARENT), 60)
+    asked = msgspec.Raw(msgspec.json.encode(call))
+    await calls._settlement(Request("saga-1", 1, attempt, 60, asked, PARENT), 60)
     ended = spans.get_finished_spans()
     assert [f"{each.name} {(each.attributes or {})['darkpearl.outcome']}" for each in ended] == (
         outcomes
