@@ -11,7 +11,7 @@ BIN := .venv/bin
 DARKPEARL := $(BIN)/darkpearl
 SQL = $(wildcard sql/*.sql sql/*/*.sql)
 
-.PHONY: help run demo token api listener test chaos check bench soak fuzz format migrate openapi wheel clean \
+.PHONY: help run demo token api listener test chaos check bench soak fuzz format migrate openapi compiled wheel clean \
 	db-start db-stop db-reset db-seed db-diff db-status db-url
 
 help: ## list these targets
@@ -84,6 +84,9 @@ openapi: .venv/run ## write docs/openapi.yaml
 
 fuzz: .venv/dev ## long: requests made up from the API's description, as each role
 	@DARKPEARL_TEST_EXAMPLES=$(or $(EXAMPLES),200) $(BIN)/pytest -q tests/api/test_schema.py $(PYTEST)
+
+compiled: .venv/dev ## write sql/compiled, what the plans have the fast path call
+	@DARKPEARL_TEST_WRITE_COMPILED=1 $(BIN)/pytest -q tests/sql/test_fast_path.py -k compiled_calls_are
 
 wheel: .venv/run ## build dist/*.whl
 	@if command -v uv >/dev/null; then uv build --quiet --wheel; \

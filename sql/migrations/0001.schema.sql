@@ -531,7 +531,9 @@ create type saga_transition as (
 -- members are aligned, in order of saga_ids; the lease tokens are those before the
 -- pass, and count as higher by token_increments, one for each outcome. Each member is
 -- ready again at ready_at, and its share of spread_seconds later. requests is what
--- each asks for, if any does. A parked group goes no further in this pass.
+-- each asks for, if any does; answers what each was answered, or told by a signal, and
+-- deferred_seconds is set for those whose request was given back unasked. A parked group
+-- goes no further in this pass.
 create type saga_group as (
     saga_type text,
     plan plan_step[],
@@ -549,7 +551,9 @@ create type saga_group as (
     order_status order_status,
     token_increments integer,
     transitions saga_transition[],
-    requests json[]
+    requests json[],
+    answers jsonb[],
+    deferred_seconds numeric
 );
 
 -- What a step says of one saga.

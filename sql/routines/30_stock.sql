@@ -174,18 +174,7 @@ begin
         perform lock_stock(p_warehouse_ids, p_product_ids, 20);
     end if;
 
-    -- A shelf is known by the first of its lines; its last one knows what all of them add up to.
-    with lines as materialized (
-        select
-            l.*,
-            first_value(l.n) over shelf as shelf,
-            sum(l.quantity) over shelf as running,
-            lead(l.n) over shelf is null as is_last
-        from unnest(p_product_ids, p_warehouse_ids, p_correlation_ids, p_quantities)
-            with ordinality as l (product_id, warehouse_id, correlation_id, quantity, n)
-        window shelf as (partition by l.product_id, l.warehouse_id order by l.n rows unbounded preceding)
-    ),
-    moved as (
+    with moved as (
         update inventory as i
         set
             quantity_available = i.quantity_available + v_available_sign * m.quantity,
@@ -193,14 +182,14 @@ begin
             updated_at = v_now,
             version = i.version + 1
         from (
-            select l.shelf, l.product_id, l.warehouse_id, l.running::integer as quantity
-            from lines as l
-            where l.is_last
+            select l.product_id, l.warehouse_id, sum(l.quantity)::integer as quantity
+            from unnest(p_product_ids, p_warehouse_ids, p_quantities) as l (product_id, warehouse_id, quantity)
+            group by l.product_id, l.warehouse_id
             order by l.product_id, l.warehouse_id
         ) as m
         where i.product_id = any(array[m.product_id]) and i.warehouse_id = any(array[m.warehouse_id])
         returning
-            m.shelf,
+            i.product_id, i.warehouse_id,
             i.quantity_available - v_available_sign * m.quantity as quantity_available,
             i.quantity_reserved - v_reserved_sign * m.quantity as quantity_reserved
     )
@@ -210,11 +199,17 @@ begin
     )
     select
         l.correlation_id, l.warehouse_id, l.product_id, p_movement_type, l.quantity,
-        m.quantity_available + v_available_sign * l.running::integer,
-        m.quantity_reserved + v_reserved_sign * l.running::integer,
+        m.quantity_available + v_available_sign * l.running,
+        m.quantity_reserved + v_reserved_sign * l.running,
         p_reference_type, p_reference_id, p_notes, v_actor, v_now
-    from lines as l
-    inner join moved as m using (shelf);
+    from (
+        select
+            l.*,
+            (sum(l.quantity) over (partition by l.product_id, l.warehouse_id order by l.n))::integer as running
+        from unnest(p_product_ids, p_warehouse_ids, p_correlation_ids, p_quantities)
+            with ordinality as l (product_id, warehouse_id, correlation_id, quantity, n)
+    ) as l
+    inner join moved as m using (product_id, warehouse_id);
     get diagnostics v_written = row_count;
     if v_written <> cardinality(p_quantities) then
         perform refuse_unstocked(cardinality(p_quantities) - v_written, cardinality(p_quantities));
@@ -274,7 +269,7 @@ comment on function find_movement(movement_type, uuid, uuid, uuid) is
 -- Locks: inventory by (product_id, warehouse_id).
 -- Raises: DP006 when more would leave than can be sold, DP010 for an unknown
 -- product or warehouse, DP011 when the correlation id stands for another
--- quantity, DP015 for a quantity of zero or below.
+-- quantity or refers to something else, DP015 for a quantity of zero or below.
 create or replace function move_stock(
     p_movement_type movement_type,
     p_warehouse_id uuid,
@@ -308,12 +303,16 @@ begin
 
     v_movement := find_movement(p_movement_type, p_warehouse_id, p_product_id, p_correlation_id);
     if v_movement.id is not null then
-        if v_movement.quantity <> p_quantity then
+        if (v_movement.quantity, v_movement.reference_type, v_movement.reference_id)
+            is distinct from (p_quantity, p_reference_type, p_reference_id)
+        then
             perform refuse(
                 'DP011', 'correlation id already used',
                 format(
-                    'Correlation id %s stands for %s of %s units, not %s.',
-                    p_correlation_id, p_movement_type, v_movement.quantity, p_quantity
+                    'Correlation id %s stands for %s of %s units%s, not %s%s.',
+                    p_correlation_id, p_movement_type,
+                    v_movement.quantity, coalesce(' (' || v_movement.reference_type || ' ' || v_movement.reference_id || ')', ''),
+                    p_quantity, coalesce(' (' || p_reference_type || ' ' || p_reference_id || ')', '')
                 ),
                 'Repeat an operation unchanged, or give a new one a new correlation id.'
             );

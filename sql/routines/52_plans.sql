@@ -233,11 +233,11 @@ comment on function step_of(sagas) is 'Internal: the step of its plan at which a
 -- those that are stuck count. Each with its arguments: another of its name is no stand-in.
 -- `db migrate` asks before it removes a function. Locks nothing.
 create or replace function functions_in_use()
-returns table (name text, saga_type text, plan_version smallint, sagas bigint)
+returns table (function regprocedure, saga_type text, plan_version smallint, sagas bigint)
 language sql stable
 set search_path = darkpearl, pg_temp
 begin atomic
-    select distinct f.signature, p.saga_type, p.plan_version, p.sagas
+    select distinct to_regprocedure(f.signature), p.saga_type, p.plan_version, p.sagas
     from (
         select s.saga_type, s.plan_version, count(*) as sagas
         from sagas as s

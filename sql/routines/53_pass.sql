@@ -2,8 +2,8 @@
 --
 -- Sagas that stand at the same place of the same plan form a group, and a group is one
 -- value: where it stands, and aligned arrays of its members. run_groups() takes group
--- after group, and take_step() a group through one step, whose function runs once for all
--- of them. What comes out of it alike goes on together: apply_outcome() notes what
+-- after group, and take_steps() a group through its steps, whose functions run once for
+-- all of them. What comes out of it alike goes on together: apply_outcome() notes what
 -- happened and says where it goes next. A group that can go no further is parked.
 -- At the end every saga and order row is written once, with all events of a group, and
 -- the effects of the steps that are done come last, since they lock what others need.
@@ -44,21 +44,47 @@ comment on function backoff_seconds(numeric, integer) is 'The longest wait befor
 -- The one constructor of a group: sagas that stand at the same place, as they were locked.
 -- Locks nothing.
 create or replace function new_group(
-    p_saga sagas, p_saga_ids uuid[], p_warehouse_ids uuid[], p_lease_tokens bigint[], p_were_ready_at timestamptz[]
+    p_saga_type text,
+    p_plan_version smallint,
+    p_status saga_status,
+    p_position smallint,
+    p_attempts smallint,
+    p_cancel_requested boolean,
+    p_saga_ids uuid[],
+    p_warehouse_ids uuid[],
+    p_lease_tokens bigint[],
+    p_were_ready_at timestamptz[],
+    p_answers jsonb[] default null,
+    p_deferred_seconds numeric default null
 ) returns saga_group
 language plpgsql
 as $$
 begin
     return row(
-        p_saga.saga_type, plan_of(p_saga.saga_type, p_saga.plan_version),
-        p_saga.status, p_saga.position, p_saga.attempts, p_saga.cancel_requested,
+        p_saga_type, plan_of(p_saga_type, p_plan_version), p_status, p_position, p_attempts, p_cancel_requested,
         p_saga_ids, p_warehouse_ids, p_lease_tokens, p_were_ready_at,
-        clock(), 0, false, null, 0, null, null
+        clock(), 0, false, null, 0, null, null, p_answers, p_deferred_seconds
     )::saga_group;
 end
 $$;
-comment on function new_group(sagas, uuid[], uuid[], bigint[], timestamptz[]) is
-    'Internal: a group of sagas that stand where the given one does.';
+comment on function new_group(
+    text, smallint, saga_status, smallint, smallint, boolean, uuid[], uuid[], bigint[], timestamptz[], jsonb[], numeric
+) is 'Internal: a group of sagas that stand at the same place of the same plan.';
+
+-- One saga as a group, as it stands or, with p_status, as if it stood so. Locks nothing.
+create or replace function group_of_saga(p_saga sagas, p_status saga_status default null, p_answers jsonb[] default null)
+returns saga_group
+language plpgsql
+as $$
+begin
+    return new_group(
+        p_saga.saga_type, p_saga.plan_version, coalesce(p_status, p_saga.status), p_saga.position, p_saga.attempts,
+        p_saga.cancel_requested, array[p_saga.id], array[p_saga.warehouse_id], array[p_saga.lease_token],
+        array[p_saga.ready_at], p_answers
+    );
+end
+$$;
+comment on function group_of_saga(sagas, saga_status, jsonb[]) is 'Internal: one saga as a group.';
 
 -- The members of a group that are named, as a group of their own. Locks nothing.
 create or replace function split_group(p_group saga_group, p_saga_ids uuid[]) returns saga_group
@@ -131,15 +157,12 @@ comment on function transition(
     saga_event_type, timestamptz, text, smallint, text[], text[], boolean, timestamptz, numeric, text, text
 ) is 'Internal: notes what happens to all members of a group.';
 
--- Notes the end of a group that has come to it, and parks it; an order whose saga is undone
--- is cancelled. Leaves any other group as it is. Locks nothing.
+-- Notes the end of a group, and parks it; an order whose saga is undone is cancelled.
+-- Locks nothing.
 create or replace function end_sagas(p_group saga_group) returns saga_group
 language plpgsql
 as $$
 begin
-    if p_group.status not in ('completed', 'compensated', 'stuck') then
-        return p_group;
-    end if;
     p_group.transitions := p_group.transitions || transition(
         case p_group.status
             when 'completed' then 'saga_completed'
@@ -174,7 +197,10 @@ begin
         'compensation_started', clock(),
         p_messages => case when p_message is not null then array_fill(p_message, array[cardinality(p_group.saga_ids)]) end
     );
-    return end_sagas(p_group);
+    if p_group.status = 'compensated' then
+        return end_sagas(p_group);
+    end if;
+    return p_group;
 end
 $$;
 comment on function start_compensation(saga_group, boolean, text) is
@@ -236,7 +262,10 @@ begin
         return start_compensation(p_group, p_outcome.result = 'failed' and is_external(v_step, false));
     end if;
     p_group.attempts := 0;
-    return end_sagas(p_group);
+    if p_group.status in ('completed', 'compensated', 'stuck') then
+        return end_sagas(p_group);
+    end if;
+    return p_group;
 end
 $$;
 comment on function apply_outcome(saga_group, outcome_group, timestamptz) is
@@ -327,7 +356,7 @@ comment on function split_by_outcome(saga_group, text, outcome_group[], timestam
     'Internal: says where the members of a group go that came out of a function, those alike together.';
 
 -- Calls a step function, or with answers a settle function, by its name. Locks what that locks.
-create or replace function call_step(
+create or replace function call_step_by_name(
     p_function text, p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[] default null
 ) returns outcome_group[]
 language plpgsql
@@ -343,14 +372,49 @@ begin
     return v_outcomes;
 end
 $$;
-comment on function call_step(text, uuid[], uuid[], jsonb[]) is
+comment on function call_step_by_name(text, uuid[], uuid[], jsonb[]) is
     'Internal: the outcomes of a step function, or with answers of a settle function.';
+
+-- The same for the engine, which 54_fast_path.sql writes over. Locks what the step locks.
+create or replace function call_step(
+    p_function text, p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[] default null
+) returns outcome_group[]
+language plpgsql
+as $$
+begin
+    return call_step_by_name(p_function, p_warehouse_ids, p_saga_ids, p_answers);
+end
+$$;
+comment on function call_step(text, uuid[], uuid[], jsonb[]) is
+    'Internal: the outcomes of a step function, or with answers of a settle function; see compile_calls().';
+
+-- Calls an effect function by its name. Locks what that locks.
+create or replace function call_effect_by_name(p_function text, p_warehouse_ids uuid[], p_saga_ids uuid[], p_effects text[])
+returns void
+language plpgsql
+as $$
+begin
+    execute format('select %I($1, $2, $3)', p_function) using p_warehouse_ids, p_saga_ids, p_effects;
+end
+$$;
+comment on function call_effect_by_name(text, uuid[], uuid[], text[]) is 'Internal: lets steps that are done have their effect.';
+
+-- The same for the engine, which 54_fast_path.sql writes over. Locks what the effect locks.
+create or replace function call_effect(p_function text, p_warehouse_ids uuid[], p_saga_ids uuid[], p_effects text[])
+returns void
+language plpgsql
+as $$
+begin
+    perform call_effect_by_name(p_function, p_warehouse_ids, p_saga_ids, p_effects);
+end
+$$;
+comment on function call_effect(text, uuid[], uuid[], text[]) is
+    'Internal: lets steps that are done have their effect; see compile_calls().';
 
 -- Brings a group the answers to its requests, or the signals that it waited for. Returns
 -- what becomes of it. A step that waits and takes no signal itself is done with any.
 -- Locks: what the settle function locks. Raises: as split_by_outcome().
-create or replace function settle_group(p_group saga_group, p_warehouse_ids uuid[], p_answers jsonb[])
-returns saga_group[]
+create or replace function settle_group(p_group saga_group, p_warehouse_ids uuid[]) returns saga_group[]
 language plpgsql
 as $$
 declare
@@ -359,18 +423,22 @@ declare
         when 'compensating' then v_step.undo_settle_function
         else v_step.settle_function
     end;
+    v_outcomes outcome_group[];
 begin
-    return split_by_outcome(
-        p_group, v_function,
-        case
-            when v_function is null then outcome_for_all('done', p_group.saga_ids)
-            else call_step(v_function, p_warehouse_ids, p_group.saga_ids, p_answers)
-        end,
-        null
-    );
+    if p_group.deferred_seconds is not null then
+        v_outcomes := array[row(
+            'deferred', p_group.deferred_seconds, p_group.saga_ids,
+            null, array(select a ->> 'message' from unnest(p_group.answers) as a), null
+        )::outcome_group];
+    elsif v_function is null then
+        v_outcomes := outcome_for_all('done', p_group.saga_ids);
+    else
+        v_outcomes := call_step(v_function, p_warehouse_ids, p_group.saga_ids, p_group.answers);
+    end if;
+    return split_by_outcome(p_group, v_function, v_outcomes, null);
 end
 $$;
-comment on function settle_group(saga_group, uuid[], jsonb[]) is
+comment on function settle_group(saga_group, uuid[]) is
     'Internal: brings answers or signals to a group and says where its members go.';
 
 -- Takes the oldest signal that each member of a group was sent for the step at which it
@@ -412,6 +480,7 @@ declare
     v_waited constant text := format('within %s s', trim_scale(v_step.timeout_seconds));
     v_heard uuid[];
     v_payloads jsonb[];
+    v_part saga_group;
     v_silent uuid[];
     v_became saga_group[] := '{}';
 begin
@@ -432,7 +501,9 @@ begin
     );
     select t.saga_ids, t.payloads into v_heard, v_payloads from take_signals(p_group, p_warehouse_ids) as t;
     if cardinality(v_heard) > 0 then
-        v_became := settle_group(split_group(p_group, v_heard), p_warehouse_ids, v_payloads);
+        v_part := split_group(p_group, v_heard);
+        v_part.answers := v_payloads;
+        v_became := settle_group(v_part, p_warehouse_ids);
     end if;
     v_silent := array(select i from unnest(p_group.saga_ids) as i where i <> all(v_heard));
     if cardinality(v_silent) > 0 then
@@ -495,80 +566,84 @@ $$;
 comment on function wake_signalled(saga_group[], uuid[]) is
     'Internal: lets sagas that came to a wait go on whose signal is there already.';
 
--- The moment until which a group has to wait before its step, for calls are paused; null for
--- none. An end of the pause that is under way is waited for, so that it finds the sagas
--- that wait for it.
+-- Whether calls of a step are paused still. The end of a pause that is under way is waited
+-- for, so that it finds the sagas that wait for it.
 -- Locks: a paused row of step_settings, shared.
-create or replace function pause_of(p_group saga_group, p_step plan_step) returns timestamptz
+create or replace function is_paused(p_group saga_group, p_step plan_step) returns boolean
 language plpgsql
 as $$
 begin
-    if p_step.paused_until > clock() and is_external(p_step, p_group.status = 'compensating') then
-        return (
-            select t.paused_until
-            from step_settings as t
-            where t.saga_type = p_group.saga_type and t.step_name = p_step.step_name and t.paused_until > clock()
-            for share
-        );
-    end if;
-    return null;
+    return is_external(p_step, p_group.status = 'compensating') and exists (
+        select from step_settings as t
+        where t.saga_type = p_group.saga_type and t.step_name = p_step.step_name and t.paused_until >= p_step.paused_until
+        for share
+    );
 end
 $$;
-comment on function pause_of(saga_group, plan_step) is 'Internal: until when calls of the step at which a group stands are paused.';
+comment on function is_paused(saga_group, plan_step) is 'Internal: whether calls of the step at which a group stands are paused still.';
 
--- Takes a group through the step at which it stands. Returns what becomes of it: one group
--- as a rule, more when members came out differently.
--- Locks: what the step function locks, saga_signals, paused rows of step_settings.
--- Raises: P0002 when the plan has no such step; what the step function raises.
-create or replace function take_step(p_group saga_group, p_warehouse_ids uuid[]) returns saga_group[]
+-- Takes a group through its steps as long as its members come out of them alike, until it
+-- is parked. Returns what becomes of it: one group as a rule, more when members came out
+-- differently, which then go on by themselves. p_once: takes one step at the most.
+-- Locks: what the step functions lock, saga_signals, paused rows of step_settings.
+-- Raises: P0002 when the plan has no such step; what a step function raises.
+create or replace function take_steps(p_group saga_group, p_warehouse_ids uuid[], p_once boolean) returns saga_group[]
 language plpgsql
 as $$
 declare
-    v_started_at constant timestamptz := clock();
-    v_step constant plan_step := p_group.plan[p_group.position];
-    v_waits constant boolean := p_group.status <> 'compensating' and v_step.on_deadline is not null;
-    v_function constant text := case p_group.status
-        when 'compensating' then v_step.undo_function
-        else v_step.step_function
-    end;
-    v_pause timestamptz;
-    v_became saga_group[];
+    v_started_at timestamptz;
+    v_step plan_step;
+    v_backwards boolean;
+    v_waits boolean;
+    v_function text;
+    v_outcomes outcome_group[];
 begin
-    if v_step.position is null then
-        raise no_data_found using message = format('%s has no step %s', p_group.saga_type, p_group.position);
-    elsif p_group.cancel_requested and (p_group.status = 'running' or (v_waits and p_group.status = 'waiting')) then
-        -- A step that was tried may have had its effect, but not one that waits for a signal.
-        return array[start_compensation(p_group, p_group.attempts > 0 and not v_waits, 'cancelled on request')];
-    elsif p_group.status = 'waiting' then
-        v_became := end_wait(p_group, p_warehouse_ids);
-        return case when v_waits then wake_signalled(v_became, p_warehouse_ids) else v_became end;
-    end if;
+    loop
+        v_started_at := clock();
+        v_step := p_group.plan[p_group.position];
+        v_backwards := p_group.status = 'compensating';
+        v_waits := v_step.on_deadline is not null and not v_backwards;
+        v_function := case when v_backwards then v_step.undo_function else v_step.step_function end;
+        if v_step.position is null then
+            raise no_data_found using message = format('%s has no step %s', p_group.saga_type, p_group.position);
+        elsif p_group.cancel_requested and (p_group.status = 'running' or (v_waits and p_group.status = 'waiting')) then
+            -- A step that was tried may have had its effect, but not one that waits for a signal.
+            return array[start_compensation(p_group, p_group.attempts > 0 and not v_waits, 'cancelled on request')];
+        elsif p_group.status = 'waiting' then
+            return case
+                when v_waits then wake_signalled(end_wait(p_group, p_warehouse_ids), p_warehouse_ids)
+                else end_wait(p_group, p_warehouse_ids)
+            end;
+        elsif coalesce(v_step.paused_until > v_started_at, false) and is_paused(p_group, v_step) then
+            -- Those that waited out a pause come back one after the other.
+            p_group.ready_at := v_step.paused_until;
+            p_group.spread_seconds := 1;
+            p_group.parked := true;
+            return array[p_group];
+        elsif v_function is not null and p_group.attempts >= v_step.max_attempts then
+            -- The lease of the last request to undo ran out; or the settings were tightened.
+            v_outcomes := group_outcome(p_group, 'failed', 'DP013', 'attempts used up');
+        else
+            p_group.attempts := p_group.attempts + 1;
+            v_outcomes := case
+                when v_function is not null then call_step(v_function, p_warehouse_ids, p_group.saga_ids)
+                else outcome_for_all(case when v_waits then 'waiting' else 'done' end::step_result, p_group.saga_ids)
+            end;
+        end if;
 
-    v_pause := pause_of(p_group, v_step);
-    if v_pause is not null then
-        -- Those that waited out a pause come back one after the other.
-        p_group.ready_at := v_pause;
-        p_group.spread_seconds := 1;
-        p_group.parked := true;
-        return array[p_group];
-    elsif v_function is not null and p_group.attempts >= v_step.max_attempts then
-        -- The lease of the last request to undo ran out; or the settings were tightened.
-        return split_by_outcome(p_group, v_function, group_outcome(p_group, 'failed', 'DP013', 'attempts used up'), v_started_at);
-    end if;
-
-    p_group.attempts := p_group.attempts + 1;
-    v_became := split_by_outcome(
-        p_group, v_function,
-        case
-            when v_function is not null then call_step(v_function, p_warehouse_ids, p_group.saga_ids)
-            else outcome_for_all(case when v_waits then 'waiting' else 'done' end::step_result, p_group.saga_ids)
-        end,
-        v_started_at
-    );
-    return case when v_waits then wake_signalled(v_became, p_warehouse_ids) else v_became end;
+        if v_waits then
+            return wake_signalled(split_by_outcome(p_group, v_function, v_outcomes, v_started_at), p_warehouse_ids);
+        elsif (v_outcomes[1]).saga_ids is distinct from p_group.saga_ids or cardinality(v_outcomes) > 1 then
+            return split_by_outcome(p_group, v_function, v_outcomes, v_started_at);
+        end if;
+        p_group := apply_outcome(p_group, v_outcomes[1], v_started_at);
+        exit when p_group.parked or p_once;
+    end loop;
+    return array[p_group];
 end
 $$;
-comment on function take_step(saga_group, uuid[]) is 'Internal: takes a group through one step and says what becomes of it.';
+comment on function take_steps(saga_group, uuid[], boolean) is
+    'Internal: takes a group through its steps while its members come out alike, and says what becomes of it.';
 
 -- The requests of a group, those of its members that ask for something, as they are handed
 -- out: one JSON array; none for none. Locks nothing.
@@ -594,8 +669,9 @@ $$;
 comment on function build_requests(saga_group) is 'Internal: the external requests of a group as they are handed out.';
 
 -- Writes what happened to a group, where its sagas stand now and the status of their orders.
+-- Returns the requests to make, in one JSON array; none for none.
 -- Locks: sagas, orders.
-create or replace function write_group(p_group saga_group, p_warehouse_ids uuid[]) returns void
+create or replace function write_group(p_group saga_group, p_warehouse_ids uuid[]) returns json[]
 language plpgsql
 as $$
 begin
@@ -637,35 +713,38 @@ begin
     from unnest(p_group.saga_ids, p_group.warehouse_ids, p_group.were_ready_at)
         with ordinality as s (saga_id, warehouse_id, was_ready_at, n)
     cross join unnest(p_group.transitions) as t;
+    return case when p_group.requests is null then '{}' else build_requests(p_group) end;
 end
 $$;
 comment on function write_group(saga_group, uuid[]) is
-    'Internal: writes the events of a group, where its sagas stand and the status of their orders.';
+    'Internal: writes the events of a group, where its sagas stand and the status of their orders; returns the requests to make.';
 
 -- Lets the steps that are done have their effect, once per effect function. The arrays are
--- aligned. Locks: what the effect functions lock.
+-- aligned. Returns how many effects there were. Locks: what the effect functions lock.
 create or replace function apply_effects(
     p_warehouse_ids uuid[], p_functions text[], p_saga_ids uuid[], p_effects text[]
-) returns void
+) returns integer
 language plpgsql
 as $$
 declare
+    v_void text;  -- An assignment does without the executor, which PERFORM starts.
     v_function text;
     v_saga_ids uuid[];
     v_effects text[];
 begin
-    if p_functions[1] = all(p_functions) then
-        execute format('select %I($1, $2, $3)', p_functions[1]) using p_warehouse_ids, p_saga_ids, p_effects;
-        return;
+    if p_functions[1] is not null and p_functions[1] = all(p_functions) then
+        v_void := call_effect(p_functions[1], p_warehouse_ids, p_saga_ids, p_effects);
+    elsif cardinality(p_functions) > 1 then
+        for v_function, v_saga_ids, v_effects in
+            select e.name, array_agg(e.saga_id), array_agg(e.effect)
+            from unnest(p_functions, p_saga_ids, p_effects) as e (name, saga_id, effect)
+            group by e.name
+            order by e.name
+        loop
+            v_void := call_effect(v_function, p_warehouse_ids, v_saga_ids, v_effects);
+        end loop;
     end if;
-    for v_function, v_saga_ids, v_effects in
-        select e.name, array_agg(e.saga_id), array_agg(e.effect)
-        from unnest(p_functions, p_saga_ids, p_effects) as e (name, saga_id, effect)
-        group by e.name
-        order by e.name
-    loop
-        execute format('select %I($1, $2, $3)', v_function) using p_warehouse_ids, v_saga_ids, v_effects;
-    end loop;
+    return cardinality(p_functions);
 end
 $$;
 comment on function apply_effects(uuid[], text[], uuid[], text[]) is
@@ -676,7 +755,7 @@ comment on function apply_effects(uuid[], text[], uuid[], text[]) is
 -- steps that were done have their effect.
 -- p_steps: how many steps are taken at the most; null for no bound.
 -- Returns the external requests it has committed to, JSON arrays.
--- Locks: as take_step(), then sagas, orders, then what the effects lock.
+-- Locks: as take_steps(), then sagas, orders, then what the effects lock.
 create or replace function run_groups(p_warehouse_ids uuid[], p_work saga_group[], p_steps integer default null)
 returns json[]
 language plpgsql
@@ -690,6 +769,7 @@ declare
     v_functions text[] := '{}';
     v_saga_ids uuid[] := '{}';
     v_effects text[] := '{}';
+    v_applied integer;
     v_requests json[] := '{}';
 begin
     while cardinality(v_todo) > 0 loop
@@ -697,14 +777,11 @@ begin
         v_todo := trim_array(v_todo, 1);
         if not v_group.parked and v_steps is distinct from p_steps then
             v_steps := v_steps + 1;
-            v_todo := v_todo || take_step(v_group, p_warehouse_ids);
+            v_todo := v_todo || take_steps(v_group, p_warehouse_ids, p_steps is not null);
             continue;
         end if;
 
-        perform write_group(v_group, p_warehouse_ids);
-        if v_group.requests is not null then
-            v_requests := v_requests || build_requests(v_group);
-        end if;
+        v_requests := v_requests || write_group(v_group, p_warehouse_ids);
         foreach v_transition in array coalesce(v_group.transitions, '{}') loop
             if v_transition.effect_function is not null then
                 v_functions := v_functions || array_fill(v_transition.effect_function, array[cardinality(v_group.saga_ids)]);
@@ -713,9 +790,7 @@ begin
             end if;
         end loop;
     end loop;
-    if cardinality(v_functions) > 0 then
-        perform apply_effects(p_warehouse_ids, v_functions, v_saga_ids, v_effects);
-    end if;
+    v_applied := apply_effects(p_warehouse_ids, v_functions, v_saga_ids, v_effects);
     return v_requests;
 end
 $$;

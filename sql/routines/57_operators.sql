@@ -35,8 +35,7 @@ begin
             'Only a stuck saga needs a person; the engine sees to the others.'
         );
     end if;
-    v_saga.status := case when has_turned_back(p_saga_id) then 'compensating' else 'running' end;
-    return new_group(v_saga, array[v_saga.id], array[v_saga.warehouse_id], array[v_saga.lease_token], array[v_saga.ready_at]);
+    return group_of_saga(v_saga, case when has_turned_back(p_saga_id) then 'compensating' else 'running' end::saga_status);
 end
 $$;
 comment on function lock_stuck_saga(uuid) is 'Internal: locks a stuck saga for an operator action.';
@@ -153,14 +152,8 @@ begin
     v_name := note_operator_action(v_group, 'skipped', p_reason);
     v_group.attempts := 1;
     v_group.were_ready_at := array[clock()];
-    perform run_groups(
-        v_group.warehouse_ids,
-        settle_group(
-            v_group, v_group.warehouse_ids,
-            array[jsonb_build_object('outcome', 'approved', 'gateway', 'by hand', 'message', p_reason)]
-        ),
-        0
-    );
+    v_group.answers := array[jsonb_build_object('outcome', 'approved', 'gateway', 'by hand', 'message', p_reason)];
+    perform run_groups(v_group.warehouse_ids, settle_group(v_group, v_group.warehouse_ids), 0);
     return send_on(v_group);
 end
 $$;
@@ -203,7 +196,7 @@ begin
         update step_settings as t
         set paused_until = case when p_seconds > 0 then v_until end
         where t.saga_type = v_setting.saga_type and t.step_name = v_setting.step_name;
-        -- Sagas that wait for the end of the pause are found by their time, see take_step(),
+        -- Sagas that wait for the end of the pause are found by their time, see take_steps(),
         -- and wait for its new end instead.
         update sagas as s
         set ready_at = s.ready_at + (v_until - v_setting.paused_until)

@@ -219,40 +219,61 @@ end
 $$;
 comment on function movement_of(text) is 'Internal: the type of movement that an effect is.';
 
--- The law that goods leave only when their money is there: what was asked for is captured,
--- and not given back. An order that costs nothing has a payment too.
--- Locks nothing. Raises: DP023.
-create or replace function refuse_unpaid(p_warehouse_ids uuid[], p_saga_ids uuid[]) returns void
+-- How many of these orders are paid: what was asked for is captured, and none of it given
+-- back. An order that costs nothing has a payment too. Locks nothing.
+create or replace function count_paid(p_warehouse_ids uuid[], p_saga_ids uuid[]) returns integer
+language plpgsql
+as $$
+begin
+    return (
+        select count(*) from payments as p
+        where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
+            and p.captured_amount >= p.requested_amount and p.refunded_amount = 0 and p.status in ('captured', 'refunded')
+    );
+end
+$$;
+comment on function count_paid(uuid[], uuid[]) is 'Internal: how many of these orders are paid in full.';
+
+-- Reserves the lines of orders. Returns how many movements that made.
+-- Locks and raises: see apply_movements().
+create or replace function reserve_lines(p_warehouse_ids uuid[], p_saga_ids uuid[]) returns integer
 language plpgsql
 as $$
 declare
-    v_paid integer;
+    v_sagas uuid[];
+    v_warehouses uuid[];
+    v_products uuid[];
+    v_quantities integer[];
 begin
-    select count(*) into v_paid
-    from payments as p
-    where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
-        and p.captured_amount >= p.requested_amount and p.refunded_amount = 0 and p.status in ('captured', 'refunded');
-    if v_paid < cardinality(p_saga_ids) then
-        perform refuse(
-            'DP023', 'goods would leave unpaid',
-            format('%s of %s orders have no payment that is captured in full.', cardinality(p_saga_ids) - v_paid, cardinality(p_saga_ids)),
-            'See payments. Then retry_saga(), or turn_back_saga() to give the order up.'
-        );
-    end if;
+    select array_agg(m.order_id), array_agg(m.warehouse_id), array_agg(m.product_id), array_agg(m.quantity)
+    into v_sagas, v_warehouses, v_products, v_quantities
+    from (
+        select i.order_id, i.warehouse_id, i.product_id, sum(i.quantity)::integer as quantity
+        from order_items as i
+        where i.order_id = any(p_saga_ids) and i.warehouse_id = any(p_warehouse_ids)
+        group by i.order_id, i.warehouse_id, i.product_id
+        order by i.order_id, i.product_id
+    ) as m;
+    return apply_movements('reserve', v_sagas, v_warehouses, v_products, v_quantities);
 end
 $$;
-comment on function refuse_unpaid(uuid[], uuid[]) is 'Internal: raises when the goods of an order would leave without its money.';
+comment on function reserve_lines(uuid[], uuid[]) is 'Internal: reserves the lines of orders.';
 
--- What these sagas have still reserved, in the order of sagas and products: what the
--- ledger says is open. A saga with no reservation has nothing, nor has one whose
--- reservation has ended. Locks nothing.
-create or replace function open_reservations(p_warehouse_ids uuid[], p_saga_ids uuid[])
-returns table (sagas uuid[], warehouses uuid[], products uuid[], quantities integer[])
+-- Ends reservations by a movement of a type: what the ledger says is open. A saga with no
+-- reservation moves nothing, nor does one whose reservation has ended. Returns how many
+-- movements that made. Locks and raises: see apply_movements().
+create or replace function end_reservations(p_movement_type movement_type, p_warehouse_ids uuid[], p_saga_ids uuid[])
+returns integer
 language plpgsql
 as $$
+declare
+    v_sagas uuid[];
+    v_warehouses uuid[];
+    v_products uuid[];
+    v_quantities integer[];
 begin
-    return query
     select array_agg(m.correlation_id), array_agg(m.warehouse_id), array_agg(m.product_id), array_agg(m.quantity)
+    into v_sagas, v_warehouses, v_products, v_quantities
     from (
         select
             r.correlation_id, r.warehouse_id, r.product_id,
@@ -264,13 +285,15 @@ begin
         having sum(case r.movement_type when 'reserve' then r.quantity else -r.quantity end) > 0
         order by r.correlation_id, r.product_id
     ) as m;
+    return apply_movements(p_movement_type, v_sagas, v_warehouses, v_products, v_quantities);
 end
 $$;
-comment on function open_reservations(uuid[], uuid[]) is 'Internal: what sagas have reserved and neither fulfilled nor released.';
+comment on function end_reservations(movement_type, uuid[], uuid[]) is
+    'Internal: fulfils or releases what sagas have reserved and neither fulfilled nor released.';
 
 -- The effect of the steps reserve_stock (units become reserved) and fulfill_order (they go
--- from the shelf), and of the undo release_stock (they can be sold again). A reservation
--- is of the order's lines; what ends one is what the ledger says is open.
+-- from the shelf), and of the undo release_stock (they can be sold again). Here is the law
+-- that goods leave only when their money is there, unless the plan says otherwise.
 -- Locks: inventory by (product_id, warehouse_id), for all movements at once.
 -- Raises: DP010 when a product is not stocked, DP015 for an unknown effect, DP023 when
 -- goods would leave unpaid.
@@ -280,10 +303,7 @@ language plpgsql
 as $$
 declare
     v_type constant movement_type := movement_of(p_effects[1]);
-    v_sagas uuid[];
-    v_warehouses uuid[];
-    v_products uuid[];
-    v_quantities integer[];
+    v_moved integer;
 begin
     if (p_effects[1] = all(p_effects)) is not true then
         perform lock_stock(array_agg(i.warehouse_id), array_agg(i.product_id))
@@ -293,27 +313,17 @@ begin
         from unnest(p_saga_ids, p_effects) as e (saga_id, effect)
         group by e.effect
         order by movement_of(e.effect);
-        return;
-    elsif p_effects[1] = 'fulfill' then
-        perform refuse_unpaid(p_warehouse_ids, p_saga_ids);
-    end if;
-
-    if v_type = 'reserve' then
-        select array_agg(m.order_id), array_agg(m.warehouse_id), array_agg(m.product_id), array_agg(m.quantity)
-        into v_sagas, v_warehouses, v_products, v_quantities
-        from (
-            select i.order_id, i.warehouse_id, i.product_id, sum(i.quantity)::integer as quantity
-            from order_items as i
-            where i.order_id = any(p_saga_ids) and i.warehouse_id = any(p_warehouse_ids)
-            group by i.order_id, i.warehouse_id, i.product_id
-            order by i.order_id, i.product_id
-        ) as m;
+    elsif v_type = 'reserve' then
+        v_moved := reserve_lines(p_warehouse_ids, p_saga_ids);
+    elsif p_effects[1] = 'fulfill' and count_paid(p_warehouse_ids, p_saga_ids) < cardinality(p_saga_ids) then
+        perform refuse(
+            'DP023', 'goods would leave unpaid',
+            format('Of %s orders, not all have a payment that is captured in full.', cardinality(p_saga_ids)),
+            'See payments. Then retry_saga(), or turn_back_saga() to give the order up.'
+        );
     else
-        select r.sagas, r.warehouses, r.products, r.quantities
-        into v_sagas, v_warehouses, v_products, v_quantities
-        from open_reservations(p_warehouse_ids, p_saga_ids) as r;
+        v_moved := end_reservations(v_type, p_warehouse_ids, p_saga_ids);
     end if;
-    perform apply_movements(v_type, v_sagas, v_warehouses, v_products, v_quantities);
 end
 $$;
 comment on function move_goods(uuid[], uuid[], text[]) is

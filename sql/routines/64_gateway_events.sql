@@ -48,7 +48,7 @@ begin
         return 'duplicate';
     end if;
 
-    if p_idempotency_key ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:[a-z_]+$' then
+    if p_idempotency_key ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:[a-z0-9_]+$' then
         select s.* into v_saga
         from sagas as s
         where s.id = split_part(p_idempotency_key, ':', 1)::uuid
@@ -93,18 +93,18 @@ set search_path = darkpearl, pg_temp
 as $$
 declare
     v_step constant plan_step := step_of(p_saga);
-    v_here constant boolean := case p_saga.status
+    v_here constant boolean := v_step.on_deadline is null and case p_saga.status
         when 'compensating' then takes_answer(v_step.undo_name, v_step.undo_settle_function, p_call)
         else takes_answer(v_step.step_name, v_step.settle_function, p_call)
     end;
     v_payment payments;
-    v_warehouse_ids uuid[];
+    v_group saga_group;
 begin
     if p_saga.id is null or not exists (
         select from saga_steps as s
         where s.saga_type = p_saga.saga_type and s.plan_version = p_saga.plan_version and s.on_deadline is null and (
-            (s.step_name = p_step_name and s.settle_function is not null)
-            or (s.undo_name = p_step_name and s.undo_settle_function is not null)
+            takes_answer(s.step_name, s.settle_function, p_call)
+            or takes_answer(s.undo_name, s.undo_settle_function, p_call)
         )
     ) then
         return 'unmatched';
@@ -114,15 +114,8 @@ begin
     end if;
 
     if v_here and p_saga.attempts > 0 and p_saga.status in ('running', 'waiting', 'compensating') then
-        v_warehouse_ids := array[p_saga.warehouse_id];
-        perform run_groups(
-            v_warehouse_ids,
-            settle_group(
-                new_group(p_saga, array[p_saga.id], v_warehouse_ids, array[p_saga.lease_token], array[p_saga.ready_at]),
-                v_warehouse_ids, array[p_answer]
-            ),
-            0
-        );
+        v_group := group_of_saga(p_saga, p_answers => array[p_answer]);
+        perform run_groups(v_group.warehouse_ids, settle_group(v_group, v_group.warehouse_ids), 0);
         perform ring_bell();
         return 'applied';
     end if;

@@ -82,13 +82,13 @@ declare
 begin
     return array(
         select new_group(
-            (array_agg(s.saga))[1],
+            s.saga_type, s.plan_version, s.status, s.position, s.attempts, s.cancel_requested,
             array_agg(s.id order by s.id), array_agg(s.warehouse_id order by s.id),
             array_agg(s.lease_token order by s.id), array_agg(s.ready_at order by s.id)
         )
         from (
             select
-                s as saga, s.id, s.warehouse_id, s.saga_type, s.plan_version, s.status, s.position, s.attempts,
+                s.id, s.warehouse_id, s.saga_type, s.plan_version, s.status, s.position, s.attempts,
                 s.cancel_requested, s.lease_token, s.ready_at
             from sagas as s
             where (p_warehouse_ids is null or s.warehouse_id = any(p_warehouse_ids)) and s.ready_at <= v_now
@@ -110,7 +110,7 @@ language plpgsql
 as $$
 begin
     return array(
-        select new_group(s, array[s.id], array[s.warehouse_id], array[s.lease_token], array[s.ready_at])
+        select group_of_saga(s)
         from sagas as s
         where s.id = p_group.saga_ids[1] and s.warehouse_id = p_group.warehouse_ids[1]
             and s.status = p_group.status and s.position = p_group.position and s.lease_token = p_group.lease_tokens[1]
@@ -203,7 +203,11 @@ begin
             claimed := claimed + cardinality(v_group.saga_ids);
         end loop;
         if claimed > 0 then
-            v_requests := run_groups(warehouses_of(v_work), v_work);
+            v_requests := case
+                when claimed = 1 and v_group.status = 'running' and v_group.attempts = 0 and not v_group.cancel_requested
+                    then run_alone(v_group)
+                else run_groups(warehouses_of(v_work), v_work)
+            end;
         end if;
     exception when others then
         if claimed = 0 or is_outage(sqlstate) then
@@ -240,77 +244,77 @@ comment on function advance(integer, uuid[]) is
 
 -- What is in an array of answers: one for each saga, that under the highest
 -- token. A token that is no number is nobody's. deferred_seconds is set for a request
--- that was given back unasked. Locks nothing. Raises: DP015.
+-- that was given back unasked. Inlined where it is used. Locks nothing.
 create or replace function answers_of(p_answers jsonb)
 returns table (saga_id uuid, lease_token bigint, answer jsonb, deferred_seconds numeric)
-language plpgsql stable
+language sql stable
+begin atomic
+    select distinct on ((e.value ->> 'saga_id')::uuid)
+        (e.value ->> 'saga_id')::uuid,
+        case when e.value ->> 'lease_token' ~ '^[0-9]{1,18}$' then (e.value ->> 'lease_token')::bigint end as token,
+        e.value -> 'answer',
+        case
+            when jsonb_typeof(e.value -> 'deferred_seconds') = 'number'
+                then least(greatest((e.value ->> 'deferred_seconds')::numeric, 0), 3600)
+        end
+    from jsonb_array_elements(p_answers) as e
+    order by (e.value ->> 'saga_id')::uuid, token desc nulls last;
+end;
+comment on function answers_of(jsonb) is 'Internal: the answers that settle() was given, one for each saga.';
+
+-- Refuses what is no array of answers. Locks nothing. Raises: DP015.
+create or replace function refuse_odd_answers(p_answers jsonb) returns void
+language plpgsql
 as $$
+declare
+    v_hint constant text := 'Pass [{"saga_id": "…", "lease_token": 2, "answer": {"outcome": "approved"}}].';
 begin
     if p_answers is null or jsonb_typeof(p_answers) <> 'array' then
         perform refuse(
             'DP015', 'answers must be an array',
-            format('p_answers is %s.', coalesce('a JSON ' || jsonb_typeof(p_answers), 'null')),
-            'Pass [{"saga_id": "…", "lease_token": 2, "answer": {"outcome": "approved"}}].'
+            format('p_answers is %s.', coalesce('a JSON ' || jsonb_typeof(p_answers), 'null')), v_hint
         );
     elsif exists (
         select from jsonb_array_elements(p_answers) as a
         where coalesce(a ->> 'saga_id', '') !~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
     ) then
-        perform refuse(
-            'DP015', 'an answer names no saga', 'Each element of p_answers needs a saga_id that is a UUID.',
-            'Pass [{"saga_id": "…", "lease_token": 2, "answer": {"outcome": "approved"}}].'
-        );
+        perform refuse('DP015', 'an answer names no saga', 'Each element of p_answers needs a saga_id that is a UUID.', v_hint);
     end if;
-    return query
-    select distinct on (a.saga_id) a.saga_id, a.lease_token, a.answer, a.deferred_seconds
-    from (
-        select
-            (e ->> 'saga_id')::uuid as saga_id,
-            case when e ->> 'lease_token' ~ '^[0-9]{1,18}$' then (e ->> 'lease_token')::bigint end as lease_token,
-            e -> 'answer' as answer,
-            case when jsonb_typeof(e -> 'deferred_seconds') = 'number'
-                then least(greatest((e ->> 'deferred_seconds')::numeric, 0), 3600)
-            end as deferred_seconds
-        from jsonb_array_elements(p_answers) as e
-    ) as a
-    order by a.saga_id, a.lease_token desc nulls last;
 end
 $$;
-comment on function answers_of(jsonb) is 'Internal: the answers that settle() was given, one for each saga.';
+comment on function refuse_odd_answers(jsonb) is 'Internal: refuses what settle() cannot take for answers.';
 
 -- The sagas that wait for these answers under their present tokens, in groups, each with
 -- its answers in the order of its members. Those that were given back unasked are apart.
--- Locks: sagas by id. Raises: DP015.
-create or replace function lock_answered(p_warehouse_ids uuid[], p_answers jsonb)
-returns table (work saga_group, answers jsonb[], deferred_seconds numeric)
+-- Locks: sagas by id.
+create or replace function lock_answered(p_warehouse_ids uuid[], p_answers jsonb) returns saga_group[]
 language plpgsql
 set enable_nestloop = off
 as $$
 begin
-    return query
-    with answers as materialized (select * from answers_of(p_answers))
-    select
-        new_group(
-            (array_agg(s.saga))[1],
+    return array(
+        with answers as materialized (select * from answers_of(p_answers))
+        select new_group(
+            s.saga_type, s.plan_version, s.status, s.position, s.attempts, s.cancel_requested,
             array_agg(s.id order by s.id), array_agg(s.warehouse_id order by s.id),
-            array_agg(s.lease_token order by s.id), array_agg(s.ready_at order by s.id)
-        ),
-        array_agg(s.answer order by s.id),
-        s.deferred_seconds
-    from (
-        select
-            s as saga, s.id, s.warehouse_id, s.saga_type, s.plan_version, s.status, s.position, s.attempts,
-            s.cancel_requested, s.lease_token, s.ready_at, a.answer, a.deferred_seconds
-        from answers as a
-        inner join sagas as s on s.id = a.saga_id and s.lease_token = a.lease_token
-        where s.id = any(array(select b.saga_id from answers as b))
-            and (p_warehouse_ids is null or s.warehouse_id = any(p_warehouse_ids))
-            and s.status in ('waiting', 'compensating') and s.attempts > 0
-        order by s.id
-        for no key update of s
-    ) as s
-    group by s.saga_type, s.plan_version, s.status, s.position, s.attempts, s.cancel_requested, s.deferred_seconds
-    order by s.position, s.status desc, s.attempts desc, s.saga_type, s.plan_version;
+            array_agg(s.lease_token order by s.id), array_agg(s.ready_at order by s.id),
+            array_agg(s.answer order by s.id), s.deferred_seconds
+        )
+        from (
+            select
+                s.id, s.warehouse_id, s.saga_type, s.plan_version, s.status, s.position, s.attempts,
+                s.cancel_requested, s.lease_token, s.ready_at, a.answer, a.deferred_seconds
+            from answers as a
+            inner join sagas as s on s.id = a.saga_id and s.lease_token = a.lease_token
+            where s.id = any(array(select b.saga_id from answers as b))
+                and (p_warehouse_ids is null or s.warehouse_id = any(p_warehouse_ids))
+                and s.status in ('waiting', 'compensating') and s.attempts > 0
+            order by s.id
+            for no key update of s
+        ) as s
+        group by s.saga_type, s.plan_version, s.status, s.position, s.attempts, s.cancel_requested, s.deferred_seconds
+        order by s.position, s.status desc, s.attempts desc, s.saga_type, s.plan_version
+    );
 end
 $$;
 comment on function lock_answered(uuid[], jsonb) is
@@ -327,29 +331,30 @@ create or replace function settle_pass(
 language plpgsql
 as $$
 declare
-    v_at record;
+    v_answered constant saga_group[] := lock_answered(p_warehouse_ids, p_answers);
+    v_warehouse_ids constant uuid[] := warehouses_of(v_answered);
     v_group saga_group;
-    v_warehouse_ids uuid[];
     v_settled uuid[] := '{}';
     v_work saga_group[] := '{}';
 begin
-    for v_at in select l.* from lock_answered(p_warehouse_ids, p_answers) as l loop
-        v_group := v_at.work;
+    stale := '{}';
+    v_group := v_answered[1];
+    if p_steps is null and cardinality(v_answered) = 1 and cardinality(v_group.saga_ids) = 1
+        and jsonb_array_length(p_answers) = 1 and v_group.status = 'waiting' and not v_group.cancel_requested
+        and v_group.deferred_seconds is null and is_external(v_group.plan[v_group.position], false)
+    then
+        requests := run_alone(v_group);
+        return;
+    end if;
+    foreach v_group in array v_answered loop
         -- Nobody was asked anything at another step: what waits there waits for a signal.
         continue when not is_external(v_group.plan[v_group.position], v_group.status = 'compensating');
         v_settled := v_settled || v_group.saga_ids;
-        v_warehouse_ids := warehouses_of(array[v_group]);
-        v_work := v_work || case
-            when v_at.deferred_seconds is null then settle_group(v_group, v_warehouse_ids, v_at.answers)
-            else split_by_outcome(
-                v_group, null,
-                group_outcome(v_group, 'deferred', null, v_at.answers[1] ->> 'message', v_at.deferred_seconds), null
-            )
-        end;
+        v_work := v_work || settle_group(v_group, v_warehouse_ids);
     end loop;
-    requests := run_groups(warehouses_of(v_work), v_work, p_steps);
-    stale := '{}';
+    requests := run_groups(v_warehouse_ids, v_work, p_steps);
     if cardinality(v_settled) < jsonb_array_length(p_answers) then
+        perform refuse_odd_answers(p_answers);
         stale := array(select a.saga_id from answers_of(p_answers) as a where a.saga_id <> all(v_settled));
     end if;
 end
@@ -376,48 +381,54 @@ set enable_seqscan = off
 set jit = off
 as $$
 declare
-    v_requests json[];
-    v_stale uuid[];
+    v_pass record;
+    v_group saga_group;
     v_sqlstate text;
     v_message text;
     v_count integer;
 begin
+    if jsonb_typeof(p_answers) is distinct from 'array' then
+        perform refuse_odd_answers(p_answers);
+    end if;
     begin
-        select p.requests, p.stale into v_requests, v_stale from settle_pass(p_warehouse_ids, p_answers) as p;
+        v_pass := settle_pass(p_warehouse_ids, p_answers);
     exception when others then
         if is_outage(sqlstate) then
             raise;
         end if;
         v_sqlstate := sqlstate;
         v_message := sqlerrm;
-        perform answers_of(p_answers);  -- raises where they are no answers, which is no saga's fault
-        v_count := jsonb_array_length(p_answers);
     end;
 
+    if v_sqlstate is not null then
+        perform refuse_odd_answers(p_answers);
+        v_count := jsonb_array_length(p_answers);
+    end if;
     if v_count > 1 then
         return query select s.* from settle(jsonb_path_query_array(p_answers, format('$[0 to %s]', v_count / 2 - 1)::jsonpath), p_warehouse_ids) as s;
         return query select s.* from settle(jsonb_path_query_array(p_answers, format('$[%s to last]', v_count / 2)::jsonpath), p_warehouse_ids) as s;
         return;
-    elsif v_count = 1 then
+    elsif v_sqlstate is not null then
         -- Alone. Keep the answer at least; what comes after it is advance()'s.
         begin
-            select p.requests, p.stale into v_requests, v_stale from settle_pass(p_warehouse_ids, p_answers, 0) as p;
+            v_pass := settle_pass(p_warehouse_ids, p_answers, 0);
         exception when others then
             if is_outage(sqlstate) then
                 raise;
             end if;
-            perform fail_saga(l.work, v_sqlstate, v_message, true)
-            from lock_answered(p_warehouse_ids, p_answers) as l;
+            foreach v_group in array lock_answered(p_warehouse_ids, p_answers) loop
+                perform fail_saga(v_group, v_sqlstate, v_message, true);
+            end loop;
             return;
         end;
     end if;
 
-    foreach requests in array v_requests loop
+    foreach requests in array v_pass.requests loop
         return next;
     end loop;
     requests := null;
     error_code := 'DP009';
-    foreach saga_id in array v_stale loop
+    foreach saga_id in array v_pass.stale loop
         return next;
     end loop;
 end

@@ -1,0 +1,51 @@
+-- Written by compile_calls() from the plans; see sql/routines/54_fast_path.sql.
+
+CREATE OR REPLACE FUNCTION darkpearl.call_effect(p_function text, p_warehouse_ids uuid[], p_saga_ids uuid[], p_effects text[])
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+declare
+    v_void text;  -- An assignment does without the executor, which PERFORM starts.
+begin
+    case p_function
+        when 'move_goods' then
+            v_void := move_goods(p_warehouse_ids, p_saga_ids, p_effects);
+        else
+            v_void := call_effect_by_name(p_function, p_warehouse_ids, p_saga_ids, p_effects);
+    end case;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION darkpearl.call_step(p_function text, p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[] DEFAULT NULL::jsonb[])
+ RETURNS outcome_group[]
+ LANGUAGE plpgsql
+AS $function$
+begin
+    case p_function
+        when 'record_authorization' then
+            return record_authorization(p_warehouse_ids, p_saga_ids, p_answers);
+        when 'record_capture' then
+            return record_capture(p_warehouse_ids, p_saga_ids, p_answers);
+        when 'record_payment' then
+            return record_payment(p_warehouse_ids, p_saga_ids, p_answers);
+        when 'record_refund' then
+            return record_refund(p_warehouse_ids, p_saga_ids, p_answers);
+        when 'record_void' then
+            return record_void(p_warehouse_ids, p_saga_ids, p_answers);
+        when 'request_authorization' then
+            return request_authorization(p_warehouse_ids, p_saga_ids);
+        when 'request_capture' then
+            return request_capture(p_warehouse_ids, p_saga_ids);
+        when 'request_payment' then
+            return request_payment(p_warehouse_ids, p_saga_ids);
+        when 'request_refund' then
+            return request_refund(p_warehouse_ids, p_saga_ids);
+        when 'request_void' then
+            return request_void(p_warehouse_ids, p_saga_ids);
+        when 'reserve_stock' then
+            return reserve_stock(p_warehouse_ids, p_saga_ids);
+        else
+            return call_step_by_name(p_function, p_warehouse_ids, p_saga_ids, p_answers);
+    end case;
+end
+$function$;
