@@ -33,7 +33,7 @@ UNTOLD = re.compile(
     r"(cursor|sort|offset|If-Match|If-None-Match): "
     r"|.*Expected an? (unit_price|amount) |.*Expected `int`, got `decimal`"
 )
-"""What a JSON schema can't say: four decimals at most, 2.0 is no count, a cursor is one of ours."""
+"""Beyond a JSON schema: four decimals at most, 2.0 is no count, a cursor is one of ours."""
 UNSTORABLE = {"22021", "22P05"}
 """A NUL in a text, or in JSON, which a pattern for every text could say, to nobody's use."""
 CONFIG = SchemathesisConfig.from_dict(

@@ -1,4 +1,4 @@
-"""routines/54_engine.sql: advance and settle, the ways a saga can go, cancelling."""
+"""routines/55_engine.sql: advance and settle, the ways a saga can go, cancelling."""
 
 from typing import Any
 

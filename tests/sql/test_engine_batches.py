@@ -1,4 +1,4 @@
-"""routines/54_engine.sql: limits and cost of a batch, other plans, housekeeping."""
+"""routines/55_engine.sql: limits and cost of a batch, other plans, housekeeping."""
 
 from collections.abc import Awaitable, Callable
 from operator import sub

@@ -1,4 +1,4 @@
-"""routines/54_engine.sql: a saga that can't be done among others, and what is an outage."""
+"""routines/55_engine.sql: a saga that can't be done among others, and what is an outage."""
 
 import pytest
 from shop import APPROVED, LONG, Shop

@@ -1,4 +1,4 @@
-"""routines/54_engine.sql: answers that are unknown, late, double or none, leases, backoff."""
+"""routines/55_engine.sql: answers that are unknown, late, double or none, leases, backoff."""
 
 from datetime import timedelta
 from typing import Any

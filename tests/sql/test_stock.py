@@ -341,3 +341,18 @@ async def test_a_reservation_needs_every_shelf(shop: Shop) -> None:
         )
     assert await shop.rows("select from stock_movements where correlation_id = %s", order) == []
     assert await shop.stock(kept) == (10, 0)
+
+
+async def test_a_transfer_under_a_used_id_goes_nowhere_else(shop: Shop) -> None:
+    """Repeated with another warehouse it is another transfer, and refused: no goods are made."""
+    product, operation = await shop.product(on_hand=9), uuid4()
+    third = await shop.value(
+        "insert into warehouses (code, name) values ('PAR', 'Paris') returning id"
+    )
+    transfer = "select transfer_stock(%s, %s, %s, 3, %s)"
+    await shop.run(transfer, shop.lisbon, shop.rotterdam, product, operation)
+    await shop.run(transfer, shop.lisbon, shop.rotterdam, product, operation)
+    with shop.refused("DP011") as refusal:
+        await shop.run(transfer, shop.lisbon, third, product, operation)
+    assert str(shop.rotterdam) in refusal.detail
+    assert await shop.value("select sum(quantity_available) from inventory") == 9

@@ -1,0 +1,440 @@
+-- The engine. It knows plans, not what a step does.
+--
+-- advance() claims what is ready and runs each saga through its SQL steps until
+-- it ends or needs an answer from outside; settle() takes the answers and goes
+-- on from there. Either is one transaction: the effects of the steps, the
+-- events and the next state commit together. What happens in it is told in
+-- 53_pass.sql; what is here says who is in a pass, and what becomes of one that raises.
+--
+-- A pass that raises is rolled back and tried in halves, until the saga that
+-- cannot be done stands alone and is recorded by fail_saga(). An outage
+-- (deadlock, shutdown, out of space …) is no saga's fault and is raised.
+--
+-- Naming no warehouses means all of them.
+--
+-- Lock order: sagas, then their payments and orders, which nobody locks without
+-- the saga, then inventory by (product_id, warehouse_id).
+
+set local role darkpearl_owner;
+set local search_path = darkpearl, pg_temp;
+
+-- True for errors that say nothing about the saga at hand: connection,
+-- rollback, resources, operator intervention, system, lock timeout. Locks nothing.
+create or replace function is_outage(p_sqlstate text) returns boolean
+language sql immutable
+return left(p_sqlstate, 2) in ('08', '40', '53', '57', '58') or p_sqlstate = '55P03';
+comment on function is_outage(text) is 'Whether a SQLSTATE means that the system failed rather than the saga.';
+
+-- Starts a saga of a type, by its newest plan, and notes who did and why. Its id is that of
+-- what it is about. The bell rings at commit. Locks nothing. Raises: DP010 when no plan of
+-- the type is declared.
+create or replace function start_saga(p_saga_type text, p_saga_id uuid, p_warehouse_id uuid, p_reason text default null)
+returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_version constant smallint := newest_plan(p_saga_type);
+begin
+    if v_version is null then
+        perform refuse(
+            'DP010', 'no such saga type', format('No plan of %s is declared.', p_saga_type),
+            'Declare it with define_plan().'
+        );
+    end if;
+    insert into sagas (id, warehouse_id, saga_type, plan_version)
+    values (p_saga_id, p_warehouse_id, p_saga_type, v_version);
+    insert into saga_events (saga_id, warehouse_id, event_type, message, actor)
+    values (p_saga_id, p_warehouse_id, 'saga_started', p_reason, current_actor());
+end
+$$;
+comment on function start_saga(text, uuid, uuid, text) is
+    'For authors of saga types: starts a saga of a type by its newest plan, under the id of what it is about.';
+
+-- The warehouses of the sagas of some groups, each once. Locks nothing.
+create or replace function warehouses_of(p_work saga_group[]) returns uuid[]
+language plpgsql
+as $$
+declare
+    v_group saga_group;
+    v_ids uuid[] := '{}';
+begin
+    foreach v_group in array p_work loop
+        v_ids := v_ids || v_group.warehouse_ids;
+    end loop;
+    if cardinality(v_ids) < 2 then
+        return v_ids;
+    end if;
+    return array(select distinct w from unnest(v_ids) as w);
+end
+$$;
+comment on function warehouses_of(saga_group[]) is 'Internal: the warehouses of the sagas of some groups, each once.';
+
+-- Takes up to p_limit ready sagas, those that have waited longest first, and
+-- returns them in groups, each in id order; the group furthest on is the last.
+-- Sagas that another listener holds are skipped.
+-- Locks: sagas, until the end of the transaction.
+create or replace function claim_sagas(p_warehouse_ids uuid[], p_limit integer) returns saga_group[]
+language plpgsql
+as $$
+declare
+    v_now constant timestamptz := clock();
+begin
+    return array(
+        select new_group(
+            (array_agg(s.saga))[1],
+            array_agg(s.id order by s.id), array_agg(s.warehouse_id order by s.id),
+            array_agg(s.lease_token order by s.id), array_agg(s.ready_at order by s.id)
+        )
+        from (
+            select
+                s as saga, s.id, s.warehouse_id, s.saga_type, s.plan_version, s.status, s.position, s.attempts,
+                s.cancel_requested, s.lease_token, s.ready_at
+            from sagas as s
+            where (p_warehouse_ids is null or s.warehouse_id = any(p_warehouse_ids)) and s.ready_at <= v_now
+            order by s.ready_at, s.id
+            limit p_limit
+            for no key update skip locked
+        ) as s
+        group by s.saga_type, s.plan_version, s.status, s.position, s.attempts, s.cancel_requested
+        order by s.position, s.status desc, s.attempts desc, s.saga_type, s.plan_version
+    );
+end
+$$;
+comment on function claim_sagas(uuid[], integer) is 'Internal: locks ready sagas, skipping those that are taken, and groups them.';
+
+-- One saga as a group, locked, if it still stands where the group says. No group for none.
+-- Locks: the saga.
+create or replace function lock_saga_again(p_group saga_group) returns saga_group[]
+language plpgsql
+as $$
+begin
+    return array(
+        select new_group(s, array[s.id], array[s.warehouse_id], array[s.lease_token], array[s.ready_at])
+        from sagas as s
+        where s.id = p_group.saga_ids[1] and s.warehouse_id = p_group.warehouse_ids[1]
+            and s.status = p_group.status and s.position = p_group.position and s.lease_token = p_group.lease_tokens[1]
+        for no key update
+    );
+end
+$$;
+comment on function lock_saga_again(saga_group) is 'Internal: the first saga of a group, locked, if it has not moved since.';
+
+-- Records that a saga cannot go on from where it stands: a try less, a later
+-- one scheduled; when none is left, compensation; when that fails, stuck. What
+-- would break a law is stuck at once. p_counted: the try was counted when its request
+-- went out; else it was rolled back, and its count with it.
+-- Locks: the saga. Does nothing if it has moved since.
+create or replace function fail_saga(
+    p_group saga_group, p_sqlstate text, p_message text, p_counted boolean default false
+) returns void
+language plpgsql
+as $$
+declare
+    v_group saga_group := (lock_saga_again(p_group))[1];
+    v_lost constant boolean := (v_group.plan[v_group.position]).position is null;
+    v_failed saga_group;
+begin
+    if v_group.saga_ids is null then
+        return;
+    end if;
+    if v_group.status <> 'waiting' and not p_counted and not v_lost then
+        v_group.attempts := v_group.attempts + 1;
+    end if;
+    v_failed := apply_outcome(
+        v_group,
+        (group_outcome(
+            v_group, case when v_lost or p_sqlstate = 'DP023' then 'stuck' else 'failed' end::step_result, p_sqlstate, p_message
+        ))[1],
+        clock()
+    );
+    -- A saga that ends here ends its order too. Should that be what could not be
+    -- written, the saga stands stuck where it was, for a person to look at.
+    if v_failed.status <> 'compensated' then
+        v_failed.order_status := null;
+    end if;
+    begin
+        perform write_group(v_failed, v_group.warehouse_ids);
+    exception when others then
+        if is_outage(sqlstate) then
+            raise;
+        end if;
+        perform write_group(
+            apply_outcome(v_group, (group_outcome(v_group, 'stuck', sqlstate, sqlerrm))[1], clock()), v_group.warehouse_ids
+        );
+    end;
+end
+$$;
+comment on function fail_saga(saga_group, text, text, boolean) is
+    'Internal: records the failure of a saga that stands alone, and what follows from it.';
+
+-- Claims up to p_limit ready sagas and takes each as far as it goes without an
+-- answer from outside. Returns how many were claimed, and the requests to make
+-- (JSON arrays, in rows of their own). Requests are leases: answer them with
+-- settle() before timeout_seconds are over, or they are handed out again.
+-- Locks: sagas, payments, orders, inventory, in that order.
+-- Raises: outages only; a saga that cannot be done becomes its own event.
+create or replace function advance(p_limit integer default 1000, p_warehouse_ids uuid[] default null)
+returns table (claimed integer, requests json)
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set jit = off
+as $$
+declare
+    v_work saga_group[];
+    v_group saga_group;
+    v_requests json[] := '{}';
+    v_failed boolean := false;
+begin
+    if p_limit is null or p_limit not between 1 and 10000 then
+        perform refuse(
+            'DP015', 'limit makes no sense',
+            format('A batch of %s sagas was asked for.', coalesce(p_limit::text, 'null')),
+            'Use 1 to 10000; 1000 is a good size.'
+        );
+    end if;
+    claimed := 0;
+    begin
+        v_work := claim_sagas(p_warehouse_ids, p_limit);
+        foreach v_group in array v_work loop
+            claimed := claimed + cardinality(v_group.saga_ids);
+        end loop;
+        if claimed > 0 then
+            v_requests := run_groups(warehouses_of(v_work), v_work);
+        end if;
+    exception when others then
+        if claimed = 0 or is_outage(sqlstate) then
+            raise;
+        end if;
+        v_failed := true;
+    end;
+
+    if v_failed and claimed > 1 then
+        return query select a.* from advance(claimed / 2, p_warehouse_ids) as a;
+        return query select a.* from advance(claimed - claimed / 2, p_warehouse_ids) as a;
+        return;
+    elsif v_failed then
+        -- Alone. Keep the step that works, so that the one that raises is tried, and blamed, by itself.
+        begin
+            v_requests := run_groups(v_group.warehouse_ids, lock_saga_again(v_group), 1);
+        exception when others then
+            if is_outage(sqlstate) then
+                raise;
+            end if;
+            perform fail_saga(v_group, sqlstate, sqlerrm);
+        end;
+    end if;
+
+    return next;
+    claimed := 0;
+    foreach requests in array v_requests loop
+        return next;
+    end loop;
+end
+$$;
+comment on function advance(integer, uuid[]) is
+    'The engine''s step: claims ready sagas, runs their SQL steps and returns the external requests to make.';
+
+-- What is in an array of answers: one for each saga, that under the highest
+-- token. A token that is no number is nobody's. deferred_seconds is set for a request
+-- that was given back unasked. Locks nothing. Raises: DP015.
+create or replace function answers_of(p_answers jsonb)
+returns table (saga_id uuid, lease_token bigint, answer jsonb, deferred_seconds numeric)
+language plpgsql stable
+as $$
+begin
+    if p_answers is null or jsonb_typeof(p_answers) <> 'array' then
+        perform refuse(
+            'DP015', 'answers must be an array',
+            format('p_answers is %s.', coalesce('a JSON ' || jsonb_typeof(p_answers), 'null')),
+            'Pass [{"saga_id": "…", "lease_token": 2, "answer": {"outcome": "approved"}}].'
+        );
+    elsif exists (
+        select from jsonb_array_elements(p_answers) as a
+        where coalesce(a ->> 'saga_id', '') !~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+    ) then
+        perform refuse(
+            'DP015', 'an answer names no saga', 'Each element of p_answers needs a saga_id that is a UUID.',
+            'Pass [{"saga_id": "…", "lease_token": 2, "answer": {"outcome": "approved"}}].'
+        );
+    end if;
+    return query
+    select distinct on (a.saga_id) a.saga_id, a.lease_token, a.answer, a.deferred_seconds
+    from (
+        select
+            (e ->> 'saga_id')::uuid as saga_id,
+            case when e ->> 'lease_token' ~ '^[0-9]{1,18}$' then (e ->> 'lease_token')::bigint end as lease_token,
+            e -> 'answer' as answer,
+            case when jsonb_typeof(e -> 'deferred_seconds') = 'number'
+                then least(greatest((e ->> 'deferred_seconds')::numeric, 0), 3600)
+            end as deferred_seconds
+        from jsonb_array_elements(p_answers) as e
+    ) as a
+    order by a.saga_id, a.lease_token desc nulls last;
+end
+$$;
+comment on function answers_of(jsonb) is 'Internal: the answers that settle() was given, one for each saga.';
+
+-- The sagas that wait for these answers under their present tokens, in groups, each with
+-- its answers in the order of its members. Those that were given back unasked are apart.
+-- Locks: sagas by id. Raises: DP015.
+create or replace function lock_answered(p_warehouse_ids uuid[], p_answers jsonb)
+returns table (work saga_group, answers jsonb[], deferred_seconds numeric)
+language plpgsql
+set enable_nestloop = off
+as $$
+begin
+    return query
+    with answers as materialized (select * from answers_of(p_answers))
+    select
+        new_group(
+            (array_agg(s.saga))[1],
+            array_agg(s.id order by s.id), array_agg(s.warehouse_id order by s.id),
+            array_agg(s.lease_token order by s.id), array_agg(s.ready_at order by s.id)
+        ),
+        array_agg(s.answer order by s.id),
+        s.deferred_seconds
+    from (
+        select
+            s as saga, s.id, s.warehouse_id, s.saga_type, s.plan_version, s.status, s.position, s.attempts,
+            s.cancel_requested, s.lease_token, s.ready_at, a.answer, a.deferred_seconds
+        from answers as a
+        inner join sagas as s on s.id = a.saga_id and s.lease_token = a.lease_token
+        where s.id = any(array(select b.saga_id from answers as b))
+            and (p_warehouse_ids is null or s.warehouse_id = any(p_warehouse_ids))
+            and s.status in ('waiting', 'compensating') and s.attempts > 0
+        order by s.id
+        for no key update of s
+    ) as s
+    group by s.saga_type, s.plan_version, s.status, s.position, s.attempts, s.cancel_requested, s.deferred_seconds
+    order by s.position, s.status desc, s.attempts desc, s.saga_type, s.plan_version;
+end
+$$;
+comment on function lock_answered(uuid[], jsonb) is
+    'Internal: locks the sagas that wait for these answers, in groups with their answers.';
+
+-- Records the answers under their present tokens and goes on from them, as many steps as
+-- p_steps at the most; null for no bound.
+-- requests: what is to be asked next, JSON arrays. stale: sagas whose answers came
+-- under another token, and changed nothing.
+-- Locks: sagas by id, then as advance(). Raises: DP015.
+create or replace function settle_pass(
+    p_warehouse_ids uuid[], p_answers jsonb, p_steps integer default null, out requests json[], out stale uuid[]
+)
+language plpgsql
+as $$
+declare
+    v_at record;
+    v_group saga_group;
+    v_warehouse_ids uuid[];
+    v_settled uuid[] := '{}';
+    v_work saga_group[] := '{}';
+begin
+    for v_at in select l.* from lock_answered(p_warehouse_ids, p_answers) as l loop
+        v_group := v_at.work;
+        -- Nobody was asked anything at another step: what waits there waits for a signal.
+        continue when not is_external(v_group.plan[v_group.position], v_group.status = 'compensating');
+        v_settled := v_settled || v_group.saga_ids;
+        v_warehouse_ids := warehouses_of(array[v_group]);
+        v_work := v_work || case
+            when v_at.deferred_seconds is null then settle_group(v_group, v_warehouse_ids, v_at.answers)
+            else split_by_outcome(
+                v_group, null,
+                group_outcome(v_group, 'deferred', null, v_at.answers[1] ->> 'message', v_at.deferred_seconds), null
+            )
+        end;
+    end loop;
+    requests := run_groups(warehouses_of(v_work), v_work, p_steps);
+    stale := '{}';
+    if cardinality(v_settled) < jsonb_array_length(p_answers) then
+        stale := array(select a.saga_id from answers_of(p_answers) as a where a.saga_id <> all(v_settled));
+    end if;
+end
+$$;
+comment on function settle_pass(uuid[], jsonb, integer) is
+    'Internal: records the answers to external requests and runs the sagas on.';
+
+-- Takes the answers to external requests and takes each saga as far as it goes.
+--
+-- p_answers: [{"saga_id": uuid, "lease_token": int, "answer": {…what the step's settle
+-- function reads}}]. An element with "deferred_seconds" gives the request back: it was not
+-- asked, and costs no attempt; its answer says why in "message". An answer under a token
+-- that is not the saga's present one is refused: it is returned as a row with its saga and
+-- error_code DP009, and changes nothing. Further requests come back as from advance().
+-- Locks: sagas by id, payments, orders, inventory, in that order.
+-- Raises: DP015 when p_answers is no such array; outages.
+create or replace function settle(p_answers jsonb, p_warehouse_ids uuid[] default null)
+returns table (requests json, saga_id uuid, error_code text)
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set jit = off
+as $$
+declare
+    v_requests json[];
+    v_stale uuid[];
+    v_sqlstate text;
+    v_message text;
+    v_count integer;
+begin
+    begin
+        select p.requests, p.stale into v_requests, v_stale from settle_pass(p_warehouse_ids, p_answers) as p;
+    exception when others then
+        if is_outage(sqlstate) then
+            raise;
+        end if;
+        v_sqlstate := sqlstate;
+        v_message := sqlerrm;
+        perform answers_of(p_answers);  -- raises where they are no answers, which is no saga's fault
+        v_count := jsonb_array_length(p_answers);
+    end;
+
+    if v_count > 1 then
+        return query select s.* from settle(jsonb_path_query_array(p_answers, format('$[0 to %s]', v_count / 2 - 1)::jsonpath), p_warehouse_ids) as s;
+        return query select s.* from settle(jsonb_path_query_array(p_answers, format('$[%s to last]', v_count / 2)::jsonpath), p_warehouse_ids) as s;
+        return;
+    elsif v_count = 1 then
+        -- Alone. Keep the answer at least; what comes after it is advance()'s.
+        begin
+            select p.requests, p.stale into v_requests, v_stale from settle_pass(p_warehouse_ids, p_answers, 0) as p;
+        exception when others then
+            if is_outage(sqlstate) then
+                raise;
+            end if;
+            perform fail_saga(l.work, v_sqlstate, v_message, true)
+            from lock_answered(p_warehouse_ids, p_answers) as l;
+            return;
+        end;
+    end if;
+
+    foreach requests in array v_requests loop
+        return next;
+    end loop;
+    requests := null;
+    error_code := 'DP009';
+    foreach saga_id in array v_stale loop
+        return next;
+    end loop;
+end
+$$;
+comment on function settle(jsonb, uuid[]) is
+    'Takes the answers to external requests, records them and runs the sagas on; late answers are refused with DP009.';
+
+-- Which requests these sagas came from, where that was traced: for a listener
+-- that traces, and otherwise never asked. Locks nothing.
+create or replace function trace_contexts(p_saga_ids uuid[])
+returns table (saga_id uuid, traceparent text)
+language sql stable
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+    select s.id, s.traceparent
+    from sagas as s
+    where s.id = any(p_saga_ids) and s.traceparent is not null
+$$;
+comment on function trace_contexts(uuid[]) is 'The W3C trace contexts that started these sagas, where there were any.';
