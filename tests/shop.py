@@ -224,7 +224,9 @@ class Shop:
             for each in requests
         ]
         rows = await self.bring(answers, warehouses)
-        self.stale = [(row["saga_id"], row["error_code"]) for row in rows if row["saga_id"]]
+        self.stale = [
+            (row["saga_id"], row["error_code"]) for row in rows if row["error_code"] == "DP009"
+        ]
         return [request for row in rows for request in row["requests"] or []]
 
     async def bring(self, answers: list[Row], warehouses: list[UUID] | None = None) -> list[Row]:
@@ -241,7 +243,7 @@ class Shop:
         assert await self.order_status(order) == "fulfilled"
         return order
 
-    async def poison(self, step: str, *sagas: UUID, sqlstate: str = "XX001") -> None:
+    async def poison(self, step: str, *sagas: UUID, sqlstate: str = "22012") -> None:
         """Make the function of a step raise when it is given one of these sagas."""
         function = "move_goods" if step in EFFECTS else step
         arguments = await self.value("select pg_get_function_arguments(%s::regproc)", function)

@@ -5,7 +5,7 @@ There are two sessions, so that an advance and a settle may be under way at once
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Self
 
@@ -13,7 +13,7 @@ import msgspec
 import psycopg
 
 from darkpearl.listener.calls import Request, Settlement
-from darkpearl.listener.sessions import Begun, Sessions
+from darkpearl.listener.sessions import Begun, Rows, Sessions
 from darkpearl.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 NAME = "darkpearl listener"
 _STATEMENTS = {
-    "advance": "select claimed, requests::text from advance($1)",
-    "settle": "select requests::text, saga_id from settle($1)",
+    "advance": "select requests::text, saga_id, error_code, step_name, claimed from advance($1)",
+    "settle": "select requests::text, saga_id, error_code, step_name from settle($1)",
 }
 _log = logging.getLogger(__name__)
 _requests = msgspec.json.Decoder(list[Request], strict=False)
@@ -36,19 +36,30 @@ class Engine:
     Every method raises psycopg.Error when its statement failed or the connection is lost.
     """
 
-    def __init__(self, sessions: Sessions, tracing: "Tracing | None") -> None:
+    def __init__(
+        self, sessions: Sessions, tracing: "Tracing | None", complained: set[tuple[str, str]]
+    ) -> None:
         self._sessions = sessions
         self._tracing = tracing
+        self._complained = complained
         self._begun: Begun | None = None
         # Finding a series in the registry costs more than measuring.
         self._timers = {name: metrics.passes.labels(name) for name in _STATEMENTS}
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def connect(cls, url: str, tracing: "Tracing | None") -> AsyncIterator[Self]:
-        """Connect; directly, since a pooler loses what is prepared."""
+    async def connect(
+        cls, url: str, tracing: "Tracing | None", complained: set[tuple[str, str]]
+    ) -> AsyncIterator[Self]:
+        """Connect; directly, since a pooler loses what is prepared.
+
+        Args:
+            url: where to.
+            tracing: makes spans of passes.
+            complained: the steps and SQLSTATEs that were logged already; outlives connections.
+        """
         async with Sessions.connect(url, NAME, _STATEMENTS, count=2) as sessions:
-            yield cls(sessions, tracing)
+            yield cls(sessions, tracing, complained)
 
     @property
     def has_begun(self) -> bool:
@@ -69,18 +80,14 @@ class Engine:
         with self._span("advance", counts), self._timers["advance"].time():
             begun, self._begun = self._begun, None
             rows = await (begun or self._sessions.begin("advance", b"%d" % limit))()
-            counts["claimed"] = sum([int(claimed or 0) for claimed, _ in rows])
-        return counts["claimed"], _decoded(requests for _, requests in rows)
+            counts["claimed"] = sum([int(row[4] or 0) for row in rows])
+        return counts["claimed"], self._heard(rows)
 
     async def settle(self, answers: list[Settlement]) -> list[Request]:
         """Bring answers; the requests that the transaction has committed to."""
         with self._span("settle", {"answers": len(answers)}), self._timers["settle"].time():
             rows = await self._sessions.call("settle", _encoder.encode(answers))
-        for _, stale in rows:
-            if stale:
-                # A webhook was faster, or the lease had run out.
-                _log.info("saga %s: answer refused, it has moved on", stale.decode())
-        return _decoded(requests for requests, _ in rows)
+        return self._heard(rows)
 
     async def with_traces(self, requests: list[Request]) -> list[Request]:
         """The same requests with the traces that started them, if anything is traced.
@@ -119,6 +126,29 @@ class Engine:
         )
         return int(forgotten)
 
+    def _heard(self, rows: Rows) -> list[Request]:
+        """The requests in what a pass returned. What else it says of sagas is logged."""
+        requests: list[Request] = []
+        for document, saga, code, step, *_ in rows:
+            if document:
+                requests += _requests.decode(document)
+            if saga and code and step:
+                self._complain(saga.decode(), code.decode(), step.decode())
+            elif saga:
+                # A webhook was faster, or the lease had run out.
+                _log.info("saga %s: answer refused, it has moved on", saga.decode())
+        return requests
+
+    def _complain(self, saga: str, code: str, step: str) -> None:
+        """A saga was set aside: said once for each step and error, however many follow."""
+        if (step, code) not in self._complained:
+            self._complained.add((step, code))
+            _log.error(
+                "%s raises %s: saga %s is set aside as stuck, and so are those that follow;"
+                " stuck_sagas lists them, retry_saga() goes on once the cause is gone",
+                step, code, saga,
+            )  # fmt: skip
+
     def _span(self, name: str, counts: dict[str, int]) -> AbstractContextManager[None]:
         """A span of one transaction, with its counts at the end, if anything is traced."""
         return self._tracing.engine_pass(name, counts) if self._tracing else _NO_SPAN
@@ -127,11 +157,3 @@ class Engine:
 def first_line(error: Exception) -> str:
     """The error without what the server adds to it."""
     return str(error).partition("\n")[0]
-
-
-def _decoded(documents: Iterable[bytes | None]) -> list[Request]:
-    requests: list[Request] = []
-    for document in documents:
-        if document:
-            requests += _requests.decode(document)
-    return requests

@@ -79,6 +79,7 @@ class Listener:
         self._outstanding = 0
         self._settling = 0
         self._engine: Engine
+        self._complained: set[tuple[str, str]] = set()
         self._main: asyncio.Task[None] | None = None
         self._stopping = False
         self._kept_house_at = float("-inf")
@@ -123,7 +124,7 @@ class Listener:
         while not self._stopping:
             try:
                 async with (
-                    Engine.connect(self._url, self._tracing) as self._engine,
+                    Engine.connect(self._url, self._tracing, self._complained) as self._engine,
                     Bell.connect(self._url) as bell,
                 ):
                     failures = 0

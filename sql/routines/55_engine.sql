@@ -7,8 +7,10 @@
 -- 53_pass.sql; what is here says who is in a pass, and what becomes of one that raises.
 --
 -- A pass that raises is rolled back and tried in halves, until the saga that
--- cannot be done stands alone and is recorded by fail_saga(). An outage
--- (deadlock, shutdown, out of space …) is no saga's fault and is raised.
+-- cannot be done stands alone and is recorded by fail_saga(). A defect (an error in
+-- code or in the plan of the database) is mended by people: its saga is set aside as
+-- stuck, the way it went. An outage (deadlock, shutdown, out of space …) is no saga's
+-- fault and is raised.
 --
 -- Naming no warehouses means all of them.
 --
@@ -24,6 +26,14 @@ create or replace function is_outage(p_sqlstate text) returns boolean
 language sql immutable
 return left(p_sqlstate, 2) in ('08', '40', '53', '57', '58') or p_sqlstate = '55P03';
 comment on function is_outage(text) is 'Whether a SQLSTATE means that the system failed rather than the saga.';
+
+-- True for errors that no later try mends, since code or a definition is wrong: raised by
+-- hand in PL/pgSQL, syntax or access rule, feature not supported, internal. Data that can't
+-- be worked on (22, 23) is no defect. Locks nothing.
+create or replace function is_defect(p_sqlstate text) returns boolean
+language sql immutable
+return left(p_sqlstate, 2) in ('0A', '42', 'P0', 'XX');
+comment on function is_defect(text) is 'Whether a SQLSTATE means that code is wrong, which people mend.';
 
 -- Starts a saga of a type, by its newest plan, and notes who did and why. Its id is that of
 -- what it is about. The bell rings at commit. Locks nothing. Raises: DP010 when no plan of
@@ -122,32 +132,32 @@ comment on function lock_saga_again(saga_group) is 'Internal: the first saga of 
 
 -- Records that a saga cannot go on from where it stands: a try less, a later
 -- one scheduled; when none is left, compensation; when that fails, stuck. What
--- would break a law is stuck at once. p_counted: the try was counted when its request
--- went out; else it was rolled back, and its count with it.
+-- would break a law is stuck at once, and so is what met a defect: it was no fault of its
+-- own. p_counted: the try was counted when its request went out; else it was rolled back,
+-- and its count with it.
+-- Returns the saga, the error and the step or undo at which it is set aside; nulls if it isn't.
 -- Locks: the saga. Does nothing if it has moved since.
 create or replace function fail_saga(
-    p_group saga_group, p_sqlstate text, p_message text, p_counted boolean default false
-) returns void
+    p_group saga_group, p_sqlstate text, p_message text, p_counted boolean default false,
+    out saga_id uuid, out error_code text, out step_name text
+)
 language plpgsql
 as $$
 declare
     v_group saga_group := (lock_saga_again(p_group))[1];
-    v_lost constant boolean := (v_group.plan[v_group.position]).position is null;
+    v_step constant plan_step := v_group.plan[v_group.position];
+    v_result step_result := 'failed';
     v_failed saga_group;
 begin
     if v_group.saga_ids is null then
         return;
+    elsif v_step.position is null or p_sqlstate = 'DP023' or is_defect(p_sqlstate) then
+        v_result := 'stuck';
     end if;
-    if v_group.status <> 'waiting' and not p_counted and not v_lost then
+    if v_group.status <> 'waiting' and not p_counted and v_step.position is not null then
         v_group.attempts := v_group.attempts + 1;
     end if;
-    v_failed := apply_outcome(
-        v_group,
-        (group_outcome(
-            v_group, case when v_lost or p_sqlstate = 'DP023' then 'stuck' else 'failed' end::step_result, p_sqlstate, p_message
-        ))[1],
-        clock()
-    );
+    v_failed := apply_outcome(v_group, (group_outcome(v_group, v_result, p_sqlstate, p_message))[1], clock());
     -- A saga that ends here ends its order too. Should that be what could not be
     -- written, the saga stands stuck where it was, for a person to look at.
     if v_failed.status <> 'compensated' then
@@ -155,14 +165,18 @@ begin
     end if;
     begin
         perform write_group(v_failed, v_group.warehouse_ids);
-    exception when others then
+    exception when others or assert_failure then
         if is_outage(sqlstate) then
             raise;
         end if;
-        perform write_group(
-            apply_outcome(v_group, (group_outcome(v_group, 'stuck', sqlstate, sqlerrm))[1], clock()), v_group.warehouse_ids
-        );
+        v_failed := apply_outcome(v_group, (group_outcome(v_group, 'stuck', sqlstate, sqlerrm))[1], clock());
+        perform write_group(v_failed, v_group.warehouse_ids);
     end;
+    if v_failed.status = 'stuck' then
+        saga_id := v_group.saga_ids[1];
+        error_code := p_sqlstate;
+        step_name := coalesce(case v_group.status when 'compensating' then v_step.undo_name else v_step.step_name end, 'no step');
+    end if;
 end
 $$;
 comment on function fail_saga(saga_group, text, text, boolean) is
@@ -171,11 +185,12 @@ comment on function fail_saga(saga_group, text, text, boolean) is
 -- Claims up to p_limit ready sagas and takes each as far as it goes without an
 -- answer from outside. Returns how many were claimed, and the requests to make
 -- (JSON arrays, in rows of their own). Requests are leases: answer them with
--- settle() before timeout_seconds are over, or they are handed out again.
+-- settle() before timeout_seconds are over, or they are handed out again. A saga that
+-- raised and is set aside as stuck is a row with its saga_id, error_code and step_name.
 -- Locks: sagas, payments, orders, inventory, in that order.
 -- Raises: outages only; a saga that cannot be done becomes its own event.
 create or replace function advance(p_limit integer default 1000, p_warehouse_ids uuid[] default null)
-returns table (claimed integer, requests json)
+returns table (claimed integer, requests json, saga_id uuid, error_code text, step_name text)
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
@@ -209,7 +224,7 @@ begin
                 else run_groups(warehouses_of(v_work), v_work)
             end;
         end if;
-    exception when others then
+    exception when others or assert_failure then
         if claimed = 0 or is_outage(sqlstate) then
             raise;
         end if;
@@ -224,11 +239,13 @@ begin
         -- Alone. Keep the step that works, so that the one that raises is tried, and blamed, by itself.
         begin
             v_requests := run_groups(v_group.warehouse_ids, lock_saga_again(v_group), 1);
-        exception when others then
+        exception when others or assert_failure then
             if is_outage(sqlstate) then
                 raise;
             end if;
-            perform fail_saga(v_group, sqlstate, sqlerrm);
+            select f.* into saga_id, error_code, step_name from fail_saga(v_group, sqlstate, sqlerrm) as f;
+            return next;
+            return;
         end;
     end if;
 
@@ -368,11 +385,12 @@ comment on function settle_pass(uuid[], jsonb, integer) is
 -- function reads}}]. An element with "deferred_seconds" gives the request back: it was not
 -- asked, and costs no attempt; its answer says why in "message". An answer under a token
 -- that is not the saga's present one is refused: it is returned as a row with its saga and
--- error_code DP009, and changes nothing. Further requests come back as from advance().
+-- error_code DP009, and changes nothing. Further requests, and sagas that are set aside,
+-- come back as from advance().
 -- Locks: sagas by id, payments, orders, inventory, in that order.
 -- Raises: DP015 when p_answers is no such array; outages.
 create or replace function settle(p_answers jsonb, p_warehouse_ids uuid[] default null)
-returns table (requests json, saga_id uuid, error_code text)
+returns table (requests json, saga_id uuid, error_code text, step_name text)
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
@@ -392,7 +410,7 @@ begin
     end if;
     begin
         v_pass := settle_pass(p_warehouse_ids, p_answers);
-    exception when others then
+    exception when others or assert_failure then
         if is_outage(sqlstate) then
             raise;
         end if;
@@ -412,12 +430,13 @@ begin
         -- Alone. Keep the answer at least; what comes after it is advance()'s.
         begin
             v_pass := settle_pass(p_warehouse_ids, p_answers, 0);
-        exception when others then
+        exception when others or assert_failure then
             if is_outage(sqlstate) then
                 raise;
             end if;
             foreach v_group in array lock_answered(p_warehouse_ids, p_answers) loop
-                perform fail_saga(v_group, v_sqlstate, v_message, true);
+                return query
+                    select null::json, f.* from fail_saga(v_group, v_sqlstate, v_message, true) as f where f.saga_id is not null;
             end loop;
             return;
         end;

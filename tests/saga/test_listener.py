@@ -615,3 +615,22 @@ async def test_old_idempotency_keys_are_removed(
         return await shop.values("select idempotency_key from idempotency_keys") == ["young"]
 
     await until(one_left)
+
+
+async def test_a_defect_is_said_once(
+    shop: Shop, listening: Any, until: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Orders that a defect sets aside are one error in the log for each step and SQLSTATE."""
+    product = await shop.product(on_hand=100)
+    sound = [await shop.order((product, 1)) for _ in range(5)]
+    bad = [await shop.order((product, 1)) for _ in range(14)]
+    await shop.poison("reserve_stock", *bad, sqlstate="P0001")
+    await listening(MockGateway(1.0), poll_seconds=0.05)
+
+    async def done() -> bool:
+        return (await shop.statuses()).get("fulfilled") == len(sound)
+
+    await until(done)
+    assert set(await shop.values("select id from stuck_sagas")) == set(bad)
+    (said,) = [each.getMessage() for each in caplog.records if each.levelname == "ERROR"]
+    assert said.startswith("reserve_stock raises P0001")

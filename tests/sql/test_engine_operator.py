@@ -50,7 +50,7 @@ async def test_an_undo_has_attempts_of_its_own(shop: Shop) -> None:
         "select * from saga_events where step_name = 'release_stock' order by id"
     )
     assert [each["attempt"] for each in failures] == [1, 2, 3, 4, 5]
-    assert {each["error_code"] for each in failures} == {"XX001"}
+    assert {each["error_code"] for each in failures} == {"22012"}
     assert [each["next_attempt_at"] is None for each in failures] == [False] * 4 + [True]
     assert (await shop.saga(order))["status"] == "stuck"
 

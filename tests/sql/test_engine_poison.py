@@ -1,7 +1,7 @@
 """routines/55_engine.sql: a saga that can't be done among others, and what is an outage."""
 
 import pytest
-from shop import APPROVED, LONG, Shop
+from shop import APPROVED, DECLINED, LONG, Shop
 
 
 @pytest.mark.parametrize("place", [0, 7, 19])
@@ -174,3 +174,103 @@ async def test_two_outcomes_of_one_saga_are_none_of_another(shop: Shop) -> None:
     )
     # Together they are refused, in halves each has its outcome.
     assert {each["saga_id"] for each in await shop.advance()} == {str(each) for each in orders}
+
+
+DEFECTS = ["P0001", "P0004", "42703", "42501", "0A000", "XX000"]
+
+
+@pytest.mark.parametrize("sqlstate", DEFECTS)
+async def test_a_defect_sets_a_saga_aside_as_it_went(shop: Shop, sqlstate: str) -> None:
+    """It is stuck forward at once, is told of with its step, and ships once it is mended."""
+    product = await shop.product(on_hand=9)
+    orders = [await shop.order((product, 1)) for _ in range(3)]
+    await shop.poison("reserve_stock", orders[1], sqlstate=sqlstate)
+    async with shop.acting_as("darkpearl_listener"):
+        rows = await shop.rows("select * from advance()")
+    told = [row for row in rows if row["saga_id"]]
+    assert [(row["saga_id"], row["error_code"], row["step_name"]) for row in told] == [
+        (orders[1], sqlstate, "reserve_stock")
+    ]
+    assert [await shop.order_status(order) for order in orders] == [
+        "payment_processing", "pending", "payment_processing",
+    ]  # fmt: skip
+    assert (await shop.events(orders[1]))[1:] == ["step_failed reserve_stock", "saga_stuck"]
+    await shop.cure("reserve_stock")
+    await shop.run("select retry_saga(%s, 'mended')", orders[1])
+    await shop.settle(await shop.advance(), APPROVED)
+    assert await shop.order_status(orders[1]) == "fulfilled"
+
+
+async def test_a_defect_in_an_undo_sets_a_saga_aside_on_its_way_back(shop: Shop) -> None:
+    """It is stuck in its undo at once, and retried it goes on with that undo."""
+    product = await shop.product(on_hand=1)
+    order = await shop.order((product, 1))
+    await shop.poison("release_stock", order, sqlstate="P0001")
+    await shop.settle(await shop.advance(), DECLINED)
+    await shop.advance()
+    assert (await shop.saga(order))["status"] == "stuck"
+    assert (await shop.events(order)).count("step_failed release_stock") == 1
+    await shop.cure("release_stock")
+    await shop.run("select retry_saga(%s, 'mended')", order)
+    await shop.advance()
+    assert await shop.order_status(order) == "cancelled"
+    assert await shop.stock(product) == (1, 0)
+
+
+async def test_a_defect_where_an_answer_is_taken_is_told(shop: Shop) -> None:
+    """settle() says which saga it set aside, at which step, beside the requests of others."""
+    product = await shop.product(on_hand=9)
+    orders = [await shop.order((product, 1)) for _ in range(3)]
+    requests = await shop.advance()
+    await shop.poison("record_payment", orders[0], sqlstate="42P01")
+    rows = await shop.bring([each | {"answer": APPROVED} for each in requests])
+    assert [(row["saga_id"], row["error_code"], row["step_name"]) for row in rows] == [
+        (orders[0], "42P01", "process_payment")
+    ]
+    assert await shop.values("select id from stuck_sagas") == [orders[0]]
+    assert (await shop.statuses())["fulfilled"] == 2
+
+
+@pytest.mark.parametrize("why", ["declined", "out of stock", "tries used up"])
+async def test_a_trigger_of_the_shops_own_stops_its_own_order_alone(shop: Shop, why: str) -> None:
+    """One that raises when an order is cancelled leaves that saga stuck, and the others done.
+
+    From where it stands retry_saga() leads on, once the trigger is mended.
+    """
+    product = await shop.product(on_hand=9)
+    bad = await shop.order((product, 10 if why == "out of stock" else 1))
+    await shop.run(
+        f"""
+        create function not_today() returns trigger language plpgsql as $$
+        begin
+            if new.id = '{bad}' and new.status = 'cancelled' then
+                raise exception 'not today';
+            end if;
+            return new;
+        end $$;
+        create trigger not_today before update on orders
+        for each row execute function not_today();
+        """
+    )
+    elsewhere = await shop.product()
+    await shop.receive(elsewhere, 3, shop.rotterdam)
+    others = [await shop.order((elsewhere, 1), warehouse=shop.rotterdam) for _ in range(3)]
+    if why == "tries used up":
+        await shop.run("update step_settings set max_attempts = 1")
+        await shop.poison("reserve_stock", bad)
+    requests = await shop.advance()
+    await shop.settle([each for each in requests if each["saga_id"] == str(bad)], DECLINED)
+    await shop.settle([each for each in requests if each["saga_id"] != str(bad)], APPROVED)
+    for _ in range(3):
+        await shop.advance()
+        await shop.turn_clock(LONG)
+    assert [await shop.order_status(order) for order in others] == ["fulfilled"] * 3
+    saga = await shop.saga(bad)
+    assert saga["status"] == "stuck"
+    assert saga["position"] >= 1
+    assert await shop.values("select id from stuck_sagas") == [bad]
+    await shop.run("drop trigger not_today on orders")
+    await shop.run("select retry_saga(%s, 'mended')", bad)
+    await shop.advance()
+    assert await shop.order_status(bad) == "cancelled"
+    assert await shop.stock(product) == (9, 0)

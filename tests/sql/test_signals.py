@@ -843,7 +843,7 @@ async def test_a_settle_function_that_raises_fails_one_saga(
     await shop.advance()
     statuses = {saga: (await shop.saga(saga))["status"] for saga in sagas}
     assert statuses == {**dict.fromkeys(sagas, "completed"), bad: "running"}
-    assert (await shop.event(bad, "step_failed"))["error_code"] == "XX001"
+    assert (await shop.event(bad, "step_failed"))["error_code"] == "22012"
     assert await errands.kept(bad) == ["e1"]
     await shop.cure("read")
     await shop.turn_clock(LONG)
