@@ -13,6 +13,7 @@ import msgspec
 import psycopg
 
 from darkpearl.listener.calls import Request, Settlement
+from darkpearl.listener.pace import first_line
 from darkpearl.listener.sessions import Begun, Rows, Sessions
 from darkpearl.telemetry import metrics
 
@@ -152,8 +153,3 @@ class Engine:
     def _span(self, name: str, counts: dict[str, int]) -> AbstractContextManager[None]:
         """A span of one transaction, with its counts at the end, if anything is traced."""
         return self._tracing.engine_pass(name, counts) if self._tracing else _NO_SPAN
-
-
-def first_line(error: Exception) -> str:
-    """The error without what the server adds to it."""
-    return str(error).partition("\n")[0]

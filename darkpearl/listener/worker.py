@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import random
 import time
 from collections.abc import Awaitable, Collection, Coroutine, Mapping
 from functools import partial
@@ -19,19 +18,21 @@ import psycopg
 from darkpearl.gateways import Gateway
 from darkpearl.listener.bell import Bell
 from darkpearl.listener.calls import TURN, Breaker, Calls, Operation, Request, Settlement
-from darkpearl.listener.engine import Engine, first_line
+from darkpearl.listener.engine import Engine
 from darkpearl.listener.limits import Limits
+from darkpearl.listener.pace import Pace, first_line, is_of_the_session
 from darkpearl.telemetry import metrics
 
 if TYPE_CHECKING:
     from darkpearl.telemetry.tracing import Tracing
 
 HOUSEKEEPING_SECONDS = 3600.0
+UNKEPT_SECONDS = 60.0
+"""After which housekeeping that failed is tried again."""
 PEERS_SECONDS = 1.0
 """How often a busy listener looks for peers."""
 FORGET_BATCH = 10_000
 """Idempotency keys that one statement of housekeeping removes at most."""
-LONGEST_BACKOFF_SECONDS = 5.0
 Pass = tuple[int, list[Request]]
 """The outcome of an advance or a settle: how many sagas it was about, and the calls it asks for."""
 Passes = dict[str, asyncio.Task[Pass]]
@@ -78,6 +79,7 @@ class Listener:
         self._unsettled: list[Settlement] = []
         self._outstanding = 0
         self._settling = 0
+        self._pace = Pace(limits.batch_size)
         self._engine: Engine
         self._complained: set[tuple[str, str]] = set()
         self._main: asyncio.Task[None] | None = None
@@ -120,31 +122,25 @@ class Listener:
             self._main.cancel()
 
     async def _work_through_outages(self) -> None:
-        failures = 0
         while not self._stopping:
             try:
                 async with (
                     Engine.connect(self._url, self._tracing, self._complained) as self._engine,
                     Bell.connect(self._url) as bell,
                 ):
-                    failures = 0
                     await self._work(bell)
             except psycopg.Error as error:
-                failures += 1
                 metrics.outages.inc()
-                await self._back_off(failures, f"database: {first_line(error)}")
+                if self._pace.halve(error):
+                    continue
+                await self._back_off(f"database: {first_line(error)}")
             except Exception:  # noqa: BLE001 - a defect of ours ends no listener; leases run out
-                failures += 1
                 _log.exception("the listener stumbled")
-                await self._back_off(failures, "begins anew")
+                await self._back_off("begins anew")
 
-    async def _back_off(self, failures: int, reason: str) -> None:
-        """Wait the longer the more often in a row it failed, unless told to stop."""
-        seconds = min(LONGEST_BACKOFF_SECONDS, 0.1 * 2 ** min(failures, 10))
-        seconds *= 0.5 + random.random() / 2  # noqa: S311 - jitter
-        _log.warning("%s; trying again in %.1f s", reason, seconds)
+    async def _back_off(self, reason: str) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopped(), seconds)
+            await asyncio.wait_for(self._stopped(), self._pace.failed(reason))
 
     async def _work(self, bell: Bell) -> None:
         while not self._stopping:
@@ -272,7 +268,7 @@ class Listener:
         if self._breaker.half_open:
             return 1 - self._outstanding
         return min(
-            self._limits.batch_size,
+            self._pace.size,
             self._most_outstanding - self._outstanding + self._settling,
             self._calls.capacity,
         )
@@ -331,17 +327,20 @@ class Listener:
         """Claim so many sagas at most; or wait for the claim that has begun already."""
         if seconds := self._breaker.take_pause():
             await self._engine.pause_external_steps(seconds)
+        self._pace.tried = limit
         claimed, requests = await self._engine.advance(limit)
+        self._pace.done(claimed)
         self._outstanding += len(requests)
         return claimed, await self._engine.with_traces(requests)
 
     async def _settle(self) -> Pass:
         """Bring a batch of answers."""
-        size = self._limits.batch_size
+        size = self._pace.size
         answers, self._unsettled = self._unsettled[:size], self._unsettled[size:]
-        self._settling = len(answers)
+        self._settling = self._pace.tried = len(answers)
         try:
             requests = await self._engine.settle(answers)
+            self._pace.done(len(answers))
         except BaseException:
             self._unsettled += answers
             raise
@@ -368,12 +367,20 @@ class Listener:
                     await (asyncio.sleep(0) if self._answers_come else self._wake.wait())
 
     async def _keep_house(self) -> None:
+        """Do what is due of housekeeping. What fails of it waits, and sagas don't wait for it."""
         if time.monotonic() - self._kept_house_at < HOUSEKEEPING_SECONDS:
             return
-        for name in await self._engine.ensure_event_partitions():
-            _log.info("made partition %s", name)
-        hours = self._limits.idempotency_key_hours
-        forgotten = await self._engine.forget_idempotency_keys(hours, FORGET_BATCH)
+        try:
+            for name in await self._engine.ensure_event_partitions():
+                _log.info("made partition %s", name)
+            hours = self._limits.idempotency_key_hours
+            forgotten = await self._engine.forget_idempotency_keys(hours, FORGET_BATCH)
+        except psycopg.Error as error:
+            if is_of_the_session(error):
+                raise
+            _log.error("housekeeping failed: %s", first_line(error))
+            self._kept_house_at = time.monotonic() - HOUSEKEEPING_SECONDS + UNKEPT_SECONDS
+            return
         if forgotten < FORGET_BATCH:  # else go on after the next round: sagas don't wait
             self._kept_house_at = time.monotonic()
 

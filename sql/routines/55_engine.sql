@@ -10,7 +10,8 @@
 -- cannot be done stands alone and is recorded by fail_saga(). A defect (an error in
 -- code or in the plan of the database) is mended by people: its saga is set aside as
 -- stuck, the way it went. An outage (deadlock, shutdown, out of space …) is no saga's
--- fault and is raised.
+-- fault and is raised; the caller comes again with less. One saga alone that meets a bound
+-- or a lock is put off instead, at no cost of attempts, so that it keeps nobody else.
 --
 -- Naming no warehouses means all of them.
 --
@@ -26,6 +27,13 @@ create or replace function is_outage(p_sqlstate text) returns boolean
 language sql immutable
 return left(p_sqlstate, 2) in ('08', '40', '53', '57', '58') or p_sqlstate = '55P03';
 comment on function is_outage(text) is 'Whether a SQLSTATE means that the system failed rather than the saga.';
+
+-- True for outages that may be one saga's own: a time limit, a lock, a want of memory or
+-- disk, rather than the server's end or a lost connection. Locks nothing.
+create or replace function may_be_ones_own(p_sqlstate text) returns boolean
+language sql immutable
+return left(p_sqlstate, 2) in ('40', '53') or p_sqlstate in ('55P03', '57014');
+comment on function may_be_ones_own(text) is 'Whether an outage may come from one saga alone, and is to keep no other.';
 
 -- True for errors that no later try mends, since code or a definition is wrong: raised by
 -- hand in PL/pgSQL, syntax or access rule, feature not supported, internal. Data that can't
@@ -133,8 +141,9 @@ comment on function lock_saga_again(saga_group) is 'Internal: the first saga of 
 -- Records that a saga cannot go on from where it stands: a try less, a later
 -- one scheduled; when none is left, compensation; when that fails, stuck. What
 -- would break a law is stuck at once, and so is what met a defect: it was no fault of its
--- own. p_counted: the try was counted when its request went out; else it was rolled back,
--- and its count with it.
+-- own. What met an outage is put off, ten times as long as that took, and has failed in
+-- nothing. p_counted: the try was counted when its request went out; else it was rolled
+-- back, and its count with it.
 -- Returns the saga, the error and the step or undo at which it is set aside; nulls if it isn't.
 -- Locks: the saga. Does nothing if it has moved since.
 create or replace function fail_saga(
@@ -147,17 +156,24 @@ declare
     v_group saga_group := (lock_saga_again(p_group))[1];
     v_step constant plan_step := v_group.plan[v_group.position];
     v_result step_result := 'failed';
+    v_wait_seconds numeric;
     v_failed saga_group;
 begin
     if v_group.saga_ids is null then
         return;
     elsif v_step.position is null or p_sqlstate = 'DP023' or is_defect(p_sqlstate) then
         v_result := 'stuck';
+    elsif is_outage(p_sqlstate) then
+        v_result := 'deferred';
+        v_wait_seconds := least(greatest(1, 10 * extract(epoch from clock_timestamp() - statement_timestamp())), 3600);
     end if;
-    if v_group.status <> 'waiting' and not p_counted and v_step.position is not null then
+    if v_result = 'deferred' then
+        -- A request that was made stays counted, so that the next one looks what became of it.
+        v_group.attempts := least(v_group.attempts, v_step.max_attempts) + 1;
+    elsif v_group.status <> 'waiting' and not p_counted and v_step.position is not null then
         v_group.attempts := v_group.attempts + 1;
     end if;
-    v_failed := apply_outcome(v_group, (group_outcome(v_group, v_result, p_sqlstate, p_message))[1], clock());
+    v_failed := apply_outcome(v_group, (group_outcome(v_group, v_result, p_sqlstate, p_message, v_wait_seconds))[1], clock());
     -- A saga that ends here ends its order too. Should that be what could not be
     -- written, the saga stands stuck where it was, for a person to look at.
     if v_failed.status <> 'compensated' then
@@ -182,13 +198,44 @@ $$;
 comment on function fail_saga(saga_group, text, text, boolean) is
     'Internal: records the failure of a saga that stands alone, and what follows from it.';
 
+-- Runs a saga again that raised while it stood alone, for one step: the one that works is
+-- kept, so that the one that raises is tried, and blamed, by itself. After an outage it
+-- isn't: a time limit that has struck is none for what follows in its statement.
+-- Returns the requests to make, and what fail_saga() returns. Locks: as advance().
+create or replace function run_blamed(
+    p_group saga_group, p_sqlstate text, p_message text,
+    out requests json[], out saga_id uuid, out error_code text, out step_name text
+)
+language plpgsql
+as $$
+begin
+    requests := '{}';
+    if not is_outage(p_sqlstate) then
+        begin
+            requests := run_groups(p_group.warehouse_ids, lock_saga_again(p_group), 1);
+            return;
+        exception when others or assert_failure or query_canceled then
+            if is_outage(sqlstate) and not may_be_ones_own(sqlstate) then
+                raise;
+            end if;
+            p_sqlstate := sqlstate;
+            p_message := sqlerrm;
+        end;
+    end if;
+    select f.* into saga_id, error_code, step_name from fail_saga(p_group, p_sqlstate, p_message) as f;
+end
+$$;
+comment on function run_blamed(saga_group, text, text) is
+    'Internal: runs a saga that raised for one step more, or records why it can''t.';
+
 -- Claims up to p_limit ready sagas and takes each as far as it goes without an
 -- answer from outside. Returns how many were claimed, and the requests to make
 -- (JSON arrays, in rows of their own). Requests are leases: answer them with
 -- settle() before timeout_seconds are over, or they are handed out again. A saga that
 -- raised and is set aside as stuck is a row with its saga_id, error_code and step_name.
 -- Locks: sagas, payments, orders, inventory, in that order.
--- Raises: outages only; a saga that cannot be done becomes its own event.
+-- Raises: outages only; a saga that cannot be done becomes its own event, and one that
+-- meets an outage of its own when it is claimed alone is put off.
 create or replace function advance(p_limit integer default 1000, p_warehouse_ids uuid[] default null)
 returns table (claimed integer, requests json, saga_id uuid, error_code text, step_name text)
 language plpgsql
@@ -202,7 +249,8 @@ declare
     v_work saga_group[];
     v_group saga_group;
     v_requests json[] := '{}';
-    v_failed boolean := false;
+    v_sqlstate text;
+    v_message text;
 begin
     if p_limit is null or p_limit not between 1 and 10000 then
         perform refuse(
@@ -224,33 +272,27 @@ begin
                 else run_groups(warehouses_of(v_work), v_work)
             end;
         end if;
-    exception when others or assert_failure then
-        if claimed = 0 or is_outage(sqlstate) then
+    exception when others or assert_failure or query_canceled then
+        if claimed = 0 or (is_outage(sqlstate) and not (claimed = 1 and may_be_ones_own(sqlstate))) then
             raise;
         end if;
-        v_failed := true;
+        v_sqlstate := sqlstate;
+        v_message := sqlerrm;
     end;
 
-    if v_failed and claimed > 1 then
+    if v_sqlstate is not null and claimed > 1 then
         return query select a.* from advance(claimed / 2, p_warehouse_ids) as a;
         return query select a.* from advance(claimed - claimed / 2, p_warehouse_ids) as a;
         return;
-    elsif v_failed then
-        -- Alone. Keep the step that works, so that the one that raises is tried, and blamed, by itself.
-        begin
-            v_requests := run_groups(v_group.warehouse_ids, lock_saga_again(v_group), 1);
-        exception when others or assert_failure then
-            if is_outage(sqlstate) then
-                raise;
-            end if;
-            select f.* into saga_id, error_code, step_name from fail_saga(v_group, sqlstate, sqlerrm) as f;
-            return next;
-            return;
-        end;
+    elsif v_sqlstate is not null then
+        select r.* into v_requests, saga_id, error_code, step_name from run_blamed(v_group, v_sqlstate, v_message) as r;
     end if;
 
     return next;
     claimed := 0;
+    saga_id := null;
+    error_code := null;
+    step_name := null;
     foreach requests in array v_requests loop
         return next;
     end loop;
@@ -410,8 +452,8 @@ begin
     end if;
     begin
         v_pass := settle_pass(p_warehouse_ids, p_answers);
-    exception when others or assert_failure then
-        if is_outage(sqlstate) then
+    exception when others or assert_failure or query_canceled then
+        if is_outage(sqlstate) and not (jsonb_array_length(p_answers) = 1 and may_be_ones_own(sqlstate)) then
             raise;
         end if;
         v_sqlstate := sqlstate;
@@ -429,9 +471,12 @@ begin
     elsif v_sqlstate is not null then
         -- Alone. Keep the answer at least; what comes after it is advance()'s.
         begin
+            if v_sqlstate = '57014' then
+                raise query_canceled using message = v_message;  -- Nothing bounds this statement any more.
+            end if;
             v_pass := settle_pass(p_warehouse_ids, p_answers, 0);
-        exception when others or assert_failure then
-            if is_outage(sqlstate) then
+        exception when others or assert_failure or query_canceled then
+            if is_outage(sqlstate) and not may_be_ones_own(sqlstate) then
                 raise;
             end if;
             foreach v_group in array lock_answered(p_warehouse_ids, p_answers) loop

@@ -63,8 +63,10 @@ async def test_a_late_answer_cannot_settle_what_was_asked_again(shop: Shop, conn
         token = to["lease_token"]
         return Jsonb([{"saga_id": str(saga), "lease_token": token, "answer": {"outcome": outcome}}])
 
-    cursor = await listener.execute("select * from settle(%s)", [answer(old, "declined")])
-    assert await cursor.fetchall() == [(None, saga, "DP009")]
+    cursor = await listener.execute(
+        "select saga_id, error_code from settle(%s)", [answer(old, "declined")]
+    )
+    assert await cursor.fetchall() == [(saga, "DP009")]
     assert await shop.statuses() == {"payment_processing": 1}
     await listener.execute("select * from settle(%s)", [answer(new, "approved")])
     assert await shop.statuses() == {"fulfilled": 1}

@@ -274,3 +274,58 @@ async def test_a_trigger_of_the_shops_own_stops_its_own_order_alone(shop: Shop, 
     await shop.advance()
     assert await shop.order_status(bad) == "cancelled"
     assert await shop.stock(product) == (9, 0)
+
+
+@pytest.mark.parametrize("sqlstate", ["40P01", "53200", "55P03", "57014"])
+async def test_a_saga_alone_that_meets_an_outage_is_put_off(shop: Shop, sqlstate: str) -> None:
+    """It costs no attempt, says why, and others that are claimed after it have their turn."""
+    product = await shop.product(on_hand=9)
+    bad, sound = [await shop.order((product, 1)) for _ in range(2)]
+    await shop.poison("reserve_stock", bad, sqlstate=sqlstate)
+    for _ in range(8):
+        assert await shop.advance(1) == []
+        await shop.turn_clock(1.5)
+        saga = await shop.saga(bad)
+        assert (saga["status"], saga["attempts"]) == ("running", 0)
+        if await shop.order_status(sound) != "pending":
+            break
+        await shop.settle(await shop.advance(1), APPROVED)
+    assert await shop.order_status(sound) == "fulfilled"
+    event = await shop.row("select * from saga_events where event_type = 'step_deferred' limit 1")
+    assert (event["saga_id"], event["error_code"], event["message"]) == (bad, sqlstate, "poison")
+    await shop.cure("reserve_stock")
+    await shop.turn_clock(LONG)
+    await shop.settle(await shop.advance(1), APPROVED)
+    assert await shop.order_status(bad) == "fulfilled"
+
+
+@pytest.mark.parametrize("sqlstate", ["55P03", "57014"])
+async def test_an_answer_that_meets_an_outage_alone_is_looked_up_later(
+    shop: Shop, sqlstate: str
+) -> None:
+    """What was asked counts as asked: the next request is a later attempt under the same key."""
+    order = await shop.order((await shop.product(on_hand=1), 1))
+    requests = await shop.advance()
+    await shop.poison("record_payment", order, sqlstate=sqlstate)
+    await shop.settle(requests, APPROVED)
+    await shop.cure("record_payment")
+    await shop.turn_clock(LONG)
+    (again,) = await shop.advance()
+    assert again["attempt"] == 2
+    await shop.settle([again], APPROVED)
+    assert await shop.order_status(order) == "fulfilled"
+
+
+async def test_a_time_limit_that_strikes_one_saga_strikes_no_other(shop: Shop) -> None:
+    """A step that waits for a lock without end is put off when the role's time is over."""
+    order = await shop.order((await shop.product(on_hand=1), 1))
+    await shop.run(
+        "create or replace function reserve_stock(p_warehouse_ids uuid[], p_saga_ids uuid[])"
+        " returns outcome_group[] language plpgsql as $$ begin loop end loop; end $$"
+    )
+    await shop.run("set statement_timeout = '50ms'")
+    assert await shop.advance(1) == []
+    await shop.run("set statement_timeout = 0")
+    event = await shop.event(order, "step_deferred")
+    assert event["error_code"] == "57014"
+    assert (await shop.saga(order))["attempts"] == 0
