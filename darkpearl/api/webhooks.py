@@ -4,6 +4,7 @@ A sender is known by its signature alone, which the gateway's own code checks ov
 bytes as they came. What follows from an event is the database's to decide.
 """
 
+import hashlib
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -17,7 +18,7 @@ from darkpearl.api.access import Caller
 from darkpearl.api.problems import refusals
 from darkpearl.api.tokens import Identity
 from darkpearl.errors import BadRequestError, NotFoundError
-from darkpearl.gateways import Gateway, SignatureError
+from darkpearl.gateways import Answer, Gateway, SignatureError
 
 _RECORD = (
     "select record_gateway_event("
@@ -63,13 +64,27 @@ async def receive_webhook(
             _RECORD,
             {
                 "gateway": gateway,
-                "event_id": event.event_id,
-                "idempotency_key": event.idempotency_key,
-                "answer": msgspec.json.encode(event.answer).decode(),
+                "event_id": _name(event.event_id),
+                "idempotency_key": event.idempotency_key and _name(event.idempotency_key),
+                "answer": msgspec.json.encode(_clean(event.answer)).decode(),
             },
         )
     )
     return Receipt(row["disposition"] if row else "ignored")
+
+
+def _name(text: str) -> str:
+    """A name without the character that no text of the database can hold, told from others."""
+    if "\0" not in text:
+        return text
+    return f"{text.replace(chr(0), '')}:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _clean(answer: Answer) -> Answer:
+    """The answer without that character."""
+    said = {name: getattr(answer, name) for name in ("reference", "code", "message")}
+    cleaned = {name: text and text.replace("\0", "") for name, text in said.items()}
+    return msgspec.structs.replace(answer, **cleaned)
 
 
 def _identity(gateway: str) -> Identity:

@@ -13,6 +13,36 @@ create or replace trigger gateway_events_refuse_truncate
 before truncate on gateway_events
 for each statement execute function refuse_change();
 
+-- A name of a gateway's within so many characters: one that is longer is cut, and told from
+-- others that begin alike by its hash. Locks nothing.
+create or replace function bounded_name(p_name text, p_length integer default 255) returns text
+language sql immutable
+return case
+    when length(p_name) > p_length
+        then left(p_name, p_length - 65) || ':' || encode(sha256(convert_to(p_name, 'UTF8')), 'hex')
+    else p_name
+end;
+comment on function bounded_name(text, integer) is 'Internal: a name within so many characters, as unique as it was.';
+
+-- An answer within the bounds of what is kept. One that is too long loses what we don't
+-- read, the ends of what people read, and a reference or an amount that can be none.
+-- Locks nothing.
+create or replace function bounded_answer(p_answer jsonb) returns jsonb
+language sql immutable
+return case
+    when pg_column_size(p_answer) <= 10000 then p_answer
+    else jsonb_strip_nulls(jsonb_build_object(
+        'outcome', p_answer -> 'outcome',
+        'code', left(p_answer ->> 'code', 255),
+        'message', left(p_answer ->> 'message', 1000),
+        'reference', case when length(p_answer ->> 'reference') <= 255 then p_answer -> 'reference' end,
+        'deadline_seconds', case when length(p_answer ->> 'deadline_seconds') <= 50 then p_answer -> 'deadline_seconds' end,
+        'captured', case when length(p_answer ->> 'captured') <= 50 then p_answer -> 'captured' end,
+        'refunded', case when length(p_answer ->> 'refunded') <= 50 then p_answer -> 'refunded' end
+    ))
+end;
+comment on function bounded_answer(jsonb) is 'Internal: an answer of a gateway, cut to what is kept of it.';
+
 -- Takes an event of a gateway. p_answer is an answer as of 60_payments.sql,
 -- p_idempotency_key that of the call it answers. Returns its disposition:
 --   applied    it was news: the saga goes on with it, or, for a charge that
@@ -20,6 +50,8 @@ for each statement execute function refuse_change();
 --   duplicate  it was delivered before
 --   stale      the answer is known, or no saga waits for it any more
 --   unmatched  it names no call of ours; engine_health counts those
+-- What is too long is cut, see bounded_name() and bounded_answer(): it would be sent, and
+-- refused, for ever.
 -- Locks: the event, the saga, then as settle().
 -- Raises: DP015 when the answer has no outcome.
 create or replace function record_gateway_event(
@@ -30,19 +62,21 @@ security definer
 set search_path = darkpearl, pg_temp
 as $$
 declare
+    v_event_id constant text := bounded_name(p_event_id);
+    v_answer constant jsonb := bounded_answer(p_answer);
     v_saga sagas;
     v_disposition disposition;
 begin
     if coalesce(p_answer ->> 'outcome', '') not in ('approved', 'declined', 'pending', 'unknown') then
         perform refuse(
             'DP015', 'answer has no outcome',
-            format('The answer of event %s says %s.', p_event_id, coalesce(p_answer ->> 'outcome', 'nothing')),
+            format('The answer of event %s says %s.', v_event_id, coalesce(left(p_answer ->> 'outcome', 50), 'nothing')),
             'Pass {"outcome": "approved" | "declined" | "pending" | "unknown", …}.'
         );
     end if;
 
     insert into gateway_events (gateway, event_id, idempotency_key, answer, disposition)
-    values (p_gateway, p_event_id, p_idempotency_key, p_answer, 'unmatched')
+    values (p_gateway, v_event_id, bounded_name(p_idempotency_key), v_answer, 'unmatched')
     on conflict (gateway, event_id) do nothing;
     if not found then
         return 'duplicate';
@@ -54,13 +88,13 @@ begin
         where s.id = split_part(p_idempotency_key, ':', 1)::uuid
         for no key update;
         v_disposition := apply_gateway_event(
-            v_saga, split_part(p_idempotency_key, ':', 2), p_answer || jsonb_build_object('gateway', p_gateway)
+            v_saga, split_part(p_idempotency_key, ':', 2), v_answer || jsonb_build_object('gateway', p_gateway)
         );
     end if;
     if v_disposition <> 'unmatched' then
         update gateway_events as e
         set disposition = v_disposition
-        where e.gateway = p_gateway and e.event_id = p_event_id;
+        where e.gateway = p_gateway and e.event_id = v_event_id;
     end if;
     return coalesce(v_disposition, 'unmatched');
 end

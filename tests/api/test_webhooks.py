@@ -35,7 +35,9 @@ async def app(database_url: str) -> AsyncIterator[Litestar]:
 def deliver(api: httpx.AsyncClient) -> Callable[..., Awaitable[httpx.Response]]:
     """Sends an event about a payment intent, signed, and without any other credentials."""
 
-    async def send(event: str, kind: str, status: str, **metadata: str) -> httpx.Response:
+    async def send(
+        event: str, kind: str, status: str, code: str = "lost_card", **metadata: str
+    ) -> httpx.Response:
         intent = {
             "id": "pi_1",
             "status": status,
@@ -44,7 +46,7 @@ def deliver(api: httpx.AsyncClient) -> Callable[..., Awaitable[httpx.Response]]:
             "currency": "usd",
             "created": 0,
             "metadata": metadata,
-            "last_payment_error": {"code": "card_declined", "decline_code": "lost_card"},
+            "last_payment_error": {"code": "card_declined", "decline_code": code},
         }
         body = json.dumps({"id": event, "type": kind, "data": {"object": intent}})
         header = stripe.WebhookSignature.generate_signature_header(body, SECRET)
@@ -106,6 +108,26 @@ async def test_events_of_nothing_known_are_taken_all_the_same(
     response = await deliver("evt_2", "payment_intent.succeeded", "succeeded")
     assert (response.status_code, response.json()) == (200, {"disposition": "ignored"})
     assert await shop.values("select event_id from gateway_events") == ["evt_1"]
+
+
+@pytest.mark.parametrize(
+    ("event", "code"),
+    [("evt\0x", "lost\0card"), ("e" * 300, "c" * 20_000), ("\0", "\0")],
+    ids=["NUL", "long", "nothing else"],
+)
+async def test_an_event_that_cant_be_kept_as_it_is_is_cleaned(
+    shop: Shop, deliver: Callable[..., Awaitable[httpx.Response]], event: str, code: str
+) -> None:
+    """What is final and signed is taken, once: refused, it would be sent for days."""
+    key = await waiting(shop)
+    for disposition in ("applied", "duplicate"):
+        response = await deliver(
+            event, "payment_intent.payment_failed", "requires_payment_method", code, payment_key=key
+        )
+        assert (response.status_code, response.json()) == (200, {"disposition": disposition})
+    (kept,) = await shop.values("select decline_code from payments")
+    assert kept == code.replace("\0", "")[:255]
+    assert await orders(shop) == {"cancelled": 1}
 
 
 @pytest.mark.parametrize("header", ["", "t=1,v1=0", f"t={int(time.time())},v1=0"])

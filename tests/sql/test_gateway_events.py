@@ -256,13 +256,33 @@ async def test_an_event_has_an_outcome(shop: Shop, order: UUID, answer: Any) -> 
     assert await dispositions(shop) == []
 
 
-@pytest.mark.parametrize(
-    ("event", "key"), [("x" * 256, "k"), ("evt", "k" * 256)], ids=["event", "key"]
-)
-async def test_an_event_is_bounded(shop: Shop, event: str, key: str) -> None:
-    """Names that are too long are refused, not cut."""
-    with shop.refused("23514"):
-        await shop.told(key, APPROVED, event)
+async def test_a_long_event_is_cut_and_told_from_others(shop: Shop, order: UUID) -> None:
+    """Ids that begin alike are two events, each delivered once; what people read loses its end."""
+    await shop.settle([await shop.lease(order)], PENDING)
+    key, ids = f"{order}:process_payment", ["x" * 300 + each for each in "ab"]
+    wordy = APPROVED | {"message": "m" * 20_000, "code": "c" * 300, "reference": "re_1", "more": 1}
+    assert await shop.told(key, wordy, ids[0]) == "applied"
+    assert await shop.told(key, wordy, ids[0]) == "duplicate"
+    assert await shop.told(key, wordy, ids[1]) == "stale"
+    assert await shop.told("k" * 300, APPROVED, "evt") == "unmatched"
+    events = await shop.rows("select * from gateway_events where event_id <> 'evt'")
+    assert [len(each["event_id"]) for each in events] == [255, 255]
+    assert [len(each["answer"]["message"]) for each in events] == [1000, 1000]
+    assert (await shop.payment(order))["gateway_reference"] == "re_1"
+    await shop.advance()
+    assert await shop.order_status(order) == "fulfilled"
+
+
+@pytest.mark.parametrize("field", ["reference", "captured"])
+async def test_what_can_be_no_reference_or_amount_is_left_out(
+    shop: Shop, order: UUID, field: str
+) -> None:
+    """The payment has its key, and what was asked for, all the same."""
+    await shop.settle([await shop.lease(order)], PENDING)
+    told = {key: value for key, value in APPROVED.items() if key != field} | {field: "9" * 20_000}
+    assert await shop.told(f"{order}:process_payment", told) == "applied"
+    assert field not in await shop.value("select answer from gateway_events")
+    assert (await shop.payment(order))["captured_amount"] == 10
 
 
 async def test_events_are_history(shop: Shop, order: UUID) -> None:
