@@ -170,7 +170,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 10.0
     payment_failures: Annotated[
         int,
-        Meta(ge=1, le=1000, description="failed calls in a row after which all calls pause"),
+        Meta(
+            ge=1, le=1000, description="payments in a row without an answer after which calls pause"
+        ),
     ] = 10
     pool_size: Annotated[
         int, Meta(ge=1, le=100, description="database connections of the API at most")

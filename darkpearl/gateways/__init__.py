@@ -50,7 +50,8 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
             unknown means that it has to be asked again.
         gateway: the name of the gateway.
         reference: the gateway's own name: of the refund for refund, else of the payment.
-        code: why it was declined, in the gateway's terms.
+        code: why it was declined, in the gateway's terms; with unknown, that the gateway did
+            answer, and so is up.
         message: what went wrong, for people.
         deadline_seconds: for pending: how long from now an answer may take.
         captured: what the gateway has captured of the payment, in major units, where it says so.
@@ -103,6 +104,10 @@ class GatewayPayment(msgspec.Struct, frozen=True, kw_only=True):
     refunded: Decimal
     voided: bool
     created_at: datetime
+
+
+class AnsweredError(RuntimeError):
+    """The gateway answered, with nothing that says what became of the call: it is up at least."""
 
 
 class SignatureError(ValueError):

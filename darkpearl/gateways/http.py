@@ -12,18 +12,31 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from darkpearl.gateways import Answer, Call, GatewayPayment, SignatureError, WebhookEvent
+from darkpearl.gateways import (
+    Answer,
+    AnsweredError,
+    Call,
+    GatewayPayment,
+    SignatureError,
+    WebhookEvent,
+)
 
 SIGNATURE_HEADER = "darkpearl-signature"
 TOLERANCE_SECONDS = 300
 CONNECT_SECONDS = 5.0
 KEEPALIVE_SECONDS = 3.0
 """Less than servers do (5 s is common), or the other side hangs up on what is just being sent."""
-_ASK_AGAIN = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
+_ASK_AGAIN = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
+_NO_ACCESS = {HTTPStatus.UNAUTHORIZED, HTTPStatus.PROXY_AUTHENTICATION_REQUIRED}
+"""It refuses us, whatever we ask: no order's fault."""
 
 
 class GatewayError(RuntimeError):
     """The service refuses what it is asked or how, or answers outside of the contract."""
+
+
+class OddAnswerError(GatewayError, AnsweredError):
+    """The service answered outside of the contract; it is up."""
 
 
 class Page(msgspec.Struct):
@@ -42,7 +55,8 @@ class HttpGateway:
     """Asks over HTTP, on connections that are kept.
 
     It never tries again by itself. What may have been done (a timeout, a broken connection, a 5xx)
-    is answered as unknown; what can't have been meant raises GatewayError.
+    is answered as unknown; a request that the service finds wrong is declined, since it would be
+    wrong again; what can't have been meant raises GatewayError.
     """
 
     name = "http"
@@ -159,7 +173,15 @@ class HttpGateway:
             return None
         if response.is_server_error or response.status_code in _ASK_AGAIN:
             return Answer("unknown", gateway=self.name, message=_refused(response))
-        raise GatewayError(_refused(response))
+        if response.status_code in _NO_ACCESS:
+            raise GatewayError(_refused(response))
+        # To look a call up wrongly says nothing of the call.
+        refused = response.is_client_error and response.status_code != HTTPStatus.CONFLICT
+        if refused and method == "POST":
+            code = f"http_{response.status_code}"
+            return Answer("declined", gateway=self.name, code=code, message=_refused(response))
+        # Under a key that was used for something else, that may have been done.
+        raise OddAnswerError(_refused(response))
 
     def _named(self, answer: Answer) -> Answer:
         return msgspec.structs.replace(answer, gateway=self.name)
@@ -233,7 +255,7 @@ def _decode(decode: Any, response: httpx.Response) -> Any:
     try:
         return decode(response.content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise GatewayError(f"{_what(response)}: {error}") from None
+        raise OddAnswerError(f"{_what(response)}: {error}") from None
 
 
 def _what(response: httpx.Response) -> str:

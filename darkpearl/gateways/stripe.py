@@ -107,7 +107,11 @@ class StripeGateway:
             return await self._found(call)
         except AmountError:  # it was never asked for
             return None
-        except (stripe.StripeError, LookupError) as error:
+        except LookupError as error:
+            return _unsure(str(error), "not_found")
+        except stripe.InvalidRequestError as error:
+            return _unsure(str(error), error.code or "invalid_request")
+        except stripe.StripeError as error:
             return _unsure(str(error))
 
     async def payments(self, since: datetime) -> AsyncIterator[GatewayPayment]:
@@ -182,7 +186,7 @@ class StripeGateway:
             intent = await self._retrieve(reference)
         else:
             intent = _intent(confirmed)
-        return intent.authorization() or _unsure(f"the payment {intent.status}")
+        return intent.authorization() or _unsure(f"the payment {intent.status}", intent.status)
 
     async def _capture(self, call: Call) -> Answer:
         amount = to_stripe(call.amount, call.currency)
@@ -203,7 +207,7 @@ class StripeGateway:
             intent = await self._retrieve(reference)
         else:
             intent = _intent(captured)
-        return intent.capture() or _unsure(f"the payment {intent.status}")
+        return intent.capture() or _unsure(f"the payment {intent.status}", intent.status)
 
     async def _void(self, call: Call) -> Answer:
         try:
@@ -329,7 +333,10 @@ async def _answered(call: Awaitable[Answer], *, refusal: Outcome) -> Answer:
     except stripe.InvalidRequestError as error:
         code = error.code or "invalid_request"
         return Answer(refusal, gateway=NAME, code=code, message=error.user_message)
-    except (stripe.StripeError, LookupError) as error:
+    except (LookupError, stripe.IdempotencyError) as error:
+        found = not isinstance(error, LookupError)
+        return _unsure(str(error), "idempotency_error" if found else "not_found")
+    except stripe.StripeError as error:
         # Away, busy, at it already, or not open to this API key: none of it says what became of it.
         return _unsure(str(error))
 
@@ -339,8 +346,9 @@ def _declined(error: stripe.CardError) -> Answer:
     return Answer("declined", gateway=NAME, code=code, message=error.user_message)
 
 
-def _unsure(message: str) -> Answer:
-    return Answer("unknown", gateway=NAME, message=message)
+def _unsure(message: str, code: str | None = None) -> Answer:
+    """Not known; with a code: for a reason that is Stripe's answer."""
+    return Answer("unknown", gateway=NAME, code=code, message=message)
 
 
 def _intent(said: stripe.PaymentIntent) -> Intent:

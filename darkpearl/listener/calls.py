@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from darkpearl.gateways import Answer, Call, Gateway
+from darkpearl.gateways import Answer, AnsweredError, Call, Gateway
 
 if TYPE_CHECKING:
     from darkpearl.telemetry.tracing import Tracing
@@ -27,6 +27,8 @@ FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 LATE_SECONDS = 1.0
 """After which a request may be made whose lease ran out before its turn."""
+LONGEST_TRY_SECONDS = 5.0
+"""How long others wait at most while one call is made to see if the gateway is back."""
 UNKNOWN_SECONDS = 30.0
 """After which another listener, of another release perhaps, may know what a request asks for."""
 T = TypeVar("T")
@@ -94,19 +96,21 @@ _call = msgspec.json.Decoder(Call, strict=False)
 
 
 class Breaker:
-    """A circuit breaker: opens after so many failures in a row, closes with the first success.
+    """A circuit breaker of one listener: opens when so many payments in a row get no answer.
 
-    Open, it asks for a pause of all calls, longer with each failed try to close it. Half open, it
-    lets one call through to see.
+    Open, nothing is asked, longer with each failed try to close it. Half open, one call is let
+    through to see, of a payment that hasn't failed yet if there is one. An answer closes it, even a
+    bad one: it says that the gateway is up.
     """
 
     def __init__(self, failures: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._threshold = failures
         self._clock = clock
-        self._in_a_row = 0
+        self._failing: set[str] = set()
+        self._passed_over: set[str] = set()
+        self._trying = False
         self._pause_seconds = 0.0
         self._open_until = 0.0
-        self._asked = True
 
     @property
     def open(self) -> bool:
@@ -114,38 +118,44 @@ class Breaker:
         return self._clock() < self._open_until
 
     @property
-    def seconds_left(self) -> float:
-        """How long no call is to be made; 0 when calls may be."""
-        return max(0.0, self._open_until - self._clock())
-
-    @property
     def half_open(self) -> bool:
         """One call is to be made, to see."""
         return self._pause_seconds > 0 and not self.open
 
+    def wait_seconds(self, payment: str) -> float:
+        """How long a call about a payment is to wait; 0: it is to be made now."""
+        if self.open:
+            return self._open_until - self._clock()
+        if not self.half_open:
+            return 0.0
+        failed_before = payment in self._failing and payment not in self._passed_over
+        if self._trying or failed_before:
+            self._passed_over.add(payment)  # when it comes again nothing else has come
+            return min(self._pause_seconds, LONGEST_TRY_SECONDS)
+        self._trying = True
+        return 0.0
+
     def succeeded(self) -> None:
         """The gateway answered."""
-        self._in_a_row = 0
+        self._failing.clear()
+        self._passed_over.clear()
+        self._trying = False
         self._pause_seconds = 0.0
 
-    def failed(self) -> None:
-        """The gateway didn't answer, or with nothing usable."""
-        self._in_a_row += 1
-        if self.open or (self._in_a_row < self._threshold and not self.half_open):
+    def failed(self, payment: str) -> None:
+        """The gateway didn't answer a call about a payment."""
+        self._failing.add(payment)
+        if self.open or (len(self._failing) < self._threshold and not self.half_open):
             return
+        self._passed_over.clear()
+        self._trying = False
         self._pause_seconds = min(
             max(FIRST_PAUSE_SECONDS, 2 * self._pause_seconds), LONGEST_PAUSE_SECONDS
         )
         self._open_until = self._clock() + self._pause_seconds
-        self._asked = False
-        _log.warning("the gateway fails; no calls for %.0f s", self._pause_seconds)
-
-    def take_pause(self) -> float:
-        """Seconds for which everybody's calls should pause; 0 when that was said already."""
-        if self._asked or not self.open:
-            return 0.0
-        self._asked = True
-        return self._pause_seconds
+        _log.warning(
+            "the gateway fails; this listener asks nothing for %.0f s", self._pause_seconds
+        )
 
 
 class Calls:
@@ -252,7 +262,8 @@ class Calls:
         """
         if seconds <= 0:
             raise _NotAskedError("its lease ran out before it could be made", LATE_SECONDS)
-        call, is_payment = self._prepared(request)
+        call, payment = self._prepared(request)
+        answered = False
         began = time.monotonic()
         try:
             async with asyncio.timeout(seconds):
@@ -261,13 +272,15 @@ class Calls:
             answer = Answer("unknown", message=f"no answer within {seconds:.1f} s")
         except Exception as error:  # noqa: BLE001 - whatever it raises, it was no answer
             answer = Answer("unknown", message=f"{type(error).__name__}: {error}")
+            answered = isinstance(error, AnsweredError)
             debugging = _log.isEnabledFor(logging.DEBUG)
             _log.warning("saga %s: %s", request.saga_id, answer.message, exc_info=debugging)
         self._took(time.monotonic() - began)
-        if not is_payment:
+        if payment is None:
             return answer
-        if answer.outcome == "unknown":
-            self._breaker.failed()
+        # What is unknown for a reason that the gateway names was answered.
+        if answer.outcome == "unknown" and not (answered or answer.code):
+            self._breaker.failed(payment)
         else:
             self._breaker.succeeded()
         return answer
@@ -278,8 +291,8 @@ class Calls:
             self._call_seconds = seconds
         self._call_seconds += (seconds - self._call_seconds) / REMEMBERED_CALLS
 
-    def _prepared(self, request: Request) -> tuple[Awaitable[Any], bool]:
-        """The call that a request asks for, not begun yet, and whether it is one of the gateway's.
+    def _prepared(self, request: Request) -> tuple[Awaitable[Any], str | None]:
+        """The call that a request asks for, not begun yet, and the payment that it is about.
 
         Raises:
             _NotAskedError: it can't be made now, or not by this listener.
@@ -289,7 +302,7 @@ class Calls:
             if own := self._operations.get(operation):
                 return self._spanned(
                     operation, request, own, msgspec.json.decode(request.request)
-                ), False
+                ), None
             if operation in self._payments:
                 call = _call.decode(request.request)
             else:
@@ -299,9 +312,9 @@ class Calls:
                 self._complained.add(str(error))
                 _log.error("saga %s: not asked: %s", request.saga_id, error)
             raise _NotAskedError(str(error), UNKNOWN_SECONDS) from None
-        if self._breaker.open:
-            raise _NotAskedError("the gateway has failed too often", self._breaker.seconds_left)
-        return self._paid(operation, request, call), True
+        if (seconds := self._breaker.wait_seconds(call.payment_key)) > 0:
+            raise _NotAskedError("the gateway has failed too often", seconds)
+        return self._paid(operation, request, call), call.payment_key
 
     async def _paid(self, operation: str, request: Request, call: Call) -> Answer:
         """Ask the gateway; but when asked before, see first what became of that."""

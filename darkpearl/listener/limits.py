@@ -11,7 +11,7 @@ class Limits:
         batch_size: sagas in one pass at most.
         concurrency: calls of the gateway in flight at once at most.
         call_seconds: how long the gateway may take for one call.
-        call_failures: failed calls in a row after which all calls pause.
+        call_failures: payments in a row without an answer after which calls pause.
         poll_seconds: longest sleep when no bell rings.
         shutdown_seconds: time to finish what is in hand after a stop.
         idempotency_key_hours: how long the answer under an idempotency key is kept.

@@ -63,10 +63,9 @@ class Listener:
         self._limits = limits
         self._tracing = tracing
         self._gateway = metrics.observed(gateway)
-        self._breaker = Breaker(limits.call_failures)
         self._calls = Calls(
             self._gateway,
-            self._breaker,
+            Breaker(limits.call_failures),
             concurrency=limits.concurrency,
             timeout_seconds=limits.call_seconds,
             operations=operations,
@@ -152,7 +151,7 @@ class Listener:
             await self._work_off(bell)
             if bell.holds_idle_lock and not self._stopping:
                 # The limit is found out now: an answer that changes it ends the sleep.
-                limit = 0 if self._breaker.open else self._claim_limit()
+                limit = self._claim_limit()
                 claim_early = partial(self._claim_early, limit)
                 if not await bell.wait(self._wake, self._limits.poll_seconds, claim_early):
                     await bell.release_idle_lock()  # taking it anew says whether it hears
@@ -265,8 +264,6 @@ class Listener:
         """
         if self._calls.held_up and self._calls.queue > self._limits.concurrency:
             return 0
-        if self._breaker.half_open:
-            return 1 - self._outstanding
         return min(
             self._pace.size,
             self._most_outstanding - self._outstanding + self._settling,
@@ -325,8 +322,6 @@ class Listener:
 
     async def _advance(self, limit: int) -> Pass:
         """Claim so many sagas at most; or wait for the claim that has begun already."""
-        if seconds := self._breaker.take_pause():
-            await self._engine.pause_external_steps(seconds)
         self._pace.tried = limit
         claimed, requests = await self._engine.advance(limit)
         self._pace.done(claimed)

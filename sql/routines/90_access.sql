@@ -144,7 +144,7 @@ to service_role, darkpearl_app;
 grant select on gateway_events to service_role, darkpearl_reader;
 grant select (disposition, received_at) on gateway_events to darkpearl_app;
 grant execute on function record_gateway_event(text, text, text, jsonb) to service_role;
-grant execute on function pause_external_steps(numeric) to service_role, darkpearl_listener;
+grant execute on function pause_external_steps(numeric) to service_role;
 
 -- Requests: all who write may repeat one, and staff may say which version they change.
 grant execute on function begin_request(text, bytea), end_request(text, bytea, text) to

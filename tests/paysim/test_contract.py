@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from darkpearl.config import ConfigError, Settings
-from darkpearl.gateways import Answer, GatewayPayment
+from darkpearl.gateways import Answer, AnsweredError, GatewayPayment
 from darkpearl.gateways.http import GatewayError, HttpGateway
 from darkpearl.gateways.make import make_gateway
 from darkpearl.paysim import rules
@@ -373,7 +373,32 @@ async def test_what_is_no_answer_is_an_error(status: int, body: bytes, said: str
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
+@pytest.mark.parametrize("status", [400, 402, 403, 422])
+async def test_a_bad_request_is_declined(status: int) -> None:
+    """It would be as bad the next time; but to look it up wrongly says nothing of the call."""
+    transport = httpx.MockTransport(lambda _: httpx.Response(status, json={"detail": "no card"}))
+    gateway = HttpGateway("http://paysim", transport=transport)
+    told = await gateway.authorize(call("authorize", "p"))
+    assert (told.outcome, told.code) == ("declined", f"http_{status}")
+    assert told.message == f"POST /v1/payments: {status} no card"
+    with pytest.raises(AnsweredError):
+        await gateway.lookup(call("authorize", "p"))
+
+
+@pytest.mark.parametrize(
+    ("status", "answered"), [(401, False), (404, False), (409, True), (302, True)]
+)
+async def test_who_answers_oddly_is_up(status: int, *, answered: bool) -> None:
+    """Only who doesn't let us in, or isn't there, counts with those that are silent."""
+    gateway = HttpGateway(
+        "http://paysim", transport=httpx.MockTransport(lambda _: httpx.Response(status))
+    )
+    with pytest.raises(GatewayError) as error:
+        await gateway.authorize(call("authorize", "p"))
+    assert isinstance(error.value, AnsweredError) is answered
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503])
 async def test_a_service_in_trouble_is_asked_again(status: int) -> None:
     """By the engine: the gateway itself asks once."""
     asked = []

@@ -12,7 +12,7 @@ from stand_in import StandIn
 
 from darkpearl import database
 from darkpearl.config import Settings
-from darkpearl.gateways import Answer, Call
+from darkpearl.gateways import Answer, AnsweredError, Call
 from darkpearl.gateways.mock import MockGateway
 from darkpearl.listener import Listener, calls
 from darkpearl.listener.bell import Bell
@@ -405,36 +405,77 @@ class Down(Broken):
 async def test_an_outage_of_the_gateway_costs_time_and_no_order(
     shop: Shop, listening: Any, until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the gateway is down stock steps go on; once it is back every order is fulfilled."""
+    """While the gateway is down stock steps go on, and who wasn't asked has used up no attempt.
+
+    Once it is back all 160 orders are fulfilled. Nobody else's calls were paused.
+    """
     monkeypatch.setattr(calls, "FIRST_PAUSE_SECONDS", 0.2)
-    product = await shop.product(on_hand=100)
+    monkeypatch.setattr(calls, "LONGEST_PAUSE_SECONDS", 0.4)
+    product = await shop.product(on_hand=1000)
     await shop.run("update step_settings set backoff_seconds = 0.1")
-    for _ in range(20):
+    for _ in range(120):
         await shop.order((product, 1))
     gateway = Down()
-    await listening(gateway, poll_seconds=0.05, payment_failures=3)
+    await listening(gateway, poll_seconds=0.05, payment_failures=3, payment_concurrency=4)
 
-    async def paused() -> bool:
-        return await shop.value("select external_steps_paused_until from engine_health") is not None
+    async def open_breaker() -> bool:
+        return await shop.value(
+            "select count(*) > 0 from saga_events where event_type = 'step_deferred'"
+        )
 
-    await until(paused)
-    await shop.run("select pause_external_steps(3600)")
-    late = [await shop.order((product, 1)) for _ in range(5)]
+    await until(open_breaker)
+    late = [await shop.order((product, 1)) for _ in range(40)]
 
     async def reserved() -> bool:
-        return [await shop.order_status(order) for order in late] == ["reserved"] * 5
+        return await shop.stock(product) == (1000, 160)
 
     await until(reserved)
-    assert not await shop.values("select from payments where order_id = any(%s)", late)
-
+    held = "select external_steps_paused_until from engine_health"
+    assert await shop.value(held) is None
     gateway.up = True
-    await shop.run("select pause_external_steps(0)")
 
     async def done() -> bool:
-        return await shop.statuses() == {"fulfilled": 25}
+        return await shop.statuses() == {"fulfilled": 160}
 
     await until(done)
+    asked = len(gateway.asked)
+    answers = await shop.value(
+        "select count(*) from saga_events where event_type in ('step_failed', 'step_completed')"
+        " and step_name = 'process_payment'"
+    )
+    assert answers == asked
+    assert await shop.order_status(late[0]) == "fulfilled"
     assert await shop.value("select max(attempt) < 5 from saga_events")
+
+
+class Refusing(StandIn):
+    """Answers some charges with what says nothing; the others are approved."""
+
+    def __init__(self, *odd: str) -> None:
+        super().__init__()
+        self._odd = odd
+
+    async def authorize(self, call: Call) -> Answer:
+        if call.payment_key in self._odd:
+            raise AnsweredError("409 used for another request")
+        return self.approve(call)
+
+
+async def test_orders_with_bad_answers_hold_no_other_back(
+    shop: Shop, listening: Any, until: Any
+) -> None:
+    """A dozen orders whose requests are refused don't stop the calls for others."""
+    product = await shop.product(on_hand=100)
+    bad = [await shop.order((product, 1)) for _ in range(12)]
+    for _ in range(20):
+        await shop.order((product, 1))
+    await listening(Refusing(*[f"{order}:process_payment" for order in bad]), poll_seconds=0.05)
+
+    async def done() -> bool:
+        return (await shop.statuses()).get("fulfilled") == 20
+
+    await until(done)
+    assert not await shop.values("select from saga_events where event_type = 'step_deferred'")
 
 
 class Selective(Gated):

@@ -173,7 +173,7 @@ CALLS = {
     "refund_order": f"{STAFF} {APP}",
     "return_items": f"{STAFF} {APP}",
     "record_gateway_event": STAFF,
-    "pause_external_steps": f"{STAFF} darkpearl_listener",
+    "pause_external_steps": STAFF,
     "advance": "darkpearl_listener",
     "settle": "darkpearl_listener",
     "take_idle_lock": "darkpearl_listener",

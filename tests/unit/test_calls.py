@@ -11,9 +11,10 @@ import msgspec
 import pytest
 from stand_in import StandIn
 
-from darkpearl.gateways import Answer, Call
+from darkpearl.gateways import Answer, AnsweredError, Call
 from darkpearl.listener.calls import (
     LONGEST_PAUSE_SECONDS,
+    LONGEST_TRY_SECONDS,
     UNKNOWN_SECONDS,
     Breaker,
     Calls,
@@ -41,9 +42,9 @@ def clock() -> Clock:
 
 
 def fail(breaker: Breaker, times: int) -> None:
-    """So many calls in a row get no answer."""
-    for _ in range(times):
-        breaker.failed()
+    """Calls about so many payments get no answer, one after another."""
+    for number in range(times):
+        breaker.failed(f"payment {number}")
 
 
 # The breaker.
@@ -53,11 +54,20 @@ def test_a_breaker_opens_after_so_many_failures_in_a_row(clock: Clock) -> None:
     """One less than the threshold is bad luck; the threshold is an outage."""
     breaker = Breaker(3, clock)
     fail(breaker, 2)
-    assert not breaker.open
-    assert breaker.take_pause() == 0
-    fail(breaker, 1)
+    assert breaker.wait_seconds("a") == 0
+    fail(breaker, 3)
     assert breaker.open
     assert not breaker.half_open
+    assert breaker.wait_seconds("a") == 1
+
+
+def test_one_payment_is_no_outage(clock: Clock) -> None:
+    """However often the same payment gets no answer, others are asked for."""
+    breaker = Breaker(3, clock)
+    for _ in range(50):
+        breaker.failed("a")
+    assert not breaker.open
+    assert breaker.wait_seconds("b") == 0
 
 
 def test_an_answer_begins_the_count_anew(clock: Clock) -> None:
@@ -70,19 +80,11 @@ def test_an_answer_begins_the_count_anew(clock: Clock) -> None:
     assert not breaker.half_open
 
 
-def test_a_pause_is_asked_for_once(clock: Clock) -> None:
-    """Whoever opens the breaker says so, and says it to everybody once."""
-    breaker = Breaker(1, clock)
-    fail(breaker, 1)
-    assert breaker.take_pause() == 1
-    assert breaker.take_pause() == 0
-
-
 def test_answers_that_come_in_while_it_is_open_change_nothing(clock: Clock) -> None:
     """Failures of calls that were under way don't make the pause longer."""
     breaker = Breaker(3, clock)
     fail(breaker, 50)
-    assert breaker.take_pause() == 1
+    assert breaker.wait_seconds("a") == 1
     clock.seconds += 1
     assert not breaker.open
 
@@ -91,16 +93,40 @@ def test_half_open_one_failure_doubles_the_pause(clock: Clock) -> None:
     """Each call let through to see, and failed, makes the next pause longer, to a bound."""
     breaker = Breaker(3, clock)
     fail(breaker, 3)
-    pauses = [breaker.take_pause()]
-    for _ in range(8):
+    pauses = [breaker.wait_seconds("a")]
+    for number in range(8):
         clock.seconds += pauses[-1]
-        assert not breaker.open
         assert breaker.half_open
-        fail(breaker, 1)
+        assert breaker.wait_seconds(f"new {number}") == 0
+        breaker.failed(f"new {number}")
         assert breaker.open
-        pauses.append(breaker.take_pause())
+        pauses.append(breaker.wait_seconds("a"))
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     assert max(pauses) == LONGEST_PAUSE_SECONDS
+
+
+def test_half_open_one_call_is_let_through(clock: Clock) -> None:
+    """Others wait a little until it is known what became of that one."""
+    breaker = Breaker(3, clock)
+    fail(breaker, 3)
+    clock.seconds += 1
+    assert breaker.wait_seconds("a") == 0
+    assert 0 < breaker.wait_seconds("b") <= LONGEST_TRY_SECONDS
+    breaker.succeeded()
+    assert breaker.wait_seconds("b") == 0
+
+
+def test_half_open_what_has_not_failed_is_tried_first(clock: Clock) -> None:
+    """A payment that has failed waits for another; when it comes again there was no other."""
+    breaker = Breaker(1, clock)
+    breaker.failed("a")
+    clock.seconds += 1
+    assert breaker.wait_seconds("a") > 0
+    assert breaker.wait_seconds("b") == 0
+    breaker.failed("b")
+    clock.seconds += 2
+    assert breaker.wait_seconds("a") > 0
+    assert breaker.wait_seconds("a") == 0
 
 
 def test_half_open_one_answer_closes_it(clock: Clock) -> None:
@@ -115,8 +141,8 @@ def test_half_open_one_answer_closes_it(clock: Clock) -> None:
     assert not breaker.half_open
     fail(breaker, 2)
     assert not breaker.open
-    fail(breaker, 1)
-    assert breaker.take_pause() == 1
+    fail(breaker, 3)
+    assert breaker.wait_seconds("a") == 1
 
 
 # Calls.
@@ -377,7 +403,7 @@ async def test_a_gateway_that_fails_is_left_alone(gateway: StandIn, clock: Clock
     asked = list(gateway.asked)
     given = await settlement(gateway, request("d"), breaker=breaker)
     assert given["answer"]["message"].startswith("not asked")
-    assert given["deferred_seconds"] == breaker.seconds_left == 1
+    assert given["deferred_seconds"] == breaker.wait_seconds("d") == 1
     assert gateway.asked == asked
 
 
@@ -465,4 +491,25 @@ async def test_an_expired_lease_is_nobodys_failure(clock: Clock) -> None:
     """A queue that is too long doesn't mean that the gateway is down."""
     breaker = Breaker(1, clock)
     await settlement(StandIn(), request("a", timeout_seconds=0), breaker=breaker)
+    assert not breaker.open
+
+
+class Odd(StandIn):
+    """Answers every charge with what is no outcome."""
+
+    async def authorize(self, call: Call) -> Answer:
+        if call.amount:
+            raise AnsweredError("400 what is this?")
+        return Answer("unknown", code="processing")
+
+
+@pytest.mark.parametrize("amount", [Decimal(0), Decimal(10)], ids=["unknown", "raises"])
+async def test_a_bad_answer_is_an_answer(clock: Clock, amount: Decimal) -> None:
+    """What the gateway answers says that it is up, even where nothing follows from it."""
+    breaker = Breaker(1, clock)
+    for name in "abc":
+        asked = request(name)
+        call = msgspec.json.decode(asked.request) | {"amount": str(amount)}
+        asked = msgspec.structs.replace(asked, request=msgspec.Raw(msgspec.json.encode(call)))
+        assert (await answer(Odd(), asked, breaker=breaker)).outcome == "unknown"
     assert not breaker.open
