@@ -237,6 +237,17 @@ TRANSIENT_CLASSES: dict[str, Problem] = {
 }
 """By the first two characters, for codes that PROBLEMS doesn't list."""
 
+_ID_IS_TAKEN = (
+    "The id is taken: an order's, a refund's or a saga's id is one in the whole database.",
+    "Look up what you have sent already, or give a new one a new id.",
+)
+LAWS: dict[str, tuple[str, str]] = {
+    "orders_pkey": _ID_IS_TAKEN,
+    "refunds_pkey": _ID_IS_TAKEN,
+    "sagas_id_is_one_in_the_database": _ID_IS_TAKEN,
+}
+"""Detail and hint of constraints whose name alone would say too little."""
+
 UNKNOWN = Problem(DarkPearlError, DarkPearlError.standard_title)
 AWAY = TRANSIENT_CLASSES["08"]
 
@@ -261,7 +272,7 @@ def from_sqlstate(
     said = detail or message
     if code in {"23505", "23514"} and constraint:
         # A law of the schema reads like one; the server's detail would be the whole row.
-        said = constraint.replace("_", " ")
+        said, hint = LAWS.get(constraint, (constraint.replace("_", " "), hint))
     return kind(said, title=title, hint=hint, code=code, constraint=constraint)
 
 

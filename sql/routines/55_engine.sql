@@ -28,24 +28,28 @@ language sql immutable
 return left(p_sqlstate, 2) in ('08', '40', '53', '57', '58') or p_sqlstate = '55P03';
 comment on function is_outage(text) is 'Whether a SQLSTATE means that the system failed rather than the saga.';
 
--- True for outages that may be one saga's own: a time limit, a lock, a want of memory or
--- disk, rather than the server's end or a lost connection. Locks nothing.
-create or replace function may_be_ones_own(p_sqlstate text) returns boolean
-language sql immutable
-return left(p_sqlstate, 2) in ('40', '53') or p_sqlstate in ('55P03', '57014');
-comment on function may_be_ones_own(text) is 'Whether an outage may come from one saga alone, and is to keep no other.';
-
--- True for errors that no later try mends, since code or a definition is wrong: raised by
--- hand in PL/pgSQL, syntax or access rule, feature not supported, internal. Data that can't
--- be worked on (22, 23) is no defect. Locks nothing.
-create or replace function is_defect(p_sqlstate text) returns boolean
-language sql immutable
-return left(p_sqlstate, 2) in ('0A', '42', 'P0', 'XX');
-comment on function is_defect(text) is 'Whether a SQLSTATE means that code is wrong, which people mend.';
+-- For what is to have an id of its own, not that of an order, a refund or any other saga,
+-- in whatever warehouse. Locks nothing. Raises: DP011.
+create or replace function refuse_id_of_saga(p_id uuid) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    if exists (select from sagas as s where s.id = p_id) then
+        perform refuse(
+            'DP011', 'id already used',
+            format('The id %s is that of an order, a refund or another saga.', p_id),
+            'An id is one in the whole database: give a new one a new id.'
+        );
+    end if;
+end
+$$;
+comment on function refuse_id_of_saga(uuid) is 'Internal: refuses an id that an order, a refund or another saga has.';
 
 -- Starts a saga of a type, by its newest plan, and notes who did and why. Its id is that of
--- what it is about. The bell rings at commit. Locks nothing. Raises: DP010 when no plan of
--- the type is declared.
+-- what it is about. The bell rings at commit. Locks nothing, and waits for another that is
+-- just starting one under the id. Raises: DP010 when no plan of the type is declared, DP011
+-- when the id is taken, in whatever warehouse.
 create or replace function start_saga(p_saga_type text, p_saga_id uuid, p_warehouse_id uuid, p_reason text default null)
 returns void
 language plpgsql
@@ -61,7 +65,11 @@ begin
         );
     end if;
     insert into sagas (id, warehouse_id, saga_type, plan_version)
-    values (p_saga_id, p_warehouse_id, p_saga_type, v_version);
+    values (p_saga_id, p_warehouse_id, p_saga_type, v_version)
+    on conflict do nothing;
+    if not found then
+        perform refuse_id_of_saga(p_saga_id);
+    end if;
     insert into saga_events (saga_id, warehouse_id, event_type, message, actor)
     values (p_saga_id, p_warehouse_id, 'saga_started', p_reason, current_actor());
 end

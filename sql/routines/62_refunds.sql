@@ -25,6 +25,7 @@ before truncate on refunds
 for each statement execute function refuse_change();
 
 -- Writes a refund and starts its saga. Locks only the rows that it inserts.
+-- Raises: DP011 when the id is that of an order or another saga.
 create or replace function start_refund(
     p_payment payments, p_amount numeric, p_reason text, p_refund_id uuid
 ) returns refunds
@@ -58,7 +59,7 @@ comment on function left_to_refund(payments) is 'Internal: the money of a paymen
 -- matter: see return_items().
 -- Locks: payments.
 -- Raises: DP010 when there is no such order, DP011 when the id stands for
--- another refund, DP015 for an amount that makes no sense, DP019 when the order
+-- another refund, an order or a saga, DP015 for an amount that makes no sense, DP019 when the order
 -- is not fulfilled, DP020 when less than that is left.
 create or replace function refund_order(
     p_order_id uuid, p_amount numeric default null, p_reason text default null, p_refund_id uuid default new_id()

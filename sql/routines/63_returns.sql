@@ -86,7 +86,7 @@ end;
 comment on function goods_out_there(uuid) is 'Internal: units of each product that an order has sent and nobody has returned.';
 
 -- Tells a return that is repeated from another one under its id: true when the movements
--- of p_return_id are of this order, and are these goods unless all were asked for, which
+-- of p_return_id, but for those of a saga that came later under it, are of this order, and are these goods unless all were asked for, which
 -- p_product_ids null says. Locks nothing.
 create or replace function is_same_return(
     p_return_id uuid, p_order_id uuid, p_product_ids uuid[], p_quantities integer[]
@@ -103,7 +103,7 @@ return (
         )
         and (p_product_ids is null or count(*) = cardinality(p_product_ids))
     from stock_movements as m
-    where m.correlation_id = p_return_id
+    where m.correlation_id = p_return_id and m.movement_type not in ('reserve', 'release', 'fulfill')
 );
 comment on function is_same_return(uuid, uuid, uuid[], integer[]) is
     'Internal: tells whether a return id stands for these goods of this order.';
@@ -114,7 +114,7 @@ comment on function is_same_return(uuid, uuid, uuid[], integer[]) is
 -- another matter: see refund_order().
 -- Locks: orders, then inventory by (product_id, warehouse_id).
 -- Raises: DP010 when there is no such order, DP011 when the id stands for
--- another return, DP015 for items that make no sense, DP019 when the order is
+-- another return, an order or a saga, DP015 for items that make no sense, DP019 when the order is
 -- not fulfilled, DP021 when more would come back than was sent.
 create or replace function return_items(
     p_order_id uuid, p_items jsonb default null, p_reason text default null, p_return_id uuid default new_id()
@@ -135,7 +135,9 @@ begin
         from goods_of_items(p_items) as g;
     end if;
 
-    return query select m.* from stock_movements as m where m.correlation_id = p_return_id order by m.id;
+    return query
+    select m.* from stock_movements as m
+    where m.correlation_id = p_return_id and m.movement_type not in ('reserve', 'release', 'fulfill') order by m.id;
     if found then
         if not is_same_return(p_return_id, p_order_id, v_products, v_quantities) then
             perform refuse(
@@ -146,6 +148,7 @@ begin
         end if;
         return;
     end if;
+    perform refuse_id_of_saga(p_return_id);
 
     if p_items is null then
         select array_agg(o.product_id), array_agg(o.quantity) into v_products, v_quantities

@@ -94,13 +94,15 @@ create table sagas (
     updated_at timestamptz not null default clock(),
     traceparent text default nullif(current_setting('request.traceparent', true), ''),
     constraint sagas_pkey primary key (id, warehouse_id) with (fillfactor = 50),
+    constraint sagas_id_is_one_in_the_database unique (id) with (fillfactor = 50),
     constraint sagas_rest_when_they_end
     check ((status >= 'completed') = (ready_at is null))
 ) with (fillfactor = 40, autovacuum_vacuum_scale_factor = 0.05);
 create index sagas_ready_idx on sagas (ready_at, id) where ready_at is not null;
 create index sagas_stuck_idx on sagas (updated_at) where status = 'stuck';
 comment on table sagas is 'Where each saga stands. Narrow: what the claim reads. The story is in saga_events.';
-comment on column sagas.id is 'For a saga about an order: the id of the order.';
+comment on column sagas.id is
+    'For a saga about an order: the id of the order. One in the whole database, whoever chose it, and so is the id of every order and refund.';
 comment on column sagas.plan_version is 'The version of the plan that it began with, and ends by.';
 comment on column sagas.position is 'The step of that plan at which it stands; 0 when all of it is undone.';
 comment on column sagas.attempts is 'Tries of the current step so far.';
