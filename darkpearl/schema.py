@@ -51,6 +51,12 @@ class SchemaError(RuntimeError):
     """The database can't be reached or brought to the schema; one line that says why."""
 
 
+_HOLDS_SOMETHING = (
+    "select exists (select from darkpearl.products) or exists (select from darkpearl.warehouses)"
+    " or exists (select from darkpearl.stock_movements)"
+)
+
+
 class Status(msgspec.Struct, frozen=True):
     """Where a database stands: server version as '18.4', ids of migrations in order.
 
@@ -99,14 +105,19 @@ async def migrate(url: str) -> list[str]:
     return applied
 
 
+def made_anew(applied: list[str]) -> bool:
+    """Whether the migrations that a run has applied are all there are: there was nothing before."""
+    return bool(applied) and applied == [each.stem for each in files("migrations")]
+
+
 async def seed(url: str) -> bool:
-    """Load sql/seed.sql if there are no products yet; says whether it did.
+    """Load sql/seed.sql into a database that holds nothing, not even a past; says whether it did.
 
     Raises:
         SchemaError: the file failed.
     """
     async with connect(url) as connection, connection.transaction():
-        found = await connection.execute("select exists (select from darkpearl.products)")
+        found = await connection.execute(_HOLDS_SOMETHING)
         if (row := await found.fetchone()) and row[0]:
             return False
         await _run(connection, [folder() / "seed.sql"])

@@ -1,5 +1,5 @@
 -- Demo data: two warehouses, a few products, some stock. Applied once, to a
--- database without products; every id is fixed, so that examples can name them.
+-- database that holds nothing; every id is fixed, so that examples can name them.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;

@@ -43,12 +43,27 @@ def url(settings: Settings) -> None:
 
 
 @db.command()
+@click.option(
+    "--demo",
+    "with_demo",
+    is_flag=True,
+    help="Load the demo data if this makes the database, in development, with the mock gateway.",
+)
 @click.pass_obj
-def migrate(settings: Settings) -> None:
+def migrate(settings: Settings, *, with_demo: bool) -> None:
     """Apply pending migrations, and all routines anew."""
+
+    async def run(url: str) -> tuple[list[str], bool]:
+        applied = await schema.migrate(url)
+        wanted = with_demo and where.wants_demo(settings, applied)
+        return applied, wanted and await schema.seed(url)
+
     with where.database(settings) as url:
-        applied = asyncio.run(schema.migrate(url))
-    out.print(f"applied: {', '.join(applied) or 'nothing new'}; routines are up to date")
+        applied, seeded = asyncio.run(run(url))
+    out.print(
+        f"applied: {', '.join(applied) or 'nothing new'}; routines are up to date"
+        + ("; demo data loaded" if seeded else "")
+    )
 
 
 @db.command()

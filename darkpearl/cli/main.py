@@ -103,11 +103,14 @@ def openapi() -> None:
 @command.command()
 @click.pass_obj
 def up(settings: Settings) -> None:
-    """Run everything in one process: PostgreSQL, schema, demo data, API and listener."""
+    """Run everything in one process: PostgreSQL, schema, API and listener.
+
+    In development, with the mock gateway, a new database gets demo data and an order.
+    """
     with serving.taken_socket(settings) as taken:
         settings = where.with_keys(settings)
         with where.database(settings, exclusive=True) as url:
-            asyncio.run(_prepare(url))
+            is_new = asyncio.run(_prepare(settings, url))
             api, listener = where.logins(settings)
             asyncio.run(where.check_logins(api, listener))
             services = [
@@ -116,7 +119,7 @@ def up(settings: Settings) -> None:
             ]
             if not settings.database_url:
                 services.append(_watch(settings))
-            asyncio.run(serving.serve(services, _greet(settings, url, taken)))
+            asyncio.run(serving.serve(services, _greet(settings, url, taken, is_new=is_new)))
 
 
 @command.command()
@@ -153,7 +156,7 @@ def listener(settings: Settings) -> None:
 @click.pass_obj
 def token(settings: Settings, role: tokens.Role, sub: str | None, expires: int) -> None:
     """Print a token for the API. In development alone: others get theirs from an issuer."""
-    out.print(tokens.mint(where.with_keys(settings), role, sub, expires), markup=False)
+    out.print(tokens.mint(where.with_known_keys(settings), role, sub, expires), markup=False)
 
 
 @command.command(name="demo")
@@ -176,13 +179,15 @@ for each in (db, payments, paysim):
     command.add_command(each)
 
 
-async def _prepare(url: str) -> None:
+async def _prepare(settings: Settings, url: str) -> bool:
+    """Bring the schema up to date; says whether this has made a database with demo data in it."""
     with out.status("applying the schema"):
         applied = await schema.migrate(url)
-    seeded = await schema.seed(url)
+    seeded = where.wants_demo(settings, applied) and await schema.seed(url)
     out.print(
         f"schema: {', '.join(applied) or 'up to date'}" + ("; demo data loaded" if seeded else "")
     )
+    return seeded
 
 
 def _watch(settings: Settings) -> serving.Service:
@@ -199,17 +204,12 @@ def _watch(settings: Settings) -> serving.Service:
     return serving.Service(run, stop=stopping.set, kill=stopping.set)
 
 
-async def _greet(settings: Settings, url: str, taken: socket.socket) -> None:
-    """Show that it works, with an order that gets through, and where to go from here."""
-    try:
-        for _ in range(GREETINGS):  # the mock gateway declines some
-            story = await demo.follow(url, await demo.place_order(url))
-            out.print(story.timeline, soft_wrap=False)
-            out.print()
-            if story.order_status == "fulfilled":
-                break
-    except schema.SchemaError as error:
-        fail(f"no demo order: {error}", 1)
+async def _greet(
+    settings: Settings, url: str, taken: socket.socket, *, is_new: bool = False
+) -> None:
+    """Say where to go from here; of a new database also that it works, with an order."""
+    if is_new:
+        await _order_something(url)
     api = f"http://{settings.host}:{taken.getsockname()[1]}"
     out.print(f"API      {api}\nOpenAPI  {api}/schema", markup=False)
     if settings.environment == "development":
@@ -220,11 +220,25 @@ async def _greet(settings: Settings, url: str, taken: socket.socket) -> None:
     out.print("Ctrl-C stops")
 
 
+async def _order_something(url: str) -> None:
+    """Demo orders, until one gets through, and their sagas."""
+    try:
+        for _ in range(GREETINGS):  # the mock gateway declines some
+            story = await demo.follow(url, await demo.place_order(url))
+            out.print(story.timeline, soft_wrap=False)
+            out.print()
+            if story.order_status == "fulfilled":
+                break
+    except schema.SchemaError as error:
+        fail(f"no demo order: {error}", 1)
+
+
 async def _demonstrate(settings: Settings, url: str) -> None:
     """Three orders under a gateway that approves, then one under a gateway that declines."""
-    await _prepare(url)
+    settings = msgspec.structs.replace(settings, environment="development", gateway="mock")
+    await _prepare(settings, url)
     for rate, quantities in ((1.0, (2, 1, demo.PLENTY)), (0.0, (1,))):
-        chosen = msgspec.structs.replace(settings, gateway="mock", mock_approval_rate=rate)
+        chosen = msgspec.structs.replace(settings, mock_approval_rate=rate)
         worker = serving.make_listener(chosen, url)
         running = asyncio.create_task(worker.run())
         try:

@@ -87,6 +87,38 @@ def with_keys(settings: Settings) -> Settings:
     return msgspec.structs.replace(settings, jwt_secret=secret)
 
 
+def with_known_keys(settings: Settings) -> Settings:
+    """The same for who makes tokens: with a secret that an API verifies them with already.
+
+    Raises:
+        ConfigError: there is none here, and one made now would be nobody's.
+    """
+    is_made_here = settings.environment == "development" and not settings.jwt_jwks
+    if is_made_here and not settings.jwt_secret and not (settings.home / "jwt_secret").exists():
+        raise ConfigError(
+            f"there is no secret in {settings.home} to sign a token with: an API makes one when it"
+            " first starts; DARKPEARL_HOME says where, DARKPEARL_JWT_SECRET gives another"
+        )
+    return with_keys(settings)
+
+
+def wants_demo(settings: Settings, applied: list[str]) -> bool:
+    """Whether a start may load demo data and order some of it.
+
+    Only where nobody's goods and nobody's money can be meant: in development, with the mock
+    gateway, in a database that this very start has made.
+
+    Args:
+        settings: of the start.
+        applied: the migrations that it has applied.
+    """
+    return (
+        settings.environment == "development"
+        and settings.gateway == "mock"
+        and schema.made_anew(applied)
+    )
+
+
 def find_pg_dump() -> Path:
     """The wheel's pg_dump, or the one on PATH."""
     try:

@@ -92,6 +92,16 @@ def home(run: Run) -> Iterator[Path]:
                 embedded.stop(server)
 
 
+@contextlib.contextmanager
+def rows_of(home: Path) -> Iterator[psycopg.Connection]:
+    """A superuser of the server in a home, without triggers."""
+    server = embedded.running(home)
+    assert server
+    options = "-c search_path=darkpearl -c session_replication_role=replica"
+    with psycopg.connect(server.url, autocommit=True, options=options) as connection:
+        yield connection
+
+
 def processes_of(home: Path) -> list[psutil.Process]:
     """Processes that have the home on their command line or work in it."""
     found = []
@@ -117,13 +127,45 @@ def test_up_serves_until_a_signal_and_leaves_nothing(
     assert processes_of(home) == []
 
 
-def test_a_second_run_finds_the_data(run: Run, home: Path) -> None:
-    """The seed is loaded once; order numbers go on."""
-    for loaded in (True, False):
-        up = run(home).ready()
-        up.process.send_signal(signal.SIGINT)
-        assert up.end() == 0
-        assert ("demo data loaded" in up.printed) is loaded
+def test_only_a_new_database_gets_demo_data_and_an_order(run: Run, home: Path) -> None:
+    """A second run orders nothing of what there is, and an emptied catalogue stays empty."""
+    up = run(home, DARKPEARL_MOCK_APPROVAL_RATE="1").ready()
+    assert "demo data loaded" in up.printed
+    assert "order 1: fulfilled" in up.printed
+    with rows_of(home) as database:
+        database.execute("delete from inventory")
+        database.execute("delete from products")
+    up.process.send_signal(signal.SIGINT)
+    assert up.end() == 0
+    up = run(home).ready()
+    assert "schema: up to date\n" in up.printed
+    assert "order " not in up.printed
+    with rows_of(home) as database:
+        counts = "select (select count(*) from products), (select count(*) from orders)"
+        assert database.execute(counts).fetchone() == (0, 1)
+    up.process.send_signal(signal.SIGINT)
+    assert up.end() == 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"DARKPEARL_ENVIRONMENT": "production", "DARKPEARL_JWT_SECRET": "x" * 32},
+        {"DARKPEARL_GATEWAY": "http", "DARKPEARL_GATEWAY_URL": "http://127.0.0.1:9"},
+    ],
+    ids=["production", "a real gateway"],
+)
+def test_nothing_is_ordered_where_it_would_cost(
+    run: Run, home: Path, settings: dict[str, str]
+) -> None:
+    """In production, and where a gateway would be asked for money, a new database stays empty."""
+    up = run(home, **settings).ready()
+    assert "demo" not in up.printed
+    with rows_of(home) as database:
+        for table in ("products", "warehouses", "orders", "sagas"):
+            assert database.execute(f"select count(*) from {table}").fetchone() == (0,)
+    up.process.send_signal(signal.SIGINT)
+    assert up.end() == 0
 
 
 def test_a_run_after_kill_9_of_everything_recovers(run: Run, home: Path) -> None:
@@ -230,7 +272,7 @@ def test_the_owner_of_a_database_needs_no_superuser(run: Run) -> None:
             landlord.execute("alter role darkpearl_api password 'y'")
         api = make_conninfo(url, user="darkpearl_api", password="y")
         up = run(server.home, DARKPEARL_DATABASE_URL=url, DARKPEARL_API_DATABASE_URL=api).ready()
-        assert "fulfilled" in up.printed
+        assert "token    darkpearl token" in up.printed
         up.process.send_signal(signal.SIGTERM)
         assert up.end() == 0
 
@@ -345,14 +387,13 @@ def test_production_starts_no_api_without_keys(home: Path) -> None:
 
 
 def test_tokens_are_made_in_development_alone(home: Path) -> None:
-    """The secret is made once, for its owner alone; a refusal is one line with exit code 2."""
+    """A secret that is there is used, and is not told; a refusal is one line with exit code 2."""
     settings = {"DARKPEARL_HOME": str(home)}
-    code, token = told("token", **settings)
-    assert (code, token.count("."), token.count("\n")) == (0, 2, 1)
-    secret = (home / "jwt_secret").read_text()
+    secret = embedded.kept_secret(home, "jwt_secret")
     assert len(secret) >= 32
     assert (home / "jwt_secret").stat().st_mode & 0o777 == 0o600
-    told("token", **settings)
+    code, token = told("token", **settings)
+    assert (code, token.count("."), token.count("\n")) == (0, 2, 1)
     assert (home / "jwt_secret").read_text() == secret
     for command, more, said in (
         ("token", {"DARKPEARL_ENVIRONMENT": "production"}, "production"),
@@ -367,3 +408,13 @@ def test_tokens_are_made_in_development_alone(home: Path) -> None:
         assert (code, printed.count("\n")) == (2, 1), printed
         assert said in printed
         assert secret not in printed
+
+
+def test_no_token_is_made_that_nobody_takes(home: Path) -> None:
+    """Where no API has a secret yet, such as in another folder, it says so and makes none."""
+    code, printed = told("token", DARKPEARL_HOME=str(home))
+    assert (code, printed.count("\n")) == (2, 1), printed
+    assert f"there is no secret in {home}" in printed
+    assert not home.exists()
+    code, _ = told("token", DARKPEARL_HOME=str(home), DARKPEARL_JWT_SECRET=SECRET)
+    assert code == 0
