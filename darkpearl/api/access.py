@@ -47,9 +47,11 @@ Execute = Callable[[str, Parameters], Awaitable[Any]]
 class Caller:
     """The maker of a request: an identity on the pool."""
 
-    def __init__(self, pool: Pool, identity: Identity) -> None:
+    def __init__(self, pool: Pool, identity: Identity, key: str = "") -> None:
         self._pool = pool
         self._identity = identity
+        self.key = key
+        """What the caller is counted under: its subject, else its address."""
 
     @property
     def is_staff(self) -> bool:
@@ -152,10 +154,9 @@ async def caller(request: Request[Any, Any, Any], state: State) -> Caller:
         context.rate_limit = state.limiter.take(_address(request))
         raise
     context.role = identity.role
-    context.rate_limit = state.limiter.take(
-        f"sub {identity.subject}" if identity.subject else _address(request)
-    )
-    return Caller(state.pool, identity)
+    key = f"sub {identity.subject}" if identity.subject else _address(request)
+    context.rate_limit = state.limiter.take(key)
+    return Caller(state.pool, identity, key)
 
 
 def _address(request: Request[Any, Any, Any]) -> str:

@@ -13,6 +13,7 @@ from litestar.exceptions import HTTPException
 
 from darkpearl import database
 from darkpearl.api import (
+    events,
     health,
     inventory,
     monitoring,
@@ -29,7 +30,7 @@ from darkpearl.api.access import caller
 from darkpearl.api.bodies import MAX_BODY_BYTES, DecimalsAreNumbers, JsonRequest, JsonResponse
 from darkpearl.api.description import as_yaml, described
 from darkpearl.api.idempotency import once
-from darkpearl.api.limits import Limiter
+from darkpearl.api.limits import Limiter, Streams
 from darkpearl.api.listing import listing
 from darkpearl.api.middleware import Middleware
 from darkpearl.api.parameters import created, refuse_unknown
@@ -118,7 +119,7 @@ def create_app(settings: Settings, database_url: str, tracing: "Tracing | None" 
     app.state.settings = settings
     app.state.limiter = Limiter(settings.rate_limit_per_minute)
     app.state.stopping = asyncio.Event()
-    app.state.streams = 0
+    app.state.streams = Streams(events.MAX_STREAMS, events.MAX_STREAMS_EACH)
     app.asgi_handler = Middleware(app.asgi_handler, app.state.limiter.policy, tracing)
     return app
 

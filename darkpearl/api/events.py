@@ -8,7 +8,8 @@ the last id that a client has seen says all that it has missed.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 from uuid import UUID
 
@@ -24,7 +25,7 @@ from litestar.status_codes import HTTP_200_OK, HTTP_204_NO_CONTENT
 from darkpearl.api.access import Caller
 from darkpearl.api.bodies import encoder
 from darkpearl.api.problems import refusals
-from darkpearl.errors import NotFoundError, UnavailableError
+from darkpearl.errors import NotFoundError, RateLimitError, UnavailableError
 from darkpearl.models.sagas import SagaEvent
 
 POLL_SECONDS = 0.2
@@ -34,6 +35,8 @@ LAST_ID = 2**63 - 1
 """No event has a higher one, whatever a client says."""
 MAX_STREAMS = 200
 """Streams of one process at most: each costs the database five short queries a second."""
+MAX_STREAMS_EACH = 20
+"""Streams of one customer at most."""
 
 LastEventId = Annotated[
     int | None,
@@ -70,8 +73,7 @@ async def follow_order(
     The stream ends when the saga has ended. A client that comes back after that with the id of
     the last event gets 204, which tells an EventSource to stay away.
     """
-    if state.streams >= MAX_STREAMS:
-        raise UnavailableError(f"This process follows {MAX_STREAMS} orders already.")
+    state.streams.check(caller.key, is_staff=caller.is_staff)
     after = min(last_event_id or 0, LAST_ID)
     look = await _look(caller, order_id, after)
     if look is None:
@@ -94,10 +96,9 @@ async def _follow(
     caller: Caller, state: State, order_id: UUID, after: int, first: _Look
 ) -> AsyncIterator[bytes]:
     """Events until the saga or the token has ended, the client is gone or the server stops."""
-    state.streams += 1
     look: _Look | None = first
     said = time.monotonic()
-    try:
+    with _ended_by_refusals(), state.streams.held(caller.key, is_staff=caller.is_staff):
         while look is not None and not caller.has_expired:
             for event in look.events:
                 after, said = event.id, time.monotonic()
@@ -110,10 +111,17 @@ async def _follow(
                 said = time.monotonic()
                 yield b": ping\r\n\r\n"
             look = await _look(caller, order_id, after)
-    except UnavailableError as error:  # the client comes back with the id of its last event
+
+
+@contextmanager
+def _ended_by_refusals() -> Iterator[None]:
+    """A stream ends where it can't go on: the client comes back with the id of its last event."""
+    try:
+        yield
+    except UnavailableError as error:
         logger.warning("a stream ended: %s (%s)", error, error.__cause__)
-    finally:
-        state.streams -= 1
+    except RateLimitError:  # the caller opened others since it was let in
+        return
 
 
 async def _stopping(state: State, seconds: float) -> bool:

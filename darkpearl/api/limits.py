@@ -1,17 +1,19 @@
-"""How often a caller may ask: a token bucket for each, in the memory of this process.
+"""How often a caller may ask, and how many streams it may hold, in the memory of this process.
 
 The caller is the subject of a verified token, else the client's address; of IPv6 the /64, which is
-what one client has. A bucket is one number, the moment at which it is full again (GCRA).
+what one client has. How often is a token bucket for each: one number, the moment at which it is
+full again (GCRA).
 """
 
 import functools
 import ipaddress
 import math
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from darkpearl.errors import PROBLEMS, RateLimitError
+from darkpearl.errors import PROBLEMS, RateLimitError, UnavailableError
 
 WINDOW_SECONDS = 60
 MAX_BUCKETS = 50_000
@@ -57,6 +59,47 @@ class Limiter:
             self._full_at.popitem(last=False)
         left = int((WINDOW_SECONDS - (full_at - now)) / cost + 1e-6)
         return f'"default";r={left};t={math.ceil(full_at - now)}'
+
+
+class Streams:
+    """Streams under way, so many at most of all callers, and of each."""
+
+    def __init__(self, most: int, most_each: int) -> None:
+        self._most = most
+        self._most_each = most_each
+        self._held: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return self._held.total()
+
+    def check(self, caller: str, *, is_staff: bool) -> None:
+        """Look whether there may be one more. Staff, who follow for others, have no share.
+
+        Raises:
+            UnavailableError: there are too many.
+            RateLimitError: the caller has too many.
+        """
+        if len(self) >= self._most:
+            raise UnavailableError(f"This process follows {self._most} orders already.")
+        if not is_staff and self._held[caller] >= self._most_each:
+            raise RateLimitError(
+                f"{self._most_each} streams are open already.",
+                title=PROBLEMS["DP039"].title,
+                code="DP039",
+                hint="Close one, or read the order now and then.",
+            )
+
+    @contextmanager
+    def held(self, caller: str, *, is_staff: bool) -> Iterator[None]:
+        """One stream of a caller, counted until the end of the block. Raises as check()."""
+        self.check(caller, is_staff=is_staff)
+        self._held[caller] += 1
+        try:
+            yield
+        finally:
+            self._held[caller] -= 1
+            if not self._held[caller]:
+                del self._held[caller]
 
 
 @functools.lru_cache(MAX_BUCKETS)

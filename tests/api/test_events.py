@@ -1,6 +1,7 @@
 """An order's progress as server-sent events. The ASGI side is driven by hand: clients buffer."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, get_args
@@ -12,6 +13,7 @@ from litestar import Litestar
 from shop import Shop
 
 from darkpearl.api import events
+from darkpearl.api.limits import Streams
 from darkpearl.models.sagas import SagaEventType, SagaStatus
 
 HISTORY = [
@@ -189,8 +191,8 @@ async def test_a_client_that_leaves_ends_its_stream(
     async with follow(order) as stream:
         await stream.start()
         await stream.event()
-        assert app.state.streams == 1
-    assert app.state.streams == 0
+        assert len(app.state.streams) == 1
+    assert len(app.state.streams) == 0
 
 
 async def test_a_stopping_server_ends_its_streams(
@@ -225,7 +227,7 @@ async def test_a_stream_holds_no_connection(
             group.create_task(watch(order))
         for _ in orders:
             await ready.acquire()
-        assert app.state.streams == 10
+        assert len(app.state.streams) == 10
         assert (await api.get("/orders")).json()["count"] == 10
         done.set()
 
@@ -235,10 +237,35 @@ async def test_there_are_only_so_many_streams(
 ) -> None:
     """One more than the limit is told to come back later."""
     order = await shop.order((shop.products[0], 1))
-    app.state.streams = events.MAX_STREAMS
+    app.state.streams = Streams(0, 1)
     told = await api.get(f"/orders/{order}/events")
     problem(told, 503)
     assert told.headers["retry-after"] == "1"
+
+
+async def test_a_customer_has_a_share_of_the_streams(
+    app: Litestar, client: Callable[..., Any], shop: Any, problem: Callable[..., Any]
+) -> None:
+    """Who holds a full share is 429; another customer, and staff, follow as before."""
+    alice, bob = uuid4(), uuid4()
+    orders = {
+        each: await shop.order((shop.products[0], 1), p_customer_id=each) for each in (alice, bob)
+    }
+    app.state.stopping.set()  # a stream ends after its first look
+    with contextlib.ExitStack() as held:
+        for _ in range(events.MAX_STREAMS_EACH):
+            held.enter_context(app.state.streams.held(f"sub {alice}", is_staff=False))
+        refused = await client("authenticated", alice).get(f"/orders/{orders[alice]}/events")
+        problem(refused, 429, "DP039")
+        assert refused.headers["retry-after"] == "1"
+        for api, order in (
+            (client("authenticated", bob), orders[bob]),
+            (client("service_role", alice), orders[alice]),
+        ):
+            assert (await api.get(f"/orders/{order}/events")).status_code == 200
+    told = await client("authenticated", alice).get(f"/orders/{orders[alice]}/events")
+    assert told.text.count("event: ") == 1
+    assert len(app.state.streams) == 0
 
 
 async def test_no_order_no_stream(api: httpx.AsyncClient, problem: Callable[..., Any]) -> None:

@@ -530,4 +530,4 @@ async def test_a_stream_ends_with_its_token(
             f"/orders/{order}/events", headers={"Authorization": f"Bearer {token}"}
         )
     assert told.text.count("event: ") == 1
-    assert app.state.streams == 0
+    assert len(app.state.streams) == 0
