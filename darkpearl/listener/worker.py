@@ -32,7 +32,8 @@ UNKEPT_SECONDS = 60.0
 PEERS_SECONDS = 1.0
 """How often a busy listener looks for peers."""
 FORGET_BATCH = 10_000
-"""Idempotency keys that one statement of housekeeping removes at most."""
+"""Rows that one statement of housekeeping removes at most."""
+LONGEST_BACKOFF_SECONDS = 5.0
 Pass = tuple[int, list[Request]]
 """The outcome of an advance or a settle: how many sagas it was about, and the calls it asks for."""
 Passes = dict[str, asyncio.Task[Pass]]
@@ -365,18 +366,12 @@ class Listener:
         """Do what is due of housekeeping. What fails of it waits, and sagas don't wait for it."""
         if time.monotonic() - self._kept_house_at < HOUSEKEEPING_SECONDS:
             return
-        try:
-            for name in await self._engine.ensure_event_partitions():
-                _log.info("made partition %s", name)
-            hours = self._limits.idempotency_key_hours
-            forgotten = await self._engine.forget_idempotency_keys(hours, FORGET_BATCH)
-        except psycopg.Error as error:
-            if is_of_the_session(error):
-                raise
-            _log.error("housekeeping failed: %s", first_line(error))
-            self._kept_house_at = time.monotonic() - HOUSEKEEPING_SECONDS + UNKEPT_SECONDS
-            return
-        if forgotten < FORGET_BATCH:  # else go on after the next round: sagas don't wait
+        for name in await self._engine.ensure_event_partitions():
+            _log.info("made partition %s", name)
+        hours = self._limits.idempotency_key_hours
+        keys = await self._engine.forget_idempotency_keys(hours, FORGET_BATCH)
+        tokens = await self._engine.forget_payment_tokens(FORGET_BATCH)
+        if max(keys, tokens) < FORGET_BATCH:  # else go on after the next round: sagas don't wait
             self._kept_house_at = time.monotonic()
 
     async def _stopped(self) -> None:

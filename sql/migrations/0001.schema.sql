@@ -128,6 +128,17 @@ $$;
 comment on function amounts_add_up(amount, amount, amount, amount, amount) is
     'Whether refunded <= captured <= authorized <= requested, and no more was voided than was not captured.';
 
+-- Whether a text shows anything: a character that is neither white space nor one of those
+-- that Unicode has for joining, direction, variants and the like, which are seen by nobody.
+create function is_visible(p_text text) returns boolean
+language sql immutable parallel safe
+return p_text ~ (
+    '[^\u0001-\u0020\u007f-\u00a0\u00ad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f'
+    '\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb'
+    '\U0001d173-\U0001d17a\U000e0000-\U000e0fff]'
+);
+comment on function is_visible(text) is 'Whether a text has a character that can be seen; white space and zero-width ones can''t.';
+
 -- The only clock. Every timer and time stamp of ours reads it, so that a test
 -- can turn it by replacing the function; in production there is nothing to turn.
 create function clock() returns timestamptz
@@ -171,6 +182,7 @@ comment on function new_id() is 'A new UUIDv7: unique, and sorted by the time it
 -- Called by column defaults and constraints, whoever inserts.
 grant execute on function amounts_add_up(amount, amount, amount, amount, amount) to public;
 grant execute on function clock() to public;
+grant execute on function is_visible(text) to public;
 grant execute on function minor_units(text) to public;
 grant execute on function new_id() to public;
 
@@ -188,8 +200,10 @@ create table products (
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
     constraint products_sku_is_unique unique (sku),
-    constraint products_sku_is_short_and_not_blank check (sku ~ '\S' and length(sku) <= 100),
-    constraint products_name_is_short_and_not_blank check (name ~ '\S' and length(name) <= 255),
+    constraint products_sku_is_short_and_not_blank check (is_visible(sku) and length(sku) <= 100),
+    constraint products_sku_is_normalized_nfc check (sku is nfc normalized),
+    constraint products_name_is_short_and_not_blank check (is_visible(name) and length(name) <= 255),
+    constraint products_name_is_normalized_nfc check (name is nfc normalized),
     constraint products_description_is_bounded check (length(description) <= 10000),
     constraint products_price_has_the_decimals_of_its_currency
     check (scale(trim_scale(unit_price)) <= minor_units(currency)),
@@ -211,8 +225,10 @@ create table warehouses (
     updated_at timestamptz not null default clock(),
     capture_method capture_method not null default 'at_payment',
     constraint warehouses_code_is_unique unique (code),
-    constraint warehouses_code_is_short_and_not_blank check (code ~ '\S' and length(code) <= 50),
-    constraint warehouses_name_is_short_and_not_blank check (name ~ '\S' and length(name) <= 255),
+    constraint warehouses_code_is_short_and_not_blank check (is_visible(code) and length(code) <= 50),
+    constraint warehouses_code_is_normalized_nfc check (code is nfc normalized),
+    constraint warehouses_name_is_short_and_not_blank check (is_visible(name) and length(name) <= 255),
+    constraint warehouses_name_is_normalized_nfc check (name is nfc normalized),
     constraint warehouses_address_is_bounded check (length(address) <= 1000),
     version bigint not null default 1
 );
@@ -635,7 +651,7 @@ create table payment_tokens (
     constraint payment_tokens_are_bounded check (length(token) between 1 and 500)
 );
 comment on table payment_tokens is
-    'The payer''s means of payment, in the gateway''s terms. Written by place_order(), read by nobody but the engine.';
+    'The payer''s means of payment, in the gateway''s terms. Written by place_order(), read by nobody but the engine, removed when the saga has ended.';
 
 create table refunds (
     id uuid not null default new_id(),

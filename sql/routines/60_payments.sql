@@ -71,6 +71,44 @@ create or replace trigger payment_tokens_refuse_change
 before update on payment_tokens
 for each row execute function refuse_change();
 
+-- Housekeeping: removes the tokens of orders whose sagas have ended, and returns how many
+-- went. Fewer than p_limit says that there are no more. A saga that is stuck may ask again.
+-- Aside from the passes, which would look for a token of each order that has none.
+-- Locks: the rows that go; those that another session holds are left to it. Raises: DP015.
+create or replace function forget_payment_tokens(p_limit integer default 10000) returns bigint
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_forgotten bigint;
+begin
+    if coalesce(p_limit, 0) < 1 then
+        perform refuse(
+            'DP015', 'no sensible limit', format('Asked for %s tokens at most.', coalesce(p_limit::text, 'null')),
+            'Pass a limit of one or more.'
+        );
+    end if;
+    delete from payment_tokens as t
+    using (
+        select e.order_id, e.warehouse_id
+        from payment_tokens as e
+        where (
+            -- A look-up by key for each, under every plan.
+            select s.status in ('completed', 'compensated') from sagas as s
+            where s.id = e.order_id and s.warehouse_id = e.warehouse_id
+        )
+        limit p_limit
+        for update skip locked
+    ) as ended
+    where t.order_id = ended.order_id and t.warehouse_id = ended.warehouse_id;
+    get diagnostics v_forgotten = row_count;
+    return v_forgotten;
+end
+$$;
+comment on function forget_payment_tokens(integer) is
+    'Housekeeping: removes the payment tokens of orders whose sagas have ended, and says how many.';
+
 -- Before a charge or an authorisation. Writes the intent with its idempotency
 -- key, and returns the request to the gateway. Asking again asks under the same
 -- key. An order that costs nothing is paid already; gateways refuse to charge zero.

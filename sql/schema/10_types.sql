@@ -125,6 +125,17 @@ $$;
 comment on function amounts_add_up(amount, amount, amount, amount, amount) is
     'Whether refunded <= captured <= authorized <= requested, and no more was voided than was not captured.';
 
+-- Whether a text shows anything: a character that is neither white space nor one of those
+-- that Unicode has for joining, direction, variants and the like, which are seen by nobody.
+create function is_visible(p_text text) returns boolean
+language sql immutable parallel safe
+return p_text ~ (
+    '[^\u0001-\u0020\u007f-\u00a0\u00ad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f'
+    '\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb'
+    '\U0001d173-\U0001d17a\U000e0000-\U000e0fff]'
+);
+comment on function is_visible(text) is 'Whether a text has a character that can be seen; white space and zero-width ones can''t.';
+
 -- The only clock. Every timer and time stamp of ours reads it, so that a test
 -- can turn it by replacing the function; in production there is nothing to turn.
 create function clock() returns timestamptz
@@ -168,5 +179,6 @@ comment on function new_id() is 'A new UUIDv7: unique, and sorted by the time it
 -- Called by column defaults and constraints, whoever inserts.
 grant execute on function amounts_add_up(amount, amount, amount, amount, amount) to public;
 grant execute on function clock() to public;
+grant execute on function is_visible(text) to public;
 grant execute on function minor_units(text) to public;
 grant execute on function new_id() to public;

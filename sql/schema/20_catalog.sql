@@ -12,8 +12,10 @@ create table products (
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
     constraint products_sku_is_unique unique (sku),
-    constraint products_sku_is_short_and_not_blank check (sku ~ '\S' and length(sku) <= 100),
-    constraint products_name_is_short_and_not_blank check (name ~ '\S' and length(name) <= 255),
+    constraint products_sku_is_short_and_not_blank check (is_visible(sku) and length(sku) <= 100),
+    constraint products_sku_is_normalized_nfc check (sku is nfc normalized),
+    constraint products_name_is_short_and_not_blank check (is_visible(name) and length(name) <= 255),
+    constraint products_name_is_normalized_nfc check (name is nfc normalized),
     constraint products_description_is_bounded check (length(description) <= 10000),
     constraint products_price_has_the_decimals_of_its_currency
     check (scale(trim_scale(unit_price)) <= minor_units(currency)),
@@ -35,8 +37,10 @@ create table warehouses (
     updated_at timestamptz not null default clock(),
     capture_method capture_method not null default 'at_payment',
     constraint warehouses_code_is_unique unique (code),
-    constraint warehouses_code_is_short_and_not_blank check (code ~ '\S' and length(code) <= 50),
-    constraint warehouses_name_is_short_and_not_blank check (name ~ '\S' and length(name) <= 255),
+    constraint warehouses_code_is_short_and_not_blank check (is_visible(code) and length(code) <= 50),
+    constraint warehouses_code_is_normalized_nfc check (code is nfc normalized),
+    constraint warehouses_name_is_short_and_not_blank check (is_visible(name) and length(name) <= 255),
+    constraint warehouses_name_is_normalized_nfc check (name is nfc normalized),
     constraint warehouses_address_is_bounded check (length(address) <= 1000),
     version bigint not null default 1
 );

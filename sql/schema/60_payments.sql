@@ -35,7 +35,7 @@ create table payment_tokens (
     constraint payment_tokens_are_bounded check (length(token) between 1 and 500)
 );
 comment on table payment_tokens is
-    'The payer''s means of payment, in the gateway''s terms. Written by place_order(), read by nobody but the engine.';
+    'The payer''s means of payment, in the gateway''s terms. Written by place_order(), read by nobody but the engine, removed when the saga has ended.';
 
 create table refunds (
     id uuid not null default new_id(),

@@ -641,6 +641,23 @@ async def test_a_listener_needs_no_right_but_the_engine(connect: Any) -> None:
             await session.execute(f"select from {table}")
 
 
+async def test_payment_tokens_go_when_their_sagas_have_ended(
+    shop: Shop, listening: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listener's housekeeping leaves none behind, however an order ended."""
+    monkeypatch.setattr("darkpearl.listener.worker.HOUSEKEEPING_SECONDS", 0)
+    product = await shop.product(on_hand=1)
+    for _ in range(2):
+        await shop.order((product, 1), p_payment_token="tok_visa")
+    await listening(MockGateway(1.0), poll_seconds=0.01)
+
+    async def none_left() -> bool:
+        return await shop.value("select count(*) from payment_tokens") == 0
+
+    await until(none_left)
+    assert await shop.statuses() == {"fulfilled": 1, "cancelled": 1}
+
+
 async def test_old_idempotency_keys_are_removed(
     shop: Shop, listening: Any, until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -151,6 +151,28 @@ async def test_a_payment_token_stands_in_no_other_table(shop: Shop) -> None:
     assert await shop.order_status(order) == "fulfilled"
 
 
+async def test_a_payment_token_goes_with_its_saga(shop: Shop) -> None:
+    """Housekeeping removes those of ended sagas, so many at a time; stuck ones may ask again."""
+    product = await shop.product(on_hand=5)
+    ended, cancelled, other, stuck, _ = [
+        await shop.order((product, 1), p_payment_token=f"tok_{n}") for n in range(5)
+    ]
+    await shop.cancel(cancelled)
+    paid = {str(ended), str(other)}
+    requests = [each for each in await shop.advance() if each["saga_id"] in paid]
+    await shop.settle(requests, APPROVED)
+    await shop.run("update sagas set status = 'stuck', ready_at = null where id = %s", stuck)
+    shop.audited = False  # no event tells of that
+    async with shop.acting_as("darkpearl_listener"):
+        assert await shop.value("select forget_payment_tokens(2)") == 2
+        assert await shop.value("select forget_payment_tokens(2)") == 1
+        assert await shop.value("select forget_payment_tokens(2)") == 0
+        with shop.refused("DP015"):
+            await shop.run("select forget_payment_tokens(0)")
+    kept = await shop.values("select token from payment_tokens order by token")
+    assert kept == ["tok_3", "tok_4"]
+
+
 @pytest.mark.parametrize("token", ["", "x" * 501])
 async def test_a_payment_token_is_bounded(shop: Shop, token: str) -> None:
     """An empty token is a mistake, and a huge one is no token."""
