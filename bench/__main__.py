@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import AsyncIterator, Callable
@@ -245,4 +246,5 @@ if arguments.absurd_sql and not arguments.absurd_sql.is_file():
 if arguments.chart:
     Console().print(f"wrote {chart(RESULTS)}")
 else:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends in order, with its server
     asyncio.run(run(arguments.names or [bench.__name__ for bench in BY_DEFAULT], arguments))

@@ -6,6 +6,7 @@ DARKPEARL_TEST_DATABASE_URL runs the suite on another server, as a superuser of 
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -41,6 +42,11 @@ class Address:
     maintenance_dbname: str
     options: str = ""
     template_dbname: str | None = None
+
+
+def pytest_configure() -> None:
+    """SIGTERM ends the run as Ctrl-C does: in order, and the server with it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -231,3 +232,31 @@ def test_a_stop_lets_nobody_hold_it_up(home: Path) -> None:
         began = time.monotonic()
     assert time.monotonic() - began < 5
     assert client.wait(10) != 0
+
+
+def test_a_test_run_that_is_told_to_end_leaves_no_server(tmp_path: Path) -> None:
+    """SIGTERM in the middle of a test ends the run in order, and the tests' server with it."""
+    waiting = tmp_path / "test_waiting.py"
+    waiting.write_text(
+        "import signal\n\ndef test_waiting(server_url):\n"
+        "    print('waiting', flush=True)\n    signal.pause()\n"
+    )
+    tests = Path(__file__).parents[1]
+    kept = {name: each for name, each in os.environ.items() if not name.startswith("DARKPEARL")}
+    paths = os.pathsep.join((str(tests.parent), str(tests)))
+    with subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-qs", "-p", "conftest", "-p", "no:cacheprovider",
+         "-c", tests.parent / "pyproject.toml", "--rootdir", tmp_path, waiting],
+        env={**kept, "PYTHONPATH": paths}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    ) as run:  # fmt: skip
+        try:
+            assert run.stdout
+            told = next((line for line in run.stdout if "waiting" in line), "")
+            servers = psutil.Process(run.pid).children(recursive=True)
+            assert any("postgres" in each.name() for each in servers), told
+            run.send_signal(signal.SIGTERM)
+            assert "KeyboardInterrupt" in run.stdout.read()
+        finally:
+            run.kill()
+    assert [each for each in servers if each.is_running()] == []
