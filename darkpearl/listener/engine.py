@@ -111,6 +111,12 @@ class Engine:
             for request in requests
         ]
 
+    async def pause_external_steps(self, seconds: float) -> None:
+        """Have no listener ask the gateway for so long."""
+        await self._sessions.fetch(
+            "select pause_external_steps(%s::numeric, 'the gateway gives no answers')", seconds
+        )
+
     async def ensure_event_partitions(self) -> list[str]:
         """Make the partitions that history will need next; the names of those that were made."""
         rows = await self._sessions.fetch("select ensure_event_partitions()")

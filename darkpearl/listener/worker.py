@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from darkpearl.telemetry.tracing import Tracing
 
 HOUSEKEEPING_SECONDS = 3600.0
-UNKEPT_SECONDS = 60.0
-"""After which housekeeping that failed is tried again."""
+HOUSEKEEPING_RETRY_SECONDS = 60.0
+"""After housekeeping that failed."""
 PEERS_SECONDS = 1.0
 """How often a busy listener looks for peers."""
 FORGET_BATCH = 10_000
@@ -84,7 +84,7 @@ class Listener:
         self._complained: set[tuple[str, str]] = set()
         self._main: asyncio.Task[None] | None = None
         self._stopping = False
-        self._kept_house_at = float("-inf")
+        self._keeps_house_at = float("-inf")
         self._has_peers = False
         self._counted_peers_at = float("-inf")
         self._wants_claim = False
@@ -363,16 +363,30 @@ class Listener:
                     await (asyncio.sleep(0) if self._answers_come else self._wake.wait())
 
     async def _keep_house(self) -> None:
-        """Do what is due of housekeeping. What fails of it waits, and sagas don't wait for it."""
-        if time.monotonic() - self._kept_house_at < HOUSEKEEPING_SECONDS:
+        """Do what is due hourly. What fails is logged, and keeps nobody from work."""
+        if time.monotonic() < self._keeps_house_at:
             return
+        pause = HOUSEKEEPING_SECONDS
+        for work in (self._make_partitions, self._forget_keys):
+            try:
+                if not await work():
+                    pause = min(pause, 0.0)  # go on after the next round: sagas don't wait
+            except psycopg.Error as error:
+                # A session that is lost says so again, where outages are seen to.
+                pause = HOUSEKEEPING_RETRY_SECONDS
+                _log.error("housekeeping: %s; trying again in %.0f s", first_line(error), pause)
+        self._keeps_house_at = time.monotonic() + pause
+
+    async def _make_partitions(self) -> bool:
+        """Make the partitions that history needs next; done when it returns."""
         for name in await self._engine.ensure_event_partitions():
             _log.info("made partition %s", name)
+        return True
+
+    async def _forget_keys(self) -> bool:
+        """Remove old idempotency keys, a batch of them; whether all are gone."""
         hours = self._limits.idempotency_key_hours
-        keys = await self._engine.forget_idempotency_keys(hours, FORGET_BATCH)
-        tokens = await self._engine.forget_payment_tokens(FORGET_BATCH)
-        if max(keys, tokens) < FORGET_BATCH:  # else go on after the next round: sagas don't wait
-            self._kept_house_at = time.monotonic()
+        return await self._engine.forget_idempotency_keys(hours, FORGET_BATCH) < FORGET_BATCH
 
     async def _stopped(self) -> None:
         while not self._stopping:

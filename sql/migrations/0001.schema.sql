@@ -60,7 +60,7 @@ create type refund_status as enum ('requested', 'refunded', 'declined');
 create type capture_method as enum ('at_payment', 'at_fulfilment');
 
 -- What became of an event that a gateway sent.
-create type disposition as enum ('applied', 'stale', 'unmatched');
+create type disposition as enum ('applied', 'stale', 'unmatched', 'acknowledged');
 
 -- Those who still have a way to go, then those who rest.
 create type saga_status as enum (
@@ -692,7 +692,7 @@ create index gateway_events_unmatched_idx on gateway_events (received_at) where 
 comment on table gateway_events is 'What gateways sent by webhook: each event once, with what became of it.';
 comment on column gateway_events.idempotency_key is 'Of the call that the event answers.';
 comment on column gateway_events.disposition is
-    'applied: the answer was news; stale: it changed nothing; unmatched: it belongs to nothing we know and wants a look.';
+    'applied: the answer was news; stale: it changed nothing; unmatched: it belongs to nothing we know and wants a look; acknowledged: it had one.';
 
 -- Requests that clients may repeat: what was answered under which key. A row is
 -- written in the transaction of the effect, so that there is either both or
@@ -714,3 +714,20 @@ comment on table idempotency_keys is
 comment on column idempotency_keys.caller is 'Whose key it is: the role, and the subject or the login.';
 comment on column idempotency_keys.request_hash is 'SHA-256 of what was asked; the same key may not ask for something else.';
 comment on column idempotency_keys.response is 'The JSON document that was answered.';
+
+-- What people have done by hand, for those who ask later: who, when, to what, and why.
+
+create table action_log (
+    id bigint generated always as identity,
+    at timestamptz not null default clock(),
+    actor text not null,
+    action text not null,
+    subject text not null,
+    reason text,
+    detail jsonb,
+    constraint action_log_pkey primary key (id)
+);
+comment on table action_log is 'What people have done by hand: who, when, to what and why. Append-only; written by what they do it with.';
+comment on column action_log.action is 'The function that was called, or what was changed where.';
+comment on column action_log.subject is 'The saga, event, step or partition that it was done to.';
+comment on column action_log.reason is 'Null only for changes of the plan''s numbers, and for pauses of a listener.';

@@ -106,6 +106,42 @@ end
 $$;
 comment on function refuse_change() is 'Trigger of append-only tables: refuses UPDATE, DELETE and TRUNCATE.';
 
+create or replace trigger action_log_refuses_change
+before update or delete on action_log
+for each row execute function refuse_change();
+
+create or replace trigger action_log_refuses_truncate
+before truncate on action_log
+for each statement execute function refuse_change();
+
+-- Who does by hand what the engine doesn't do by itself says why. Raises DP015.
+create or replace function refuse_no_reason(p_reason text) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    if coalesce(p_reason, '') !~ '\S' then
+        perform refuse(
+            'DP015', 'a reason is needed', 'What operators do is read by others, later.',
+            'Pass p_reason: what was seen, or the number of a ticket.'
+        );
+    end if;
+end
+$$;
+comment on function refuse_no_reason(text) is 'Internal: refuses an action of an operator that says no reason.';
+
+-- Notes what somebody does by hand: p_action is the function, or the command and table;
+-- p_subject what it is done to. Runs in the functions and triggers that do it, so that
+-- nobody can forget to. Locks nothing.
+create or replace function note_action(p_action text, p_subject text, p_reason text, p_detail jsonb default null) returns void
+language sql
+set search_path = darkpearl, pg_temp
+begin atomic
+    insert into action_log (actor, action, subject, reason, detail)
+    values (current_actor(), p_action, p_subject, p_reason, p_detail);
+end;
+comment on function note_action(text, text, text, jsonb) is 'Internal: writes what somebody did by hand into action_log.';
+
 -- Trigger: a row that was edited has its next version and the time of the edit.
 -- Locks nothing, raises nothing.
 create or replace function count_version() returns trigger

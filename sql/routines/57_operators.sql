@@ -41,7 +41,7 @@ $$;
 comment on function lock_stuck_saga(uuid) is 'Internal: locks a stuck saga for an operator action.';
 
 -- Notes what an operator does about a saga, before it is done. Returns the name of the step,
--- or of the undo, at which the saga stands. Locks nothing.
+-- or of the undo, at which the saga stands. Locks nothing. Raises: DP015 without a reason.
 create or replace function note_operator_action(p_group saga_group, p_event_type saga_event_type, p_reason text) returns text
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -50,13 +50,18 @@ declare
     v_step constant plan_step := p_group.plan[p_group.position];
     v_name constant text := case p_group.status when 'compensating' then v_step.undo_name else v_step.step_name end;
 begin
+    perform refuse_no_reason(p_reason);
     insert into saga_events (saga_id, warehouse_id, event_type, step_name, message, actor)
     values (p_group.saga_ids[1], p_group.warehouse_ids[1], p_event_type, v_name, p_reason, current_actor());
+    perform note_action(
+        case p_event_type when 'retried' then 'retry_saga' when 'cancelled' then 'turn_back_saga' else 'skip_step' end,
+        p_group.saga_ids[1]::text, p_reason, jsonb_build_object('step', v_name)
+    );
     return v_name;
 end
 $$;
 comment on function note_operator_action(saga_group, saga_event_type, text) is
-    'Internal: writes an operator action into the history of a saga.';
+    'Internal: writes an operator action into the history of a saga, and into action_log.';
 
 -- Sends a saga that an operator has seen to on its way. Returns it as it stands then.
 -- Locks: the saga.
@@ -77,7 +82,7 @@ $$;
 comment on function send_on(saga_group) is 'Internal: rings the bell for a saga that an operator has seen to, and returns it.';
 
 -- An operator has removed the cause: tries the step of a stuck saga again, or the undo that
--- it was stuck at, with all attempts anew. Locks: the saga. Raises: DP008, DP010.
+-- it was stuck at, with all attempts anew. Locks: the saga. Raises: DP008, DP010, DP015.
 create or replace function retry_saga(p_saga_id uuid, p_reason text) returns sagas
 language plpgsql
 security definer
@@ -97,7 +102,7 @@ comment on function retry_saga(uuid, text) is 'Operator: tries a stuck saga agai
 
 -- An operator gives a saga up that is stuck on its way forward: it turns back, as if it had
 -- been cancelled. Locks: the saga. Raises: DP007 when it only goes forward, or has turned
--- back already; DP008, DP010.
+-- back already; DP008, DP010, DP015.
 create or replace function turn_back_saga(p_saga_id uuid, p_reason text) returns sagas
 language plpgsql
 security definer
@@ -130,7 +135,7 @@ comment on function turn_back_saga(uuid, text) is
 -- An operator has done by hand, at the gateway, what a stuck saga asked for:
 -- that counts as its answer, and the saga goes on. Steps of ours can't be done
 -- by hand; their cause is mended and they are retried.
--- Locks: the saga, then as settle_group(). Raises: DP008, DP010, DP018.
+-- Locks: the saga, then as settle_group(). Raises: DP008, DP010, DP015, DP018.
 create or replace function skip_step(p_saga_id uuid, p_reason text) returns sagas
 language plpgsql
 security definer
@@ -160,12 +165,12 @@ $$;
 comment on function skip_step(uuid, text) is 'Operator: what a stuck saga asked of the gateway was done by hand; records it and goes on.';
 
 -- Stops calls to the world outside for a while: sagas wait before their next
--- external step, at no cost of attempts, while all other steps go on: for an
--- operator, before maintenance. (A listener that can't reach its gateway stops
--- asking by itself, and nobody else.) A pause may be prolonged but not cut short,
--- so that one operator's doesn't end another's; zero seconds ends it.
+-- external step, at no cost of attempts, while all other steps go on. A
+-- listener calls it when its gateway fails again and again; an operator may
+-- before maintenance. A pause may be prolonged but not cut short, so that one
+-- listener's doesn't end an operator's; zero seconds ends it. A person says why.
 -- Locks: step_settings, sagas that wait for the end of a pause. Raises: DP015.
-create or replace function pause_external_steps(p_seconds numeric) returns void
+create or replace function pause_external_steps(p_seconds numeric, p_reason text default null) returns void
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
@@ -182,6 +187,12 @@ begin
             'Use 0 to end a pause, at most 86400 for a day.'
         );
     end if;
+    if session_user <> 'darkpearl_listener' then
+        perform refuse_no_reason(p_reason);
+    end if;
+    perform note_action(
+        'pause_external_steps', 'external steps', p_reason, jsonb_build_object('seconds', p_seconds)
+    );
     v_until := v_now + p_seconds * interval '1 second';
     for v_setting in
         select t.* from step_settings as t
@@ -212,5 +223,28 @@ begin
     end if;
 end
 $$;
-comment on function pause_external_steps(numeric) is
+comment on function pause_external_steps(numeric, text) is
     'Holds back all calls to the world outside for so many seconds; 0 goes on at once.';
+
+-- Trigger: a change of a plan's numbers is noted with both. Pauses note themselves. Nobody is
+-- asked for a reason, since it is a plain update. Locks nothing, raises nothing.
+create or replace function note_step_settings() returns trigger
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    perform note_action(
+        'update step_settings', format('%s %s', new.saga_type, new.step_name), null,
+        jsonb_build_object('from', to_jsonb(old) - 'paused_until', 'to', to_jsonb(new) - 'paused_until')
+    );
+    return null;
+end
+$$;
+comment on function note_step_settings() is 'Trigger: writes changes of the numbers of a step into action_log.';
+
+create or replace trigger step_settings_note_change
+after update on step_settings
+for each row
+when (to_jsonb(old) - 'paused_until' is distinct from to_jsonb(new) - 'paused_until')
+execute function note_step_settings();

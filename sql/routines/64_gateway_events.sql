@@ -174,3 +174,40 @@ end
 $$;
 comment on function apply_gateway_event(sagas, text, jsonb) is
     'Internal: settles the step that waits for the answer, or refunds a charge that turned up late.';
+
+-- An operator has seen to an event that belongs to nothing we know: engine_health counts it no
+-- longer. Locks: the event. Raises: DP010; DP015 without a reason, or when it isn't unmatched.
+create or replace function ack_gateway_event(p_gateway text, p_event_id text, p_reason text) returns gateway_events
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_event gateway_events;
+begin
+    perform refuse_no_reason(p_reason);
+    select e.* into v_event
+    from gateway_events as e
+    where e.gateway = p_gateway and e.event_id = p_event_id
+    for no key update;
+    if not found then
+        perform refuse(
+            'DP010', 'no such event', format('%s has sent no event %s.', p_gateway, p_event_id),
+            'select gateway, event_id from gateway_events where disposition = ''unmatched''.'
+        );
+    elsif v_event.disposition <> 'unmatched' then
+        perform refuse(
+            'DP015', 'event wants no look', format('Event %s is %s.', p_event_id, v_event.disposition),
+            'Only an unmatched event needs a person.'
+        );
+    end if;
+    update gateway_events as e
+    set disposition = 'acknowledged'
+    where e.gateway = p_gateway and e.event_id = p_event_id
+    returning e.* into v_event;
+    perform note_action('ack_gateway_event', p_gateway || ' ' || p_event_id, p_reason, v_event.answer);
+    return v_event;
+end
+$$;
+comment on function ack_gateway_event(text, text, text) is
+    'Operator: acknowledges an event of a gateway that belongs to nothing we know.';

@@ -133,7 +133,8 @@ select
     (select count(*) from sagas as k where k.status = 'stuck') as stuck,
     pg_notification_queue_usage() as notification_queue_usage,
     (select max(p.paused_until) from step_settings as p where p.paused_until > clock()) as external_steps_paused_until,
-    (select count(*) from gateway_events as g where g.disposition = 'unmatched') as unmatched_gateway_events
+    (select count(*) from gateway_events as g where g.disposition = 'unmatched') as unmatched_gateway_events,
+    events_out_of_place() as events_out_of_place
 from (select clock() as now) as t
 left join sagas as s on s.ready_at is not null
 group by t.now;

@@ -143,8 +143,11 @@ refund_order(uuid, numeric, text, uuid), return_items(uuid, jsonb, text, uuid)
 to service_role, darkpearl_app;
 grant select on gateway_events to service_role, darkpearl_reader;
 grant select (disposition, received_at) on gateway_events to darkpearl_app;
-grant execute on function record_gateway_event(text, text, text, jsonb) to service_role;
-grant execute on function pause_external_steps(numeric) to service_role;
+grant execute on function record_gateway_event(text, text, text, jsonb), ack_gateway_event(text, text, text) to service_role;
+grant execute on function pause_external_steps(numeric, text) to service_role, darkpearl_listener;
+
+-- What people have done by hand; written by what they do it with.
+grant select on action_log to service_role, darkpearl_reader;
 
 -- Requests: all who write may repeat one, and staff may say which version they change.
 grant execute on function begin_request(text, bytea), end_request(text, bytea, text) to
@@ -157,6 +160,7 @@ advance(integer, uuid[]), settle(jsonb, uuid[]), take_idle_lock(), release_idle_
 ensure_event_partitions(integer), forget_idempotency_keys(integer, integer), forget_payment_tokens(integer), trace_contexts(uuid[])
 to darkpearl_listener;
 
+grant execute on function events_out_of_place() to service_role, darkpearl_app, darkpearl_reader;
 grant execute on function engine_state(), step_tally(timestamptz, double precision[])
 to darkpearl_listener, service_role, darkpearl_reader;
 
@@ -211,7 +215,7 @@ begin
     foreach v_table in array array[
         'products', 'warehouses', 'inventory', 'stock_movements', 'orders', 'order_items',
         'payments', 'refunds', 'gateway_events', 'saga_steps', 'step_settings', 'sagas', 'saga_events',
-        'saga_signals'
+        'saga_signals', 'action_log'
     ] loop
         execute format(
             'create policy "staff, applications and reports read everything" on %I for select '

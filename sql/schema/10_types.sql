@@ -57,7 +57,7 @@ create type refund_status as enum ('requested', 'refunded', 'declined');
 create type capture_method as enum ('at_payment', 'at_fulfilment');
 
 -- What became of an event that a gateway sent.
-create type disposition as enum ('applied', 'stale', 'unmatched');
+create type disposition as enum ('applied', 'stale', 'unmatched', 'acknowledged');
 
 -- Those who still have a way to go, then those who rest.
 create type saga_status as enum (

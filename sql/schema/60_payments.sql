@@ -76,4 +76,4 @@ create index gateway_events_unmatched_idx on gateway_events (received_at) where 
 comment on table gateway_events is 'What gateways sent by webhook: each event once, with what became of it.';
 comment on column gateway_events.idempotency_key is 'Of the call that the event answers.';
 comment on column gateway_events.disposition is
-    'applied: the answer was news; stale: it changed nothing; unmatched: it belongs to nothing we know and wants a look.';
+    'applied: the answer was news; stale: it changed nothing; unmatched: it belongs to nothing we know and wants a look; acknowledged: it had one.';

@@ -151,13 +151,13 @@ async def test_the_end_of_a_pause_finds_who_begins_to_wait_for_it(
 ) -> None:
     """Who ends a pause waits for a pass that is just holding sagas back, and wakes those too."""
     order = await shop.order((await shop.product(on_hand=1), 1))
-    await shop.run("select pause_external_steps(3600)")
+    await shop.run("select pause_external_steps(3600, 'test')")
     one = await connect("darkpearl_listener", autocommit=False)
     other = await connect("service_role")
     await one.execute("select advance()")
 
     async with anyio.create_task_group() as group:
-        group.start_soon(other.execute, "select pause_external_steps(0)")
+        group.start_soon(other.execute, "select pause_external_steps(0, 'test')")
         await waits(other.info.backend_pid)
         await one.commit()
 

@@ -192,7 +192,7 @@ class Traffic:
 
     async def pause(self, seconds: int) -> None:
         """An operator holds all calls back, or ends that."""
-        await self.shop.run("select pause_external_steps(%s)", seconds)
+        await self.shop.run("select pause_external_steps(%s, 'test')", seconds)
 
     async def stands(self, wave: Wave) -> dict[tuple[str, str], str]:
         """Where each saga of a wave stands: status and attempts."""

@@ -125,6 +125,7 @@ ACCESS: dict[str, dict[str, Grants]] = {
     "idempotency_keys": {},
     "payment_tokens": {"insert": [(PLACE, "order_id warehouse_id token")]},
     "refunds": {"select": [(f"authenticated {INSIDERS}", ALL)]},
+    "action_log": {"select": [(f"{STAFF} {READER}", ALL)]},
     "gateway_events": {
         "select": [(f"{STAFF} {READER}", ALL), (APP, "disposition received_at")],
     },
@@ -148,6 +149,7 @@ TABLES = {
     "payment_tokens",
     "refunds",
     "gateway_events",
+    "action_log",
 }
 EVERYBODYS = {
     "clock",
@@ -174,7 +176,8 @@ CALLS = {
     "refund_order": f"{STAFF} {APP}",
     "return_items": f"{STAFF} {APP}",
     "record_gateway_event": STAFF,
-    "pause_external_steps": STAFF,
+    "ack_gateway_event": STAFF,
+    "pause_external_steps": f"{STAFF} darkpearl_listener",
     "advance": "darkpearl_listener",
     "settle": "darkpearl_listener",
     "take_idle_lock": "darkpearl_listener",
@@ -187,6 +190,7 @@ CALLS = {
     "begin_request": PLACE,
     "end_request": PLACE,
     "expect_version": STAFF,
+    "events_out_of_place": INSIDERS,
     "engine_state": f"darkpearl_listener {STAFF} {READER}",
     "step_tally": f"darkpearl_listener {STAFF} {READER}",
     "follow_saga": f"{CUSTOMERS} {STAFF}",
@@ -197,6 +201,7 @@ CALLS = {
 """Who may call what; what isn't here, nobody may."""
 
 DEFINERS = {
+    "ack_gateway_event",
     "add_up_order_items",
     "adjust_stock",
     "advance",
@@ -208,8 +213,9 @@ DEFINERS = {
     "end_request",
     "engine_state",
     "ensure_event_partitions",
+    "events_out_of_place",
     "forget_idempotency_keys",
-    "forget_payment_tokens",
+    "note_step_settings",
     "pause_external_steps",
     "receive_stock",
     "record_gateway_event",

@@ -51,7 +51,7 @@ async def test_before_it_is_reserved(shop: Shop, order: UUID, product: UUID) -> 
 
 async def test_when_it_is_reserved(shop: Shop, order: UUID, product: UUID) -> None:
     """Held back before its payment, it turns back at once and the gateway is never asked."""
-    await shop.run("select pause_external_steps(3600)")
+    await shop.run("select pause_external_steps(3600, 'test')")
     assert await shop.advance() == []
     assert await shop.cancel(order) == "reserved"
     assert await shop.advance() == []
@@ -111,11 +111,11 @@ async def test_when_the_money_is_held(shop: Shop, product: UUID) -> None:
     await shop.capture_at_fulfilment()
     order = await shop.order((product, 2))
     requests = await shop.advance()
-    await shop.run("select pause_external_steps(3600)")
+    await shop.run("select pause_external_steps(3600, 'test')")
     await shop.settle(requests, APPROVED)
     assert (await shop.payment(order))["status"] == "authorized"
     await shop.cancel(order)
-    await shop.run("select pause_external_steps(0)")
+    await shop.run("select pause_external_steps(0, 'test')")
     (void,) = await shop.advance()
     await shop.settle([void], APPROVED)
     await ends_cancelled(shop, order, product, "voided")

@@ -284,3 +284,33 @@ async def test_operators_act_on_stuck_sagas_only(shop: Shop, action: str) -> Non
     with shop.refused("DP010"):
         await shop.run(f"select {action}(%s, 'why not')", uuid4())
     assert await shop.events(order) == ["saga_started"]
+
+
+@pytest.mark.parametrize("action", ["retry_saga", "turn_back_saga", "skip_step"])
+@pytest.mark.parametrize("reason", [None, " "])
+async def test_operators_say_why(shop: Shop, action: str, reason: str | None) -> None:
+    """Without a reason a stuck saga stays as it is, and nothing is written."""
+    order, _ = await stuck_forward(shop, "record_payment")
+    before = await shop.events(order)
+    with shop.refused("DP015"):
+        await shop.run(f"select {action}(%s, %s)", order, reason)
+    assert (await shop.saga(order))["status"] == "stuck"
+    assert await shop.events(order) == before
+    assert await shop.rows("select * from action_log") == []
+
+
+@pytest.mark.parametrize("action", ["retry_saga", "turn_back_saga", "skip_step"])
+async def test_what_operators_do_is_noted(shop: Shop, action: str) -> None:
+    """The action log has who, which saga, at which step and why."""
+    order, _ = await stuck_forward(shop, "record_payment")
+    await shop.run(f"select {action}(%s, 'ticket 4711')", order)
+    row = await shop.row(
+        "select action, subject, reason, detail, actor = session_user from action_log"
+    )
+    assert list(row.values()) == [
+        action,
+        str(order),
+        "ticket 4711",
+        {"step": "process_payment"},
+        True,
+    ]

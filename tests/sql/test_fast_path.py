@@ -75,7 +75,7 @@ async def story(shop: Shop, count: int, last: str) -> list[str]:
         await shop.order((usual if n < count - 1 else odd, 1), (usual, 2)) for n in range(count)
     ]
     if last == "paused":
-        await shop.run("select pause_external_steps(60)")
+        await shop.run("select pause_external_steps(60, 'test')")
     told: list[Row] = []
     for claim in range(3):
         requests = await shop.advance()

@@ -8,9 +8,9 @@ from shop import APPROVED, COMPENSATED, DECLINED, UNKNOWN, Shop
 
 
 async def pause(shop: Shop, seconds: Any) -> None:
-    """An operator pauses all calls."""
-    async with shop.acting_as("service_role"):
-        await shop.run("select pause_external_steps(%s)", seconds)
+    """A listener pauses all calls."""
+    async with shop.acting_as("darkpearl_listener"):
+        await shop.run("select pause_external_steps(%s, 'test')", seconds)
 
 
 @pytest.fixture
@@ -186,4 +186,4 @@ async def test_not_everybody_pauses(shop: Shop, role: str) -> None:
     """Only staff hold back all payments: a listener stops asking by itself, and nobody else."""
     async with shop.acting_as(role):
         with shop.refused("42501"):
-            await shop.run("select pause_external_steps(1)")
+            await shop.run("select pause_external_steps(1, 'test')")

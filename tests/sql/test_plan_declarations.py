@@ -267,16 +267,16 @@ async def test_a_pause_holds_sagas_of_every_version(shop: Shop, releases: Releas
     """A step is paused by its name: sagas that wait go on at its end, whatever their version."""
     product = await shop.product(on_hand=9)
     old = await shop.order((product, 1))
-    await shop.run("select pause_external_steps(60)")
+    await shop.run("select pause_external_steps(60, 'test')")
     assert await shop.advance() == []
     await releases.migrate(releases.make(insert))
     new = await shop.order((product, 1))
     assert await shop.advance() == []
-    await shop.run("select pause_external_steps(600)")
+    await shop.run("select pause_external_steps(600, 'test')")
     await shop.turn_clock(599)
     assert await shop.advance() == []
     assert shop.claimed == 0
-    await shop.run("select pause_external_steps(0)")
+    await shop.run("select pause_external_steps(0, 'test')")
     await shop.turn_clock(2)
     asked = await shop.advance()
     assert {UUID(each["saga_id"]) for each in asked} == {old, new}

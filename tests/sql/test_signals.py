@@ -326,7 +326,7 @@ async def test_a_pause_of_calls_holds_no_waiter(
 ) -> None:
     """Steps that wait are no calls: a pause of those lets signals through."""
     await errands.plan()
-    await shop.run("select pause_external_steps(600)")
+    await shop.run("select pause_external_steps(600, 'test')")
     (saga,) = await errands.start()
     await shop.advance()
     assert await errands.stands(saga) == ("waiting", "approval")
@@ -434,10 +434,10 @@ async def test_a_saga_that_is_held_keeps_its_signal(
     """Told while a pause holds the call before, a saga goes through when that is answered."""
     await errands.plan(asks=True)
     (saga,) = await errands.start()
-    await shop.run("select pause_external_steps(60)")
+    await shop.run("select pause_external_steps(60, 'test')")
     assert await shop.advance() == []
     assert await signal(saga) == "kept"
-    await shop.run("select pause_external_steps(0)")
+    await shop.run("select pause_external_steps(0, 'test')")
     await shop.turn_clock(2)
     await shop.settle(await shop.advance(), APPROVED)
     assert (await shop.saga(saga))["status"] == "completed"
