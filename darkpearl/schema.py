@@ -2,8 +2,9 @@
 
 Tables and types are state: they change through the files in sql/migrations, each applied once
 and marked in the same transaction, so that a killed run is simply run again. Routines are code:
-all files in sql/routines are applied anew, in one transaction, after every migrate. What the
-migrations add up to is readable in sql/schema; `drift` proves that both agree.
+all files in sql/routines are applied anew, in one transaction, by every migrate that finds them or
+the database otherwise than the last one left them. What the migrations add up to is readable in
+sql/schema; `drift` proves that both agree.
 
 Every file runs with search_path = darkpearl. yoyo keeps its books in `darkpearl_migrations`.
 """
@@ -11,7 +12,6 @@ Every file runs with search_path = darkpearl. yoyo keeps its books in `darkpearl
 import asyncio
 import difflib
 import glob
-import json
 import os
 import re
 import secrets
@@ -29,6 +29,8 @@ from yoyo import read_migrations
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI
 from yoyo.migrations import Migration, MigrationList, default_migration_table
+
+from darkpearl import fingerprint
 
 SCHEMA = "darkpearl"
 BOOKS = "darkpearl_migrations"
@@ -83,6 +85,9 @@ def folder() -> Path:
 async def migrate(url: str) -> list[str]:
     """Apply pending migrations, then all routines. Two at once queue up.
 
+    Where nothing is pending, and files and database are as the last migrate left them, nothing is
+    touched: whoever is at work there is in nobody's way.
+
     Returns:
         The ids of the migrations that were applied.
 
@@ -94,14 +99,19 @@ async def migrate(url: str) -> list[str]:
         await connection.execute(f"set lock_timeout = '{QUEUE_SECONDS}s'")
         await connection.execute("select pg_advisory_lock(%s)", [MIGRATE_LOCK])
         await connection.execute(f"set lock_timeout = '{LOCK_SECONDS}s'")
-        if unknown := (await _status(connection)).unknown:
+        found = await _status(connection)
+        if unknown := found.unknown:
             raise SchemaError(
                 f"the database is of another release, and was left as it is: it has migrations"
                 f" that this one doesn't know ({', '.join(unknown)})"
             )
+        if not found.pending and await fingerprint.matches(connection, files("routines")):
+            return []
         await connection.execute(f"create schema if not exists {BOOKS}")
+        await fingerprint.forget(connection)
         applied = await asyncio.to_thread(_apply_pending, url)
         await _apply_routines(connection)
+        await fingerprint.write(connection, files("routines"))
     return applied
 
 
@@ -181,28 +191,16 @@ async def drift(url: str, pg_dump: Path) -> str:
             async with connection.transaction():
                 await _run(connection, files("schema"))
             await _apply_routines(connection)
-            plans = await _plans(connection)
+            plans = await fingerprint.plans(connection)
         one, two = [await asyncio.to_thread(_dump, each, pg_dump) for each in (migrated, stated)]
     async with connect(url) as connection:
-        here = await _plans(connection) or plans
+        here = await fingerprint.plans(connection) or plans
     return "".join(
         [
             *difflib.unified_diff(one, two, "sql/migrations", "sql/schema"),
             *difflib.unified_diff(here, plans, "plans in the database", "sql/routines"),
         ]
     )
-
-
-async def _plans(connection: AsyncConnection[Any]) -> list[str]:
-    """The newest plan of each saga type, a line a step; nothing where there is no such table."""
-    found = await connection.execute("select to_regclass(%s) is not null", [f"{SCHEMA}.saga_steps"])
-    if not ((row := await found.fetchone()) and row[0]):
-        return []
-    steps = await connection.execute(
-        "select to_jsonb(s) - 'plan_version' from darkpearl.saga_steps as s where plan_version ="
-        " darkpearl.newest_plan(saga_type) order by saga_type, position"
-    )
-    return [f"{json.dumps(step)}\n" for (step,) in await steps.fetchall()]
 
 
 @asynccontextmanager

@@ -18,7 +18,8 @@ import psycopg
 from darkpearl.gateways import Gateway
 from darkpearl.listener.bell import Bell
 from darkpearl.listener.calls import TURN, Breaker, Calls, Operation, Request, Settlement
-from darkpearl.listener.engine import Engine
+from darkpearl.listener.engine import Engine, first_line
+from darkpearl.listener.housekeeping import Housekeeping
 from darkpearl.listener.limits import Limits
 from darkpearl.listener.pace import Pace, first_line, is_of_the_session
 from darkpearl.telemetry import metrics
@@ -26,13 +27,8 @@ from darkpearl.telemetry import metrics
 if TYPE_CHECKING:
     from darkpearl.telemetry.tracing import Tracing
 
-HOUSEKEEPING_SECONDS = 3600.0
-HOUSEKEEPING_RETRY_SECONDS = 60.0
-"""After housekeeping that failed."""
 PEERS_SECONDS = 1.0
 """How often a busy listener looks for peers."""
-FORGET_BATCH = 10_000
-"""Rows that one statement of housekeeping removes at most."""
 LONGEST_BACKOFF_SECONDS = 5.0
 Pass = tuple[int, list[Request]]
 """The outcome of an advance or a settle: how many sagas it was about, and the calls it asks for."""
@@ -84,7 +80,7 @@ class Listener:
         self._complained: set[tuple[str, str]] = set()
         self._main: asyncio.Task[None] | None = None
         self._stopping = False
-        self._keeps_house_at = float("-inf")
+        self._housekeeping = Housekeeping(limits.idempotency_key_hours)
         self._has_peers = False
         self._counted_peers_at = float("-inf")
         self._wants_claim = False
@@ -144,7 +140,7 @@ class Listener:
 
     async def _work(self, bell: Bell) -> None:
         while not self._stopping:
-            await self._keep_house()
+            await self._housekeeping.keep(self._engine)
             if not bell.holds_idle_lock:
                 await self._work_off(bell)
                 await bell.take_idle_lock()
@@ -361,32 +357,6 @@ class Listener:
                         continue
                     self._ask()
                     await (asyncio.sleep(0) if self._answers_come else self._wake.wait())
-
-    async def _keep_house(self) -> None:
-        """Do what is due hourly. What fails is logged, and keeps nobody from work."""
-        if time.monotonic() < self._keeps_house_at:
-            return
-        pause = HOUSEKEEPING_SECONDS
-        for work in (self._make_partitions, self._forget_keys):
-            try:
-                if not await work():
-                    pause = min(pause, 0.0)  # go on after the next round: sagas don't wait
-            except psycopg.Error as error:
-                # A session that is lost says so again, where outages are seen to.
-                pause = HOUSEKEEPING_RETRY_SECONDS
-                _log.error("housekeeping: %s; trying again in %.0f s", first_line(error), pause)
-        self._keeps_house_at = time.monotonic() + pause
-
-    async def _make_partitions(self) -> bool:
-        """Make the partitions that history needs next; done when it returns."""
-        for name in await self._engine.ensure_event_partitions():
-            _log.info("made partition %s", name)
-        return True
-
-    async def _forget_keys(self) -> bool:
-        """Remove old idempotency keys, a batch of them; whether all are gone."""
-        hours = self._limits.idempotency_key_hours
-        return await self._engine.forget_idempotency_keys(hours, FORGET_BATCH) < FORGET_BATCH
 
     async def _stopped(self) -> None:
         while not self._stopping:

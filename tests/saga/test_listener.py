@@ -664,7 +664,7 @@ async def test_old_idempotency_keys_are_removed(
     shop: Shop, listening: Any, until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All that are older than the setting, batch by batch; younger ones stay."""
-    monkeypatch.setattr("darkpearl.listener.worker.FORGET_BATCH", 2)
+    monkeypatch.setattr("darkpearl.listener.housekeeping.FORGET_BATCH", 2)
     for key in ("a", "b", "c", "d", "e"):
         await shop.run("select end_request(%s, sha256('x'), 'old')", key)
     await shop.turn_clock(2 * 3600)
@@ -680,7 +680,7 @@ async def test_old_idempotency_keys_are_removed(
 async def test_housekeeping_that_fails_keeps_nobody_from_work(
     shop: Shop, listening: Any, until: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Orders are worked on all the same, and the log says what failed and when it is tried again."""
+    """Orders are worked on all the same; the log says what failed, and when it is tried again."""
     await shop.run(
         "create or replace function ensure_event_partitions(p_months_ahead integer default 2)"
         " returns setof text language plpgsql as $$ begin raise 'disk full'; end $$"

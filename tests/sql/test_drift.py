@@ -70,6 +70,95 @@ async def test_migrating_again_changes_nothing(database_url: str) -> None:
     assert (await schema.status(database_url)).pending == []
 
 
+async def test_a_migrate_with_nothing_to_do_touches_nothing(
+    database_url: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever locks applications hold on tables and functions, it returns and waits for none."""
+    await schema.migrate(database_url)
+    monkeypatch.setattr(schema, "LOCK_SECONDS", 0.1)
+    holder = await connect()
+    async with holder.transaction():
+        tables = await (
+            await holder.execute(
+                "select string_agg(oid::regclass::text, ', ') from pg_class where relkind in"
+                " ('r', 'p') and relnamespace in ('darkpearl'::regnamespace,"
+                " 'darkpearl_migrations'::regnamespace) and relname !~ '^_?yoyo'"
+            )
+        ).fetchone()
+        await holder.execute(f"lock table {tables[0]} in row exclusive mode")
+        assert await schema.migrate(database_url) == []
+        assert await written_by(holder) == []
+        await holder.execute("lock table darkpearl.orders in access exclusive mode")
+        assert await schema.migrate(database_url) == []
+
+
+async def written_by(connection: Any) -> list[Any]:
+    """Functions of ours that were written after the transaction of a connection had begun."""
+    found = await connection.execute(
+        "select proname from pg_proc where pronamespace = 'darkpearl'::regnamespace"
+        " and age(xmin) < age(pg_current_xact_id()::xid)"
+    )
+    return [name for (name,) in await found.fetchall()]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "create or replace function ring_bell() returns void language sql as 'select'",
+        "drop trigger saga_events_refuse_change on saga_events",
+        'drop policy "staff edit" on products',
+        "grant delete on orders to darkpearl_app",
+        "grant update (total_amount) on orders to darkpearl_app",
+        "alter table payments no force row level security",
+        "create or replace view stuck_sagas as select * from stuck_sagas_before",
+        "select define_plan('order_fulfilment', step('nothing', p_on_deadline => 'go_on'))",
+    ],
+)
+async def test_what_was_changed_by_hand_is_put_right(
+    database_url: str, shop: Shop, change: str
+) -> None:
+    """A migrate that has nothing new still finds what differs from the way the last one left it."""
+    await schema.migrate(database_url)
+    before = await asyncio.to_thread(schema._dump, database_url, find_pg_dump())
+    plan = "select jsonb_agg(to_jsonb(s) - 'plan_version' order by position) from saga_steps as s"
+    plan += " where saga_type = 'order_fulfilment' and plan_version = newest_plan(saga_type)"
+    steps = await shop.value(plan)
+    if "stuck_sagas" in change:
+        view = await shop.value("select pg_get_viewdef('stuck_sagas'::regclass)")
+        change = f"create or replace view stuck_sagas as {view.rstrip(';')} limit 0"
+    await shop.run(change)
+    assert await schema.migrate(database_url) == []
+    assert await shop.value(plan) == steps
+    after = await asyncio.to_thread(schema._dump, database_url, find_pg_dump())
+    assert after == before
+
+
+async def test_a_file_that_differs_is_applied(empty: str, files: Path) -> None:
+    """Another text under the same name is enough, and so is another name."""
+    await schema.migrate(empty)
+    (files / "routines/10.sql").write_text(function("two"))
+    await schema.migrate(empty)
+    assert await functions(empty) == {"two()"}
+    (files / "routines/20.sql").write_text(function("three"))
+    await schema.migrate(empty)
+    assert await functions(empty) == {"three()", "two()"}
+
+
+async def test_a_migrate_that_failed_is_done_by_the_next(empty: str, files: Path) -> None:
+    """What one left undone the next one doesn't take for done, though its files are as before."""
+    await schema.migrate(empty)
+    one = (files / "routines/10.sql").read_text()
+    (files / "routines/10.sql").write_text(function("two") + "select missing;")
+    with pytest.raises(schema.SchemaError, match="missing"):
+        await schema.migrate(empty)
+    (files / "routines/10.sql").write_text(function("two"))
+    await schema.migrate(empty)
+    assert await functions(empty) == {"two()"}
+    (files / "routines/10.sql").write_text(one)
+    await schema.migrate(empty)
+    assert await functions(empty) == {"one()"}
+
+
 async def test_nothing_is_created_in_public(database_url: str) -> None:
     """Everything of ours is in schema darkpearl, yoyo's books in one beside it."""
     async with schema.connect(database_url) as connection:

@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[2] / "darkpearl"
 LEVELS = {
     "config": 0,
     "errors": 0,
+    "fingerprint": 0,
     "models": 0,
     "database": 1,
     "embedded": 1,
@@ -27,7 +28,7 @@ LEVELS = {
 }
 """Rooms and files of the package; each imports only lower ones."""
 CONFINED = {
-    "psycopg": {"errors", "database", "schema", "listener", "api.pipeline"},
+    "psycopg": {"errors", "database", "schema", "fingerprint", "listener", "api.pipeline"},
     "psycopg_pool": {"database"},
     "litestar": {"api", "monitor", "cli", "paysim"},
     "yoyo": {"schema"},
