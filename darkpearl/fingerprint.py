@@ -98,8 +98,10 @@ async def plans(connection: AsyncConnection[Any]) -> list[str]:
     if not ((row := await found.fetchone()) and row[0]):
         return []
     steps = await connection.execute(
-        "select to_jsonb(s) - 'plan_version' from darkpearl.saga_steps as s where plan_version ="
-        " darkpearl.newest_plan(saga_type) order by saga_type, position"
+        "select to_jsonb(s) - 'plan_version' from darkpearl.saga_steps as s"
+        " where (saga_type, plan_version) in"
+        " (select saga_type, max(plan_version) from darkpearl.saga_steps group by saga_type)"
+        " order by saga_type, position"
     )
     return [f"{json.dumps(step)}\n" for (step,) in await steps.fetchall()]
 
