@@ -111,12 +111,6 @@ class Engine:
             for request in requests
         ]
 
-    async def pause_external_steps(self, seconds: float) -> None:
-        """Have no listener ask the gateway for so long."""
-        await self._sessions.fetch(
-            "select pause_external_steps(%s::numeric, 'the gateway gives no answers')", seconds
-        )
-
     async def ensure_event_partitions(self) -> list[str]:
         """Make the partitions that history will need next; the names of those that were made."""
         rows = await self._sessions.fetch("select ensure_event_partitions()")
@@ -133,6 +127,29 @@ class Engine:
         """Remove so many tokens at most of orders whose sagas have ended; how many they were."""
         ((forgotten,),) = await self._sessions.fetch("select forget_payment_tokens(%s)", limit)
         return int(forgotten)
+
+    def _heard(self, rows: Rows) -> list[Request]:
+        """The requests in what a pass returned. What else it says of sagas is logged."""
+        requests: list[Request] = []
+        for document, saga, code, step, *_ in rows:
+            if document:
+                requests += _requests.decode(document)
+            if saga and code and step:
+                self._complain(saga.decode(), code.decode(), step.decode())
+            elif saga:
+                # A webhook was faster, or the lease had run out.
+                _log.info("saga %s: answer refused, it has moved on", saga.decode())
+        return requests
+
+    def _complain(self, saga: str, code: str, step: str) -> None:
+        """A saga was set aside: said once for each step and error, however many follow."""
+        if (step, code) not in self._complained:
+            self._complained.add((step, code))
+            _log.error(
+                "%s raises %s: saga %s is set aside as stuck, and so are those that follow;"
+                " stuck_sagas lists them, retry_saga() goes on once the cause is gone",
+                step, code, saga,
+            )  # fmt: skip
 
     def _span(self, name: str, counts: dict[str, int]) -> AbstractContextManager[None]:
         """A span of one transaction, with its counts at the end, if anything is traced."""

@@ -5,18 +5,19 @@ import time
 
 import psycopg
 
-from darkpearl.listener.engine import Engine, first_line
+from darkpearl.listener.engine import Engine
+from darkpearl.listener.pace import first_line
 
 HOUSEKEEPING_SECONDS = 3600.0
 RETRY_SECONDS = 60.0
 """After housekeeping that failed."""
 FORGET_BATCH = 10_000
-"""Idempotency keys that one statement removes at most."""
+"""Rows that one statement removes at most."""
 _log = logging.getLogger(__name__)
 
 
 class Housekeeping:
-    """Partitions that history needs next, and idempotency keys that have grown old.
+    """Partitions that history needs next, and keys and tokens whose time is over.
 
     Args:
         idempotency_key_hours: how long keys are kept.
@@ -34,7 +35,7 @@ class Housekeeping:
         if time.monotonic() < self._due_at:
             return
         pauses = []
-        for work in (self._make_partitions, self._forget_keys):
+        for work in (self._make_partitions, self._forget_keys, self._forget_tokens):
             try:
                 pauses.append(await work(engine))
             except psycopg.Error as error:
@@ -53,4 +54,9 @@ class Housekeeping:
     async def _forget_keys(self, engine: Engine) -> float:
         """Remove a batch of old keys; seconds until the next, none while there are more."""
         forgotten = await engine.forget_idempotency_keys(self._hours, FORGET_BATCH)
+        return HOUSEKEEPING_SECONDS if forgotten < FORGET_BATCH else 0.0
+
+    async def _forget_tokens(self, engine: Engine) -> float:
+        """Remove a batch of tokens of ended orders; seconds until the next."""
+        forgotten = await engine.forget_payment_tokens(FORGET_BATCH)
         return HOUSEKEEPING_SECONDS if forgotten < FORGET_BATCH else 0.0

@@ -18,10 +18,10 @@ import psycopg
 from darkpearl.gateways import Gateway
 from darkpearl.listener.bell import Bell
 from darkpearl.listener.calls import TURN, Breaker, Calls, Operation, Request, Settlement
-from darkpearl.listener.engine import Engine, first_line
+from darkpearl.listener.engine import Engine
 from darkpearl.listener.housekeeping import Housekeeping
 from darkpearl.listener.limits import Limits
-from darkpearl.listener.pace import Pace, first_line, is_of_the_session
+from darkpearl.listener.pace import Pace, first_line
 from darkpearl.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 PEERS_SECONDS = 1.0
 """How often a busy listener looks for peers."""
-LONGEST_BACKOFF_SECONDS = 5.0
 Pass = tuple[int, list[Request]]
 """The outcome of an advance or a settle: how many sagas it was about, and the calls it asks for."""
 Passes = dict[str, asyncio.Task[Pass]]

@@ -41,7 +41,7 @@ begin
     if v_steps is not null then
         execute format(
             $code$
-create or replace function call_step(
+            create or replace function call_step(
     p_function text, p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[] default null
 ) returns outcome_group[]
 language plpgsql
@@ -60,7 +60,7 @@ $body$
     if v_effects is not null then
         execute format(
             $code$
-create or replace function call_effect(p_function text, p_warehouse_ids uuid[], p_saga_ids uuid[], p_effects text[])
+            create or replace function call_effect(p_function text, p_warehouse_ids uuid[], p_saga_ids uuid[], p_effects text[])
 returns void
 language plpgsql
 as $body$

@@ -28,6 +28,21 @@ language sql immutable
 return left(p_sqlstate, 2) in ('08', '40', '53', '57', '58') or p_sqlstate = '55P03';
 comment on function is_outage(text) is 'Whether a SQLSTATE means that the system failed rather than the saga.';
 
+-- True for outages that may be one saga's own: a time limit, a lock, a want of memory or
+-- disk, rather than the server's end or a lost connection. Locks nothing.
+create or replace function may_be_ones_own(p_sqlstate text) returns boolean
+language sql immutable
+return left(p_sqlstate, 2) in ('40', '53') or p_sqlstate in ('55P03', '57014');
+comment on function may_be_ones_own(text) is 'Whether an outage may come from one saga alone, and is to keep no other.';
+
+-- True for errors that no later try mends, since code or a definition is wrong: raised by
+-- hand in PL/pgSQL, syntax or access rule, feature not supported, internal. Data that can't
+-- be worked on (22, 23) is no defect. Locks nothing.
+create or replace function is_defect(p_sqlstate text) returns boolean
+language sql immutable
+return left(p_sqlstate, 2) in ('0A', '42', 'P0', 'XX');
+comment on function is_defect(text) is 'Whether a SQLSTATE means that code is wrong, which people mend.';
+
 -- For what is to have an id of its own, not that of an order, a refund or any other saga,
 -- in whatever warehouse. Locks nothing. Raises: DP011.
 create or replace function refuse_id_of_saga(p_id uuid) returns void

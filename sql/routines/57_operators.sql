@@ -165,10 +165,10 @@ $$;
 comment on function skip_step(uuid, text) is 'Operator: what a stuck saga asked of the gateway was done by hand; records it and goes on.';
 
 -- Stops calls to the world outside for a while: sagas wait before their next
--- external step, at no cost of attempts, while all other steps go on. A
--- listener calls it when its gateway fails again and again; an operator may
--- before maintenance. A pause may be prolonged but not cut short, so that one
--- listener's doesn't end an operator's; zero seconds ends it. A person says why.
+-- external step, at no cost of attempts, while all other steps go on: for an
+-- operator, before maintenance. (A listener that can't reach its gateway stops
+-- asking by itself, and nobody else.) A pause may be prolonged but not cut short,
+-- so that one operator's doesn't end another's; zero seconds ends it. A person says why.
 -- Locks: step_settings, sagas that wait for the end of a pause. Raises: DP015.
 create or replace function pause_external_steps(p_seconds numeric, p_reason text default null) returns void
 language plpgsql

@@ -144,7 +144,7 @@ to service_role, darkpearl_app;
 grant select on gateway_events to service_role, darkpearl_reader;
 grant select (disposition, received_at) on gateway_events to darkpearl_app;
 grant execute on function record_gateway_event(text, text, text, jsonb), ack_gateway_event(text, text, text) to service_role;
-grant execute on function pause_external_steps(numeric, text) to service_role, darkpearl_listener;
+grant execute on function pause_external_steps(numeric, text) to service_role;
 
 -- What people have done by hand; written by what they do it with.
 grant select on action_log to service_role, darkpearl_reader;

@@ -423,9 +423,8 @@ async def test_an_outage_of_the_gateway_costs_time_and_no_order(
             "select count(*) > 0 from saga_events where event_type = 'step_deferred'"
         )
 
-    await until(paused)
-    await shop.run("select pause_external_steps(3600, 'test')")
-    late = [await shop.order((product, 1)) for _ in range(5)]
+    await until(open_breaker)
+    late = [await shop.order((product, 1)) for _ in range(40)]
 
     async def reserved() -> bool:
         return await shop.stock(product) == (1000, 160)
@@ -434,7 +433,6 @@ async def test_an_outage_of_the_gateway_costs_time_and_no_order(
     held = "select external_steps_paused_until from engine_health"
     assert await shop.value(held) is None
     gateway.up = True
-    await shop.run("select pause_external_steps(0, 'test')")
 
     async def done() -> bool:
         return await shop.statuses() == {"fulfilled": 160}
@@ -647,7 +645,7 @@ async def test_payment_tokens_go_when_their_sagas_have_ended(
     shop: Shop, listening: Any, until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The listener's housekeeping leaves none behind, however an order ended."""
-    monkeypatch.setattr("darkpearl.listener.worker.HOUSEKEEPING_SECONDS", 0)
+    monkeypatch.setattr("darkpearl.listener.housekeeping.HOUSEKEEPING_SECONDS", 0)
     product = await shop.product(on_hand=1)
     for _ in range(2):
         await shop.order((product, 1), p_payment_token="tok_visa")
@@ -677,6 +675,71 @@ async def test_old_idempotency_keys_are_removed(
     await until(one_left)
 
 
+async def test_a_defect_is_said_once(
+    shop: Shop, listening: Any, until: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Orders that a defect sets aside are one error in the log for each step and SQLSTATE."""
+    product = await shop.product(on_hand=100)
+    sound = [await shop.order((product, 1)) for _ in range(5)]
+    bad = [await shop.order((product, 1)) for _ in range(14)]
+    await shop.poison("reserve_stock", *bad, sqlstate="P0001")
+    await listening(MockGateway(1.0), poll_seconds=0.05)
+
+    async def done() -> bool:
+        return (await shop.statuses()).get("fulfilled") == len(sound)
+
+    await until(done)
+    assert set(await shop.values("select id from stuck_sagas")) == set(bad)
+    (said,) = [each.getMessage() for each in caplog.records if each.levelname == "ERROR"]
+    assert said.startswith("reserve_stock raises P0001")
+
+
+@pytest.mark.parametrize("step", ["reserve_stock", "record_payment"])
+@pytest.mark.parametrize("sqlstate", ["55P03", "57014", "53200"])
+async def test_an_outage_of_one_order_is_no_outage(
+    shop: Shop, listening: Any, until: Any, step: str, sqlstate: str
+) -> None:
+    """The batch is taken in halves until the order stands alone and is put off: others are done."""
+    product = await shop.product(on_hand=100)
+    orders = [await shop.order((product, 1)) for _ in range(40)]
+    await shop.poison(step, orders[17], sqlstate=sqlstate)
+    await listening(MockGateway(1.0), poll_seconds=0.05)
+
+    async def done() -> bool:
+        return (await shop.statuses()).get("fulfilled") == 39
+
+    await until(done)
+    assert not await shop.values("select id from stuck_sagas")
+    await shop.cure(step)
+    await shop.run("update sagas set ready_at = clock() where ready_at is not null")
+
+    async def all_done() -> bool:
+        return await shop.statuses() == {"fulfilled": 40}
+
+    await until(all_done)
+
+
+async def test_a_standstill_is_an_error(
+    shop: Shop, listening: Any, until: Any, caplog: pytest.LogCaptureFixture, monkeypatch: Any
+) -> None:
+    """A listener that gets nothing done, connected as it is, backs off and says so as an error."""
+    monkeypatch.setattr("darkpearl.listener.pace.LONGEST_BACKOFF_SECONDS", 0.05)
+    order = await shop.order((await shop.product(on_hand=1), 1))
+    await shop.poison("reserve_stock", order, sqlstate="58030")
+    await listening(MockGateway(1.0), poll_seconds=0.05)
+
+    async def said() -> bool:
+        return any(each.levelname == "ERROR" for each in caplog.records)
+
+    await until(said)
+    await shop.cure("reserve_stock")
+
+    async def done() -> bool:
+        return await shop.statuses() == {"fulfilled": 1}
+
+    await until(done)
+
+
 async def test_housekeeping_that_fails_keeps_nobody_from_work(
     shop: Shop, listening: Any, until: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -686,7 +749,7 @@ async def test_housekeeping_that_fails_keeps_nobody_from_work(
         " returns setof text language plpgsql as $$ begin raise 'disk full'; end $$"
     )
     order = await shop.order((await shop.product(on_hand=1), 1))
-    await listening(MockGateway())
+    await listening(MockGateway(1.0))
 
     async def fulfilled() -> bool:
         return await shop.order_status(order) == "fulfilled"

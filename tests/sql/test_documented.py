@@ -58,7 +58,14 @@ async def test_every_function_is_in_the_files(shop: Shop) -> None:
     there = await shop.values(
         "select proname from pg_proc where pronamespace = 'darkpearl'::regnamespace"
     )
-    assert set(there) == {*routines, "amounts_add_up", "clock", "minor_units", "new_id"}
+    assert set(there) == {
+        *routines,
+        "amounts_add_up",
+        "clock",
+        "is_visible",
+        "minor_units",
+        "new_id",
+    }
 
 
 async def test_arguments_cant_be_taken_for_columns(shop: Shop) -> None:

@@ -8,8 +8,8 @@ from shop import APPROVED, COMPENSATED, DECLINED, UNKNOWN, Shop
 
 
 async def pause(shop: Shop, seconds: Any) -> None:
-    """A listener pauses all calls."""
-    async with shop.acting_as("darkpearl_listener"):
+    """An operator pauses all calls."""
+    async with shop.acting_as("service_role"):
         await shop.run("select pause_external_steps(%s, 'test')", seconds)
 
 
