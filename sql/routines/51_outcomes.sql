@@ -47,6 +47,14 @@ $$;
 comment on function group_outcomes(step_outcome[]) is
     'For step functions: brings what is said of single sagas together, those that came out alike in one group.';
 
+-- Whether all sagas that are named came out alike, and no others did: one group. Without a
+-- SET clause it is inlined. Locks nothing.
+create or replace function came_out_alike(p_outcomes outcome_group[], p_saga_ids uuid[]) returns boolean
+language sql immutable
+return (cardinality(p_outcomes) = 1 and (p_outcomes[1]).saga_ids = p_saga_ids) is true;
+comment on function came_out_alike(outcome_group[], uuid[]) is
+    'Internal: whether these outcomes are one, of these sagas.';
+
 -- What the answers of an external service mean for the sagas that asked: "approved" is
 -- done, "declined" refused, "pending" waited for, all else a try that failed.
 -- p_what names what was refused, p_declined_code is its SQLSTATE. A pending answer is

@@ -332,7 +332,7 @@ declare
     v_became saga_group[];
     v_saga_ids uuid[] := '{}';  -- of the outcomes
 begin
-    if cardinality(p_outcomes) = 1 and (p_outcomes[1]).saga_ids = p_group.saga_ids then
+    if came_out_alike(p_outcomes, p_group.saga_ids) then
         return array[apply_outcome(p_group, p_outcomes[1], p_started_at)];
     end if;
     foreach v_outcome in array coalesce(p_outcomes, '{}') loop
@@ -633,7 +633,7 @@ begin
 
         if v_waits then
             return wake_signalled(split_by_outcome(p_group, v_function, v_outcomes, v_started_at), p_warehouse_ids);
-        elsif (v_outcomes[1]).saga_ids is distinct from p_group.saga_ids or cardinality(v_outcomes) > 1 then
+        elsif not came_out_alike(v_outcomes, p_group.saga_ids) then
             return split_by_outcome(p_group, v_function, v_outcomes, v_started_at);
         end if;
         p_group := apply_outcome(p_group, v_outcomes[1], v_started_at);

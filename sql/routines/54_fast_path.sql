@@ -127,7 +127,7 @@ create or replace function came_out_as_usual(
 ) returns boolean
 language sql immutable
 return (
-    cardinality(p_outcomes) = 1 and (p_outcomes[1]).saga_ids = p_saga_ids and (p_outcomes[1]).error_codes is null
+    came_out_alike(p_outcomes, p_saga_ids) and (p_outcomes[1]).error_codes is null
     and (p_outcomes[1]).result = case
         when p_step.settle_function is null or p_settles then 'done' else 'waiting'
     end::step_result
@@ -232,7 +232,7 @@ begin
     loop
         v_step := p_group.plan[v_position];
         v_begins := case when not v_settles then clock() end;
-        if not v_settles and num_nonnulls(v_step.on_deadline, v_step.paused_until) > 0 then
+        if not v_settles and (v_step.on_deadline is not null or v_step.paused_until > v_begins) then
             return run_groups(p_group.warehouse_ids, array[leave_fast_path(p_group, v_begun)]);
         end if;
         v_function := case when v_settles then v_step.settle_function else v_step.step_function end;

@@ -139,6 +139,13 @@ async def test_the_fast_path_is_taken(shop: Shop) -> None:
     assert await shop.order_status(order) == "fulfilled"
 
 
+async def test_a_pause_that_is_over_costs_no_fast_path(shop: Shop) -> None:
+    """What was paused once is no different afterwards: an order alone is as quick as before."""
+    await shop.run("select pause_external_steps(60, 'test')")
+    await shop.turn_clock(LONG)
+    await test_the_fast_path_is_taken(shop)
+
+
 async def test_the_compiled_calls_are_those_of_the_file(shop: Shop) -> None:
     """What plans write in a new database is a file that can be read; `make compiled` writes it."""
     definitions = await shop.values(
