@@ -93,8 +93,7 @@ create table sagas (
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
     traceparent text default nullif(current_setting('request.traceparent', true), ''),
-    constraint sagas_pkey primary key (id, warehouse_id) with (fillfactor = 50),
-    constraint sagas_id_is_one_in_the_database unique (id) with (fillfactor = 50),
+    constraint sagas_id_is_one_in_the_database primary key (id) with (fillfactor = 50),
     constraint sagas_rest_when_they_end
     check ((status >= 'completed') = (ready_at is null))
 ) with (fillfactor = 40, autovacuum_vacuum_scale_factor = 0.05);
