@@ -140,6 +140,7 @@ class Listener:
     async def _work(self, bell: Bell) -> None:
         while not self._stopping:
             await self._housekeeping.keep(self._engine)
+            await bell.correct_waits()
             if not bell.holds_idle_lock:
                 await self._work_off(bell)
                 await bell.take_idle_lock()
@@ -215,6 +216,7 @@ class Listener:
         if time.monotonic() - self._counted_peers_at > PEERS_SECONDS:
             self._counted_peers_at = time.monotonic()
             self._has_peers = await bell.has_peers()
+            await bell.correct_waits()
 
     def _due(self, passes: Passes) -> dict[str, Coroutine[Any, Any, Pass]]:
         """A settle if there are answers, and an advance if one is wanted and there is room.
