@@ -125,7 +125,7 @@ class Listener:
                 ):
                     await self._work(bell)
             except psycopg.Error as error:
-                metrics.outages.inc()
+                metrics.outages.labels(error.sqlstate or "none").inc()
                 if self._pace.halve(error):
                     continue
                 await self._back_off(f"database: {first_line(error)}")
