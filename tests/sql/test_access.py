@@ -155,6 +155,7 @@ EVERYBODYS = {
     "clock",
     "new_id",
     "minor_units",
+    "is_visible_throughout",
     "is_visible",
     "refuse",
     "refuse_unpayable",
