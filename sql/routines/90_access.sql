@@ -157,7 +157,7 @@ grant execute on function expect_version(bigint, bigint[]) to service_role;
 -- The engine.
 grant execute on function
 advance(integer, uuid[]), settle(jsonb, uuid[]), take_idle_lock(), release_idle_lock(), idle_lock_key(), correct_future_waits(timestamptz),
-ensure_event_partitions(integer), forget_idempotency_keys(integer, integer), forget_payment_tokens(integer), trace_contexts(uuid[])
+ensure_event_partitions(integer), place_events(bigint), forget_idempotency_keys(integer, integer), forget_payment_tokens(integer), trace_contexts(uuid[])
 to darkpearl_listener;
 
 grant execute on function events_out_of_place() to service_role, darkpearl_app, darkpearl_reader;

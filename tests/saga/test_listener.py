@@ -73,7 +73,7 @@ def asleep(shop: Shop) -> Callable[[], Awaitable[bool]]:
     async def holds_idle_lock() -> bool:
         return await shop.value(
             "select count(*) = 1 from pg_locks where locktype = 'advisory' and granted"
-            " and mode = 'ExclusiveLock'"
+            " and mode = 'ExclusiveLock' and objid = (idle_lock_key() & 4294967295)::oid"
         )
 
     return holds_idle_lock
