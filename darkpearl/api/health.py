@@ -25,9 +25,8 @@ class Health(Struct):
 HINT = "Run `darkpearl db migrate`."
 
 _READY = (
-    "select to_regclass('saga_steps') is not null and to_regclass('orders') is not null as here,"
-    " pg_is_in_recovery() as is_standby,"
-    " current_setting('default_transaction_read_only')::boolean as is_read_only"
+    "select to_regclass('orders') is not null as here, pg_is_in_recovery() as is_standby,"
+    " current_setting('default_transaction_read_only') = 'on' as is_read_only"
 )
 
 

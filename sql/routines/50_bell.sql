@@ -99,8 +99,8 @@ comment on function release_idle_lock() is 'For listeners: awake again; writers 
 -- p_seen: what the last call returned, null for the first; while the clock has only gone on since,
 -- nothing is looked at. What is returned after it was set back nears the clock by a tenth with each
 -- call, so that transactions that were under way are found by one of the next.
--- Locks: sagas that are to be corrected, 10000 at most, and leaves out those that are locked;
--- step_settings. Raises nothing.
+-- Locks: sagas that are to be corrected, 10000 at most, and step_settings; rows that are locked
+-- are left for a later call. Raises nothing.
 create or replace function correct_future_waits(p_seen timestamptz default null) returns timestamptz
 language plpgsql
 security definer
@@ -127,7 +127,13 @@ begin
     where s.id = f.id and s.warehouse_id = f.warehouse_id;
     update step_settings as t
     set paused_until = v_now + v_longest_pause
-    where t.paused_until > v_now + v_longest_pause;
+    from (
+        select p.saga_type, p.step_name
+        from step_settings as p
+        where p.paused_until > v_now + v_longest_pause
+        for no key update skip locked
+    ) as f
+    where t.saga_type = f.saga_type and t.step_name = f.step_name;
     return v_now + coalesce((p_seen - v_now) * 0.9, '0');
 end
 $$;
