@@ -17,6 +17,7 @@ from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from darkpearl.config import ConfigError
+from darkpearl.errors import refuse_read_only
 
 RECONNECT_SECONDS = 2.0
 _KEEPALIVES = "keepalives_idle=10 keepalives_interval=5 keepalives_count=3 tcp_user_timeout=25000"
@@ -62,11 +63,17 @@ def _ours(url: str) -> str:
 
 @contextlib.asynccontextmanager
 async def connect(url: str, name: str) -> AsyncIterator[Connection]:
-    """One connection in autocommit, which `pg_stat_activity` shows under a name."""
+    """One connection in autocommit, which `pg_stat_activity` shows under a name.
+
+    Raises:
+        psycopg.OperationalError: no server can be had.
+        psycopg.errors.ReadOnlySqlTransaction: it can't be written to.
+    """
     connection = await Connection.connect(
         _ours(url), autocommit=True, row_factory=dict_row, application_name=name
     )
     async with connection:
+        refuse_read_only(connection)
         yield connection
 
 

@@ -222,6 +222,7 @@ PROBLEMS: dict[str, Problem] = {
     "23503": Problem(ConflictError, "Other rows refer to this one, or it to one that isn't there"),
     "23505": Problem(ConflictError, "There is one already"),
     "23514": Problem(InvalidError, "A rule of the schema is broken"),
+    "25006": Problem(UnavailableError, "The database can't be written to at present; try again"),
     "42501": Problem(ForbiddenError, "Not allowed"),
     "55P03": Problem(UnavailableError, "The row is being changed by another; try again"),
     "57014": Problem(UnavailableError, "It took too long; try again"),
@@ -292,6 +293,26 @@ def from_psycopg(error: psycopg.Error) -> DarkPearlError:
     if isinstance(error, psycopg.DataError):  # the driver can't even send it, such as a NUL in text
         return from_sqlstate("22021", message=str(error))
     return DarkPearlError()
+
+
+def why_read_only(connection: psycopg.AsyncConnection[Any]) -> str:
+    """Why nothing can be written here, as the server says of itself unasked; '' if it can."""
+    reasons = {
+        "in_hot_standby": "it is a standby",
+        "default_transaction_read_only": "default_transaction_read_only is on",
+    }
+    status = connection.info.parameter_status
+    return " and ".join(reason for name, reason in reasons.items() if status(name) == "on")
+
+
+def refuse_read_only(connection: psycopg.AsyncConnection[Any]) -> None:
+    """For who has come to write.
+
+    Raises:
+        psycopg.errors.ReadOnlySqlTransaction: it can't be done here.
+    """
+    if why := why_read_only(connection):
+        raise psycopg.errors.ReadOnlySqlTransaction(f"the server can't be written to: {why}")
 
 
 @contextmanager

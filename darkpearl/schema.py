@@ -31,6 +31,7 @@ from yoyo.connections import DatabaseURI
 from yoyo.migrations import Migration, MigrationList, default_migration_table
 
 from darkpearl import fingerprint
+from darkpearl.errors import refuse_read_only
 
 SCHEMA = "darkpearl"
 BOOKS = "darkpearl_migrations"
@@ -43,9 +44,9 @@ LOCK_SECONDS = 5
 MIGRATE_LOCK = 0x6461726B70656172
 """Key of the advisory lock of whoever migrates: "darkpear" in ASCII."""
 RETRYABLE = {"55P03", "40P01"}  # lock_not_available, deadlock_detected
-DEFINES_ROUTINE = re.compile(
-    r"^\s*create\s+(?:or\s+replace\s+)?(?:function|procedure)\s+(?:darkpearl\.)?(\w+)",
-    re.IGNORECASE | re.MULTILINE,
+_HOLDS_SOMETHING = (
+    "select exists (select from darkpearl.products) or exists (select from darkpearl.warehouses)"
+    " or exists (select from darkpearl.stock_movements)"
 )
 
 
@@ -53,10 +54,8 @@ class SchemaError(RuntimeError):
     """The database can't be reached or brought to the schema; one line that says why."""
 
 
-_HOLDS_SOMETHING = (
-    "select exists (select from darkpearl.products) or exists (select from darkpearl.warehouses)"
-    " or exists (select from darkpearl.stock_movements)"
-)
+class ReadOnlyError(SchemaError):
+    """The address is that of a server that can't be written to."""
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -92,10 +91,12 @@ async def migrate(url: str) -> list[str]:
         The ids of the migrations that were applied.
 
     Raises:
+        ReadOnlyError: the server can't be written to.
         SchemaError: a file failed (named with its line), the database was too busy, it is of
             another release, or sagas under way need a function that is in no file any more.
     """
     async with connect(url) as connection:
+        refuse_read_only(connection)
         await connection.execute(f"set lock_timeout = '{QUEUE_SECONDS}s'")
         await connection.execute("select pg_advisory_lock(%s)", [MIGRATE_LOCK])
         await connection.execute(f"set lock_timeout = '{LOCK_SECONDS}s'")
@@ -238,7 +239,7 @@ def _told(error: psycopg.Error, path: Path | None = None, text: str = "") -> Sch
     if error.sqlstate in RETRYABLE:
         said = f"the database is busy, try again ({said})"
     if path is None:
-        return SchemaError(said)
+        return (ReadOnlyError if error.sqlstate == "25006" else SchemaError)(said)
     place = f"sql/{path.parent.name}/{path.name}"
     if position := error.diag.statement_position:
         place += f":{text.count(chr(10), 0, int(position)) + 1}"
@@ -312,7 +313,9 @@ async def _refuse_needed(connection: AsyncConnection[Any], orphans: list[str]) -
 
 def _defined(path: Path) -> list[str]:
     """Names of the functions that a file creates."""
-    return [found[1] for found in DEFINES_ROUTINE.finditer(path.read_text(encoding="utf-8"))]
+    defines = r"^\s*create\s+(?:or\s+replace\s+)?(?:function|procedure)\s+(?:darkpearl\.)?(\w+)"
+    text = path.read_text(encoding="utf-8")
+    return re.findall(defines, text, re.IGNORECASE | re.MULTILINE)
 
 
 class _Books(PostgresqlPsycopgBackend):  # type: ignore[misc]  # yoyo ships no types

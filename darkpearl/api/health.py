@@ -25,7 +25,8 @@ class Health(Struct):
 HINT = "Run `darkpearl db migrate`."
 
 _READY = (
-    "select to_regclass('saga_steps') is not null and to_regclass('orders') is not null as here"
+    "select to_regclass('orders') is not null as here, pg_is_in_recovery() as is_standby,"
+    " current_setting('default_transaction_read_only') = 'on' as is_read_only"
 )
 
 
@@ -49,6 +50,12 @@ async def get_readiness(state: State) -> Health:
         raise UnavailableError("The database is not set up.", hint=HINT) from error
     if not row or not row["here"]:
         raise UnavailableError("The schema is not there.", hint=HINT)
+    if row["is_standby"]:
+        raise UnavailableError("The database can't be written to: it is a standby.")
+    if row["is_read_only"]:
+        raise UnavailableError(
+            "The database can't be written to: default_transaction_read_only is on."
+        )
     return Health()
 
 

@@ -48,5 +48,10 @@ async def pipeline(connection: psycopg.AsyncConnection[Any]) -> AsyncIterator[Pi
         psycopg.Error: what the first statement that failed says; at the end, or on fetching.
     """
     ours = connection._pipeline = Pipeline(connection)  # noqa: SLF001 - which its method takes
-    async with connection.pipeline():
-        yield ours
+    try:
+        async with connection.pipeline():
+            yield ours
+    except psycopg.errors.ReadOnlySqlTransaction:
+        if connection.info.parameter_status("in_hot_standby") == "on":
+            await connection.close()  # the next may find the server that can be written to
+        raise

@@ -155,7 +155,11 @@ class Verifier:
             issuer=settings.jwt_issuer,
             audience=settings.jwt_audience,
             leeway=settings.jwt_leeway_seconds,
-            options={"require": required, "verify_aud": settings.jwt_audience is not None},
+            options={
+                "require": required,
+                "verify_aud": settings.jwt_audience is not None,
+                "verify_iat": False,  # when it was made; nbf says from when on it is valid
+            },
         )
 
 

@@ -52,7 +52,7 @@ def main() -> None:
         code = command.main(
             sys.argv[1:] or ["--help"], prog_name="darkpearl", standalone_mode=False
         )
-    except ConfigError as error:
+    except (ConfigError, schema.ReadOnlyError) as error:
         code = fail(error, 2)
     except click.ClickException as error:
         code = fail(error.format_message(), error.exit_code)

@@ -6,6 +6,7 @@ asking again safe. An exception or a timeout is no answer: the listener reports 
 the engine asks again, after a look at what became of the first call.
 """
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -15,6 +16,10 @@ import msgspec
 
 Operation = Literal["authorize", "capture", "void", "refund"]
 Outcome = Literal["approved", "declined", "pending", "unknown"]
+_SURROGATES = re.compile(
+    rb"(?<!\\)((?:\\\\)*)(?:\\u[dD][89abAB]..(\\u[dD][c-fC-F]..)|\\u[dD][89a-fA-F]..)"
+)
+"""Escapes of halves of a character: the second group is there when both halves are."""
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +117,15 @@ class AnsweredError(RuntimeError):
 
 class SignatureError(ValueError):
     """A webhook that isn't signed by whom it says it is from."""
+
+
+def whole_characters(body: bytes) -> bytes:
+    """A JSON document that no text was cut in: a half of a character becomes U+FFFD.
+
+    For webhooks, once their signature is checked: refused, they would be sent again for days.
+    """
+    whole = body.decode(errors="replace").encode()
+    return _SURROGATES.sub(lambda half: half[0] if half[2] else half[1] + rb"\ufffd", whole)
 
 
 class Gateway(Protocol):

@@ -19,6 +19,7 @@ from darkpearl.gateways import (
     GatewayPayment,
     SignatureError,
     WebhookEvent,
+    whole_characters,
 )
 
 SIGNATURE_HEADER = "darkpearl-signature"
@@ -143,7 +144,7 @@ class HttpGateway:
     def webhook(self, headers: Mapping[str, str], body: bytes) -> WebhookEvent | None:
         """The event, its signature checked."""
         verify(headers.get(SIGNATURE_HEADER), body, self._secrets)
-        event = _decode_event(body)
+        event = _decode_event(whole_characters(body))
         return msgspec.structs.replace(event, answer=self._named(event.answer))
 
     async def close(self) -> None:

@@ -29,6 +29,7 @@ from darkpearl.gateways import (
     Outcome,
     SignatureError,
     WebhookEvent,
+    whole_characters,
 )
 from darkpearl.gateways.money import AmountError
 from darkpearl.gateways.stripe_objects import CANCEL, NAME, Event, Intent, Refund, to_stripe
@@ -158,7 +159,7 @@ class StripeGateway:
                 wrong = str(error)
         else:
             raise SignatureError(wrong)
-        return msgspec.json.decode(body, type=Event).told()
+        return msgspec.json.decode(whole_characters(body), type=Event).told()
 
     async def close(self) -> None:
         """Close the connections."""

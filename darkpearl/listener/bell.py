@@ -7,7 +7,9 @@ writers that are under way, so the look that follows misses nothing of theirs.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from typing import Self
 
 import psycopg
@@ -17,10 +19,13 @@ from darkpearl.database import Connection, connect, fetch_all
 CHANNEL = "darkpearl_bell"
 NAME = "darkpearl bell"
 """The application in `pg_stat_activity` of the session that hears, one for each listener."""
+CLOCK_SECONDS = 1.0
+"""How often it is looked whether the database's clock was set back."""
 _TAKE_IDLE_LOCK = (
     "select take_idle_lock() as taken, %s in (select pg_listening_channels()) as listening"
 )
 _RELEASE_IDLE_LOCK = "select release_idle_lock()"
+_CORRECT_WAITS = "select correct_future_waits(%s) as seen"
 _HAS_PEERS = (
     "select count(*) > 1 as has_peers from pg_stat_activity"
     " where datname = current_database() and application_name = %s"
@@ -34,6 +39,8 @@ class Bell:
         self._connection = connection
         self._rung = False
         self.holds_idle_lock = False
+        self._clock_seen: datetime | None = None
+        self._clock_due_at = float("-inf")
         connection.add_notify_handler(self._hear)
 
     @classmethod
@@ -63,6 +70,16 @@ class Bell:
         """Other listeners are connected to this database."""
         (found,) = await fetch_all(self._connection, _HAS_PEERS, [NAME])
         return bool(found["has_peers"])
+
+    async def correct_waits(self) -> None:
+        """Bring back what waits for a time that is far off since the database's clock was set back.
+
+        It asks once a second at most; a claim is to follow.
+        """
+        if time.monotonic() >= self._clock_due_at:
+            (clock,) = await fetch_all(self._connection, _CORRECT_WAITS, [self._clock_seen])
+            self._clock_seen = clock["seen"]
+            self._clock_due_at = time.monotonic() + CLOCK_SECONDS
 
     async def wait(
         self, event: asyncio.Event, seconds: float, on_ring: Callable[[], None] = lambda: None

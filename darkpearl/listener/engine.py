@@ -116,6 +116,11 @@ class Engine:
         rows = await self._sessions.fetch("select ensure_event_partitions()")
         return [name for (name,) in rows]
 
+    async def place_events(self) -> list[str]:
+        """Move history into the partitions of its months; the names of those that were made."""
+        rows = await self._sessions.fetch("select place_events()")
+        return [name for (name,) in rows]
+
     async def forget_idempotency_keys(self, hours: int, limit: int) -> int:
         """Remove so many keys at most that are older than that; how many they were."""
         ((forgotten,),) = await self._sessions.fetch(

@@ -47,7 +47,7 @@ class Housekeeping:
 
     async def _make_partitions(self, engine: Engine) -> float:
         """Make what is missing; seconds until the next time."""
-        for name in await engine.ensure_event_partitions():
+        for name in await engine.ensure_event_partitions() + await engine.place_events():
             _log.info("made partition %s", name)
         return HOUSEKEEPING_SECONDS
 

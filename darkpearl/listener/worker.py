@@ -125,7 +125,7 @@ class Listener:
                 ):
                     await self._work(bell)
             except psycopg.Error as error:
-                metrics.outages.inc()
+                metrics.outages.labels(error.sqlstate or "none").inc()
                 if self._pace.halve(error):
                     continue
                 await self._back_off(f"database: {first_line(error)}")
@@ -140,6 +140,7 @@ class Listener:
     async def _work(self, bell: Bell) -> None:
         while not self._stopping:
             await self._housekeeping.keep(self._engine)
+            await bell.correct_waits()
             if not bell.holds_idle_lock:
                 await self._work_off(bell)
                 await bell.take_idle_lock()
@@ -215,6 +216,7 @@ class Listener:
         if time.monotonic() - self._counted_peers_at > PEERS_SECONDS:
             self._counted_peers_at = time.monotonic()
             self._has_peers = await bell.has_peers()
+            await bell.correct_waits()
 
     def _due(self, passes: Passes) -> dict[str, Coroutine[Any, Any, Pass]]:
         """A settle if there are answers, and an advance if one is wanted and there is room.

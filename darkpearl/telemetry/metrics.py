@@ -72,7 +72,8 @@ gateway_calls = Histogram(
 )
 outages = Counter(
     "darkpearl_listener_outages",
-    "Times that the listener found no database.",
+    "Times that the listener found no database that works, by SQLSTATE.",
+    ["sqlstate"],
     registry=REGISTRY,
 )
 

@@ -139,6 +139,15 @@ return p_text ~ (
 );
 comment on function is_visible(text) is 'Whether a text has a character that can be seen; white space and zero-width ones can''t.';
 
+-- Whether what a text is written with can all be told by looking at it: visible characters, and
+-- single spaces between them. For what people read off a label and type in.
+create function is_visible_throughout(p_text text) returns boolean
+language sql immutable parallel safe
+return p_text = btrim(p_text) and strpos(p_text, '  ') = 0 and not exists (
+    select from regexp_split_to_table(p_text, '') as c where c <> ' ' and not is_visible(c)
+);
+comment on function is_visible_throughout(text) is 'Whether a text has visible characters alone, and single spaces between them.';
+
 -- The only clock. Every timer and time stamp of ours reads it, so that a test
 -- can turn it by replacing the function; in production there is nothing to turn.
 create function clock() returns timestamptz
@@ -182,6 +191,7 @@ comment on function new_id() is 'A new UUIDv7: unique, and sorted by the time it
 -- Called by column defaults and constraints, whoever inserts.
 grant execute on function amounts_add_up(amount, amount, amount, amount, amount) to public;
 grant execute on function clock() to public;
+grant execute on function is_visible_throughout(text) to public;
 grant execute on function is_visible(text) to public;
 grant execute on function minor_units(text) to public;
 grant execute on function new_id() to public;
@@ -201,6 +211,7 @@ create table products (
     updated_at timestamptz not null default clock(),
     constraint products_sku_is_unique unique (sku),
     constraint products_sku_is_short_and_not_blank check (is_visible(sku) and length(sku) <= 100),
+    constraint products_sku_is_visible_throughout check (is_visible_throughout(sku)),
     constraint products_sku_is_normalized_nfc check (sku is nfc normalized),
     constraint products_name_is_short_and_not_blank check (is_visible(name) and length(name) <= 255),
     constraint products_name_is_normalized_nfc check (name is nfc normalized),
@@ -226,6 +237,7 @@ create table warehouses (
     capture_method capture_method not null default 'at_payment',
     constraint warehouses_code_is_unique unique (code),
     constraint warehouses_code_is_short_and_not_blank check (is_visible(code) and length(code) <= 50),
+    constraint warehouses_code_is_visible_throughout check (is_visible_throughout(code)),
     constraint warehouses_code_is_normalized_nfc check (code is nfc normalized),
     constraint warehouses_name_is_short_and_not_blank check (is_visible(name) and length(name) <= 255),
     constraint warehouses_name_is_normalized_nfc check (name is nfc normalized),
@@ -684,7 +696,7 @@ create table gateway_events (
     constraint gateway_events_are_bounded
     check (
         length(gateway) <= 50 and length(event_id) between 1 and 255
-        and length(idempotency_key) <= 255 and pg_column_size(answer) <= 10000
+        and length(idempotency_key) <= 255 and octet_length(answer::text) <= 10000
     )
 );
 create index gateway_events_unmatched_idx on gateway_events (received_at) where disposition = 'unmatched';

@@ -99,19 +99,19 @@ begin
         group by n.order_id, n.warehouse_id
     ) as i
     where o.id = any(array[i.order_id]) and o.warehouse_id = any(array[i.warehouse_id])
-        and o.placed_in = pg_current_xact_id() and o.created_at >= transaction_timestamp();
+        and o.placed_in = pg_current_xact_id() and age(o.xmin) <= age(pg_current_xact_id()::xid);
 
     select
         n.order_id, n.warehouse_id, n.product_id, p.currency as product_currency, o.currency as order_currency,
-        -- The time tells apart a transaction of this cluster from one of the
-        -- cluster that an order was restored from.
-        o.placed_in is distinct from pg_current_xact_id() or o.created_at < transaction_timestamp() as late
+        -- The age of the row tells apart a transaction of this cluster from one of the cluster
+        -- that an order was restored from. A time wouldn't: clocks are set back.
+        o.placed_in is distinct from pg_current_xact_id() or age(o.xmin) > age(pg_current_xact_id()::xid) as late
     into v_wrong
     from new_items as n
     left join orders as o on o.id = any(array[n.order_id]) and o.warehouse_id = any(array[n.warehouse_id])
     left join products as p on p.id = any(array[n.product_id])
     where o.placed_in is distinct from pg_current_xact_id()
-        or o.created_at < transaction_timestamp()
+        or age(o.xmin) > age(pg_current_xact_id()::xid)
         or p.currency <> o.currency
     limit 1;
     if found and v_wrong.order_currency is null then

@@ -1,6 +1,6 @@
 -- The bell: how a listener that has nothing to do learns that it has.
 -- A notification is a hint, never the delivery: a listener that misses one finds the work
--- by the next poll.
+-- by the next poll. Work that lies in the future of a clock which was set back is brought back.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
@@ -91,3 +91,51 @@ begin atomic
         and l.objsubid = 1;
 end;
 comment on function release_idle_lock() is 'For listeners: awake again; writers need not ring.';
+
+-- Corrects what was written by a clock that has been set back since: sagas that lie in a future
+-- which is far off again wait from now on for as long as they were to, those that were ready
+-- not at all, and no pause is longer than any may be. A saga that was changed at a time that is
+-- still to come is how such a clock shows.
+-- p_seen: what the last call returned, null for the first; while the clock has only gone on since,
+-- nothing is looked at. What is returned after it was set back nears the clock by a tenth with each
+-- call, so that transactions that were under way are found by one of the next.
+-- Locks: sagas that are to be corrected, 10000 at most, and step_settings; rows that are locked
+-- are left for a later call. Raises nothing.
+create or replace function correct_future_waits(p_seen timestamptz default null) returns timestamptz
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_now constant timestamptz := clock();
+    v_longest_pause constant interval := '1 day';
+begin
+    if v_now >= p_seen then
+        return v_now;
+    end if;
+    update sagas as s
+    set ready_at = v_now + greatest(f.ready_at - f.updated_at, '0'), updated_at = v_now
+    from (
+        select w.id, w.warehouse_id, w.ready_at, w.updated_at
+        from sagas as w
+        where w.ready_at > v_now and w.updated_at > v_now
+        order by w.ready_at, w.id
+        limit 10000
+        for no key update skip locked
+    ) as f
+    where s.id = f.id and s.warehouse_id = f.warehouse_id;
+    update step_settings as t
+    set paused_until = v_now + v_longest_pause
+    from (
+        select p.saga_type, p.step_name
+        from step_settings as p
+        where p.paused_until > v_now + v_longest_pause
+        for no key update skip locked
+    ) as f
+    where t.saga_type = f.saga_type and t.step_name = f.step_name;
+    return v_now + coalesce((p_seen - v_now) * 0.9, '0');
+end
+$$;
+comment on function correct_future_waits(timestamptz) is
+    'For listeners: brings sagas back that wait for a time which is far off again since the clock was set back; returns what to pass next time.';

@@ -193,6 +193,7 @@ comment on function define_plan(text, plan_step[]) is
 -- The version that new sagas of a type begin with; null when none is declared. Locks nothing.
 create or replace function newest_plan(p_saga_type text) returns smallint
 language plpgsql stable
+set search_path = darkpearl, pg_temp
 as $$
 begin
     return (select max(s.plan_version) from saga_steps as s where s.saga_type = p_saga_type);

@@ -39,50 +39,105 @@ $$;
 comment on function try_to_lock(regclass, text) is
     'Internal: locks a table if that can be had at once or nearly so; says whether.';
 
--- Makes one partition of saga_events, beside it, and attaches it when it is whole. Returns false,
--- and leaves nothing behind, when a lock isn't to be had.
--- Locks: saga_events against other changes of it, then saga_events_default against everybody.
-create or replace function make_event_partition(p_name text, p_from timestamptz, p_to timestamptz) returns boolean
+-- The name and the bounds of the partition that events of a moment belong to: a month of UTC,
+-- whatever zone the session is in. Locks nothing.
+create or replace function event_month(
+    p_at timestamptz, out name text, out starts_at timestamptz, out ends_at timestamptz
+)
+language sql stable
+set search_path = darkpearl, pg_temp
+begin atomic
+    select
+        to_char(m.month, '"saga_events_"YYYY_MM'), m.month at time zone 'UTC',
+        (m.month + interval '1 month') at time zone 'UTC'
+    from (select date_trunc('month', p_at at time zone 'UTC') as month) as m;
+end;
+comment on function event_month(timestamptz) is 'Internal: the partition that events of a moment belong to.';
+
+-- Makes a table for events of the month of a moment, beside saga_events. Its bounds are a check,
+-- so that nothing is looked through when it is attached. Locks nothing that anybody uses.
+create or replace function make_event_table(p_at timestamptz) returns void
 language plpgsql
 set search_path = darkpearl, pg_temp
-set lock_timeout = '100ms'
 as $$
+declare
+    v_month constant record := event_month(p_at);
 begin
-    -- With the bounds as a check, and without rows of that month in the default partition, there
-    -- is nothing to be looked through while that one is locked.
     execute format(
         'create table %I (like saga_events including defaults including constraints including indexes, '
         'constraint %I check (created_at >= %L and created_at < %L))',
-        p_name, p_name || '_is_its_month', p_from, p_to
+        v_month.name, v_month.name || '_is_its_month', v_month.starts_at, v_month.ends_at
     );
-    execute format('alter table %I enable row level security, force row level security', p_name);
+    execute format('alter table %I enable row level security, force row level security', v_month.name);
     execute format(
         'create policy "the owner''s functions see everything" on %I to darkpearl_owner using (true) with check (true)',
-        p_name
+        v_month.name
     );
     -- Row triggers are inherited, this one is not.
     execute format(
         'create trigger saga_events_refuse_truncate before truncate on %I '
-        'for each statement execute function refuse_change()', p_name
+        'for each statement execute function refuse_change()', v_month.name
     );
+end
+$$;
+comment on function make_event_table(timestamptz) is
+    'Internal: makes a table for the events of a month, which is not a partition yet.';
+
+-- Locks what a partition is attached to. Raises: 55P03 when that isn't to be had.
+-- Locks: saga_events against other changes of it, then saga_events_default against everybody.
+create or replace function lock_for_attaching() returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
     if not (
         try_to_lock('saga_events', 'share update exclusive')
         and try_to_lock('saga_events_default', 'access exclusive')
     ) then
         raise lock_not_available;
     end if;
-    execute format(
-        'alter table saga_events attach partition %I for values from (%L) to (%L)', p_name, p_from, p_to
-    );
-    execute format('alter table %I drop constraint %I', p_name, p_name || '_is_its_month');
-    return true;
-exception
-    when lock_not_available then
-        return false;
 end
 $$;
-comment on function make_event_partition(text, timestamptz, timestamptz) is
-    'Internal: makes a partition of saga_events and attaches it; false when it must wait for another time.';
+comment on function lock_for_attaching() is 'Internal: locks saga_events and its default partition, or raises soon.';
+
+-- Makes the table of a month a partition, under the locks of lock_for_attaching(). With its
+-- check, and without events of that month in the default partition, there is nothing to be
+-- looked through. Returns its name.
+create or replace function attach_event_table(p_at timestamptz) returns text
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_month constant record := event_month(p_at);
+begin
+    execute format(
+        'alter table saga_events attach partition %I for values from (%L) to (%L)',
+        v_month.name, v_month.starts_at, v_month.ends_at
+    );
+    execute format('alter table %I drop constraint %I', v_month.name, v_month.name || '_is_its_month');
+    return v_month.name;
+end
+$$;
+comment on function attach_event_table(timestamptz) is 'Internal: attaches the table of a month to saga_events.';
+
+-- Makes one partition of saga_events. Returns its name; null, and leaves nothing behind, when a
+-- lock isn't to be had. Locks: as lock_for_attaching().
+create or replace function make_event_partition(p_at timestamptz) returns text
+language plpgsql
+set search_path = darkpearl, pg_temp
+set lock_timeout = '100ms'
+as $$
+begin
+    perform make_event_table(p_at);
+    perform lock_for_attaching();
+    return attach_event_table(p_at);
+exception
+    when lock_not_available then
+        return null;
+end
+$$;
+comment on function make_event_partition(timestamptz) is
+    'Internal: makes a partition of saga_events and attaches it; null when it must wait for another time.';
 
 -- Makes sure that events of this month and the next ones have a partition of
 -- their own. Returns the names of those it made; nothing when another session
@@ -95,31 +150,30 @@ security definer
 set search_path = darkpearl, pg_temp
 as $$
 declare
-    -- Without a zone: a month of a session's time zone is not one of UTC.
-    v_this_month constant timestamp := date_trunc('month', clock() at time zone 'UTC');
-    v_from timestamptz;
-    v_to timestamptz;
+    v_month record;
     v_name text;
 begin
     if not pg_try_advisory_xact_lock(idle_lock_key() + 1) then
         return;
     end if;
-    for v_from, v_to in
-        select m at time zone 'UTC', (m + interval '1 month') at time zone 'UTC'
-        from generate_series(
-            v_this_month, v_this_month + p_months_ahead * interval '1 month', interval '1 month'
-        ) as m
+    for v_month in
+        select m.name, m.starts_at, m.ends_at
+        from (select date_trunc('month', clock() at time zone 'UTC') as this_month) as c
+        cross join generate_series(0, p_months_ahead) as n
+        cross join event_month((c.this_month + n * interval '1 month') at time zone 'UTC') as m
+        order by n
     loop
-        v_name := 'saga_events_' || to_char(v_from at time zone 'UTC', 'YYYY_MM');
-        continue when to_regclass(v_name) is not null;
-        -- A month that began without its partition stays in the default one.
+        continue when to_regclass(v_month.name) is not null;
+        -- A month that began without its partition stays in the default one while it lasts.
         continue when exists (
-            select from saga_events_default as e where e.created_at >= v_from and e.created_at < v_to
+            select from saga_events_default as e
+            where e.created_at >= v_month.starts_at and e.created_at < v_month.ends_at
         );
-        if make_event_partition(v_name, v_from, v_to) then
+        v_name := make_event_partition(v_month.starts_at);
+        if v_name is not null then
             return next v_name;
         else
-            raise warning 'partition % is left for later: saga_events is in use', v_name;
+            raise warning 'partition % is left for later: saga_events is in use', v_month.name;
         end if;
     end loop;
 end
@@ -138,6 +192,67 @@ begin atomic
 end;
 comment on function events_out_of_place() is
     'Monitoring: events that lie in saga_events_default because their month has no partition, up to 10,000.';
+
+-- Moves the events that lie in saga_events_default into partitions of their months. It waits until
+-- none of this month are among them, to which others may come. They are copied while everybody
+-- works; then the copies are attached in place of the originals, which takes the same moment however
+-- many there are. Returns the names of the partitions: none when there is nothing to move, or more
+-- than p_limit events (null for no limit), or another session or a transaction is in the way, or
+-- the transaction is one that doesn't see what others have added since it began.
+-- Locks: as lock_for_attaching(), to the end of the transaction.
+create or replace function place_events(p_limit bigint default 10000) returns setof text
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+set lock_timeout = '100ms'
+as $$
+declare
+    v_months timestamptz[];
+    v_at timestamptz;
+    v_copied bigint;
+    v_events bigint := 0;
+    v_names text[] := '{}';
+begin
+    if current_setting('transaction_isolation') <> 'read committed'
+        or not pg_try_advisory_xact_lock(idle_lock_key() + 1)
+        or (select count(*) from (select from saga_events_default as e limit p_limit + 1) as few) > p_limit
+    then
+        return;
+    end if;
+    v_months := array(select distinct (event_month(e.created_at)).starts_at from saga_events_default as e);
+    if (event_month(clock())).starts_at = any(v_months) then
+        return;
+    end if;
+    begin
+        foreach v_at in array v_months loop
+            perform make_event_table(v_at);
+            execute format(
+                'insert into %I select e.* from saga_events_default as e where e.created_at >= $1 and e.created_at < $2',
+                (event_month(v_at)).name
+            ) using v_at, (event_month(v_at)).ends_at;
+            get diagnostics v_copied = row_count;
+            v_events := v_events + v_copied;
+        end loop;
+        perform lock_for_attaching();
+        if (select count(*) from saga_events_default as e) <> v_events then
+            raise lock_not_available;  -- somebody's has come since
+        end if;
+        alter table saga_events_default disable trigger saga_events_refuse_truncate;
+        truncate saga_events_default;
+        alter table saga_events_default enable trigger saga_events_refuse_truncate;
+        foreach v_at in array v_months loop
+            v_names := v_names || attach_event_table(v_at);
+        end loop;
+    exception
+        when lock_not_available then
+            raise warning 'events stay in saga_events_default for now: saga_events is in use';
+            return;
+    end;
+    return query select n from unnest(v_names) as n;
+end
+$$;
+comment on function place_events(bigint) is
+    'Housekeeping: moves events that came when their month had no partition into one of their own. Keeps nobody waiting.';
 
 -- The monthly partitions of saga_events that end before a day, oldest first, with the number of
 -- their events, up to the first that tells of a saga that has not ended, which is `needed`.

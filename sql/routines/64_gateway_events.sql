@@ -30,7 +30,7 @@ comment on function bounded_name(text, integer) is 'Internal: a name within so m
 create or replace function bounded_answer(p_answer jsonb) returns jsonb
 language sql immutable
 return case
-    when pg_column_size(p_answer) <= 10000 then p_answer
+    when octet_length(p_answer::text) <= 10000 then p_answer
     else jsonb_strip_nulls(jsonb_build_object(
         'outcome', p_answer -> 'outcome',
         'code', left(p_answer ->> 'code', 255),

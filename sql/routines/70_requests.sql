@@ -89,6 +89,7 @@ security definer
 set search_path = darkpearl, pg_temp
 as $$
 declare
+    v_before constant timestamptz := clock() - p_hours * interval '1 hour';
     v_forgotten bigint;
 begin
     if coalesce(p_hours, 0) < 1 or coalesce(p_limit, 0) < 1 then
@@ -102,7 +103,7 @@ begin
     using (
         select o.caller, o.idempotency_key
         from idempotency_keys as o
-        where o.created_at < clock() - p_hours * interval '1 hour'
+        where o.created_at < v_before
         order by o.created_at
         limit p_limit
         for update skip locked

@@ -36,7 +36,8 @@ as $$
 declare
     v_piece constant integer := 128;
     v_until constant timestamptz := clock() - interval '5 seconds';
-    v_from constant timestamptz := greatest(p_after, v_until - interval '5 minutes');
+    -- What was told last lies ahead when the clock was set back: counting goes on from here.
+    v_from constant timestamptz := greatest(least(p_after, v_until), v_until - interval '5 minutes');
     v_partition regclass;
     v_page bigint;
     v_newest timestamptz;
@@ -59,9 +60,11 @@ begin
         while v_page > 0 loop
             v_page := v_page - v_piece;
             return query execute format(
-                'select e.step_name, e.event_type, width_bucket(extract(epoch from e.created_at - e.started_at)::float8, $3), '
-                'count(*), sum(extract(epoch from e.created_at - e.started_at))::float8, $2 '
-                'from %s as e where e.ctid >= ''(%s,0)'' and e.ctid < ''(%s,0)'' '
+                'select e.step_name, e.event_type, width_bucket(t.seconds, $3), count(*), sum(t.seconds), $2 '
+                'from %s as e '
+                'cross join lateral (select greatest(extract(epoch from e.created_at - e.started_at), '
+                'case when e.started_at is not null then 0 end)::float8 as seconds) as t '
+                'where e.ctid >= ''(%s,0)'' and e.ctid < ''(%s,0)'' '
                 'and e.created_at > $1 and e.created_at <= $2 group by 1, 2, 3',
                 v_partition, greatest(v_page, 0), v_page + v_piece
             )

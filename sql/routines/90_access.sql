@@ -84,7 +84,7 @@ public, anon, authenticated, service_role, darkpearl_app, darkpearl_listener, da
 grant usage on schema darkpearl to
 anon, authenticated, service_role, darkpearl_app, darkpearl_listener, darkpearl_reader, darkpearl_api;
 grant execute on function
-clock(), new_id(), minor_units(text), is_visible(text), refuse(text, text, text, text), refuse_unpayable(numeric, text),
+clock(), new_id(), minor_units(text), is_visible(text), is_visible_throughout(text), refuse(text, text, text, text), refuse_unpayable(numeric, text),
 current_actor(), current_customer()
 to public;
 
@@ -156,8 +156,8 @@ grant execute on function expect_version(bigint, bigint[]) to service_role;
 
 -- The engine.
 grant execute on function
-advance(integer, uuid[]), settle(jsonb, uuid[]), take_idle_lock(), release_idle_lock(), idle_lock_key(),
-ensure_event_partitions(integer), forget_idempotency_keys(integer, integer), forget_payment_tokens(integer), trace_contexts(uuid[])
+advance(integer, uuid[]), settle(jsonb, uuid[]), take_idle_lock(), release_idle_lock(), idle_lock_key(), correct_future_waits(timestamptz),
+ensure_event_partitions(integer), place_events(bigint), forget_idempotency_keys(integer, integer), forget_payment_tokens(integer), trace_contexts(uuid[])
 to darkpearl_listener;
 
 grant execute on function events_out_of_place() to service_role, darkpearl_app, darkpearl_reader;

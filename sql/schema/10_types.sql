@@ -136,6 +136,15 @@ return p_text ~ (
 );
 comment on function is_visible(text) is 'Whether a text has a character that can be seen; white space and zero-width ones can''t.';
 
+-- Whether what a text is written with can all be told by looking at it: visible characters, and
+-- single spaces between them. For what people read off a label and type in.
+create function is_visible_throughout(p_text text) returns boolean
+language sql immutable parallel safe
+return p_text = btrim(p_text) and strpos(p_text, '  ') = 0 and not exists (
+    select from regexp_split_to_table(p_text, '') as c where c <> ' ' and not is_visible(c)
+);
+comment on function is_visible_throughout(text) is 'Whether a text has visible characters alone, and single spaces between them.';
+
 -- The only clock. Every timer and time stamp of ours reads it, so that a test
 -- can turn it by replacing the function; in production there is nothing to turn.
 create function clock() returns timestamptz
@@ -179,6 +188,7 @@ comment on function new_id() is 'A new UUIDv7: unique, and sorted by the time it
 -- Called by column defaults and constraints, whoever inserts.
 grant execute on function amounts_add_up(amount, amount, amount, amount, amount) to public;
 grant execute on function clock() to public;
+grant execute on function is_visible_throughout(text) to public;
 grant execute on function is_visible(text) to public;
 grant execute on function minor_units(text) to public;
 grant execute on function new_id() to public;

@@ -69,7 +69,7 @@ create table gateway_events (
     constraint gateway_events_are_bounded
     check (
         length(gateway) <= 50 and length(event_id) between 1 and 255
-        and length(idempotency_key) <= 255 and pg_column_size(answer) <= 10000
+        and length(idempotency_key) <= 255 and octet_length(answer::text) <= 10000
     )
 );
 create index gateway_events_unmatched_idx on gateway_events (received_at) where disposition = 'unmatched';

@@ -124,6 +124,24 @@ async def test_a_statement_has_a_time_limit(app: Litestar, api: Api, problem: Pr
     assert told.headers["retry-after"] == "1"
 
 
+@pytest.mark.parametrize("sqlstate", ["25006", "53100", "53300", "57P03", "08006"])
+async def test_a_server_in_trouble_is_503(
+    sqlstate: str, api: Api, shop: Any, order_body: Any, problem: Problem
+) -> None:
+    """Not to be written to, full, crowded, starting up, cut off: come again, nothing was done."""
+    await shop.run(
+        "create function be_in_trouble() returns trigger language plpgsql as"
+        f" $$ begin raise 'secret' using errcode = '{sqlstate}'; end $$;"
+        " create trigger trouble before insert on orders"
+        " for each row execute function be_in_trouble()"
+    )
+    told = await api.post("/orders", json=order_body((0, 1)))
+    document = problem(told, 503, sqlstate)
+    assert told.headers["retry-after"] == "1"
+    assert "secret" not in str(document)
+    assert (await api.get("/orders")).json()["count"] == 0
+
+
 async def test_health_of_a_whole_service(api: Api) -> None:
     """Alive and ready."""
     for path in ("/health/live", "/health/ready"):

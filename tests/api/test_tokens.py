@@ -190,6 +190,12 @@ async def test_clocks_may_differ_by_the_leeway() -> None:
             await ask(lenient, signed(**late))
 
 
+async def test_when_a_token_was_made_is_no_limit() -> None:
+    """A token that says it was made in an hour is valid: ours may be the clock that is wrong."""
+    now = int(time.time())
+    assert (await ask(Settings(jwt_secret=SECRET), signed(iat=now + 3600))).role == "service_role"
+
+
 async def test_issuer_and_audience_are_checked_where_they_are_set() -> None:
     """Set, they have to be named; an audience may be one of several."""
     strict = Settings(jwt_secret=SECRET, jwt_issuer="us", jwt_audience="shop")

@@ -110,6 +110,22 @@ async def test_events_of_nothing_known_are_taken_all_the_same(
     assert await shop.values("select event_id from gateway_events") == ["evt_1"]
 
 
+async def test_an_event_with_half_a_character_is_cleaned(
+    shop: Shop, deliver: Callable[..., Awaitable[httpx.Response]]
+) -> None:
+    """A text that was cut in the middle of a character is no reason to refuse what is signed."""
+    key = await waiting(shop)
+    kind, code = "payment_intent.payment_failed", "lost \U0001f41a\ud83d \\ud800"
+    for disposition in ("applied", "duplicate"):
+        response = await deliver(
+            "evt\udc1a", kind, "requires_payment_method", code, payment_key=key
+        )
+        assert (response.status_code, response.json()) == (200, {"disposition": disposition})
+    assert await shop.values("select decline_code from payments") == [
+        "lost \U0001f41a\ufffd \\ud800"
+    ]
+
+
 @pytest.mark.parametrize(
     ("event", "code"),
     [("evt\0x", "lost\0card"), ("e" * 300, "c" * 20_000), ("\0", "\0")],

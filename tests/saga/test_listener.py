@@ -73,7 +73,7 @@ def asleep(shop: Shop) -> Callable[[], Awaitable[bool]]:
     async def holds_idle_lock() -> bool:
         return await shop.value(
             "select count(*) = 1 from pg_locks where locktype = 'advisory' and granted"
-            " and mode = 'ExclusiveLock'"
+            " and mode = 'ExclusiveLock' and objid = (idle_lock_key() & 4294967295)::oid"
         )
 
     return holds_idle_lock
@@ -86,7 +86,9 @@ def fast_asleep(shop: Shop) -> Callable[[], Awaitable[bool]]:
         return await shop.value(
             "select count(*) = 1 from pg_stat_activity as bell, pg_stat_activity as look"
             " where bell.datname = current_database() and look.datname = current_database()"
-            " and bell.application_name = 'darkpearl bell' and bell.query ~ 'take_idle_lock'"
+            " and bell.application_name = 'darkpearl bell'"
+            " and exists (select from pg_locks as l where l.pid = bell.pid"
+            " and l.locktype = 'advisory' and l.mode = 'ExclusiveLock' and l.granted)"
             " and look.application_name = 'darkpearl listener' and look.query ~ 'advance'"
             " and look.query_start > bell.query_start"
             " and bell.state = 'idle' and look.state = 'idle'"

@@ -33,7 +33,19 @@ async def test_what_nobody_sees_is_blank(shop: Shop, table: str, column: str) ->
         with shop.refused("23514") as refusal:
             await shop.run(query, *(blank if each == column else "seen" for each in other))
         assert f"{table}_{column}_is_short_and_not_blank" in refusal.message
-    await shop.run(query, *("\u200d\U0001f41a" if each == column else "seen" for each in other))
+    await shop.run(query, *("\U0001f41a" if each == column else "seen" for each in other))
+
+
+@pytest.mark.parametrize(("table", "column"), [("products", "sku"), ("warehouses", "code")])
+async def test_what_looks_alike_is_the_same(shop: Shop, table: str, column: str) -> None:
+    """A SKU or a code has no character that can't be seen, nor spaces that can't be counted."""
+    query = f"insert into {table} ({column}, name) values (%s, 'n\u200cm')"
+    for hidden in ("A\u200bB", "A\u00adB", "A\u00a0B", "A\tB", " AB", "AB ", "A  B", "\u200dA"):
+        with shop.refused("23514") as refusal:
+            await shop.run(query, hidden)
+        assert f"{table}_{column}_is_visible_throughout" in refusal.message
+    for plain in ("A B", "\u00c4-14/\u6f22", "\U0001f41a"):
+        await shop.run(query, plain)
 
 
 @pytest.mark.parametrize("column", ["sku", "name"])

@@ -62,6 +62,7 @@ async def test_every_function_is_in_the_files(shop: Shop) -> None:
         *routines,
         "amounts_add_up",
         "clock",
+        "is_visible_throughout",
         "is_visible",
         "minor_units",
         "new_id",

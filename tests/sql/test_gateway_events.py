@@ -285,6 +285,15 @@ async def test_what_can_be_no_reference_or_amount_is_left_out(
     assert (await shop.payment(order))["captured_amount"] == 10
 
 
+async def test_what_is_kept_fits_whatever_it_is_made_of(shop: Shop, order: UUID) -> None:
+    """A cut answer is within the bound by its text, which is the same on every server."""
+    await shop.settle([await shop.lease(order)], PENDING)
+    wordy = APPROVED | dict.fromkeys(("code", "message", "more"), "\u0001" * 20_000)
+    wordy["reference"] = "\u0001" * 255
+    assert await shop.told(f"{order}:process_payment", wordy) == "applied"
+    assert await shop.value("select octet_length(answer::text) <= 10000 from gateway_events")
+
+
 async def test_events_are_history(shop: Shop, order: UUID) -> None:
     """What a gateway told stays told."""
     await shop.told(f"{order}:process_payment", APPROVED)

@@ -302,3 +302,71 @@ async def test_events_without_a_partition_are_counted(shop: Shop) -> None:
     await shop.order((shop.products[0], 1))
     async with shop.acting_as("darkpearl_reader"):
         assert await shop.value(count) == 1
+
+
+YEAR = 365 * 86400
+PLACES = "select tableoid::regclass::text, count(*) from saga_events group by 1 order by 1"
+
+
+async def stray(shop: Shop) -> None:
+    """Two orders in each of two months that had no partition and are over."""
+    product = await shop.product(on_hand=10)
+    for _ in range(2):
+        await shop.turn_clock(YEAR)
+        for _ in range(2):
+            await shop.order((product, 1))
+    await shop.turn_clock(YEAR)
+    await shop.values("select ensure_event_partitions()")
+
+
+async def test_events_move_into_their_months(shop: Shop) -> None:
+    """What lay in saga_events_default lies in a partition of its month, word for word."""
+    await stray(shop)
+    before = await shop.rows("select * from saga_events order by id")
+    async with shop.acting_as("darkpearl_listener"):
+        made = await shop.values("select place_events()")
+        assert len(made) == 2
+        assert await shop.values("select place_events()") == []
+    assert await shop.rows("select * from saga_events order by id") == before
+    assert {tuple(row.values()) for row in await shop.rows(PLACES)} == {(name, 2) for name in made}
+    assert await shop.value("select events_out_of_place from engine_health") == 0
+    for change in ("delete from saga_events", "truncate saga_events_default"):
+        with shop.refused("DP005"):
+            await shop.run(change)
+
+
+async def test_events_of_this_month_stay_until_it_is_over(shop: Shop) -> None:
+    """A month to which events are added still isn't moved."""
+    product = await shop.product(on_hand=10)
+    await shop.turn_clock(YEAR)
+    await shop.order((product, 1))
+    assert await shop.values("select place_events()") == []
+    await shop.turn_clock(32 * 86400)
+    assert len(await shop.values("select place_events()")) == 1
+
+
+async def test_many_events_are_moved_by_hand_alone(shop: Shop) -> None:
+    """Housekeeping leaves more than its limit where they are; without one all of them go."""
+    await stray(shop)
+    assert await shop.values("select place_events(3)") == []
+    assert len(await shop.values("select place_events(null)")) == 2
+
+
+async def test_what_isnt_seen_isnt_moved(shop: Shop) -> None:
+    """A transaction that can't see what others have added since it began leaves all in place."""
+    await stray(shop)
+    for level in ("repeatable read", "serializable"):
+        async with shop.connection.transaction():
+            await shop.run(f"set transaction isolation level {level}")
+            assert await shop.values("select place_events()") == []
+
+
+async def test_moving_events_keeps_nobody_waiting(shop: Shop, connect: Connect) -> None:
+    """Behind somebody who reads them nothing is moved, nothing is lost, and orders are placed."""
+    await stray(shop)
+    before = await shop.rows("select * from saga_events order by id")
+    async with read(connect):
+        assert await while_ordering(shop, connect, "select place_events()") == []
+    after = await shop.rows("select * from saga_events order by id")
+    assert after[: len(before)] == before
+    assert len(await shop.values("select place_events()")) == 2

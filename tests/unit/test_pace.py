@@ -1,0 +1,23 @@
+"""Pace: a listener that gets nothing done comes less and less often, whatever the trouble is."""
+
+import psycopg
+import pytest
+
+from darkpearl.listener.pace import Pace
+
+TROUBLE = ["25006", "53100", "53300", "57P03", "08006"]
+
+
+@pytest.mark.parametrize("sqlstate", TROUBLE)
+def test_trouble_of_the_server_makes_it_back_off(sqlstate: str) -> None:
+    """After ten failures in a row it waits seconds, and is quick again once something was done."""
+    pace = Pace(batch_size=500)
+    error = psycopg.errors.lookup(sqlstate)("trouble")
+    failures, waited = 0, 0.0
+    while failures < 10:
+        if not pace.halve(error):
+            failures += 1
+            waited = pace.failed("database: trouble")
+    assert waited >= 2.5
+    pace.done(1)
+    assert pace.failed("database: trouble") <= 0.2
