@@ -133,9 +133,10 @@ comment on function turn_back_saga(uuid, text) is
     'Operator: gives up a saga that is stuck on its way forward; what it has done is undone.';
 
 -- An operator has done by hand, at the gateway, what a stuck saga asked for:
--- that counts as its answer, and the saga goes on. Steps of ours can't be done
+-- that counts as its answer, and the saga goes on. What the step writes down before it
+-- asks is written first: it may never have got there. Steps of ours can't be done
 -- by hand; their cause is mended and they are retried.
--- Locks: the saga, then as settle_group(). Raises: DP008, DP010, DP015, DP018.
+-- Locks: the saga, then as settle_group(). Raises: DP008, DP010, DP015, DP018; what the step does.
 create or replace function skip_step(p_saga_id uuid, p_reason text) returns sagas
 language plpgsql
 security definer
@@ -144,10 +145,11 @@ set enable_seqscan = off
 as $$
 declare
     v_group saga_group := lock_stuck_saga(p_saga_id);
+    v_step constant plan_step := v_group.plan[v_group.position];
     v_backwards constant boolean := v_group.status = 'compensating';
     v_name text;
 begin
-    if is_external(v_group.plan[v_group.position], v_backwards) is not true then
+    if is_external(v_step, v_backwards) is not true then
         perform refuse(
             'DP018', 'step cannot be skipped',
             format('Saga %s is stuck at a step which nobody can do by hand.', p_saga_id),
@@ -155,6 +157,9 @@ begin
         );
     end if;
     v_name := note_operator_action(v_group, 'skipped', p_reason);
+    perform call_step(
+        case when v_backwards then v_step.undo_function else v_step.step_function end, v_group.warehouse_ids, v_group.saga_ids
+    );
     v_group.attempts := 1;
     v_group.were_ready_at := array[clock()];
     v_group.answers := array[jsonb_build_object('outcome', 'approved', 'gateway', 'by hand', 'message', p_reason)];
