@@ -196,7 +196,21 @@ select
                 'captured_amount', p.captured_amount, 'refunded_amount', p.refunded_amount,
                 'voided_amount', p.voided_amount, 'gateway', p.gateway,
                 'gateway_reference', p.gateway_reference, 'decline_code', p.decline_code,
-                'created_at', p.created_at, 'updated_at', p.updated_at
+                'created_at', p.created_at, 'updated_at', p.updated_at,
+                'disputes', (
+                    select coalesce(
+                        json_agg(
+                            json_build_object(
+                                'reference', d.reference, 'status', d.status, 'amount', d.amount, 'currency', d.currency,
+                                'reason', d.reason, 'opened_at', d.opened_at, 'updated_at', d.updated_at
+                            )
+                            order by d.opened_at, d.reference
+                        ),
+                        '[]'
+                    )
+                    from disputes as d
+                    where d.order_id = p.order_id and d.warehouse_id = p.warehouse_id
+                )
             )
         from payments as p
         where p.order_id = o.id and p.warehouse_id = o.warehouse_id
