@@ -78,6 +78,7 @@ class Stripe(stripe.HTTPXClient):
         self.requests: list[str] = []
         self.keys: list[str] = []
         self.is_searchable = True
+        self.disputed = False
         self._saved: dict[str, tuple[Any, Response]] = {}
         self._captured: dict[str, int] = {}
         self._faults: list[tuple[str, str, Response | None]] = []
@@ -211,7 +212,10 @@ class Stripe(stripe.HTTPXClient):
 
     def _complete(self, intent: Json) -> Json:
         """With the amounts that localstripe leaves out."""
+        held = intent["status"] == "requires_capture"
+        intent["amount_capturable"] = intent["amount"] if held else 0
         if charge := intent["latest_charge"]:
+            charge["disputed"] = self.disputed
             succeeded = intent["status"] == "succeeded"
             captured = self._captured.get(intent["id"], intent["amount"]) if succeeded else 0
             charge["amount_captured"] = intent["amount_received"] = captured

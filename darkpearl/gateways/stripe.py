@@ -137,12 +137,14 @@ class StripeGateway:
                     refunded=intent.money(intent.returned),
                     voided=intent.status == "canceled",
                     created_at=datetime.fromtimestamp(intent.created, UTC),
+                    disputed=intent.charge.disputed,
                 )
 
     def webhook(self, headers: Mapping[str, str], body: bytes) -> WebhookEvent | None:
-        """The event of a webhook, if it is about a payment intent or a refund of ours.
+        """The event of a webhook, if it is about a payment intent, a refund or a dispute.
 
-        A refund that was made by hand, in the dashboard, is told without an idempotency key.
+        A refund that was made by hand, in the dashboard, is told without an idempotency key, and
+        so is a dispute, which names its payment intent.
 
         Raises:
             SignatureError: the signature is missing, wrong or older than five minutes.
@@ -159,6 +161,17 @@ class StripeGateway:
         else:
             raise SignatureError(wrong)
         return msgspec.json.decode(body, type=Event).told()
+
+    async def payment_key(self, reference: str) -> str | None:
+        """What stands in the metadata of a payment intent.
+
+        Raises:
+            stripe.StripeError: Stripe is away, or busy.
+        """
+        try:
+            return (await self._retrieve(reference)).payment_key
+        except stripe.InvalidRequestError:
+            return None
 
     async def close(self) -> None:
         """Close the connections."""
@@ -229,7 +242,7 @@ class StripeGateway:
             return _intent(cancelled).voided()
         rest = intent.amount_received - intent.returned
         key = f"{call.idempotency_key}:refund:{intent.returned}"
-        refund = await self._give_back(intent.id, rest, {"payment_key": call.payment_key}, key)
+        refund = await self._give_back(intent.id, rest, {"void_key": call.idempotency_key}, key)
         # One that waits for the bank, or for funds, is on its way all the same.
         return refund if refund.outcome == "declined" else intent.voided()
 

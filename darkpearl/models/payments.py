@@ -71,7 +71,9 @@ class Refund(Struct):
     currency: str
     reason: str | None
     despite_dispute: bool
-    gateway: Annotated[str | None, Meta(description="`by hand` when a person saw to it")]
+    gateway: Annotated[
+        str | None, Meta(description="`other means` when a person paid it elsewhere")
+    ]
     gateway_reference: str | None
     decline_code: str | None
     created_at: datetime

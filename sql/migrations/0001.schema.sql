@@ -683,7 +683,7 @@ comment on table refunds is
     'Money given back, wholly or in part: of fulfilled orders, and of cancelled ones what turned up late. Each has a saga with its id.';
 comment on column refunds.status is 'failed: the gateway said refunded, and later that it came to nothing. Declined and failed are final.';
 comment on column refunds.despite_dispute is 'Whoever asked for it knew that the payment is disputed, and said to pay all the same.';
-comment on column refunds.gateway is 'Who paid it; ''by hand'' when a person saw to it.';
+comment on column refunds.gateway is 'Who paid it; ''by hand'': a person, at the gateway; ''other means'': a person, elsewhere.';
 
 create table disputes (
     order_id uuid not null,

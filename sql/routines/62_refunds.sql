@@ -223,7 +223,7 @@ begin
     where s.id = v_refund.id and s.warehouse_id = v_refund.warehouse_id
     for no key update;
     v_saga.attempts := 1;
-    v_group := group_of_saga(v_saga, p_answers => array[jsonb_build_object('outcome', 'approved', 'gateway', 'by hand')]);
+    v_group := group_of_saga(v_saga, p_answers => array[jsonb_build_object('outcome', 'approved', 'gateway', 'other means')]);
     perform run_groups(v_group.warehouse_ids, settle_group(v_group, v_group.warehouse_ids), 0);
     select r.* into strict v_refund
     from refunds as r

@@ -227,7 +227,7 @@ async def test_an_operator_records_what_went_back_by_other_means(shop: Shop, ord
     await shop.told(f"{failed}:refund_payment", CLOSED)
     for _ in range(2):
         made = await record(shop, order, None, "bank transfer 4711")
-        assert (made["status"], made["amount"], made["gateway"]) == ("refunded", 20, "by hand")
+        assert (made["status"], made["amount"], made["gateway"]) == ("refunded", 20, "other means")
     assert await shop.advance() == []
     assert (await shop.payment(order))["status"] == "refunded"
     assert await shop.value("select failed_refunds from engine_health") == 0
