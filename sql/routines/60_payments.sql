@@ -125,18 +125,19 @@ comment on function forget_payment_tokens(integer) is
 create or replace function told_amount(p_answer jsonb, p_field text) returns numeric
 language sql immutable
 return case
-    when p_answer ->> p_field ~ '^[0-9]{1,12}(\.[0-9]{1,4})?$' then (p_answer ->> p_field)::numeric
+    when p_answer ->> p_field ~ '^[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,2})?$' then (p_answer ->> p_field)::numeric
     when p_answer ->> p_field is not null then 'NaN'::numeric
 end;
 comment on function told_amount(jsonb, text) is 'Internal: an amount of an answer; NaN for what is none.';
 
--- The same for the books: null too for what is no amount, or is one of another currency.
--- Locks nothing.
+-- The same for the books: null too for what is no amount of money, or is one of another
+-- currency. Locks nothing.
 create or replace function told_money(p_answer jsonb, p_field text, p_currency text) returns numeric
 language sql immutable
 return case
     when upper(coalesce(p_answer ->> 'currency', p_currency)) = p_currency
-        then nullif(told_amount(p_answer, p_field), 'NaN')
+        and told_amount(p_answer, p_field) < 1e12 and scale(trim_scale(told_amount(p_answer, p_field))) <= 4
+        then round(told_amount(p_answer, p_field), least(scale(told_amount(p_answer, p_field)), 4))
 end;
 comment on function told_money(jsonb, text, text) is 'Internal: an amount of an answer that can be written down.';
 

@@ -253,11 +253,11 @@ begin
     insert into disputes as d (order_id, warehouse_id, reference, gateway, status, amount, currency, reason)
     select
         v_payment.order_id, v_payment.warehouse_id, bounded_name(p_answer ->> 'reference'), p_answer ->> 'gateway',
-        (p_answer ->> 'dispute')::dispute_status, t.amount, case when t.amount is null then v_payment.currency else t.currency end,
+        (p_answer ->> 'dispute')::dispute_status, t.amount, t.currency,
         left(p_answer ->> 'code', 2000)
     from (
         select
-            coalesce(nullif(told_amount(p_answer, 'amount'), 'NaN'), v_payment.captured_amount) as amount,
+            coalesce(told_money(p_answer - 'currency', 'amount', v_payment.currency), v_payment.captured_amount) as amount,
             upper(coalesce(substring(p_answer ->> 'currency' from '^[A-Za-z]{3}$'), v_payment.currency)) as currency
     ) as t
     on conflict (order_id, reference, warehouse_id) do update

@@ -17,6 +17,8 @@ WRONG = {
     "no number": ({"amount": "much"}, "0"),
     "NaN": ({"amount": "NaN"}, "0"),
     "less than nothing": ({"amount": "-29.90"}, "0"),
+    "no money": ({"amount": "1e20"}, "0"),
+    "a part of a cent": ({"amount": "29.900001"}, "0"),
     "a list": ({"amount": [29.9]}, "0"),
 }
 
@@ -109,6 +111,7 @@ async def test_another_amount_is_not_captured(
         {},
         ASKED,
         {**ASKED, "captured": 29.9},
+        {"amount": "2.99E+1", "captured": "29.9000000"},
         {"amount": "29.9000", "currency": "eur", "captured": "29.90", "refunded": "0"},
     ],
 )
