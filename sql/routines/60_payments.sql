@@ -125,7 +125,8 @@ comment on function forget_payment_tokens(integer) is
 create or replace function told_amount(p_answer jsonb, p_field text) returns numeric
 language sql immutable
 return case
-    when p_answer ->> p_field ~ '^[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,2})?$' then (p_answer ->> p_field)::numeric
+    when length(p_answer ->> p_field) <= 50 and p_answer ->> p_field ~ '^[0-9]+(\.[0-9]+)?([eE][+-]?[0-9][0-9]?)?$'
+        then (p_answer ->> p_field)::numeric
     when p_answer ->> p_field is not null then 'NaN'::numeric
 end;
 comment on function told_amount(jsonb, text) is 'Internal: an amount of an answer; NaN for what is none.';
@@ -143,15 +144,18 @@ comment on function told_money(jsonb, text, text) is 'Internal: an amount of an 
 
 -- Whether an approval is one of what was asked for, as far as it says: its amount and
 -- currency; with p_captured, what is captured in all; and the payment's name, if it has one.
--- Locks nothing.
+-- Texts that are the same are the rule, and cheap to compare. Locks nothing.
 create or replace function is_as_asked(
     p_answer jsonb, p_amount numeric, p_currency text, p_captured boolean, p_reference text
 ) returns boolean
 language sql immutable
-return coalesce(told_amount(p_answer, 'amount'), p_amount) = p_amount
-    and (not p_captured or coalesce(told_amount(p_answer, 'captured'), p_amount) = p_amount)
-    and upper(coalesce(p_answer ->> 'currency', p_currency)) = p_currency
-    and coalesce(p_reference = p_answer ->> 'reference', true);
+return (coalesce(p_answer ->> 'amount', p_amount::text) = p_amount::text or told_amount(p_answer, 'amount') = p_amount)
+    and (
+        not p_captured or coalesce(p_answer ->> 'captured', p_amount::text) = p_amount::text
+        or told_amount(p_answer, 'captured') = p_amount
+    )
+    and (coalesce(p_answer ->> 'currency', p_currency) = p_currency or upper(p_answer ->> 'currency') = p_currency)
+    and (p_reference is null or coalesce(p_answer ->> 'reference', p_reference) = p_reference);
 comment on function is_as_asked(jsonb, numeric, text, boolean, text) is
     'Internal: whether an approval names the amount, the currency and the payment that were asked for.';
 

@@ -126,6 +126,22 @@ async def test_a_late_charge_that_is_back_already_moves_nothing(shop: Shop, void
     assert await shop.audit() == []
 
 
+async def test_a_charge_told_after_its_void_was_done_by_hand_moves_nothing(shop: Shop) -> None:
+    """Whoever undid it in the dashboard and skipped the step is not undone by a late webhook."""
+    order = await shop.order((await shop.product("10", on_hand=1), 1))
+    await shop.settle(await shop.advance(), UNKNOWN)
+    await shop.cancel(order)
+    await shop.settle(await shop.advance(), DECLINED)
+    await shop.run("select skip_step(%s, 'voided in the dashboard')", order)
+    await shop.advance()
+    assert await shop.order_status(order) == "cancelled"
+    request = await late_charge(shop, order)
+    await shop.settle([request], APPROVED | {"captured": "10.00", "refunded": "10.00"})
+    assert (await shop.payment(order))["status"] == "refunded"
+    assert await shop.rows("select * from stuck_sagas") == []
+    assert await shop.audit() == []
+
+
 @pytest.mark.parametrize("way", ["retry", "skip", "webhook"])
 async def test_what_a_cancelled_order_is_owed_is_never_declined(
     shop: Shop, void: UUID, way: str

@@ -19,6 +19,7 @@ WRONG = {
     "less than nothing": ({"amount": "-29.90"}, "0"),
     "no money": ({"amount": "1e20"}, "0"),
     "a part of a cent": ({"amount": "29.900001"}, "0"),
+    "no end": ({"amount": "9" * 200_000}, "0"),
     "a list": ({"amount": [29.9]}, "0"),
 }
 
