@@ -63,7 +63,7 @@ async def receive_webhook(
         raise NotAuthorizedException(f"Not signed by {gateway}: {error}") from None
     except ValueError as error:
         raise BadRequestError(f"The body is no event: {error}") from None
-    if event and event.payment_reference:
+    if event and event.idempotency_key is None and event.payment_reference:
         event = await _with_key(known, event, event.payment_reference)
     if event is None:
         return Receipt("ignored")
