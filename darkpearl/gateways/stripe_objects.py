@@ -138,9 +138,9 @@ class Intent(msgspec.Struct):
             return self._approved(self.amount_received)
         return self._answer("declined", code="canceled") if self.status == "canceled" else None
 
-    def void(self) -> Answer | None:
-        """The answer to its void; None when it isn't undone."""
-        given_back = self.status == "succeeded" and self.returned >= self.amount_received
+    def void(self, returned: int) -> Answer | None:
+        """The answer to its void, with so much given back; None when it isn't undone."""
+        given_back = self.status == "succeeded" and returned >= self.amount_received
         return self.voided() if self.status == "canceled" or given_back else None
 
     def voided(self) -> Answer:
@@ -176,6 +176,11 @@ class Refund(msgspec.Struct):
     def idempotency_key(self) -> str | None:
         """Of the call that asked for it; None when it was made by hand."""
         return self.metadata.get("idempotency_key", self.metadata.get("void_key"))
+
+    @property
+    def failed(self) -> bool:
+        """Its money is here."""
+        return self.status in ("failed", "canceled")
 
     def answer(self) -> Answer:
         """Its outcome; pending while Stripe waits for funds or for the bank."""

@@ -110,6 +110,21 @@ async def test_every_approval_names_its_amount(
     assert (void.captured, void.refunded) == (Decimal(amount), Decimal(amount))
 
 
+async def test_a_void_does_not_count_what_failed(
+    server: Stripe, gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """A refund that came to nothing gave nothing back, whatever the charge says of it."""
+    held = await gateway.authorize(order(capture=True))
+    void = order("void", reference=held.reference)
+    assert (await gateway.void(void)).outcome == "approved"
+    refunds = await server.object("/refunds", payment_intent=str(held.reference))
+    server.failed = {each["id"] for each in refunds["data"]}
+    again = replace(void, idempotency_key="another")
+    assert await gateway.lookup(again) is None
+    answer = await gateway.void(again)
+    assert (answer.outcome, answer.code) == ("unknown", "charge_already_refunded")
+
+
 async def test_the_list_says_what_is_disputed(
     server: Stripe, gateway: StripeGateway, order: Callable[..., Call]
 ) -> None:
