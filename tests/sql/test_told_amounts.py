@@ -170,6 +170,7 @@ async def test_one_wrong_answer_in_a_batch_leaves_the_others(shop: Shop) -> None
         {"captured": "29.90", "refunded": "9.90"},
         {"refunded": "9.90"},
         {"captured": "29.90", "refunded": "NaN"},
+        {"reference": "ch_2"},
     ],
 )
 async def test_a_void_that_leaves_money_with_us_is_stuck(
