@@ -21,7 +21,7 @@ _LONGEST_MESSAGE = 500
 
 Kind = Literal[
     "only_here", "only_there", "charged_twice", "currency", "authorized", "captured", "refunded",
-    "status", "open_here", "open_there", "refund_open_here",
+    "status", "reference", "disputed", "open_here", "open_there", "refund_open_here",
 ]  # fmt: skip
 
 

@@ -78,6 +78,8 @@ class Stripe(stripe.HTTPXClient):
         self.requests: list[str] = []
         self.keys: list[str] = []
         self.is_searchable = True
+        self.disputed = False
+        self.failed: set[str] = set()
         self._saved: dict[str, tuple[Any, Response]] = {}
         self._captured: dict[str, int] = {}
         self._faults: list[tuple[str, str, Response | None]] = []
@@ -158,6 +160,8 @@ class Stripe(stripe.HTTPXClient):
             if int(given["amount"]) > left:
                 code = "amount_too_large" if left else "charge_already_refunded"
                 return self._refused(code, f"only {left} are left to refund")
+        if path == "/refunds" and method == "get":
+            return await self._list_refunds(given)
         found = re.fullmatch(r"/payment_intents/(\w+)/(confirm|capture|cancel)", path)
         if found and (refused := await self._prepare(found[1], found[2], given)):
             return refused
@@ -179,6 +183,15 @@ class Stripe(stripe.HTTPXClient):
             for name in update:
                 del given[name]
         return None
+
+    async def _list_refunds(self, given: dict[str, str]) -> Response:
+        """Those that are in `failed` came to nothing after they had succeeded."""
+        body, status, headers = await self._ask("get", "/refunds", given)
+        page = json.loads(body)
+        for each in page["data"]:
+            if each["id"] in self.failed:
+                each["status"] = "failed"
+        return json.dumps(page).encode(), status, headers
 
     async def _left(self, intent: str) -> int:
         charge = (await self.object(f"/payment_intents/{intent}"))["latest_charge"]
@@ -211,7 +224,10 @@ class Stripe(stripe.HTTPXClient):
 
     def _complete(self, intent: Json) -> Json:
         """With the amounts that localstripe leaves out."""
+        held = intent["status"] == "requires_capture"
+        intent["amount_capturable"] = intent["amount"] if held else 0
         if charge := intent["latest_charge"]:
+            charge["disputed"] = self.disputed
             succeeded = intent["status"] == "succeeded"
             captured = self._captured.get(intent["id"], intent["amount"]) if succeeded else 0
             charge["amount_captured"] = intent["amount_received"] = captured

@@ -1,4 +1,4 @@
-"""Refunds and returns of a fulfilled order: money and goods come back, each by itself."""
+"""Refunds and returns: money and goods come back, each by itself."""
 
 from uuid import UUID
 
@@ -47,7 +47,10 @@ async def get_refund(
 async def create_refund(
     once: NamedDependency[Once], order_id: FromPath[UUID], data: JSONBody[CreateRefund]
 ) -> JsonResponse[Refund]:
-    """Give back money of a fulfilled order, all that is left or a part. Its saga pays it out."""
+    """Give back money of a fulfilled order, all that is left or a part. Its saga pays it out.
+
+    Of a cancelled order, what it is still owed; of a disputed payment, only if told so.
+    """
     refund_id = data.id or access.new_id()
     give_back = access.call(
         "refund_order",
@@ -55,6 +58,7 @@ async def create_refund(
         amount=data.amount,
         reason=data.reason,
         refund_id=refund_id,
+        despite_dispute=data.despite_dispute,
     )
     made = (_REFUND, {"order_id": order_id, "id": refund_id})
     refund = await once.get(Refund, give_back, made)

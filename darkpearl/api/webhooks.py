@@ -4,7 +4,9 @@ A sender is known by its signature alone, which the gateway's own code checks ov
 bytes as they came. What follows from an event is the database's to decide.
 """
 
+import asyncio
 import hashlib
+import logging
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -17,8 +19,11 @@ from msgspec import Meta, Struct
 from darkpearl.api.access import Caller
 from darkpearl.api.problems import refusals
 from darkpearl.api.tokens import Identity
-from darkpearl.errors import BadRequestError, NotFoundError
-from darkpearl.gateways import Answer, Gateway, SignatureError
+from darkpearl.errors import BadRequestError, NotFoundError, UnavailableError
+from darkpearl.gateways import Answer, Gateway, SignatureError, WebhookEvent
+
+LOOKUP_SECONDS = 10.0
+_log = logging.getLogger(__name__)
 
 _RECORD = (
     "select record_gateway_event("
@@ -33,7 +38,8 @@ class Receipt(Struct):
         Literal["applied", "duplicate", "stale", "unmatched", "ignored"],
         Meta(
             description="applied: it was news; duplicate: it came before; stale: nobody waits for"
-            " it; unmatched: it belongs to nothing known; ignored: it says nothing of a payment"
+            " it; unmatched: it belongs to nothing known, or contradicts it; ignored: it says"
+            " nothing of a payment"
         ),
     ]
 
@@ -57,6 +63,8 @@ async def receive_webhook(
         raise NotAuthorizedException(f"Not signed by {gateway}: {error}") from None
     except ValueError as error:
         raise BadRequestError(f"The body is no event: {error}") from None
+    if event and event.idempotency_key is None and event.payment_reference:
+        event = await _with_key(known, event, event.payment_reference)
     if event is None:
         return Receipt("ignored")
     row = await Caller(state.pool, _identity(known.name)).run(
@@ -73,6 +81,21 @@ async def receive_webhook(
     return Receipt(row["disposition"] if row else "ignored")
 
 
+async def _with_key(gateway: Gateway, event: WebhookEvent, reference: str) -> WebhookEvent | None:
+    """The event with the key of its payment; None when that is none of ours.
+
+    Raises:
+        UnavailableError: the gateway doesn't say; it will send the event again.
+    """
+    try:
+        async with asyncio.timeout(LOOKUP_SECONDS):
+            key = await gateway.payment_key(reference)
+    except Exception as error:
+        _log.warning("event %s: its payment can't be looked up: %s", event.event_id, error)
+        raise UnavailableError("The gateway doesn't say which payment this is about.") from error
+    return msgspec.structs.replace(event, idempotency_key=key) if key else None
+
+
 def _name(text: str) -> str:
     """A name without the character that no text of the database can hold, told from others."""
     if "\0" not in text:
@@ -82,7 +105,7 @@ def _name(text: str) -> str:
 
 def _clean(answer: Answer) -> Answer:
     """The answer without that character."""
-    said = {name: getattr(answer, name) for name in ("reference", "code", "message")}
+    said = {name: getattr(answer, name) for name in ("reference", "code", "message", "currency")}
     cleaned = {name: text and text.replace("\0", "") for name, text in said.items()}
     return msgspec.structs.replace(answer, **cleaned)
 

@@ -15,7 +15,8 @@ from typing import Literal, Protocol
 import msgspec
 
 Operation = Literal["authorize", "capture", "void", "refund"]
-Outcome = Literal["approved", "declined", "pending", "unknown"]
+Outcome = Literal["approved", "declined", "pending", "unknown", "disputed"]
+DisputeStatus = Literal["open", "won", "lost"]
 _SURROGATES = re.compile(
     rb"(?<!\\)((?:\\\\)*)(?:\\u[dD][89abAB]..(\\u[dD][c-fC-F]..)|\\u[dD][89a-fA-F]..)"
 )
@@ -48,19 +49,24 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The gateway's answer.
+    """The gateway's answer. An approval of something else than was asked for is none.
 
     Attributes:
         outcome: approved and declined are final; pending will be decided later, by webhook;
-            unknown means that it has to be asked again.
+            unknown means that it has to be asked again; disputed, by webhook alone, that the
+            payer's bank wants the payment back.
         gateway: the name of the gateway.
-        reference: the gateway's own name: of the refund for refund, else of the payment.
-        code: why it was declined, in the gateway's terms; with unknown, that the gateway did
-            answer, and so is up.
+        reference: the gateway's own name: of the refund for refund, of the dispute for disputed,
+            else of the payment.
+        code: why it was declined or disputed, in the gateway's terms; with unknown, that the
+            gateway did answer, and so is up.
         message: what went wrong, for people.
         deadline_seconds: for pending: how long from now an answer may take.
         captured: what the gateway has captured of the payment, in major units, where it says so.
         refunded: what it has given back of that.
+        amount: what this call has held, taken or given back, or what is disputed.
+        currency: of these amounts, ISO 4217.
+        dispute: for disputed: what became of it.
     """
 
     outcome: Outcome
@@ -71,6 +77,9 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     deadline_seconds: float | None = None
     captured: Decimal | None = None
     refunded: Decimal | None = None
+    amount: Decimal | None = None
+    currency: str | None = None
+    dispute: DisputeStatus | None = None
 
 
 class WebhookEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,13 +87,17 @@ class WebhookEvent(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         event_id: the gateway's name for the event; the same for every delivery of it.
-        idempotency_key: of the call that this is the answer to; None when the gateway can't say.
+        idempotency_key: of the call that this is the answer to, or the payment key of what is
+            disputed; None when the gateway can't say.
         answer: what became of the call.
+        payment_reference: without a key: the gateway's own name for the payment, for
+            `Gateway.payment_key`.
     """
 
     event_id: str
     idempotency_key: str | None
     answer: Answer
+    payment_reference: str | None = None
 
 
 class GatewayPayment(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +112,7 @@ class GatewayPayment(msgspec.Struct, frozen=True, kw_only=True):
         refunded: what was given back.
         voided: it was cancelled; nothing can be captured any more.
         created_at: when the gateway first knew of it.
+        disputed: the payer's bank wants it back, or has; None when the gateway doesn't say.
     """
 
     payment_key: str
@@ -109,6 +123,7 @@ class GatewayPayment(msgspec.Struct, frozen=True, kw_only=True):
     refunded: Decimal
     voided: bool
     created_at: datetime
+    disputed: bool | None = None
 
 
 class AnsweredError(RuntimeError):
@@ -166,6 +181,9 @@ class Gateway(Protocol):
             SignatureError: the signature is missing, wrong or too old.
             ValueError: the body makes no sense.
         """
+
+    async def payment_key(self, reference: str) -> str | None:
+        """The payment key of a payment that the gateway names; None when it is none of ours."""
 
     async def close(self) -> None:
         """Let go of connections."""

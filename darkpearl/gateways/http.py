@@ -147,6 +147,9 @@ class HttpGateway:
         event = _decode_event(whole_characters(body))
         return msgspec.structs.replace(event, answer=self._named(event.answer))
 
+    async def payment_key(self, reference: str) -> None:
+        """Events of this contract have their key."""
+
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()

@@ -17,7 +17,6 @@ from darkpearl.config import PREFIX, ConfigError
 from darkpearl.gateways import Answer, Call, GatewayPayment, SignatureError
 
 PENDING_SECONDS = 30.0
-_APPROVED = Answer("approved", gateway="mock")
 _DECLINED = Answer("declined", gateway="mock", code="card_declined")
 
 Script = dict[Decimal | str, Answer]
@@ -27,7 +26,8 @@ class MockGateway:
     """Approves a share of all authorisations, and every capture, void and refund.
 
     The script says otherwise for authorisations and refunds of an amount, or of a payer's token:
-    declined and unknown for good; pending until it is looked up, then approved. A call that is
+    declined and unknown for good; pending until it is looked up, then approved; approved, but of
+    another amount. A call that is
     answered by unknown never got through: a lookup finds nothing, and a void has nothing to undo.
 
     Args:
@@ -62,18 +62,20 @@ class MockGateway:
             return scripted
         digest = blake2b(call.idempotency_key.encode(), digest_size=8, key=self._key).digest()
         if int.from_bytes(digest) < self._threshold:
-            return Answer("approved", gateway="mock", reference=f"mock-{digest.hex()}")
+            return _approved(call, f"mock-{digest.hex()}")
         return _DECLINED
 
-    async def capture(self, call: Call) -> Answer:  # noqa: ARG002 - there are no books to look into
+    async def capture(self, call: Call) -> Answer:
         """Approve."""
         if self._latency_seconds:
             await asyncio.sleep(self._latency_seconds)
-        return _APPROVED
+        return _approved(call)
 
-    async def void(self, call: Call) -> Answer:
+    async def void(self, call: Call) -> Answer:  # noqa: ARG002 - there are no books to look into
         """Approve."""
-        return await self.capture(call)
+        if self._latency_seconds:
+            await asyncio.sleep(self._latency_seconds)
+        return Answer("approved", gateway="mock")
 
     async def refund(self, call: Call) -> Answer:
         """As the script says, else approved."""
@@ -85,7 +87,7 @@ class MockGateway:
         answer: Answer = await getattr(self, call.operation)(call)
         if answer.outcome == "unknown":
             return None
-        return _APPROVED if answer.outcome == "pending" else answer
+        return _approved(call) if answer.outcome == "pending" else answer
 
     def payments(self, since: datetime) -> AsyncIterator[GatewayPayment]:  # noqa: ARG002
         """Refuse.
@@ -103,18 +105,35 @@ class MockGateway:
         """
         raise SignatureError("the mock gateway sends no webhooks")
 
+    async def payment_key(self, reference: str) -> None:
+        """Nobody asks, since it sends no webhooks."""
+
     async def close(self) -> None:
         """Nothing is open."""
 
     def _scripted(self, call: Call) -> Answer | None:
-        return self._script.get(call.token or "") or self._script.get(call.amount)
+        answer = self._script.get(call.token or "") or self._script.get(call.amount)
+        if answer is None or answer.outcome != "approved":
+            return answer
+        return _approved(call, amount=answer.amount)
+
+
+def _approved(call: Call, reference: str | None = None, amount: Decimal | None = None) -> Answer:
+    return Answer(
+        "approved",
+        gateway="mock",
+        reference=reference,
+        amount=call.amount if amount is None else amount,
+        currency=call.currency,
+    )
 
 
 def parse_script(script: str) -> Script:
     """Read scripted outcomes, such as `13.37=declined:insufficient_funds, tok_lost=unknown`.
 
-    Each is an amount in major units or a token, then `approved`, `declined` or `declined:code`,
-    `pending` or `pending:seconds`, or `unknown`.
+    Each is an amount in major units or a token, then `approved`, or `approved:amount` for another
+    amount than was asked for, `declined` or `declined:code`, `pending` or `pending:seconds`, or
+    `unknown`.
 
     Raises:
         ConfigError: naming the part that can't be read.
@@ -126,8 +145,8 @@ def parse_script(script: str) -> Script:
         if not match.strip() or answer is None:
             raise ConfigError(
                 f"{PREFIX}MOCK_SCRIPT: {part!r} is not allowed; give AMOUNT=OUTCOME or"
-                " TOKEN=OUTCOME, the outcome one of approved, declined:CODE, pending:SECONDS,"
-                " unknown"
+                " TOKEN=OUTCOME, the outcome one of approved, approved:AMOUNT, declined:CODE,"
+                " pending:SECONDS, unknown"
             )
         answers[_amount(match.strip())] = answer
     return answers
@@ -153,7 +172,10 @@ def _outcome(text: str) -> Answer | None:
         if not (math.isfinite(seconds) and seconds > 0):
             return None
         return Answer("pending", gateway="mock", deadline_seconds=seconds)
+    if outcome == "approved" and detail:
+        amount = _amount(detail)
+        return Answer("approved", amount=amount) if isinstance(amount, Decimal) else None
     return {
-        "approved": _APPROVED,
+        "approved": Answer("approved"),
         "unknown": Answer("unknown", gateway="mock", message="scripted: the answer got lost"),
     }.get(text)

@@ -138,12 +138,14 @@ class StripeGateway:
                     refunded=intent.money(intent.returned),
                     voided=intent.status == "canceled",
                     created_at=datetime.fromtimestamp(intent.created, UTC),
+                    disputed=intent.charge.disputed,
                 )
 
     def webhook(self, headers: Mapping[str, str], body: bytes) -> WebhookEvent | None:
-        """The event of a webhook, if it is about a payment intent or a refund of ours.
+        """The event of a webhook, if it is about a payment intent, a refund or a dispute.
 
-        A refund that was made by hand, in the dashboard, is told without an idempotency key.
+        A refund that was made by hand, in the dashboard, is told without an idempotency key, and
+        so is a dispute, which names its payment intent.
 
         Raises:
             SignatureError: the signature is missing, wrong or older than five minutes.
@@ -160,6 +162,17 @@ class StripeGateway:
         else:
             raise SignatureError(wrong)
         return msgspec.json.decode(whole_characters(body), type=Event).told()
+
+    async def payment_key(self, reference: str) -> str | None:
+        """What stands in the metadata of a payment intent.
+
+        Raises:
+            stripe.StripeError: Stripe is away, or busy.
+        """
+        try:
+            return (await self._retrieve(reference)).payment_key
+        except stripe.InvalidRequestError:
+            return None
 
     async def close(self) -> None:
         """Close the connections."""
@@ -219,7 +232,8 @@ class StripeGateway:
         return next((each for each in answers if each.outcome != "approved"), answers[0])
 
     async def _undo(self, call: Call, intent: Intent) -> Answer:
-        if (undone := intent.void()) is not None:
+        returned = await self._returned(intent)
+        if (undone := intent.void(returned)) is not None:
             return undone
         if intent.status != "succeeded":
             cancelled = await self._intents.cancel_async(
@@ -228,9 +242,9 @@ class StripeGateway:
                 {"idempotency_key": f"{call.idempotency_key}{CANCEL}{intent.status}"},
             )
             return _intent(cancelled).voided()
-        rest = intent.amount_received - intent.returned
-        key = f"{call.idempotency_key}:refund:{intent.returned}"
-        refund = await self._give_back(intent.id, rest, {"payment_key": call.payment_key}, key)
+        rest = intent.amount_received - returned
+        key = f"{call.idempotency_key}:refund:{returned}"
+        refund = await self._give_back(intent.id, rest, {"void_key": call.idempotency_key}, key)
         # One that waits for the bank, or for funds, is on its way all the same.
         return refund if refund.outcome == "declined" else intent.voided()
 
@@ -251,10 +265,7 @@ class StripeGateway:
 
     async def _found(self, call: Call) -> Answer | None:
         if call.operation == "refund":
-            reference = await self._reference(call)
-            refunds = await self._refunds.list_async({"payment_intent": reference, "limit": 100})
-            async for each in refunds.auto_paging_iter():
-                refund = msgspec.convert(each.to_dict(), Refund)
+            async for refund in self._refunds_of(await self._reference(call)):
                 if refund.idempotency_key == call.idempotency_key:
                     return refund.answer()
             return None
@@ -262,10 +273,22 @@ class StripeGateway:
             return (await self._retrieve(await self._reference(call))).capture()
         intents = await self._all(call)
         if call.operation == "void":
-            undone = [intent.void() for intent in intents]
+            undone = [intent.void(await self._returned(intent)) for intent in intents]
             return None if None in undone else undone[0]
         answers = [answer for intent in intents if (answer := intent.authorization())]
         return min(answers, key=lambda answer: _RANK.index(answer.outcome), default=None)
+
+    async def _refunds_of(self, reference: str) -> AsyncIterator[Refund]:
+        refunds = await self._refunds.list_async({"payment_intent": reference, "limit": 100})
+        async for each in refunds.auto_paging_iter():
+            yield msgspec.convert(each.to_dict(), Refund)
+
+    async def _returned(self, intent: Intent) -> int:
+        """What was given back of a payment; of refunds that failed after all, nothing was."""
+        if not intent.returned:
+            return 0
+        refunds = [each async for each in self._refunds_of(intent.id)]
+        return min(intent.returned, sum(each.amount for each in refunds if not each.failed))
 
     async def _reference(self, call: Call) -> str:
         """Stripe's name for the payment of a call that only makes sense after an approval.

@@ -2,7 +2,8 @@
 
 A payment is a payment intent with our `payment_key` in its metadata; `capture_key` there is the
 idempotency key of its capture. A refund has the `idempotency_key` of its call; one that is a void
-has the `payment_key`, and nothing is told of it: whoever asked for the void has its answer.
+has the `void_key` of that, and nothing is told of it but that it failed: whoever asked for the void
+has its answer. A dispute names the payment intent, by Stripe's name alone.
 """
 
 from decimal import Decimal
@@ -10,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from darkpearl.gateways import Answer, Outcome, WebhookEvent
+from darkpearl.gateways import Answer, DisputeStatus, Outcome, WebhookEvent
 from darkpearl.gateways.money import from_minor, minor_units, to_minor
 
 NAME = "stripe"
@@ -29,6 +30,13 @@ _TELLING = {
     "payment_intent.payment_failed",
     "payment_intent.canceled",
 }
+_DISPUTES: dict[str, DisputeStatus] = {
+    "won": "won",
+    "warning_closed": "won",  # an inquiry that came to nothing
+    "lost": "lost",
+    "prevented": "lost",  # the payer has the money already
+}
+"""Statuses that end a dispute. In all others it is open, be it an inquiry, be it an appeal."""
 
 
 def to_stripe(amount: Decimal, currency: str) -> int:
@@ -71,6 +79,7 @@ class Charge(msgspec.Struct):
     amount: int = 0
     amount_captured: int = 0
     amount_refunded: int = 0
+    disputed: bool = False
 
 
 class Intent(msgspec.Struct):
@@ -81,6 +90,7 @@ class Intent(msgspec.Struct):
     amount: int
     currency: str
     created: int
+    amount_capturable: int = 0
     amount_received: int = 0
     metadata: dict[str, str] = {}
     latest_charge: Charge | str | None = None
@@ -110,7 +120,7 @@ class Intent(msgspec.Struct):
         """The answer to its authorisation; None when that wasn't asked for yet."""
         match self.status, self.last_payment_error:
             case "requires_capture" | "succeeded", _:
-                return self._answer("approved", captured=self.money(self.amount_received))
+                return self._approved(self.amount_capturable + self.amount_received)
             case "requires_action", _:
                 return self._answer("pending", deadline_seconds=ACTION_SECONDS)
             case "processing", _:
@@ -125,18 +135,28 @@ class Intent(msgspec.Struct):
     def capture(self) -> Answer | None:
         """The answer to its capture; None when it can still be captured."""
         if self.status == "succeeded":
-            return self._answer("approved", captured=self.money(self.amount_received))
+            return self._approved(self.amount_received)
         return self._answer("declined", code="canceled") if self.status == "canceled" else None
 
-    def void(self) -> Answer | None:
-        """The answer to its void; None when it isn't undone."""
-        given_back = self.status == "succeeded" and self.returned >= self.amount_received
+    def void(self, returned: int) -> Answer | None:
+        """The answer to its void, with so much given back; None when it isn't undone."""
+        given_back = self.status == "succeeded" and returned >= self.amount_received
         return self.voided() if self.status == "canceled" or given_back else None
 
     def voided(self) -> Answer:
         """That it is undone: all that was captured is given back."""
         captured = self.money(self.amount_received)
-        return self._answer("approved", captured=captured, refunded=captured)
+        currency = self.currency.upper()
+        return self._answer("approved", captured=captured, refunded=captured, currency=currency)
+
+    def _approved(self, minor: int) -> Answer:
+        """That so much is held or taken of it."""
+        return self._answer(
+            "approved",
+            captured=self.money(self.amount_received),
+            amount=self.money(minor),
+            currency=self.currency.upper(),
+        )
 
     def _answer(self, outcome: Outcome, **more: Any) -> Answer:
         return Answer(outcome, gateway=NAME, reference=self.id, **more)
@@ -146,6 +166,8 @@ class Refund(msgspec.Struct):
     """A refund."""
 
     id: str
+    amount: int
+    currency: str
     status: str | None = None
     metadata: dict[str, str] = {}
     failure_reason: str | None = None
@@ -153,13 +175,25 @@ class Refund(msgspec.Struct):
     @property
     def idempotency_key(self) -> str | None:
         """Of the call that asked for it; None when it was made by hand."""
-        return self.metadata.get("idempotency_key")
+        return self.metadata.get("idempotency_key", self.metadata.get("void_key"))
+
+    @property
+    def failed(self) -> bool:
+        """Its money is here."""
+        return self.status in ("failed", "canceled")
 
     def answer(self) -> Answer:
         """Its outcome; pending while Stripe waits for funds or for the bank."""
         match self.status:
             case "succeeded":
-                return Answer("approved", gateway=NAME, reference=self.id)
+                currency = self.currency.upper()
+                return Answer(
+                    "approved",
+                    gateway=NAME,
+                    reference=self.id,
+                    amount=from_stripe(self.amount, currency),
+                    currency=currency,
+                )
             case "pending" | "requires_action":
                 return Answer(
                     "pending",
@@ -169,6 +203,30 @@ class Refund(msgspec.Struct):
                 )
         code = self.failure_reason or self.status
         return Answer("declined", gateway=NAME, reference=self.id, code=code)
+
+
+class Dispute(msgspec.Struct):
+    """A payer's bank that wants a payment back."""
+
+    id: str
+    amount: int
+    currency: str
+    status: str
+    reason: str | None = None
+    payment_intent: str | None = None
+
+    def answer(self) -> Answer:
+        """What became of it so far."""
+        currency = self.currency.upper()
+        return Answer(
+            "disputed",
+            gateway=NAME,
+            reference=self.id,
+            code=self.reason,
+            amount=from_stripe(self.amount, currency),
+            currency=currency,
+            dispute=_DISPUTES.get(self.status, "open"),
+        )
 
 
 class Request(msgspec.Struct):
@@ -186,17 +244,26 @@ class Event(msgspec.Struct):
     request: Request | None = None
 
     def told(self) -> WebhookEvent | None:
-        """The answer to a call of ours; None when it says nothing final.
+        """The answer to a call of ours, or a dispute; None when it says nothing final.
 
         Raises:
             ValueError: the object isn't what the type of the event says.
         """
         key, answer = None, None
         said = self.data.get("object", msgspec.Raw(b"null"))
+        if self.type.startswith("charge.dispute."):
+            dispute = msgspec.json.decode(said, type=Dispute)
+            return WebhookEvent(
+                event_id=self.id,
+                idempotency_key=None,
+                answer=dispute.answer(),
+                payment_reference=dispute.payment_intent,
+            )
         if self.type.startswith("refund.") or self.type == "charge.refund.updated":
             refund = msgspec.json.decode(said, type=Refund)
-            if "payment_key" not in refund.metadata:
-                key, answer = refund.idempotency_key, refund.answer()
+            key, answer = refund.idempotency_key, refund.answer()
+            if "void_key" in refund.metadata and answer.outcome == "approved":
+                return None
         elif self.type in _TELLING:
             intent = msgspec.json.decode(said, type=Intent)
             if intent.payment_key is not None:

@@ -12,7 +12,8 @@ PaymentStatus = Literal[
     "requested", "pending", "authorized", "capture_requested", "captured", "declined",
     "void_requested", "voided", "refunded",
 ]  # fmt: skip
-RefundStatus = Literal["requested", "refunded", "declined"]
+RefundStatus = Literal["requested", "refunded", "declined", "failed"]
+DisputeStatus = Literal["open", "won", "lost"]
 CaptureMethod = Annotated[
     Literal["at_payment", "at_fulfilment"],
     Meta(
@@ -30,6 +31,18 @@ PaymentToken = Annotated[
 ]
 
 
+class Dispute(Struct):
+    """A payer's bank that wants a payment back; `lost`, it has it."""
+
+    reference: str
+    status: DisputeStatus
+    amount: Amount
+    currency: str
+    reason: str | None
+    opened_at: datetime
+    updated_at: datetime
+
+
 class Payment(Struct):
     """Money that was asked for, taken and given back."""
 
@@ -45,10 +58,11 @@ class Payment(Struct):
     decline_code: str | None
     created_at: datetime
     updated_at: datetime
+    disputes: list[Dispute]
 
 
 class Refund(Struct):
-    """Money on its way back, by a saga that has the refund's id."""
+    """Money on its way back, by a saga that has the refund's id; `failed`: it never arrived."""
 
     id: UUID
     order_id: UUID
@@ -56,6 +70,10 @@ class Refund(Struct):
     amount: Amount
     currency: str
     reason: str | None
+    despite_dispute: bool
+    gateway: Annotated[
+        str | None, Meta(description="`other means` when a person paid it elsewhere")
+    ]
     gateway_reference: str | None
     decline_code: str | None
     created_at: datetime
@@ -70,6 +88,9 @@ class CreateRefund(Request):
     id: Annotated[
         UUID | None, Meta(description="Yours to choose: then the same again is done once")
     ] = None
+    despite_dispute: Annotated[
+        bool, Meta(description="Pay although the payer's bank may have paid already")
+    ] = False
 
     def __post_init__(self) -> None:
         """Raise ValueError for an amount that can't be one."""

@@ -12,7 +12,7 @@ SagaStatus = Literal["running", "waiting", "compensating", "completed", "compens
 SagaEventType = Literal[
     "saga_started", "step_completed", "step_waiting", "step_failed", "step_deferred",
     "compensation_started", "step_compensated", "saga_completed", "saga_compensated",
-    "saga_stuck", "retried", "cancelled", "skipped", "signalled",
+    "saga_stuck", "retried", "cancelled", "skipped", "signalled", "reported",
 ]  # fmt: skip
 
 

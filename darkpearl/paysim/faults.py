@@ -9,6 +9,7 @@ import re
 import socket
 import struct
 from collections import Counter
+from decimal import Decimal
 from http import HTTPStatus
 from random import Random
 from typing import Annotated, Any, Literal, get_args
@@ -25,7 +26,7 @@ SPARED = {("GET", "/v1/payments"), ("GET", "/v1/ledger")}
 MAX_BODY_BYTES = 65_536
 ALL = 1 + 1e-9
 """Rates that are all of it may add up to so much in floating point."""
-_TOKEN = re.compile(r"(pending)?:?(?:decline:(\w+)|approve)?")
+_TOKEN = re.compile(r"(pending)?:?(?:decline:(\w+)|approve(?::(\d{1,14}(?:\.\d{1,4})?))?)?")
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER of no time: closing resets."""
 
@@ -53,13 +54,17 @@ class Verdict(msgspec.Struct, frozen=True):
 
     Attributes:
         code: why it is declined, if it is.
+        amount: what is approved of an authorisation, in major units, if not what was asked for.
         pending: that is told later, and by webhook alone.
         webhook: when a call that is decided at once is told by webhook too, if it is.
+        regret: what becomes later of a refund, or of money that was taken, if anything does.
     """
 
     code: str | None = None
+    amount: Decimal | None = None
     pending: bool = False
     webhook: Literal["no", "first", "after"] = "no"
+    regret: Literal["no", "failed", "disputed"] = "no"
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -88,6 +93,14 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0.5
     decline_rate: Annotated[Rate, Meta(description="authorisations declined")] = 0.0
     refund_decline_rate: Annotated[Rate, Meta(description="refunds declined")] = 0.0
+    half_amount_rate: Annotated[
+        Rate, Meta(description="authorisations approved of half the amount")
+    ] = 0.0
+    refund_failure_rate: Annotated[
+        Rate, Meta(description="refunds and voids that are approved and fail later")
+    ] = 0.0
+    dispute_rate: Annotated[Rate, Meta(description="payments taken and disputed later")] = 0.0
+    regret_seconds: Annotated[Seconds, Meta(description="how much later that is")] = 5.0
     pending_rate: Annotated[Rate, Meta(description="calls, but voids, decided later")] = 0.0
     pending_seconds: Annotated[Seconds, Meta(description="how much later")] = 1.0
     pending_deadline_seconds: Annotated[
@@ -126,21 +139,33 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
         if self.answer_twice_rate + self.webhook_first_rate > ALL:
             raise ValueError("the rates of answers twice and webhooks first exceed 1 together")
 
-    def verdict(self, operation: str, key: str, token: str | None = None) -> Verdict:
-        """The decision on the call with an idempotency key.
+    def verdict(
+        self, operation: str, key: str, token: str | None = None, asked: Decimal = Decimal(0)
+    ) -> Verdict:
+        """The decision on the call with an idempotency key, of an amount if it asks for one.
 
-        A token says it outright: `approve`, `decline:<code>`, `pending`, `pending:decline:<code>`.
+        A token says it outright: `approve`, `approve:<amount>`, `decline:<code>`, `pending`,
+        `pending:decline:<code>`.
         """
         dice = self._dice("verdict", key)
         rate = {"authorize": self.decline_rate, "refund": self.refund_decline_rate}.get(operation)
         code = "card_declined" if dice.random() < (rate or 0.0) else None
         pending = dice.random() < self.pending_rate and operation != "void"
+        told = dice.random() - self.webhook_first_rate
+        webhook: Literal["no", "first", "after"] = "no"
+        if told < 0:
+            webhook = "first"
+        elif told < self.answer_twice_rate:
+            webhook = "after"
+        half = operation == "authorize" and dice.random() < self.half_amount_rate
+        amount = asked / 2 if half else None
         if token and (said := _TOKEN.fullmatch(token)):
             pending, code = said[1] is not None, said[2]
-        told = dice.random() - self.webhook_first_rate
-        if told < 0:
-            return Verdict(code, pending, "first")
-        return Verdict(code, pending, "after" if told < self.answer_twice_rate else "no")
+            amount = Decimal(said[3]) if said[3] else None
+        back = operation in ("refund", "void")
+        regrets = dice.random() < (self.refund_failure_rate if back else self.dispute_rate)
+        regret: Literal["failed", "disputed"] = "failed" if back else "disputed"
+        return Verdict(code, amount, pending, webhook, regret if regrets else "no")
 
     def fault(self, key: str, number: int) -> Fault:
         """The fault that the try of that number meets."""

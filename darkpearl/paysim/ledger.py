@@ -26,6 +26,7 @@ create table if not exists payments (
     captured integer not null,
     refunded integer not null,
     voided integer not null,
+    disputed integer not null default 0,
     created_at text not null,
     check (0 <= refunded and refunded <= captured and captured <= authorized)
 ) strict;
@@ -40,8 +41,14 @@ create table if not exists calls (
 create index if not exists calls_pending_idx on calls (payment_key, decide_at)
 where decide_at is not null;
 
-create table if not exists webhooks (
+create table if not exists regrets (
     idempotency_key text primary key references calls,
+    due_at real not null
+) strict, without rowid;
+create index if not exists regrets_due_idx on regrets (due_at);
+
+create table if not exists webhooks (
+    name text primary key,
     body blob not null,
     attempts integer not null default 0,
     send_at real

@@ -11,7 +11,7 @@ import msgspec
 
 from darkpearl.gateways import Answer, GatewayPayment, Operation, WebhookEvent
 from darkpearl.gateways.http import Page
-from darkpearl.paysim.faults import Behaviour
+from darkpearl.paysim.faults import Behaviour, Verdict
 from darkpearl.paysim.ledger import KeyReusedError
 
 SCALE = 10_000
@@ -50,7 +50,7 @@ def ask(db: Connection, request: Request, behaviour: Behaviour) -> Answer:
         if _decode_request(known[0]) != request:
             raise KeyReusedError(f"{request.idempotency_key} was used for another request")
         return _decode_answer(known[1])
-    verdict = behaviour.verdict(request.operation, request.idempotency_key, request.token)
+    verdict = _verdict(request, behaviour)
     if verdict.pending:
         decide_at = time.time() + behaviour.pending_seconds
         answer = Answer(
@@ -65,9 +65,10 @@ def ask(db: Connection, request: Request, behaviour: Behaviour) -> Answer:
         "insert into calls values (?, ?, ?, ?, ?)",
         [request.idempotency_key, request.payment_key, _json(request), _json(answer), decide_at],
     )
+    _plan_regret(db, request, answer, behaviour)
     if verdict.webhook != "no" and not verdict.pending:
         wait = GRACE_SECONDS if verdict.webhook == "first" else None
-        _tell(db, request, answer, behaviour, wait)
+        _tell(db, request.idempotency_key, answer, behaviour, wait_seconds=wait)
     return answer
 
 
@@ -80,23 +81,30 @@ def lookup(db: Connection, idempotency_key: str) -> Answer | None:
 
 
 def decide_due(db: Connection, behaviour: Behaviour) -> bool:
-    """Decide pending calls whose time has come. False when there is none."""
+    """Decide pending calls whose time has come, and what is regretted. False for nothing."""
     due = db.execute(
         "select request from calls where decide_at <= ? order by decide_at limit ?",
         [time.time(), BATCH],
     ).fetchall()
     for (text,) in due:
         request = _decode_request(text)
-        verdict = behaviour.verdict(request.operation, request.idempotency_key, request.token)
-        _settle(db, request, behaviour, verdict.code)
-    return bool(due)
+        _settle(db, request, behaviour, _verdict(request, behaviour).code)
+    regretted = db.execute(
+        "select c.request, c.answer from regrets r join calls c using (idempotency_key)"
+        " where r.due_at <= ? order by r.due_at limit ?",
+        [time.time(), BATCH],
+    ).fetchall()
+    for text, answer in regretted:
+        _regret(db, _decode_request(text), _decode_answer(answer), behaviour)
+    return bool(due or regretted)
 
 
 def payments(db: Connection, since: datetime, after: int) -> Page:
     """A page of what was authorised since then, beginning after a row."""
     rows = db.execute(
-        "select id, payment_key, currency, authorized, captured, refunded, voided, created_at"
-        " from payments where id > ? and created_at >= ? and authorized > 0 order by id limit ?",
+        "select id, payment_key, currency, authorized, captured, refunded, voided, created_at,"
+        " disputed from payments where id > ? and created_at >= ? and authorized > 0"
+        " order by id limit ?",
         [after, _iso(since), PAGE],
     ).fetchall()
     found = [
@@ -109,8 +117,9 @@ def payments(db: Connection, since: datetime, after: int) -> Page:
             refunded=_major(refunded),
             voided=bool(voided),
             created_at=datetime.fromisoformat(created_at),
+            disputed=bool(disputed),
         )
-        for _, key, currency, authorized, captured, refunded, voided, created_at in rows
+        for _, key, currency, authorized, captured, refunded, voided, created_at, disputed in rows
     ]
     return Page(found, str(rows[-1][0]) if len(rows) == PAGE else None)
 
@@ -151,17 +160,20 @@ def summary(db: Connection) -> dict[str, Any]:
 def _decide(db: Connection, request: Request, behaviour: Behaviour, code: str | None) -> Answer:
     """The final answer: declined for that code, or for what the books say against it."""
     code = code or _act(db, request, behaviour)
-    captured, refunded = db.execute(
-        "select coalesce(max(captured), 0), coalesce(max(refunded), 0)"
-        " from payments where payment_key = ?",
+    authorized, captured, refunded, currency = db.execute(
+        "select coalesce(max(authorized), 0), coalesce(max(captured), 0),"
+        " coalesce(max(refunded), 0), max(currency) from payments where payment_key = ?",
         [request.payment_key],
     ).fetchone()
+    amount = authorized if request.operation == "authorize" else request.amount
     return Answer(
         "declined" if code else "approved",
         reference=_reference(request),
         code=code,
         captured=_major(captured),
         refunded=_major(refunded),
+        amount=_major(amount) if amount and not code else None,
+        currency=currency or None,
     )
 
 
@@ -179,6 +191,8 @@ def _act(db: Connection, request: Request, behaviour: Behaviour) -> str | None: 
     if request.operation == "authorize":
         if payment:  # voided before it was heard of, or the key would be known
             return "voided"
+        other = _verdict(request, behaviour).amount
+        amount = amount if other is None else int(other * SCALE)
         taken = amount if request.capture else 0
         _open(db, key, request.currency, amount, taken)
         return None
@@ -230,22 +244,69 @@ def _settle(db: Connection, request: Request, behaviour: Behaviour, code: str | 
         "update calls set answer = ?, decide_at = null where idempotency_key = ?",
         [_json(answer), request.idempotency_key],
     )
-    _tell(db, request, answer, behaviour)
+    _plan_regret(db, request, answer, behaviour)
+    _tell(db, request.idempotency_key, answer, behaviour)
+
+
+def _verdict(request: Request, behaviour: Behaviour) -> Verdict:
+    return behaviour.verdict(
+        request.operation, request.idempotency_key, request.token, _major(request.amount)
+    )
+
+
+def _plan_regret(db: Connection, request: Request, answer: Answer, behaviour: Behaviour) -> None:
+    """Note that an approved call will turn out otherwise, if it will and there is money in it."""
+    regret = _verdict(request, behaviour).regret
+    money = answer.refunded if regret == "failed" else answer.captured
+    if regret == "no" or answer.outcome != "approved" or not money:
+        return
+    db.execute(
+        "insert into regrets values (?, ?)",
+        [request.idempotency_key, time.time() + behaviour.regret_seconds],
+    )
+
+
+def _regret(db: Connection, request: Request, answer: Answer, behaviour: Behaviour) -> None:
+    """The money of a refund or a void comes back; a payment is disputed. Have it told."""
+    key = request.idempotency_key
+    db.execute("delete from regrets where idempotency_key = ?", [key])
+    if request.operation not in ("refund", "void"):
+        db.execute("update payments set disputed = 1 where payment_key = ?", [request.payment_key])
+        dispute = msgspec.structs.replace(
+            answer,
+            outcome="disputed",
+            dispute="open",
+            reference=_name("dp", key),
+            code="fraudulent",
+        )
+        _tell(db, request.payment_key, dispute, behaviour, "disputed")
+        return
+    back = request.amount or int((answer.refunded or Decimal(0)) * SCALE)
+    db.execute(
+        "update payments set refunded = max(refunded - ?, 0) where payment_key = ?",
+        [back, request.payment_key],
+    )
+    failed = msgspec.structs.replace(answer, outcome="declined", code="account_closed")
+    db.execute("update calls set answer = ? where idempotency_key = ?", [_json(failed), key])
+    _tell(db, key, failed, behaviour, "failed")
 
 
 def _tell(
     db: Connection,
-    request: Request,
+    key: str,
     answer: Answer,
     behaviour: Behaviour,
+    news: str = "",
+    *,
     wait_seconds: float | None = None,
 ) -> None:
-    key = request.idempotency_key
-    event = WebhookEvent(event_id=_name("evt", key), idempotency_key=key, answer=answer)
-    wait = behaviour.webhook_delay(key) if wait_seconds is None else wait_seconds
+    """Send a webhook about a call, one of its answer and one of each news that follows."""
+    name = f"{key}:{news}" if news else key
+    event = WebhookEvent(event_id=_name("evt", name), idempotency_key=key, answer=answer)
+    wait = behaviour.webhook_delay(name) if wait_seconds is None else wait_seconds
     db.execute(
-        "insert into webhooks (idempotency_key, body, send_at) values (?, ?, ?)",
-        [key, msgspec.json.encode(event), time.time() + wait],
+        "insert into webhooks (name, body, send_at) values (?, ?, ?)",
+        [name, msgspec.json.encode(event), time.time() + wait],
     )
 
 

@@ -63,8 +63,7 @@ class Webhooks:
             for (key, _, attempts), well in zip(due, heard, strict=True):
                 wait = min(LONGEST_BACKOFF_SECONDS, 0.1 * 2 ** min(attempts, 10))
                 db.execute(
-                    "update webhooks set attempts = attempts + 1, send_at = ?"
-                    " where idempotency_key = ?",
+                    "update webhooks set attempts = attempts + 1, send_at = ? where name = ?",
                     [None if well else now + wait, key],
                 )
 
@@ -90,15 +89,13 @@ class Webhooks:
 
 def _due(db: Connection) -> _Due:
     return db.execute(
-        "select idempotency_key, body, attempts from webhooks where send_at <= ?"
-        " order by send_at limit ?",
+        "select name, body, attempts from webhooks where send_at <= ? order by send_at limit ?",
         [time.time(), AT_ONCE],
     ).fetchall()
 
 
 def _of(db: Connection, idempotency_key: str) -> _Due:
     return db.execute(
-        "select idempotency_key, body, attempts from webhooks"
-        " where idempotency_key = ? and send_at is not null",
+        "select name, body, attempts from webhooks where name = ? and send_at is not null",
         [idempotency_key],
     ).fetchall()

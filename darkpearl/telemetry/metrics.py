@@ -83,6 +83,12 @@ _GAUGES = {
     "darkpearl_sagas_waiting": ("waiting", "Sagas that wait for an outside answer."),
     "darkpearl_sagas_backing_off": ("backing_off", "Sagas that wait for another try."),
     "darkpearl_sagas_stuck": ("stuck", "Sagas that need a person."),
+    "darkpearl_gateway_events_unmatched": (
+        "unmatched_gateway_events",
+        "Webhooks that need a person.",
+    ),
+    "darkpearl_refunds_failed": ("failed_refunds", "Refunds that came to nothing after all."),
+    "darkpearl_disputes_open": ("open_disputes", "Payments that the payer's bank wants back."),
     "darkpearl_notification_queue_usage_ratio": (
         "notification_queue_usage",
         "How full PostgreSQL's queue of notifications is.",

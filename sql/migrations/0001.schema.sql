@@ -53,7 +53,10 @@ create type payment_status as enum (
     'declined', 'void_requested', 'voided', 'refunded'
 );
 
-create type refund_status as enum ('requested', 'refunded', 'declined');
+create type refund_status as enum ('requested', 'refunded', 'declined', 'failed');
+
+-- Of a payer's bank that wants a payment back.
+create type dispute_status as enum ('open', 'won', 'lost');
 
 -- When the money of an order is taken: together with the authorisation, or
 -- right before the goods leave.
@@ -71,13 +74,14 @@ create type saga_event_type as enum (
     'saga_started', 'step_completed', 'step_waiting', 'step_failed', 'step_deferred',
     'compensation_started', 'step_compensated',
     'saga_completed', 'saga_compensated', 'saga_stuck',
-    'retried', 'cancelled', 'skipped', 'signalled'
+    'retried', 'cancelled', 'skipped', 'signalled', 'reported'
 );
 
 -- What a step says of one saga. 'failed', a try that came to nothing, is also the engine's,
 -- of a step that raised or whose lease ran out; 'deferred' only the engine's, of a request
--- that was given back unasked. 'stuck' needs a person.
-create type step_result as enum ('done', 'refused', 'waiting', 'failed', 'deferred', 'stuck');
+-- that was given back unasked. 'wrong' is a step that was done otherwise than asked, and is
+-- undone with those before it. 'stuck' needs a person.
+create type step_result as enum ('done', 'refused', 'waiting', 'failed', 'deferred', 'wrong', 'stuck');
 
 -- An amount of money in major units. Four decimals hold every ISO 4217
 -- currency; the upper bound also refuses 'NaN' and 'Infinity'.
@@ -112,7 +116,8 @@ begin atomic
 end;
 comment on function minor_units(text) is 'How many decimals an amount of a currency has: 2 for USD, 0 for JPY, 3 for KWD.';
 
--- What may be said of the money of one payment. One function for all of it: a CHECK
+-- What may be said of the money of one payment; a gateway may take more than was asked for,
+-- until that is undone. One function for all of it: a CHECK
 -- is read from text by every statement that writes to the table, and four of them
 -- took a fortieth of what an order alone does.
 create function amounts_add_up(
@@ -121,12 +126,12 @@ create function amounts_add_up(
 language plpgsql immutable parallel safe
 as $$
 begin
-    return p_refunded <= p_captured and p_captured <= p_authorized and p_authorized <= p_requested
-        and p_voided <= p_requested - p_captured;
+    return p_refunded <= p_captured and p_captured <= p_authorized
+        and p_voided <= greatest(p_requested - p_captured, 0);
 end
 $$;
 comment on function amounts_add_up(amount, amount, amount, amount, amount) is
-    'Whether refunded <= captured <= authorized <= requested, and no more was voided than was not captured.';
+    'Whether refunded <= captured <= authorized, and no more was voided than was not captured.';
 
 -- Whether a text shows anything: a character that is neither white space nor one of those
 -- that Unicode has for joining, direction, variants and the like, which are seen by nobody.
@@ -672,6 +677,8 @@ create table refunds (
     amount amount not null,
     currency currency_code not null,
     reason note,
+    despite_dispute boolean not null default false,
+    gateway text,
     gateway_reference text,
     decline_code text,
     created_at timestamptz not null default clock(),
@@ -682,8 +689,30 @@ create table refunds (
     constraint refunds_give_something_back check (amount > 0)
 );
 create index refunds_order_idx on refunds (order_id, id);
-comment on table refunds is 'Money given back after fulfilment, wholly or in part. Each has a saga with its id; refund_order() makes them.';
-comment on column refunds.status is 'refunded and declined are final.';
+create index refunds_failed_idx on refunds (updated_at) where status = 'failed';
+comment on table refunds is
+    'Money given back, wholly or in part: of fulfilled orders, and of cancelled ones what turned up late. Each has a saga with its id.';
+comment on column refunds.status is 'failed: the gateway said refunded, and later that it came to nothing. Declined and failed are final.';
+comment on column refunds.despite_dispute is 'Whoever asked for it knew that the payment is disputed, and said to pay all the same.';
+comment on column refunds.gateway is 'Who paid it; ''by hand'': a person, at the gateway; ''other means'': a person, elsewhere.';
+
+create table disputes (
+    order_id uuid not null,
+    warehouse_id uuid not null,
+    reference text not null,
+    gateway text not null,
+    status dispute_status not null,
+    amount amount not null,
+    currency currency_code not null,
+    reason note,
+    opened_at timestamptz not null default clock(),
+    updated_at timestamptz not null default clock(),
+    constraint disputes_pkey primary key (order_id, reference, warehouse_id),
+    constraint disputes_are_bounded check (length(reference) between 1 and 255 and length(gateway) <= 50)
+);
+create index disputes_open_idx on disputes (opened_at) where status = 'open';
+comment on table disputes is 'Payments that the payer''s bank wants back, as gateways tell it. Money of one that isn''t won may be gone already.';
+comment on column disputes.reference is 'The gateway''s own name for the dispute.';
 
 create table gateway_events (
     gateway text not null,
@@ -703,7 +732,7 @@ create index gateway_events_unmatched_idx on gateway_events (received_at) where 
 comment on table gateway_events is 'What gateways sent by webhook: each event once, with what became of it.';
 comment on column gateway_events.idempotency_key is 'Of the call that the event answers.';
 comment on column gateway_events.disposition is
-    'applied: the answer was news; stale: it changed nothing; unmatched: it belongs to nothing we know and wants a look; acknowledged: it had one.';
+    'applied: the answer was news; stale: it changed nothing; unmatched: it belongs to nothing we know, or contradicts it, and wants a look; acknowledged: it had one.';
 
 -- Requests that clients may repeat: what was answered under which key. A row is
 -- written in the transaction of the effect, so that there is either both or

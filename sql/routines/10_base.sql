@@ -28,6 +28,9 @@
 --   DP021  a return of more than was sent
 --   DP022  a plan that names what isn't there
 --   DP023  goods that would leave before their money is there
+--   DP026  an answer of a gateway about another amount than was asked for
+--   DP027  money of a disputed payment
+--   DP028  money that is owed and did not go back
 --   DP030  no token where one is needed (over HTTP)
 --   DP031  a token that is not valid (over HTTP)
 --   DP035  a row that has changed since it was read

@@ -251,15 +251,15 @@ begin
         p_group.status := case when v_step.position = cardinality(p_group.plan) then 'completed' else 'running' end;
         p_group.position := least(v_step.position + 1, cardinality(p_group.plan));
     elsif v_backwards or p_outcome.result = 'stuck'
-        or (v_step.forward_only and (p_outcome.result = 'failed' or v_step.position > 1))
+        or (v_step.forward_only and (p_outcome.result in ('failed', 'wrong') or v_step.position > 1))
     then
         -- No way on and none back. (Refused as the first step is nothing done.)
         p_group.status := 'stuck';
     else
         p_group.order_status := coalesce(v_step.order_status_refused, p_group.order_status);
         -- A step that was refused left nothing behind, nor did one that raised, unless
-        -- it is external: then the call may have had its effect.
-        return start_compensation(p_group, p_outcome.result = 'failed' and is_external(v_step, false));
+        -- it is external: then the call may have had its effect. What is wrong has.
+        return start_compensation(p_group, p_outcome.result in ('failed', 'wrong') and is_external(v_step, false));
     end if;
     p_group.attempts := 0;
     if p_group.status in ('completed', 'compensated', 'stuck') then

@@ -4,11 +4,13 @@
 -- with no transaction open, then the answer is committed. A key is the saga's
 -- id and the name of the step, so every try of a step asks under the same key.
 -- An answer is {"outcome": "approved" | "declined" | "pending" | "unknown",
--- "gateway", "reference", "code", "message", "deadline_seconds", "captured",
--- "refunded"}. Unknown is never taken for an answer: the step is tried again.
+-- "gateway", "reference", "code", "message", "deadline_seconds", "amount",
+-- "currency", "captured", "refunded"}. Unknown is never taken for an answer: the
+-- step is tried again. Nor is an approval of something else than was asked for: what was
+-- taken is written down and undone. A gateway that names no amount is believed.
 --
--- Two laws hold for every writer: a payment is never removed, and money that
--- was captured or refunded stays so.
+-- Two laws hold for every writer: a payment is never removed, and money that was captured
+-- or refunded stays so, but for a refund that failed after all.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
@@ -22,7 +24,8 @@ before truncate on payments
 for each statement execute function refuse_change();
 
 -- Trigger: money that was taken, given back or given up does not become less. A
--- voided amount shrinks only by what turns out to have been captured after all.
+-- voided amount shrinks only by what turns out to have been captured after all, and a
+-- refunded one by a refund that failed, or has yet to be made in place of a void that did.
 -- Locks nothing. Raises DP005.
 create or replace function refuse_less_money() returns trigger
 language plpgsql
@@ -30,7 +33,13 @@ set search_path = darkpearl, pg_temp
 as $$
 begin
     if new.captured_amount < old.captured_amount
-        or new.refunded_amount < old.refunded_amount
+        or (new.refunded_amount < old.refunded_amount and not exists (
+            select
+            from refunds as r
+            where r.order_id = old.order_id and r.warehouse_id = old.warehouse_id
+            having bool_or(r.amount = old.refunded_amount - new.refunded_amount and r.status in ('failed', 'requested'))
+                and coalesce(sum(r.amount) filter (where r.status = 'refunded'), 0) <= new.refunded_amount
+        ))
         or new.voided_amount + new.captured_amount < old.voided_amount + old.captured_amount
     then
         perform refuse(
@@ -45,7 +54,8 @@ begin
     return null;
 end
 $$;
-comment on function refuse_less_money() is 'Trigger: captured, refunded and voided amounts of a payment never shrink.';
+comment on function refuse_less_money() is
+    'Trigger: captured, refunded and voided amounts of a payment never shrink, but by a refund that failed.';
 
 -- Nothing can shrink while nothing was captured or voided. The condition is short,
 -- since every statement reads it from text anew. It comes AFTER the update, since
@@ -109,6 +119,104 @@ $$;
 comment on function forget_payment_tokens(integer) is
     'Housekeeping: removes the payment tokens of orders whose sagas have ended, and says how many.';
 
+-- An amount of an answer; null where it names none. What can be none of ours (NaN, a word, a
+-- negative number) is NaN, which equals nothing that was asked for. Like the next two it has
+-- no SET clause, so that it is inlined. Locks nothing.
+create or replace function told_amount(p_answer jsonb, p_field text) returns numeric
+language sql immutable
+return case
+    when length(p_answer ->> p_field) <= 50 and p_answer ->> p_field ~ '^[0-9]+(\.[0-9]+)?([eE][+-]?[0-9][0-9]?)?$'
+        then (p_answer ->> p_field)::numeric
+    when p_answer ->> p_field is not null then 'NaN'::numeric
+end;
+comment on function told_amount(jsonb, text) is 'Internal: an amount of an answer; NaN for what is none.';
+
+-- The same for the books: null too for what is no amount of money, or is one of another
+-- currency. Locks nothing.
+create or replace function told_money(p_answer jsonb, p_field text, p_currency text) returns numeric
+language sql immutable
+return case
+    when upper(coalesce(p_answer ->> 'currency', p_currency)) = p_currency
+        and told_amount(p_answer, p_field) < 1e12 and scale(trim_scale(told_amount(p_answer, p_field))) <= 4
+        then round(told_amount(p_answer, p_field), least(scale(told_amount(p_answer, p_field)), 4))
+end;
+comment on function told_money(jsonb, text, text) is 'Internal: an amount of an answer that can be written down.';
+
+-- Whether an approval is one of what was asked for, as far as it says: its amount and
+-- currency; with p_captured, what is captured in all; and the payment's name, if it has one.
+-- Texts that are the same are the rule, and cheap to compare. Locks nothing.
+create or replace function is_as_asked(
+    p_answer jsonb, p_amount numeric, p_currency text, p_captured boolean, p_reference text
+) returns boolean
+language sql immutable
+return (coalesce(p_answer ->> 'amount', p_amount::text) = p_amount::text or told_amount(p_answer, 'amount') = p_amount)
+    and (
+        not p_captured or coalesce(p_answer ->> 'captured', p_amount::text) = p_amount::text
+        or told_amount(p_answer, 'captured') = p_amount
+    )
+    and (coalesce(p_answer ->> 'currency', p_currency) = p_currency or upper(p_answer ->> 'currency') = p_currency)
+    and (p_reference is null or coalesce(p_answer ->> 'reference', p_reference) = p_reference);
+comment on function is_as_asked(jsonb, numeric, text, boolean, text) is
+    'Internal: whether an approval names the amount, the currency and the payment that were asked for.';
+
+-- What is told to people of an approval of something else: both sides. Locks nothing.
+create or replace function told_otherwise(p_answer jsonb, p_amount numeric, p_currency text, p_reference text) returns text
+language sql stable
+return format(
+    'asked for %s %s%s, the gateway says %s',
+    p_amount, p_currency, ' of ' || p_reference,
+    left(concat_ws(
+        ' ', p_answer ->> 'amount', p_answer ->> 'currency',
+        'captured ' || (p_answer ->> 'captured'), 'refunded ' || (p_answer ->> 'refunded'), 'of ' || (p_answer ->> 'reference')
+    ), 500)
+);
+comment on function told_otherwise(jsonb, numeric, text, text) is
+    'Internal: what was asked for and what a gateway says of it, for people.';
+
+-- Of answers about payments, the approvals of something else than was asked for: an
+-- outcome for each, with both sides. p_captured: the money was to be taken.
+-- p_of_payment: the payment has its name already. Locks nothing.
+create or replace function wrong_approvals(
+    p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[], p_captured boolean, p_of_payment boolean
+) returns step_outcome[]
+language plpgsql stable
+set enable_seqscan = off
+as $$
+begin
+    return array(
+        select row(p.order_id, 'wrong', 'DP026', told_otherwise(a.answer, p.requested_amount, p.currency, n.reference), null, null)::step_outcome
+        from unnest(p_saga_ids, p_answers) as a (saga_id, answer)
+        inner join payments as p on p.order_id = a.saga_id
+        cross join lateral (select case when p_of_payment then p.gateway_reference end) as n (reference)
+        where a.answer ->> 'outcome' = 'approved'
+            and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
+            and not is_as_asked(a.answer, p.requested_amount, p.currency, p_captured, n.reference)
+    );
+end
+$$;
+comment on function wrong_approvals(uuid[], uuid[], jsonb[], boolean, boolean) is
+    'Internal: the approvals of another amount, currency or payment than was asked for.';
+
+-- The outcomes of answers, but for sagas that have one already. Locks nothing.
+create or replace function outcomes_besides(
+    p_outcomes step_outcome[], p_saga_ids uuid[], p_answers jsonb[], p_what text, p_declined_code text default 'DP014'
+) returns outcome_group[]
+language plpgsql immutable
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_others uuid[];
+    v_answers jsonb[];
+begin
+    select array_agg(a.saga_id order by a.n), array_agg(a.answer order by a.n) into v_others, v_answers
+    from unnest(p_saga_ids, p_answers) with ordinality as a (saga_id, answer, n)
+    where not exists (select from unnest(p_outcomes) as o where o.saga_id = a.saga_id);
+    return outcomes_of_answers(v_others, v_answers, p_what, p_declined_code) || group_outcomes(p_outcomes);
+end
+$$;
+comment on function outcomes_besides(step_outcome[], uuid[], jsonb[], text, text) is
+    'Internal: the outcomes of answers, but for the sagas that have one already.';
+
 -- Before a charge or an authorisation. Writes the intent with its idempotency
 -- key, and returns the request to the gateway. Asking again asks under the same
 -- key. An order that costs nothing is paid already; gateways refuse to charge zero.
@@ -166,6 +274,44 @@ $$;
 comment on function request_charge(uuid[], uuid[], text, boolean) is
     'Internal: writes the intent to take the money of each order and hands out the calls.';
 
+-- Writes down what a gateway has taken or holds instead of what it was asked for. Its void is
+-- next. Money of another currency, or no amount at all, stays out of the books.
+-- Locks: payments.
+create or replace function record_wrong_charges(
+    p_warehouse_ids uuid[], p_wrong_ids uuid[], p_saga_ids uuid[], p_answers jsonb[], p_capture boolean
+) returns void
+language plpgsql
+set enable_seqscan = off
+as $$
+begin
+    update payments as p
+    set
+        status = case
+            when greatest(a.held, a.taken) > 0 then case when a.taken > 0 then 'captured' else 'authorized' end::payment_status
+            else p.status
+        end,
+        authorized_amount = coalesce(greatest(a.held, a.taken), 0),
+        captured_amount = coalesce(a.taken, 0),
+        gateway = coalesce(a.answer ->> 'gateway', p.gateway),
+        gateway_reference = coalesce(a.answer ->> 'reference', p.gateway_reference),
+        updated_at = clock()
+    from (
+        select
+            q.order_id, t.answer, told_money(t.answer, 'amount', q.currency) as held,
+            case
+                when p_capture
+                    then coalesce(told_money(t.answer, 'captured', q.currency), told_money(t.answer, 'amount', q.currency))
+            end as taken
+        from unnest(p_saga_ids, p_answers) as t (saga_id, answer)
+        inner join payments as q on q.order_id = t.saga_id
+        where q.order_id = any(p_wrong_ids) and q.warehouse_id = any(p_warehouse_ids)
+    ) as a
+    where p.order_id = a.order_id and p.order_id = any(p_wrong_ids) and p.warehouse_id = any(p_warehouse_ids);
+end
+$$;
+comment on function record_wrong_charges(uuid[], uuid[], uuid[], jsonb[], boolean) is
+    'Internal: records what a gateway has taken or holds instead of what it was asked for.';
+
 -- After it, with the answers of the gateway.
 -- Locks: payments.
 create or replace function record_charge(
@@ -177,6 +323,7 @@ set enable_nestloop = off
 as $$
 declare
     v_approved integer;
+    v_wrong step_outcome[];
 begin
     update payments as p
     set
@@ -189,6 +336,7 @@ begin
         updated_at = clock()
     from unnest(p_saga_ids, p_answers) as a (saga_id, answer)
     where a.answer ->> 'outcome' = 'approved' and p.order_id = a.saga_id
+        and is_as_asked(a.answer, p.requested_amount, p.currency, p_capture, null)
         and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids);
     get diagnostics v_approved = row_count;
     if v_approved = cardinality(p_saga_ids) then
@@ -207,7 +355,9 @@ begin
     from unnest(p_saga_ids, p_answers) as a (saga_id, answer)
     where a.answer ->> 'outcome' in ('declined', 'pending') and p.order_id = a.saga_id
         and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids);
-    return outcomes_of_answers(p_saga_ids, p_answers, 'payment');
+    v_wrong := wrong_approvals(p_warehouse_ids, p_saga_ids, p_answers, p_capture, false);
+    perform record_wrong_charges(p_warehouse_ids, array(select w.saga_id from unnest(v_wrong) as w), p_saga_ids, p_answers, p_capture);
+    return outcomes_besides(v_wrong, p_saga_ids, p_answers, 'payment');
 end
 $$;
 comment on function record_charge(uuid[], uuid[], jsonb[], boolean) is
@@ -288,24 +438,63 @@ set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 set enable_nestloop = off
 as $$
+declare
+    v_captured integer;
+    v_wrong step_outcome[];
 begin
+    update payments as p
+    set status = 'captured', captured_amount = p.authorized_amount, decline_code = null, updated_at = clock()
+    from unnest(p_saga_ids, p_answers) as a (saga_id, answer)
+    where a.answer ->> 'outcome' = 'approved' and p.order_id = a.saga_id
+        and is_as_asked(a.answer, p.requested_amount, p.currency, true, p.gateway_reference)
+        and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids);
+    get diagnostics v_captured = row_count;
+    if v_captured = cardinality(p_saga_ids) then
+        return outcome_for_all('done', p_saga_ids);
+    end if;
+
+    v_wrong := wrong_approvals(p_warehouse_ids, p_saga_ids, p_answers, true, true);
     update payments as p
     set
         -- Money that could not be taken is still held, until it is voided.
-        status = case a.answer ->> 'outcome' when 'approved' then 'captured' else 'authorized' end::payment_status,
-        captured_amount = case a.answer ->> 'outcome' when 'approved' then p.authorized_amount else 0 end,
+        status = case when a.taken > 0 then 'captured' else 'authorized' end::payment_status,
+        authorized_amount = greatest(p.authorized_amount, a.taken),
+        captured_amount = a.taken,
         decline_code = a.answer ->> 'code',
         updated_at = clock()
-    from unnest(p_saga_ids, p_answers) as a (saga_id, answer)
-    where a.answer ->> 'outcome' in ('approved', 'declined') and p.order_id = a.saga_id
-        and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids);
-    return outcomes_of_answers(p_saga_ids, p_answers, 'capture');
+    from (
+        select
+            q.order_id, t.answer,
+            case
+                when w.saga_id is not null and coalesce(t.answer ->> 'reference' = q.gateway_reference, true)
+                    then coalesce(told_money(t.answer, 'captured', q.currency), told_money(t.answer, 'amount', q.currency), 0)
+                else 0
+            end as taken
+        from unnest(p_saga_ids, p_answers) as t (saga_id, answer)
+        inner join payments as q on q.order_id = t.saga_id
+        left join unnest(v_wrong) as w on w.saga_id = t.saga_id
+        where q.order_id = any(p_saga_ids) and q.warehouse_id = any(p_warehouse_ids)
+            and (w.saga_id is not null or t.answer ->> 'outcome' = 'declined')
+    ) as a
+    where p.order_id = a.order_id and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids);
+    return outcomes_besides(v_wrong, p_saga_ids, p_answers, 'capture');
 end
 $$;
 comment on function record_capture(uuid[], uuid[], jsonb[]) is 'Step, external: records what the gateway answered to each capture.';
 
+-- Whether the payer's bank wants the money of a payment back, or has it: to give it back then
+-- is to pay twice. One that was won is none. Locks nothing.
+create or replace function is_disputed(p_order_id uuid, p_warehouse_id uuid) returns boolean
+language sql stable
+return exists (
+    select from disputes as d
+    where d.order_id = p_order_id and d.warehouse_id = p_warehouse_id and d.status <> 'won'
+);
+comment on function is_disputed(uuid, uuid) is 'Internal: whether the money of a payment is disputed, or was lost in a dispute.';
+
 -- Undo, before the call: in the end nothing is to be held or kept, whatever
--- became of the payment. One that was declined, voided or never asked for needs no call.
+-- became of the payment. One that was declined, voided or never asked for needs no call;
+-- what is disputed needs a person.
 -- Locks: payments.
 create or replace function request_void(p_warehouse_ids uuid[], p_saga_ids uuid[])
 returns outcome_group[]
@@ -314,14 +503,21 @@ set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 set enable_nestloop = off
 as $$
+declare
+    v_disputed step_outcome[] := array(
+        select row(p.order_id, 'stuck', 'DP027', 'the payment is disputed: to void it may pay twice', null, null)::step_outcome
+        from payments as p
+        where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
+            and p.captured_amount > p.refunded_amount and is_disputed(p.order_id, p.warehouse_id)
+    );
 begin
     update payments as p
     set status = 'void_requested', updated_at = clock()
     where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
         and p.status in ('requested', 'pending', 'authorized', 'capture_requested', 'captured')
-        and p.requested_amount > 0;
+        and p.requested_amount > 0 and p.order_id <> all(array(select d.saga_id from unnest(v_disputed) as d));
 
-    return group_outcomes(array(
+    return group_outcomes(v_disputed || array(
         select row(
             i, case when p.order_id is null then 'done' else 'waiting' end, null, null,
             case when p.order_id is not null then payment_call('void', 'void_payment', p) end, null
@@ -330,14 +526,40 @@ begin
         left join payments as p
             on p.order_id = i and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
                 and p.status = 'void_requested'
+        where i <> all(array(select d.saga_id from unnest(v_disputed) as d))
     ));
 end
 $$;
 comment on function request_void(uuid[], uuid[]) is 'Undo, external: asks for the payment of each order to be voided or refunded.';
 
+-- Of answers that say a payment is undone, those that don't make it so: less has gone back
+-- than was taken, an amount is none, or it is another payment. Locks nothing.
+create or replace function wrong_voids(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[]) returns step_outcome[]
+language plpgsql stable
+set enable_seqscan = off
+as $$
+begin
+    return array(
+        select row(
+            p.order_id, 'wrong', 'DP026', told_otherwise(a.answer, p.captured_amount, p.currency || ' back', p.gateway_reference), null, null
+        )::step_outcome
+        from unnest(p_saga_ids, p_answers) as a (saga_id, answer)
+        inner join payments as p on p.order_id = a.saga_id
+        where a.answer ->> 'outcome' = 'approved'
+            and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
+            and (
+                told_amount(a.answer, 'refunded') < greatest(p.captured_amount, told_amount(a.answer, 'captured'))
+                or 'NaN' in (told_amount(a.answer, 'captured'), told_amount(a.answer, 'refunded'))
+                or p.gateway_reference <> a.answer ->> 'reference'
+            )
+    );
+end
+$$;
+comment on function wrong_voids(uuid[], uuid[], jsonb[]) is 'Internal: the approvals of a void that leave money with us.';
+
 -- Undo, with the answers. Money that had been captured counts as refunded, the
 -- rest as voided; the gateway knows better than we do which it was. One that
--- will not void needs a person.
+-- will not void needs a person, and so does one that leaves something.
 -- Locks: payments.
 create or replace function record_void(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[])
 returns outcome_group[]
@@ -346,27 +568,32 @@ set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 set enable_nestloop = off
 as $$
+declare
+    v_wrong constant step_outcome[] := wrong_voids(p_warehouse_ids, p_saga_ids, p_answers);
 begin
     update payments as p
     set
-        status = case when greatest(p.captured_amount, a.captured) > 0 then 'refunded' else 'voided' end::payment_status,
-        authorized_amount = greatest(p.authorized_amount, p.captured_amount, a.captured),
-        captured_amount = greatest(p.captured_amount, a.captured),
-        refunded_amount = greatest(p.captured_amount, a.captured),
-        voided_amount = p.requested_amount - greatest(p.captured_amount, a.captured),
-        gateway = coalesce(p.gateway, a.gateway),
-        gateway_reference = coalesce(p.gateway_reference, a.reference),
+        status = case when a.wrong then p.status when a.captured > 0 then 'refunded' else 'voided' end::payment_status,
+        authorized_amount = greatest(p.authorized_amount, a.captured),
+        captured_amount = a.captured,
+        refunded_amount = case when a.wrong then greatest(p.refunded_amount, least(a.refunded, a.captured)) else a.captured end,
+        voided_amount = case when a.wrong then p.voided_amount else greatest(p.requested_amount - a.captured, 0) end,
+        gateway = coalesce(p.gateway, a.answer ->> 'gateway'),
+        gateway_reference = coalesce(p.gateway_reference, a.answer ->> 'reference'),
         updated_at = clock()
     from (
         select
-            s.saga_id, (s.answer ->> 'captured')::numeric as captured,
-            s.answer ->> 'gateway' as gateway, s.answer ->> 'reference' as reference
+            q.order_id, s.answer, w.saga_id is not null as wrong,
+            greatest(q.captured_amount, told_money(s.answer, 'captured', q.currency)) as captured,
+            coalesce(told_money(s.answer, 'refunded', q.currency), 0) as refunded
         from unnest(p_saga_ids, p_answers) as s (saga_id, answer)
-        where s.answer ->> 'outcome' = 'approved'
+        inner join payments as q on q.order_id = s.saga_id
+        left join unnest(v_wrong) as w on w.saga_id = s.saga_id
+        where s.answer ->> 'outcome' = 'approved' and (q.gateway_reference <> s.answer ->> 'reference') is not true
+            and q.order_id = any(p_saga_ids) and q.warehouse_id = any(p_warehouse_ids)
     ) as a
-    where p.order_id = a.saga_id
-        and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids);
-    return outcomes_of_answers(p_saga_ids, p_answers, 'void', 'DP017');
+    where p.order_id = a.order_id and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids);
+    return outcomes_besides(v_wrong, p_saga_ids, p_answers, 'void', 'DP017');
 end
 $$;
 comment on function record_void(uuid[], uuid[], jsonb[]) is 'Undo, external: records what the gateway answered to each void.';

@@ -1,18 +1,27 @@
--- Refunds: money of a fulfilled order that goes back, in parts, each refund a saga of
--- its own and idempotent by an id that the caller may choose.
+-- Refunds: money that goes back, each refund a saga of its own and idempotent by an id that
+-- the caller may choose. That of a fulfilled order goes back in parts; of a cancelled one
+-- all that is left, by a void, which looks at the gateway's books before it moves anything.
+--
+-- What a cancelled order is owed never ends as declined: its saga is stuck then, for a
+-- person. A refund that the gateway takes back later is failed, and its money is there to
+-- be given back again, by the gateway or by hand.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
--- Trigger: a refund stays one of that amount, of that order, and once answered it stays answered.
+-- Trigger: a refund stays one of that amount, of that order, and once answered it stays
+-- answered, but for one that fails after all.
 create or replace trigger refunds_keep_their_identity
 before update on refunds
 for each row
 when (
-    (old.id, old.order_id, old.warehouse_id, old.amount, old.currency, old.created_at)
+    (old.id, old.order_id, old.warehouse_id, old.amount, old.currency, old.created_at, old.despite_dispute)
     is distinct from
-    (new.id, new.order_id, new.warehouse_id, new.amount, new.currency, new.created_at)
-    or (old.status <> 'requested' and old.status <> new.status)
+    (new.id, new.order_id, new.warehouse_id, new.amount, new.currency, new.created_at, new.despite_dispute)
+    or (
+        old.status <> new.status and old.status <> 'requested'
+        and not (old.status = 'refunded' and new.status = 'failed')
+    )
 )
 execute function refuse_change();
 
@@ -27,7 +36,7 @@ for each statement execute function refuse_change();
 -- Writes a refund and starts its saga. Locks only the rows that it inserts.
 -- Raises: DP011 when the id is that of an order or another saga.
 create or replace function start_refund(
-    p_payment payments, p_amount numeric, p_reason text, p_refund_id uuid
+    p_payment payments, p_amount numeric, p_reason text, p_refund_id uuid, p_despite_dispute boolean default false
 ) returns refunds
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -35,14 +44,16 @@ as $$
 declare
     v_refund refunds;
 begin
-    insert into refunds (id, order_id, warehouse_id, amount, currency, reason)
-    values (p_refund_id, p_payment.order_id, p_payment.warehouse_id, p_amount, p_payment.currency, p_reason)
+    insert into refunds (id, order_id, warehouse_id, amount, currency, reason, despite_dispute)
+    values (
+        p_refund_id, p_payment.order_id, p_payment.warehouse_id, p_amount, p_payment.currency, p_reason, p_despite_dispute
+    )
     returning * into v_refund;
     perform start_saga('refund', v_refund.id, v_refund.warehouse_id, p_reason);
     return v_refund;
 end
 $$;
-comment on function start_refund(payments, numeric, text, uuid) is 'Internal: writes a refund and starts its saga.';
+comment on function start_refund(payments, numeric, text, uuid, boolean) is 'Internal: writes a refund and starts its saga.';
 
 -- The money of a payment that can still be given back: refunds that have been asked
 -- for count as gone. Locks nothing.
@@ -54,44 +65,60 @@ return p_payment.captured_amount - p_payment.refunded_amount - (
 );
 comment on function left_to_refund(payments) is 'Internal: the money of a payment that can still be given back.';
 
--- Gives back money of a fulfilled order: p_amount, or all that is left of it.
--- The same p_refund_id again returns the refund it made. The goods are another
--- matter: see return_items().
--- Locks: payments.
--- Raises: DP010 when there is no such order, DP011 when the id stands for
--- another refund, an order or a saga, DP015 for an amount that makes no sense, DP019 when the order
--- is not fulfilled, DP020 when less than that is left.
-create or replace function refund_order(
-    p_order_id uuid, p_amount numeric default null, p_reason text default null, p_refund_id uuid default new_id()
-) returns refunds
+-- The payment of an order, locked, so that its refunds are one after another; null when
+-- there is none. Locks: payments.
+create or replace function lock_payment(p_order_id uuid) returns payments
 language plpgsql
-security definer
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 declare
     v_payment payments;
-    v_refund refunds;
-    v_status order_status;
-    v_left numeric;
 begin
     select p.* into v_payment
     from payments as p
     where p.order_id = p_order_id
     for no key update;
+    return v_payment;
+end
+$$;
+comment on function lock_payment(uuid) is 'Internal: the payment of an order, locked.';
 
+-- The refund that was made under an id, if one was. Locks nothing. Raises: DP011 when it is
+-- of another order or amount.
+create or replace function refund_again(p_refund_id uuid, p_order_id uuid, p_amount numeric) returns refunds
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_refund refunds;
+begin
     select r.* into v_refund from refunds as r where r.id = p_refund_id;
-    if found then
-        if v_refund.order_id is distinct from p_order_id or v_refund.amount <> coalesce(p_amount, v_refund.amount) then
-            perform refuse(
-                'DP011', 'refund id already used',
-                format('Refund %s stands for %s %s of order %s.', v_refund.id, v_refund.amount, v_refund.currency, v_refund.order_id),
-                'Repeat a refund unchanged, or give a new one a new id.'
-            );
-        end if;
-        return v_refund;
+    if v_refund.order_id <> p_order_id or v_refund.amount <> p_amount then
+        perform refuse(
+            'DP011', 'refund id already used',
+            format('Refund %s stands for %s %s of order %s.', v_refund.id, v_refund.amount, v_refund.currency, v_refund.order_id),
+            'Repeat a refund unchanged, or give a new one a new id.'
+        );
     end if;
+    return v_refund;
+end
+$$;
+comment on function refund_again(uuid, uuid, numeric) is 'Internal: the refund that an id stands for, if it is the one that is asked for.';
 
+-- The amount of a refund of an order: p_amount, or all that is left. Locks nothing.
+-- Raises: DP010 when there is no such order, DP015 for an amount that makes no sense, DP019
+-- when the order is neither fulfilled nor owed anything after it was cancelled, DP020 when
+-- less than that is left.
+create or replace function amount_to_refund(p_order_id uuid, p_payment payments, p_amount numeric) returns numeric
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_status order_status;
+    v_left constant numeric := left_to_refund(p_payment);
+begin
     select o.status into v_status from orders as o where o.id = p_order_id;
     if not found then
         perform refuse(
@@ -99,16 +126,13 @@ begin
             format('There is no order %s.', p_order_id),
             'Look it up in order_overview.'
         );
-    elsif v_status <> 'fulfilled' then
+    elsif v_status <> 'fulfilled' and (v_status = 'cancelled' and v_left > 0) is not true then
         perform refuse(
             'DP019', 'order is not fulfilled',
             format('Order %s is %s.', p_order_id, v_status),
             'An order that is not fulfilled is cancelled, which gives the money back: see cancel_order().'
         );
-    end if;
-
-    v_left := left_to_refund(v_payment);
-    if p_amount <= 0 then
+    elsif p_amount <= 0 then
         perform refuse(
             'DP015', 'amount makes no sense',
             format('A refund of %s was asked for.', p_amount),
@@ -117,16 +141,98 @@ begin
     elsif coalesce(p_amount, 1) > v_left or v_left = 0 then
         perform refuse(
             'DP020', 'not so much is left to refund',
-            format('Of order %s, %s %s can still be given back.', p_order_id, v_left, v_payment.currency),
+            format('Of order %s, %s %s can still be given back.', p_order_id, v_left, p_payment.currency),
             'See refunds for what was given back already.'
         );
     end if;
-    perform refuse_unpayable(p_amount, v_payment.currency);
-    return start_refund(v_payment, coalesce(p_amount, v_left), p_reason, p_refund_id);
+    perform refuse_unpayable(p_amount, p_payment.currency);
+    return coalesce(p_amount, v_left);
 end
 $$;
-comment on function refund_order(uuid, numeric, text, uuid) is
-    'Gives back money of a fulfilled order, all that is left or a part. Safe to repeat with the same refund id.';
+comment on function amount_to_refund(uuid, payments, numeric) is 'Internal: the amount of a refund, refused when the order is not owed it.';
+
+-- Gives back money of a fulfilled order, p_amount or all that is left of it; or what a
+-- cancelled one is still owed, all of it. The same p_refund_id again returns the refund it
+-- made. p_despite_dispute: pays although the payer's bank may have paid already.
+-- The goods are another matter: see return_items().
+-- Locks: payments.
+-- Raises: as amount_to_refund(); DP011 when the id stands for another refund, an order or a
+-- saga; DP015 for a part of what a cancelled order is owed; DP027 when the payment is disputed.
+create or replace function refund_order(
+    p_order_id uuid, p_amount numeric default null, p_reason text default null, p_refund_id uuid default new_id(),
+    p_despite_dispute boolean default false
+) returns refunds
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_payment constant payments := lock_payment(p_order_id);
+    v_refund refunds := refund_again(p_refund_id, p_order_id, p_amount);
+    v_amount numeric;
+begin
+    if v_refund.id is not null then
+        return v_refund;
+    end if;
+    v_amount := amount_to_refund(p_order_id, v_payment, p_amount);
+    if v_amount < left_to_refund(v_payment)
+        and (select o.status from orders as o where o.id = any(array[p_order_id])) = 'cancelled'
+    then
+        perform refuse(
+            'DP015', 'a cancelled order is owed all', format('Order %s is owed more than %s.', p_order_id, v_amount),
+            'Name no amount; or pay a part by other means, and say so with record_manual_refund().'
+        );
+    elsif p_despite_dispute is not true and is_disputed(v_payment.order_id, v_payment.warehouse_id) then
+        perform refuse(
+            'DP027', 'payment is disputed', format('The payer of order %s has asked their bank for the money.', p_order_id),
+            'See disputed_payments. To pay all the same, pass p_despite_dispute.'
+        );
+    end if;
+    return start_refund(v_payment, v_amount, p_reason, p_refund_id, coalesce(p_despite_dispute, false));
+end
+$$;
+comment on function refund_order(uuid, numeric, text, uuid, boolean) is
+    'Gives back money of a fulfilled order, all that is left or a part, or what a cancelled one is owed. Safe to repeat with the same refund id.';
+
+-- An operator has given money back by other means than the gateway: writes it down as a
+-- refund that is done, and asks nobody. One that is stuck under an id of its own is skipped
+-- instead: skip_step().
+-- Locks: payments, then as settle(). Raises: as amount_to_refund(); DP011; DP015 without a reason.
+create or replace function record_manual_refund(
+    p_order_id uuid, p_amount numeric, p_reason text, p_refund_id uuid default new_id()
+) returns refunds
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_payment constant payments := lock_payment(p_order_id);
+    v_refund refunds := refund_again(p_refund_id, p_order_id, p_amount);
+    v_saga sagas;
+    v_group saga_group;
+begin
+    perform refuse_no_reason(p_reason);
+    if v_refund.id is not null then
+        return v_refund;
+    end if;
+    v_refund := start_refund(v_payment, amount_to_refund(p_order_id, v_payment, p_amount), p_reason, p_refund_id, true);
+    perform note_action('record_manual_refund', p_order_id::text, p_reason, to_jsonb(v_refund));
+    select s.* into strict v_saga
+    from sagas as s
+    where s.id = v_refund.id and s.warehouse_id = v_refund.warehouse_id
+    for no key update;
+    v_saga.attempts := 1;
+    v_group := group_of_saga(v_saga, p_answers => array[jsonb_build_object('outcome', 'approved', 'gateway', 'other means')]);
+    perform run_groups(v_group.warehouse_ids, settle_group(v_group, v_group.warehouse_ids), 0);
+    select r.* into strict v_refund
+    from refunds as r
+    where r.id = v_saga.id and r.warehouse_id = v_saga.warehouse_id;
+    return v_refund;
+end
+$$;
+comment on function record_manual_refund(uuid, numeric, text, uuid) is
+    'Operator: money of an order went back by other means than the gateway; writes it down. Safe to repeat with the same refund id.';
 
 -- Step, before the call. Locks nothing.
 create or replace function request_refund(p_warehouse_ids uuid[], p_saga_ids uuid[])
@@ -137,26 +243,70 @@ set enable_seqscan = off
 as $$
 begin
     return group_outcomes(array(
-        select row(
-            r.id, 'waiting', null, null,
-            json_build_object(
-                'operation', 'refund',
-                'idempotency_key', concat(r.id, ':refund_payment'),
-                'payment_key', p.idempotency_key,
-                'amount', r.amount::text,
-                'currency', r.currency,
-                'reference', p.gateway_reference
-            ),
-            null
-        )::step_outcome
+        select case
+            when not r.despite_dispute and is_disputed(r.order_id, r.warehouse_id)
+                then row(r.id, 'stuck', 'DP027', 'the payment is disputed: to refund it may pay twice', null, null)::step_outcome
+            else row(
+                r.id, 'waiting', null, null,
+                json_build_object(
+                    'operation', case o.status when 'fulfilled' then 'refund' else 'void' end,
+                    'idempotency_key', concat(r.id, ':refund_payment'),
+                    'payment_key', p.idempotency_key,
+                    'amount', (case o.status when 'fulfilled' then r.amount else p.requested_amount end)::text,
+                    'currency', r.currency,
+                    'reference', p.gateway_reference
+                ),
+                null
+            )::step_outcome
+        end
         from refunds as r
         inner join payments as p
             on p.order_id = any(array[r.order_id]) and p.warehouse_id = any(array[r.warehouse_id])
+        inner join orders as o
+            on o.id = any(array[r.order_id]) and o.warehouse_id = any(array[r.warehouse_id])
         where r.id = any(p_saga_ids) and r.warehouse_id = any(p_warehouse_ids)
     ));
 end
 $$;
 comment on function request_refund(uuid[], uuid[]) is 'Step, external: asks for each refund to be paid out.';
+
+-- Of answers to refunds, those that need a person: an approval of another amount or currency
+-- than was asked for, or of a void that leaves money with us; and a decline of what a
+-- cancelled order is owed. Locks nothing.
+create or replace function owed_refunds(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[]) returns step_outcome[]
+language plpgsql stable
+set enable_seqscan = off
+as $$
+begin
+    return array(
+        select row(
+            r.id, 'stuck', case a.answer ->> 'outcome' when 'approved' then 'DP026' else 'DP028' end,
+            case a.answer ->> 'outcome'
+                when 'approved' then told_otherwise(a.answer, r.amount, r.currency || ' back', null)
+                else format(
+                    'refund declined: %s; the order is %s, and is owed %s %s',
+                    coalesce(a.answer ->> 'code', a.answer ->> 'message', 'no reason given'), o.status, r.amount, r.currency
+                )
+            end,
+            null, null
+        )::step_outcome
+        from unnest(p_saga_ids, p_answers) as a (saga_id, answer)
+        inner join refunds as r on r.id = a.saga_id
+        inner join orders as o
+            on o.id = any(array[r.order_id]) and o.warehouse_id = any(array[r.warehouse_id])
+        where r.id = any(p_saga_ids) and r.warehouse_id = any(p_warehouse_ids)
+            and case a.answer ->> 'outcome'
+                when 'declined' then o.status <> 'fulfilled'
+                when 'approved' then case o.status
+                    when 'fulfilled' then not is_as_asked(a.answer, r.amount, r.currency, false, null)
+                    else told_amount(a.answer, 'refunded') < told_amount(a.answer, 'captured')
+                        or 'NaN' in (told_amount(a.answer, 'captured'), told_amount(a.answer, 'refunded'))
+                end
+            end
+    );
+end
+$$;
+comment on function owed_refunds(uuid[], uuid[], jsonb[]) is 'Internal: the answers to refunds that leave somebody without their money.';
 
 -- Step, with the answers. Locks: payments by order, refunds.
 create or replace function record_refund(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[])
@@ -166,6 +316,8 @@ set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 set enable_nestloop = off
 as $$
+declare
+    v_owed constant step_outcome[] := owed_refunds(p_warehouse_ids, p_saga_ids, p_answers);
 begin
     perform p.order_id
     from payments as p
@@ -180,12 +332,14 @@ begin
         update refunds as r
         set
             status = case a.answer ->> 'outcome' when 'approved' then 'refunded' else 'declined' end::refund_status,
+            gateway = a.answer ->> 'gateway',
             gateway_reference = a.answer ->> 'reference',
             decline_code = a.answer ->> 'code',
             updated_at = clock()
         from unnest(p_saga_ids, p_answers) as a (saga_id, answer)
-        where a.answer ->> 'outcome' in ('approved', 'declined')
-            and r.id = a.saga_id and r.id = any(p_saga_ids) and r.warehouse_id = any(p_warehouse_ids)
+        where a.answer ->> 'outcome' in ('approved', 'declined') and r.id = a.saga_id
+            and r.id <> all(array(select o.saga_id from unnest(v_owed) as o))
+            and r.id = any(p_saga_ids) and r.warehouse_id = any(p_warehouse_ids)
         returning r.order_id, r.warehouse_id, r.status, r.amount
     )
     update payments as p
@@ -201,10 +355,36 @@ begin
     ) as a
     where p.order_id = any(array[a.order_id]) and p.warehouse_id = any(array[a.warehouse_id]);
 
-    return outcomes_of_answers(p_saga_ids, p_answers, 'refund');
+    return outcomes_besides(v_owed, p_saga_ids, p_answers, 'refund');
 end
 $$;
 comment on function record_refund(uuid[], uuid[], jsonb[]) is 'Step, external: records what the gateway answered to each refund.';
+
+-- The gateway takes back that it has refunded: the money is there to be given back again.
+-- Returns whether it was news. Locks: payments, the refund; the caller has locked the saga.
+create or replace function fail_refund(p_refund_id uuid, p_code text) returns boolean
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_refund refunds;
+begin
+    perform lock_payment((select r.order_id from refunds as r where r.id = p_refund_id));
+    update refunds as r
+    set status = 'failed', decline_code = p_code, updated_at = clock()
+    where r.id = p_refund_id and r.status = 'refunded'
+    returning r.* into v_refund;
+    if not found then
+        return false;
+    end if;
+    update payments as p
+    set status = 'captured', refunded_amount = p.refunded_amount - v_refund.amount, updated_at = clock()
+    where p.order_id = v_refund.order_id and p.warehouse_id = v_refund.warehouse_id;
+    return true;
+end
+$$;
+comment on function fail_refund(uuid, text) is 'Internal: a refund that was paid out came to nothing after all.';
 
 select define_plan(
     'refund',

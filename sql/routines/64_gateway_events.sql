@@ -1,6 +1,11 @@
 -- Events that gateways tell by webhook. Each is written once, however often it is
--- delivered; it is taken for the answer to a call where that is still open, and
--- kept for a person where it belongs to nothing we know.
+-- delivered; it is taken for the answer to a call where that is still open, be it one that
+-- a stuck saga has made, and kept for a person where it belongs to nothing we know, or
+-- contradicts it.
+--
+-- News that comes late, of what has an answer already, moves no money by itself: a charge
+-- that turns up after its void is voided anew, for the gateway knows what is back; what a
+-- refund or a void gave back and then didn't is owed again; a dispute is noted.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
@@ -25,7 +30,8 @@ end;
 comment on function bounded_name(text, integer) is 'Internal: a name within so many characters, as unique as it was.';
 
 -- An answer within the bounds of what is kept. One that is too long loses what we don't
--- read, the ends of what people read, and a reference or an amount that can be none.
+-- read, the ends of what people read, and a reference that can be none. An amount that is cut
+-- is still none.
 -- Locks nothing.
 create or replace function bounded_answer(p_answer jsonb) returns jsonb
 language sql immutable
@@ -37,19 +43,24 @@ return case
         'message', left(p_answer ->> 'message', 1000),
         'reference', case when length(p_answer ->> 'reference') <= 255 then p_answer -> 'reference' end,
         'deadline_seconds', case when length(p_answer ->> 'deadline_seconds') <= 50 then p_answer -> 'deadline_seconds' end,
-        'captured', case when length(p_answer ->> 'captured') <= 50 then p_answer -> 'captured' end,
-        'refunded', case when length(p_answer ->> 'refunded') <= 50 then p_answer -> 'refunded' end
+        'amount', left(p_answer ->> 'amount', 50),
+        'currency', left(p_answer ->> 'currency', 50),
+        'captured', left(p_answer ->> 'captured', 50),
+        'refunded', left(p_answer ->> 'refunded', 50),
+        'dispute', left(p_answer ->> 'dispute', 50)
     ))
 end;
 comment on function bounded_answer(jsonb) is 'Internal: an answer of a gateway, cut to what is kept of it.';
 
 -- Takes an event of a gateway. p_answer is an answer as of 60_payments.sql,
--- p_idempotency_key that of the call it answers. Returns its disposition:
---   applied    it was news: the saga goes on with it, or, for a charge that
---              turned up after its void, a refund has been started
+-- p_idempotency_key that of the call it answers. Of a dispute, p_answer is {"outcome":
+-- "disputed", "dispute": "open" | "won" | "lost", "reference", "amount", "currency", "code"},
+-- and the key that of the payment. Returns its disposition:
+--   applied    it was news: the saga goes on with it, a refund has been started or has
+--              failed, a dispute is noted
 --   duplicate  it was delivered before
 --   stale      the answer is known, or no saga waits for it any more
---   unmatched  it names no call of ours; engine_health counts those
+--   unmatched  it names no call of ours, or contradicts what is known; engine_health counts those
 -- What is too long is cut, see bounded_name() and bounded_answer(): it would be sent, and
 -- refused, for ever.
 -- Locks: the event, the saga, then as settle().
@@ -67,11 +78,11 @@ declare
     v_saga sagas;
     v_disposition disposition;
 begin
-    if coalesce(p_answer ->> 'outcome', '') not in ('approved', 'declined', 'pending', 'unknown') then
+    if coalesce(p_answer ->> 'outcome', '') not in ('approved', 'declined', 'pending', 'unknown', 'disputed') then
         perform refuse(
             'DP015', 'answer has no outcome',
             format('The answer of event %s says %s.', v_event_id, coalesce(left(p_answer ->> 'outcome', 50), 'nothing')),
-            'Pass {"outcome": "approved" | "declined" | "pending" | "unknown", …}.'
+            'Pass {"outcome": "approved" | "declined" | "pending" | "unknown" | "disputed", …}.'
         );
     end if;
 
@@ -118,21 +129,184 @@ end;
 comment on function takes_answer(text, text, text) is
     'Internal: whether a step takes the answer to a call, by the name in the idempotency key.';
 
--- Gives an answer to the saga that made the call: settles the step that waits for it, or
--- starts a refund of a charge that turned up late.
+-- Notes in the history of a saga what a gateway told after the step. Locks nothing.
+create or replace function note_report(p_saga sagas, p_call text, p_code text, p_message text) returns void
+language sql
+set search_path = darkpearl, pg_temp
+begin atomic
+    insert into saga_events (saga_id, warehouse_id, event_type, step_name, error_code, message, actor)
+    values (p_saga.id, p_saga.warehouse_id, 'reported', p_call, p_code, p_message, current_actor());
+end;
+comment on function note_report(sagas, text, text, text) is
+    'Internal: writes what a gateway told after the step into the history of a saga.';
+
+-- A charge that turned up although its payment was voided or declined is written down and
+-- voided anew, by a refund; the void looks what is back already. Returns whether it was
+-- that. Locks: payments; the caller has locked the saga.
+create or replace function void_late_charge(p_saga sagas, p_call text, p_answer jsonb) returns boolean
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_payment payments := lock_payment(p_saga.id);
+    v_taken numeric;
+begin
+    if (v_payment.status in ('voided', 'declined') and v_payment.captured_amount = 0) is not true then
+        return false;
+    end if;
+    v_taken := coalesce(
+        told_money(p_answer, 'captured', v_payment.currency), told_money(p_answer, 'amount', v_payment.currency),
+        v_payment.requested_amount
+    );
+    if v_taken = 0 then
+        return false;
+    end if;
+    update payments as p
+    set
+        status = 'captured', authorized_amount = v_taken, captured_amount = v_taken,
+        voided_amount = least(p.voided_amount, greatest(p.requested_amount - v_taken, 0)), gateway = p_answer ->> 'gateway',
+        gateway_reference = coalesce(p.gateway_reference, p_answer ->> 'reference'), updated_at = clock()
+    where p.order_id = p_saga.id and p.warehouse_id = p_saga.warehouse_id
+    returning p.* into v_payment;
+    perform start_refund(v_payment, v_taken, 'charged although it was voided', new_id());
+    perform note_report(p_saga, p_call, null, format('charged %s %s although it was voided', v_taken, v_payment.currency));
+    return true;
+end
+$$;
+comment on function void_late_charge(sagas, text, jsonb) is
+    'Internal: a charge that turned up after its void is written down and voided anew.';
+
+-- A void that had given money back has not: it is owed again, and asked for anew by a refund.
+-- Returns whether it was that. Locks: payments; the caller has locked the saga.
+create or replace function redo_void(p_saga sagas, p_call text, p_answer jsonb) returns boolean
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_payment constant payments := lock_payment(p_saga.id);
+begin
+    if (v_payment.status = 'refunded') is not true or exists (
+        select from refunds as r where r.order_id = p_saga.id
+    ) then
+        return false;
+    end if;
+    perform start_refund(v_payment, v_payment.refunded_amount, 'its void failed', new_id());
+    update payments as p
+    set status = 'captured', refunded_amount = 0, updated_at = clock()
+    where p.order_id = p_saga.id and p.warehouse_id = p_saga.warehouse_id;
+    perform note_report(
+        p_saga, p_call, 'DP028',
+        format('%s %s did not go back after all: %s', v_payment.refunded_amount, v_payment.currency, coalesce(p_answer ->> 'code', 'no reason given'))
+    );
+    return true;
+end
+$$;
+comment on function redo_void(sagas, text, jsonb) is 'Internal: a void that came to nothing after all is asked for anew.';
+
+-- Whether an answer that comes late contradicts what is known of a payment or a refund: no
+-- where yes is written, yes where no is, or another amount. Locks nothing.
+create or replace function contradicts_books(p_saga sagas, p_call text, p_answer jsonb) returns boolean
+language sql stable
+set search_path = darkpearl, pg_temp
+return coalesce(
+    case
+        when p_call = 'refund_payment' then (
+            select case p_answer ->> 'outcome'
+                when 'approved' then r.status = 'declined' or (
+                    r.status = 'refunded' and not is_as_asked(p_answer, r.amount, r.currency, false, null)
+                )
+                else false
+            end
+            from refunds as r where r.id = p_saga.id
+        )
+        else (
+            select case p_answer ->> 'outcome'
+                when 'declined' then case p_call
+                    when 'void_payment' then p.status = 'voided'
+                    else p.status in ('authorized', 'captured')
+                end
+                when 'approved' then p_call <> 'void_payment' and p.status = 'captured'
+                    and not is_as_asked(p_answer, p.requested_amount, p.currency, p_call <> 'authorize_payment', null)
+            end
+            from payments as p where p.order_id = p_saga.id
+        )
+    end,
+    false
+);
+comment on function contradicts_books(sagas, text, jsonb) is 'Internal: whether a late answer contradicts what is known.';
+
+-- Notes a dispute of a payment, or what became of one. What was told first and comes last
+-- opens none again that is closed. Locks: payments; the caller has locked the saga.
+create or replace function record_dispute(p_saga sagas, p_call text, p_answer jsonb) returns disposition
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_payment constant payments := lock_payment(p_saga.id);
+    v_dispute disputes;
+begin
+    if v_payment.order_id is null or coalesce(p_answer ->> 'dispute', '') not in ('open', 'won', 'lost')
+        or coalesce(p_answer ->> 'reference', '') = ''
+    then
+        return 'unmatched';
+    end if;
+    insert into disputes as d (order_id, warehouse_id, reference, gateway, status, amount, currency, reason)
+    select
+        v_payment.order_id, v_payment.warehouse_id, bounded_name(p_answer ->> 'reference'), p_answer ->> 'gateway',
+        (p_answer ->> 'dispute')::dispute_status, t.amount, t.currency,
+        left(p_answer ->> 'code', 2000)
+    from (
+        select
+            coalesce(told_money(p_answer - 'currency', 'amount', v_payment.currency), v_payment.captured_amount) as amount,
+            upper(coalesce(substring(p_answer ->> 'currency' from '^[A-Za-z]{3}$'), v_payment.currency)) as currency
+    ) as t
+    on conflict (order_id, reference, warehouse_id) do update
+    set status = excluded.status, amount = excluded.amount, reason = excluded.reason, updated_at = clock()
+    where (d.status = 'open' or excluded.status <> 'open')
+        and (d.status, d.amount, d.reason) is distinct from (excluded.status, excluded.amount, excluded.reason)
+    returning d.* into v_dispute;
+    if not found then
+        return 'stale';
+    end if;
+    perform note_report(
+        p_saga, p_call, 'DP027',
+        format('dispute %s of %s %s is %s: %s', v_dispute.reference, v_dispute.amount, v_dispute.currency, v_dispute.status, v_dispute.reason)
+    );
+    return 'applied';
+end
+$$;
+comment on function record_dispute(sagas, text, jsonb) is 'Internal: notes a dispute of a payment, or what became of one.';
+
+-- Whether the step or undo at which a saga stands has made a call and takes its answer; a
+-- saga that is stuck takes it too. Locks nothing.
+create or replace function awaits_answer(p_saga sagas, p_backwards boolean, p_call text) returns boolean
+language plpgsql stable
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_step constant plan_step := step_of(p_saga);
+begin
+    return v_step.on_deadline is null
+        and case
+            when p_backwards then takes_answer(v_step.undo_name, v_step.undo_settle_function, p_call)
+            else takes_answer(v_step.step_name, v_step.settle_function, p_call)
+        end
+        and (p_saga.status = 'stuck' or (p_saga.attempts > 0 and p_saga.status in ('running', 'waiting', 'compensating')));
+end
+$$;
+comment on function awaits_answer(sagas, boolean, text) is 'Internal: whether a saga stands where it takes the answer to a call.';
+
+-- Gives an answer to the saga that made the call: settles the step that waits for it, or is
+-- stuck without it; else sees what late news it is.
 -- Locks: as settle(); the caller has locked the saga. Raises nothing of its own.
 create or replace function apply_gateway_event(p_saga sagas, p_call text, p_answer jsonb) returns disposition
 language plpgsql
 set search_path = darkpearl, pg_temp
 as $$
 declare
-    v_step constant plan_step := step_of(p_saga);
-    v_here constant boolean := v_step.on_deadline is null and case p_saga.status
-        when 'compensating' then takes_answer(v_step.undo_name, v_step.undo_settle_function, p_call)
-        else takes_answer(v_step.step_name, v_step.settle_function, p_call)
-    end;
-    v_payment payments;
+    v_backwards constant boolean := p_saga.status = 'compensating' or (p_saga.status = 'stuck' and has_turned_back(p_saga.id));
     v_group saga_group;
+    v_news boolean;
 begin
     if p_saga.id is null or not exists (
         select from saga_steps as s
@@ -142,40 +316,43 @@ begin
         )
     ) then
         return 'unmatched';
-    end if;
-    if p_answer ->> 'outcome' not in ('approved', 'declined') then
+    elsif p_answer ->> 'outcome' = 'disputed' then
+        return record_dispute(p_saga, p_call, p_answer);
+    elsif p_answer ->> 'outcome' not in ('approved', 'declined') then
         return 'stale';
-    end if;
-
-    if v_here and p_saga.attempts > 0 and p_saga.status in ('running', 'waiting', 'compensating') then
-        v_group := group_of_saga(p_saga, p_answers => array[p_answer]);
+    elsif awaits_answer(p_saga, v_backwards, p_call) then
+        v_group := group_of_saga(
+            p_saga, case when p_saga.status = 'stuck' then case when v_backwards then 'compensating' else 'running' end end::saga_status,
+            array[p_answer]
+        );
+        if p_saga.status = 'stuck' then
+            v_group.attempts := 1;
+            v_group.were_ready_at := array[clock()];
+        end if;
         perform run_groups(v_group.warehouse_ids, settle_group(v_group, v_group.warehouse_ids), 0);
         perform ring_bell();
         return 'applied';
+    elsif contradicts_books(p_saga, p_call, p_answer) then
+        return 'unmatched';
     end if;
 
-    -- Money that was taken although its payment was voided or declined goes back.
-    if p_call in ('process_payment', 'capture_payment') and p_answer ->> 'outcome' = 'approved' then
-        update payments as p
-        set
-            status = 'captured', authorized_amount = p.requested_amount, captured_amount = p.requested_amount,
-            voided_amount = 0, gateway = p_answer ->> 'gateway',
-            gateway_reference = coalesce(p.gateway_reference, p_answer ->> 'reference'), updated_at = clock()
-        where p.order_id = p_saga.id and p.warehouse_id = p_saga.warehouse_id
-            and p.status in ('voided', 'declined') and p.captured_amount = 0
-        returning p.* into v_payment;
-        if found then
-            perform start_refund(v_payment, v_payment.captured_amount, 'charged although it was voided', new_id());
-            return 'applied';
-        end if;
+    v_news := case
+        when p_answer ->> 'outcome' = 'approved' and p_call in ('process_payment', 'capture_payment')
+            then void_late_charge(p_saga, p_call, p_answer)
+        when p_answer ->> 'outcome' = 'declined' and p_call = 'void_payment' then redo_void(p_saga, p_call, p_answer)
+        when p_answer ->> 'outcome' = 'declined' and p_call = 'refund_payment'
+            then fail_refund(p_saga.id, p_answer ->> 'code')
+    end;
+    if v_news and p_call = 'refund_payment' then
+        perform note_report(p_saga, p_call, 'DP028', 'refund failed after all: ' || coalesce(p_answer ->> 'code', 'no reason given'));
     end if;
-    return 'stale';
+    return case when v_news then 'applied' else 'stale' end;
 end
 $$;
 comment on function apply_gateway_event(sagas, text, jsonb) is
-    'Internal: settles the step that waits for the answer, or refunds a charge that turned up late.';
+    'Internal: settles the step that an answer is for, or sees to what it tells late.';
 
--- An operator has seen to an event that belongs to nothing we know: engine_health counts it no
+-- An operator has seen to an event that belongs to nothing we know, or contradicts it: engine_health counts it no
 -- longer. Locks: the event. Raises: DP010; DP015 without a reason, or when it isn't unmatched.
 create or replace function ack_gateway_event(p_gateway text, p_event_id text, p_reason text) returns gateway_events
 language plpgsql

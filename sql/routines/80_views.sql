@@ -96,7 +96,7 @@ event as (
 last_move as (
     select distinct on (saga_id) *
     from event
-    where event_type not in ('cancelled', 'signalled')
+    where event_type not in ('cancelled', 'signalled', 'reported')
     order by saga_id, id desc
 )
 select
@@ -123,6 +123,27 @@ select
 from last_move as l;
 comment on view sagas_from_events is 'The status of each saga, rebuilt from saga_events alone.';
 
+create or replace view disputed_payments with (security_invoker = true) as
+select
+    d.order_id, o.order_number, d.status, d.amount, d.currency, d.reason, d.gateway, d.reference,
+    p.captured_amount, p.refunded_amount, d.opened_at, d.updated_at, d.warehouse_id
+from disputes as d
+inner join orders as o on o.id = d.order_id and o.warehouse_id = d.warehouse_id
+inner join payments as p on p.order_id = d.order_id and p.warehouse_id = d.warehouse_id;
+comment on view disputed_payments is 'Payments that the payer''s bank wants back, or has had back. Refunds of those that are not won are refused.';
+
+create or replace view failed_refunds with (security_invoker = true) as
+select
+    r.id, r.order_id, o.order_number, o.status as order_status, o.customer_id as owed_to, r.amount, r.currency, r.decline_code,
+    r.updated_at as failed_at, r.warehouse_id
+from refunds as r
+inner join orders as o on o.id = r.order_id and o.warehouse_id = r.warehouse_id
+where r.status = 'failed' and not exists (
+    select from refunds as n
+    where n.order_id = r.order_id and n.created_at > r.updated_at and n.status in ('requested', 'refunded')
+);
+comment on view failed_refunds is 'Refunds that came to nothing after they were paid out, and that no other has followed. Then: refund_order() or record_manual_refund().';
+
 create or replace view engine_health with (security_invoker = true) as
 select
     count(*) filter (where s.ready_at <= t.now) as ready,
@@ -134,7 +155,9 @@ select
     pg_notification_queue_usage() as notification_queue_usage,
     (select max(p.paused_until) from step_settings as p where p.paused_until > clock()) as external_steps_paused_until,
     (select count(*) from gateway_events as g where g.disposition = 'unmatched') as unmatched_gateway_events,
-    events_out_of_place() as events_out_of_place
+    events_out_of_place() as events_out_of_place,
+    (select count(*) from disputed_payments as d where d.status = 'open') as open_disputes,
+    (select count(*) from failed_refunds) as failed_refunds
 from (select clock() as now) as t
 left join sagas as s on s.ready_at is not null
 group by t.now;
@@ -240,6 +263,10 @@ select 'payment has no order', p.order_id, p.status::text
 from payments as p
 where not exists (select from orders as o where o.id = p.order_id and o.warehouse_id = p.warehouse_id)
 union all
+select 'dispute has no payment', d.order_id, d.reference
+from disputes as d
+where not exists (select from payments as p where p.order_id = d.order_id and p.warehouse_id = d.warehouse_id)
+union all
 select 'order and payment disagree', o.id,
     format('order %s over %s, payment %s: captured %s, refunded %s', o.status, o.total_amount,
         coalesce(p.status::text, 'none'), p.captured_amount, p.refunded_amount)
@@ -262,10 +289,16 @@ where (o.status in ('paid', 'fulfilling', 'fulfilled') and s.status not in ('com
     or (
         o.status = 'cancelled'
         and (
-            -- Money that turned up after its void is on its way back.
-            p.captured_amount <> p.refunded_amount + (
-                select coalesce(sum(r.amount), 0) from refunds as r
-                where r.order_id = o.id and r.warehouse_id = o.warehouse_id and r.status = 'requested'
+            -- Money that turned up after its void is on its way back, or failed_refunds tells that it isn't.
+            (
+                p.captured_amount <> p.refunded_amount + (
+                    select coalesce(sum(r.amount), 0) from refunds as r
+                    where r.order_id = o.id and r.warehouse_id = o.warehouse_id and r.status = 'requested'
+                )
+                and not exists (
+                    select from refunds as r
+                    where r.order_id = o.id and r.warehouse_id = o.warehouse_id and r.status = 'failed'
+                )
             )
             or p.status in ('requested', 'pending', 'authorized', 'capture_requested', 'void_requested')
         )
@@ -274,7 +307,7 @@ union all
 select 'refund and saga disagree', r.id, format('refund %s, saga %s', r.status, coalesce(s.status::text, 'none'))
 from refunds as r
 left join sagas as s on s.id = r.id and s.warehouse_id = r.warehouse_id
-where s.id is null or (s.status = 'completed') <> (r.status = 'refunded') or (s.status = 'compensated') <> (r.status = 'declined')
+where s.id is null or (s.status = 'completed') <> (r.status in ('refunded', 'failed')) or (s.status = 'compensated') <> (r.status = 'declined')
 union all
 select 'saga has no refund', s.id, s.status::text
 from sagas as s

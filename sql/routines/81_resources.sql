@@ -196,7 +196,21 @@ select
                 'captured_amount', p.captured_amount, 'refunded_amount', p.refunded_amount,
                 'voided_amount', p.voided_amount, 'gateway', p.gateway,
                 'gateway_reference', p.gateway_reference, 'decline_code', p.decline_code,
-                'created_at', p.created_at, 'updated_at', p.updated_at
+                'created_at', p.created_at, 'updated_at', p.updated_at,
+                'disputes', (
+                    select coalesce(
+                        json_agg(
+                            json_build_object(
+                                'reference', d.reference, 'status', d.status, 'amount', d.amount, 'currency', d.currency,
+                                'reason', d.reason, 'opened_at', d.opened_at, 'updated_at', d.updated_at
+                            )
+                            order by d.opened_at, d.reference
+                        ),
+                        '[]'
+                    )
+                    from disputes as d
+                    where d.order_id = p.order_id and d.warehouse_id = p.warehouse_id
+                )
             )
         from payments as p
         where p.order_id = o.id and p.warehouse_id = o.warehouse_id
@@ -232,7 +246,8 @@ begin
         captured numeric not null,
         refunded numeric not null,
         voided boolean not null,
-        created_at timestamptz not null
+        created_at timestamptz not null,
+        disputed boolean
     );
 end
 $$;
@@ -254,23 +269,31 @@ begin
         -- One row per payment. What a gateway only prepared, and never charged, adds nothing.
         select
             g.payment_key,
-            string_agg(g.reference, ' ' order by g.created_at) as reference,
+            array_agg(g.reference order by g.created_at) as refs,
             min(g.currency) as currency,
             sum(g.authorized) as authorized,
             sum(g.captured) as captured,
             sum(g.refunded) as refunded,
             coalesce(bool_and(g.voided) filter (where g.authorized > 0), bool_or(g.voided)) as voided,
             count(*) filter (where g.authorized > 0 and not g.voided) as charges,
-            max(g.created_at) as created_at
+            max(g.created_at) as created_at,
+            bool_or(g.disputed) as disputed
         from pg_temp.gateway_payments as g
         group by g.payment_key
     ),
     ours as (
-        select p.*, r.opened_at as refund_opened_at, r.updated_at as refund_updated_at
+        select
+            p.*, r.opened_at as refund_opened_at, r.updated_at as refund_updated_at,
+            -- What went back by other means is none of the gateway's business.
+            p.refunded_amount - coalesce(r.by_other_means, 0) as refunded_there,
+            exists (
+                select from disputes as d where d.order_id = p.order_id and d.warehouse_id = p.warehouse_id
+            ) as disputed
         from payments as p
         left join lateral (
             select
                 min(r.created_at) filter (where r.status = 'requested') as opened_at,
+                sum(r.amount) filter (where r.status = 'refunded' and r.gateway = 'other means') as by_other_means,
                 max(r.updated_at) as updated_at
             from refunds as r
             where r.order_id = p.order_id and r.warehouse_id = p.warehouse_id
@@ -282,11 +305,13 @@ begin
     ),
     both_sides as (
         select
-            coalesce(o.idempotency_key, t.payment_key) as payment_key, t.reference,
+            coalesce(o.idempotency_key, t.payment_key) as payment_key, array_to_string(t.refs, ' ') as reference,
+            o.gateway_reference as our_reference, o.gateway_reference <> all(t.refs) as renamed,
+            o.disputed as our_disputed, t.disputed,
             o.idempotency_key is not null as here, t.payment_key is not null as there,
             o.status, o.refund_opened_at,
             o.status in ('requested', 'pending', 'capture_requested', 'void_requested') as undecided,
-            o.currency as our_currency, o.authorized_amount, o.captured_amount, o.refunded_amount,
+            o.currency as our_currency, o.authorized_amount, o.captured_amount, o.refunded_there,
             t.currency, t.authorized, t.captured, t.refunded, t.charges,
             case
                 when t.captured > 0 and t.refunded >= t.captured then 'refunded'
@@ -326,7 +351,13 @@ begin
             b.status::text, b.state
         ),
         ('refund_open_here', b.refund_opened_at is not null, 'requested', b.state),
-        ('currency', b.our_currency <> b.currency, b.our_currency, b.currency)
+        ('currency', b.our_currency <> b.currency, b.our_currency, b.currency),
+        ('reference', b.renamed, b.our_reference, b.reference),
+        -- Not of a gateway that doesn't say.
+        (
+            'disputed', b.our_disputed <> b.disputed,
+            case when b.our_disputed then 'yes' else 'no' end, case when b.disputed then 'yes' else 'no' end
+        )
     ) as d (kind, holds, here, there)
     where d.holds
     union all
@@ -341,7 +372,7 @@ begin
         -- A gateway may forget what it released; what both hold has to be the same.
         ('authorized', least(b.authorized_amount, b.authorized) > 0, b.authorized_amount, b.authorized),
         ('captured', true, b.captured_amount, b.captured),
-        ('refunded', true, b.refunded_amount, b.refunded)
+        ('refunded', true, b.refunded_there, b.refunded)
     ) as d (kind, counts, here, there)
     where d.counts and d.here <> d.there and not b.undecided and b.our_currency = b.currency
     order by 1, 2;

@@ -120,9 +120,9 @@ grant insert (order_id, warehouse_id, token) on payment_tokens to authenticated,
 grant execute on function cancel_order(uuid, text) to authenticated, service_role, darkpearl_app;
 
 -- Payments, sagas and history: read; by customers without the engine's keys.
-grant select on payments, refunds, sagas, saga_events, saga_steps, step_settings, saga_signals to
+grant select on payments, refunds, disputes, sagas, saga_events, saga_steps, step_settings, saga_signals to
 service_role, darkpearl_app, darkpearl_reader;
-grant select on refunds to authenticated;
+grant select on refunds, disputes to authenticated;
 grant select (
     order_id, warehouse_id, status, currency, requested_amount, authorized_amount, captured_amount,
     refunded_amount, voided_amount, gateway, gateway_reference, decline_code, created_at, updated_at
@@ -139,8 +139,9 @@ grant execute on function signal_saga(uuid, text, jsonb, text) to service_role, 
 
 -- Money and goods that come back, and events of gateways.
 grant execute on function
-refund_order(uuid, numeric, text, uuid), return_items(uuid, jsonb, text, uuid)
+refund_order(uuid, numeric, text, uuid, boolean), return_items(uuid, jsonb, text, uuid)
 to service_role, darkpearl_app;
+grant execute on function record_manual_refund(uuid, numeric, text, uuid) to service_role;
 grant select on gateway_events to service_role, darkpearl_reader;
 grant select (disposition, received_at) on gateway_events to darkpearl_app;
 grant execute on function record_gateway_event(text, text, text, jsonb), ack_gateway_event(text, text, text) to service_role;
@@ -165,7 +166,7 @@ grant execute on function engine_state(), step_tally(timestamptz, double precisi
 to darkpearl_listener, service_role, darkpearl_reader;
 
 -- Views show what the caller may see of the tables under them.
-grant select on order_overview, saga_overview, stuck_sagas, engine_health, sagas_from_events
+grant select on order_overview, saga_overview, stuck_sagas, disputed_payments, failed_refunds, engine_health, sagas_from_events
 to service_role, darkpearl_app, darkpearl_reader;
 grant select on audit to service_role, darkpearl_reader;
 
@@ -214,7 +215,7 @@ begin
     -- Staff, applications and reports see every row of what they may select.
     foreach v_table in array array[
         'products', 'warehouses', 'inventory', 'stock_movements', 'orders', 'order_items',
-        'payments', 'refunds', 'gateway_events', 'saga_steps', 'step_settings', 'sagas', 'saga_events',
+        'payments', 'refunds', 'disputes', 'gateway_events', 'saga_steps', 'step_settings', 'sagas', 'saga_events',
         'saga_signals', 'action_log'
     ] loop
         execute format(
@@ -291,7 +292,7 @@ declare
 begin
     for v_table, v_column in
         values
-            ('order_items', 'order_id'), ('payments', 'order_id'), ('refunds', 'order_id'),
+            ('order_items', 'order_id'), ('payments', 'order_id'), ('refunds', 'order_id'), ('disputes', 'order_id'),
             ('sagas', 'id'), ('saga_events', 'saga_id')
     loop
         execute format(

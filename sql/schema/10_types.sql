@@ -50,7 +50,10 @@ create type payment_status as enum (
     'declined', 'void_requested', 'voided', 'refunded'
 );
 
-create type refund_status as enum ('requested', 'refunded', 'declined');
+create type refund_status as enum ('requested', 'refunded', 'declined', 'failed');
+
+-- Of a payer's bank that wants a payment back.
+create type dispute_status as enum ('open', 'won', 'lost');
 
 -- When the money of an order is taken: together with the authorisation, or
 -- right before the goods leave.
@@ -68,13 +71,14 @@ create type saga_event_type as enum (
     'saga_started', 'step_completed', 'step_waiting', 'step_failed', 'step_deferred',
     'compensation_started', 'step_compensated',
     'saga_completed', 'saga_compensated', 'saga_stuck',
-    'retried', 'cancelled', 'skipped', 'signalled'
+    'retried', 'cancelled', 'skipped', 'signalled', 'reported'
 );
 
 -- What a step says of one saga. 'failed', a try that came to nothing, is also the engine's,
 -- of a step that raised or whose lease ran out; 'deferred' only the engine's, of a request
--- that was given back unasked. 'stuck' needs a person.
-create type step_result as enum ('done', 'refused', 'waiting', 'failed', 'deferred', 'stuck');
+-- that was given back unasked. 'wrong' is a step that was done otherwise than asked, and is
+-- undone with those before it. 'stuck' needs a person.
+create type step_result as enum ('done', 'refused', 'waiting', 'failed', 'deferred', 'wrong', 'stuck');
 
 -- An amount of money in major units. Four decimals hold every ISO 4217
 -- currency; the upper bound also refuses 'NaN' and 'Infinity'.
@@ -109,7 +113,8 @@ begin atomic
 end;
 comment on function minor_units(text) is 'How many decimals an amount of a currency has: 2 for USD, 0 for JPY, 3 for KWD.';
 
--- What may be said of the money of one payment. One function for all of it: a CHECK
+-- What may be said of the money of one payment; a gateway may take more than was asked for,
+-- until that is undone. One function for all of it: a CHECK
 -- is read from text by every statement that writes to the table, and four of them
 -- took a fortieth of what an order alone does.
 create function amounts_add_up(
@@ -118,12 +123,12 @@ create function amounts_add_up(
 language plpgsql immutable parallel safe
 as $$
 begin
-    return p_refunded <= p_captured and p_captured <= p_authorized and p_authorized <= p_requested
-        and p_voided <= p_requested - p_captured;
+    return p_refunded <= p_captured and p_captured <= p_authorized
+        and p_voided <= greatest(p_requested - p_captured, 0);
 end
 $$;
 comment on function amounts_add_up(amount, amount, amount, amount, amount) is
-    'Whether refunded <= captured <= authorized <= requested, and no more was voided than was not captured.';
+    'Whether refunded <= captured <= authorized, and no more was voided than was not captured.';
 
 -- Whether a text shows anything: a character that is neither white space nor one of those
 -- that Unicode has for joining, direction, variants and the like, which are seen by nobody.

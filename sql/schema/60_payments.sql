@@ -45,6 +45,8 @@ create table refunds (
     amount amount not null,
     currency currency_code not null,
     reason note,
+    despite_dispute boolean not null default false,
+    gateway text,
     gateway_reference text,
     decline_code text,
     created_at timestamptz not null default clock(),
@@ -55,8 +57,30 @@ create table refunds (
     constraint refunds_give_something_back check (amount > 0)
 );
 create index refunds_order_idx on refunds (order_id, id);
-comment on table refunds is 'Money given back after fulfilment, wholly or in part. Each has a saga with its id; refund_order() makes them.';
-comment on column refunds.status is 'refunded and declined are final.';
+create index refunds_failed_idx on refunds (updated_at) where status = 'failed';
+comment on table refunds is
+    'Money given back, wholly or in part: of fulfilled orders, and of cancelled ones what turned up late. Each has a saga with its id.';
+comment on column refunds.status is 'failed: the gateway said refunded, and later that it came to nothing. Declined and failed are final.';
+comment on column refunds.despite_dispute is 'Whoever asked for it knew that the payment is disputed, and said to pay all the same.';
+comment on column refunds.gateway is 'Who paid it; ''by hand'': a person, at the gateway; ''other means'': a person, elsewhere.';
+
+create table disputes (
+    order_id uuid not null,
+    warehouse_id uuid not null,
+    reference text not null,
+    gateway text not null,
+    status dispute_status not null,
+    amount amount not null,
+    currency currency_code not null,
+    reason note,
+    opened_at timestamptz not null default clock(),
+    updated_at timestamptz not null default clock(),
+    constraint disputes_pkey primary key (order_id, reference, warehouse_id),
+    constraint disputes_are_bounded check (length(reference) between 1 and 255 and length(gateway) <= 50)
+);
+create index disputes_open_idx on disputes (opened_at) where status = 'open';
+comment on table disputes is 'Payments that the payer''s bank wants back, as gateways tell it. Money of one that isn''t won may be gone already.';
+comment on column disputes.reference is 'The gateway''s own name for the dispute.';
 
 create table gateway_events (
     gateway text not null,
@@ -76,4 +100,4 @@ create index gateway_events_unmatched_idx on gateway_events (received_at) where 
 comment on table gateway_events is 'What gateways sent by webhook: each event once, with what became of it.';
 comment on column gateway_events.idempotency_key is 'Of the call that the event answers.';
 comment on column gateway_events.disposition is
-    'applied: the answer was news; stale: it changed nothing; unmatched: it belongs to nothing we know and wants a look; acknowledged: it had one.';
+    'applied: the answer was news; stale: it changed nothing; unmatched: it belongs to nothing we know, or contradicts it, and wants a look; acknowledged: it had one.';

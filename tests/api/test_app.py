@@ -288,6 +288,7 @@ async def test_logs_tell_no_secrets(
 ) -> None:
     """At the finest level a request is its method, path and status: no query, body or header."""
     del shop
+    caplog.set_level(logging.WARNING, logger="httpx")  # the caller, who may say what it asks
     caplog.set_level(logging.DEBUG, logger="darkpearl")
     app = create_app(Settings(pool_size=1), database_url)
     transport = httpx.ASGITransport(app)  # type: ignore[arg-type]

@@ -96,6 +96,23 @@ async def test_a_refund_that_makes_no_sense_is_refused(
     problem(await api.post(f"/orders/{pending}/refunds", json={}), 409, "DP019")
 
 
+async def test_a_disputed_payment_says_so_and_keeps_its_money(
+    api: Api, shop: Any, order: str, problem: Problem
+) -> None:
+    """The order's payment lists it; a refund is 409, unless the body says to pay all the same."""
+    key = f"{order.rpartition('/')[2]}:process_payment"
+    told = {"outcome": "disputed", "dispute": "open", "reference": "dp_1", "amount": "9.50"}
+    assert (await api.get(order)).json()["payment"]["disputes"] == []
+    await shop.told(key, told)
+    (dispute,) = (await api.get(order)).json()["payment"]["disputes"]
+    assert (dispute["status"], dispute["amount"]) == ("open", 9.5)
+    refused = problem(await api.post(f"{order}/refunds", json={"amount": 5}), 409, "DP027")
+    assert "p_despite_dispute" in str(refused)
+    body = {"amount": 5, "despite_dispute": True}
+    made = await api.post(f"{order}/refunds", json=body)
+    assert (made.status_code, made.json()["despite_dispute"]) == (201, True)
+
+
 async def test_refunds_of_nothing(api: Api, order: str, listed: Listed, problem: Problem) -> None:
     """An order without refunds has an empty list; an order that isn't there has none."""
     assert await listed(f"{order}/refunds") == []

@@ -99,6 +99,67 @@ async def test_an_event_can_decline(
     assert await orders(shop) == {"cancelled": 1}
 
 
+@pytest.fixture
+def dispute(app: Litestar, api: httpx.AsyncClient) -> Callable[..., Awaitable[httpx.Response]]:
+    """Sends an event about a dispute of a payment; what Stripe says of its key, or raises."""
+
+    async def send(event: str, status: str, key: str | Exception | None) -> httpx.Response:
+        async def payment_key(reference: str) -> str | None:
+            assert reference == "pi_1"
+            if isinstance(key, Exception):
+                raise key
+            return key
+
+        app.state.gateway.payment_key = payment_key
+        about = {
+            "id": "du_1",
+            "amount": 2000,
+            "currency": "usd",
+            "payment_intent": "pi_1",
+            "reason": "fraudulent",
+            "status": status,
+        }
+        kind = "charge.dispute.updated"
+        body = json.dumps({"id": event, "type": kind, "data": {"object": about}})
+        header = stripe.WebhookSignature.generate_signature_header(body, SECRET)
+        return await api.post(PATH, content=body, headers={"Stripe-Signature": header})
+
+    return send
+
+
+async def test_a_dispute_is_told_of_its_payment(
+    shop: Shop,
+    deliver: Callable[..., Awaitable[httpx.Response]],
+    dispute: Callable[..., Awaitable[httpx.Response]],
+) -> None:
+    """It is marked, and closed, by the key that Stripe has for the name in the event."""
+    key = await waiting(shop)
+    await deliver("evt_1", "payment_intent.succeeded", "succeeded", payment_key=key)
+    for event, status in (("evt_2", "needs_response"), ("evt_3", "lost")):
+        response = await dispute(event, status, key)
+        assert (response.status_code, response.json()) == (200, {"disposition": "applied"})
+    assert await shop.values("select status::text from disputed_payments") == ["lost"]
+
+
+async def test_a_dispute_of_somebody_else_is_ignored(
+    shop: Shop, dispute: Callable[..., Awaitable[httpx.Response]]
+) -> None:
+    """Others may use the account."""
+    response = await dispute("evt_1", "lost", None)
+    assert (response.status_code, response.json()) == (200, {"disposition": "ignored"})
+    assert await shop.rows("select * from gateway_events") == []
+
+
+async def test_a_dispute_that_cant_be_looked_up_is_sent_again(
+    shop: Shop, dispute: Callable[..., Awaitable[httpx.Response]]
+) -> None:
+    """Stripe is asked to deliver it later; then it is news."""
+    key = await waiting(shop)
+    assert (await dispute("evt_1", "lost", stripe.APIConnectionError("away"))).status_code == 503
+    response = await dispute("evt_1", "lost", key)
+    assert response.json() == {"disposition": "applied"}
+
+
 async def test_events_of_nothing_known_are_taken_all_the_same(
     shop: Shop, deliver: Callable[..., Awaitable[httpx.Response]]
 ) -> None:

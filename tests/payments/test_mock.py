@@ -52,6 +52,17 @@ async def test_the_script_decides_by_amount_and_by_token() -> None:
     assert refund.outcome == "declined"
 
 
+async def test_approvals_say_what_was_asked_unless_the_script_has_another_amount() -> None:
+    """Amount and currency are those of the call; of a void, which has no amount, none are told."""
+    gateway = MockGateway(1.0, script="tok_less=approved:1.00")
+    for operation in ("authorize", "capture", "refund"):
+        answer = await getattr(gateway, operation)(call(operation=operation, currency="EUR"))
+        assert (answer.amount, answer.currency) == (20, "EUR")
+    assert (await gateway.void(call(operation="void"))).amount is None
+    less = await gateway.authorize(call(token="tok_less"))
+    assert (less.outcome, less.amount, less.currency) == ("approved", 1, "USD")
+
+
 async def test_a_pending_answer_has_come_by_the_time_it_is_looked_up() -> None:
     """A look when the deadline is over finds an approval."""
     found = await MockGateway(script=SCRIPT).lookup(call(token="tok_slow"))

@@ -13,7 +13,7 @@ from darkpearl.gateways import GatewayPayment
 from darkpearl.gateways.mock import MockGateway
 from darkpearl.reconcile import BATCH, Difference, ReconcileError, reconcile
 
-APPROVED = {"outcome": "approved", "gateway": "books", "reference": "ref"}
+APPROVED = {"outcome": "approved", "gateway": "books"}
 WAITING = {"outcome": "pending", "gateway": "books", "deadline_seconds": 3600}
 NOW = timedelta(0)
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -225,6 +225,54 @@ async def test_what_was_only_prepared_changes_nothing(
     await change(shop, key, "status = 'voided', voided_amount = 20")
     books.write(key, captured=Decimal(0), voided=True)
     books.write(key, captured=Decimal(0), authorized=Decimal(0))
+    assert await compare() == []
+
+
+async def test_a_payment_under_another_name_is_reported(
+    books: Books, paid: Callable[..., Awaitable[str]], compare: Any
+) -> None:
+    """An answer that named another payment than the gateway has under our key is told."""
+    books.write(await paid({**APPROVED, "reference": "ref-0"}))
+    assert await compare() == []
+    books.write(await paid({**APPROVED, "reference": "ref-0"}))
+    assert await compare() == [("reference", "ref-0", "ref-1")]
+
+
+async def test_disputes_are_compared(
+    shop: Shop, books: Books, paid: Callable[..., Awaitable[str]], compare: Any
+) -> None:
+    """One that was never told is reported; a gateway that doesn't say is asked for none."""
+    dispute = {"outcome": "disputed", "dispute": "open", "reference": "dp_1"}
+    key = await paid()
+    books.write(key, disputed=True)
+    assert await compare() == [("disputed", "no", "yes")]
+    assert await shop.told(key, dispute) == "applied"
+    assert await compare() == []
+    books.entries.clear()
+    books.write(key, disputed=False)
+    assert await compare() == [("disputed", "yes", "no")]
+    books.entries.clear()
+    books.write(key)
+    assert await compare() == []
+
+
+async def test_refunds_are_compared_to_their_end(
+    shop: Shop, books: Books, paid: Callable[..., Awaitable[str]], compare: Any
+) -> None:
+    """One that failed late is none on either side; one by other means is none of the gateway's."""
+    key = await paid()
+    order = UUID(key.partition(":")[0])
+    await shop.refund(order, 5)
+    (request,) = await shop.advance()
+    await shop.settle([request], APPROVED)
+    books.write(key, refunded=Decimal(5))
+    assert await compare() == []
+    await shop.told(request["request"]["idempotency_key"], {**DECLINED, "gateway": "books"})
+    assert await compare() == [("refunded", "0.00", "5.00")]
+    books.entries.clear()
+    books.write(key)
+    assert await compare() == []
+    await shop.run("select record_manual_refund(%s, 5, 'bank transfer')", order)
     assert await compare() == []
 
 

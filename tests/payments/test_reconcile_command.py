@@ -98,6 +98,28 @@ async def test_it_reports_what_happened_behind_our_back(
     assert await run("--since", "2999-01-01", **where) == (0, "", "")
 
 
+@pytest.mark.parametrize("taken", ["1.00", "299.00"])
+@pytest.mark.parametrize("method", ["at_payment", "at_fulfilment"])
+async def test_another_amount_is_undone_on_both_sides(
+    shop: Shop, service: str, gateway: Gateway, run: Run, taken: str, method: str
+) -> None:
+    """A service that takes less or more than it is asked: nothing ships, and the books agree."""
+    await shop.run("update warehouses set capture_method = %s::capture_method", method)
+    product = await shop.product("29.90", on_hand=1)
+    order = await shop.order((product, 1), p_payment_token=f"approve:{taken}")
+    requests = await shop.advance()
+    while requests:
+        call = msgspec.convert(requests[0]["request"], Call, strict=False)
+        answer = await getattr(gateway, call.operation)(call)
+        requests = await shop.settle(requests, msgspec.to_builtins(answer)) + await shop.advance()
+    assert await shop.order_status(order) == "cancelled"
+    assert (await shop.event(order, "step_failed"))["error_code"] == "DP026"
+    held = taken if method == "at_payment" else "0"
+    assert (await shop.payment(order))["captured_amount"] == Decimal(held)
+    assert await shop.audit() == []
+    assert await run("--grace", "0", gateway="http", gateway_url=service) == (0, "", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "settings", "code", "complaint"),
     [

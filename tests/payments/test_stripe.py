@@ -82,6 +82,59 @@ async def test_a_part_can_be_captured(gateway: StripeGateway, order: Callable[..
     assert await money(gateway, order()) == ("20.00", "12.00", "12.00", False)
 
 
+@pytest.mark.parametrize(
+    ("amount", "currency"), [("20.00", "USD"), ("2000", "JPY"), ("20.120", "KWD"), ("20", "ISK")]
+)
+async def test_every_approval_names_its_amount(
+    gateway: StripeGateway, order: Callable[..., Call], amount: str, currency: str
+) -> None:
+    """Held, taken or given back, asked or looked up: in major units, with the currency."""
+    money = {"amount": Decimal(amount), "currency": currency}
+    held = await gateway.authorize(order(**money))
+    named = {**money, "reference": held.reference}
+    for answer in (
+        held,
+        await gateway.lookup(order(**money)),
+        await gateway.capture(order("capture", **named)),
+        await gateway.lookup(order("capture", **named)),
+        await gateway.refund(order("refund", **named)),
+        await gateway.lookup(order("refund", **named)),
+    ):
+        assert answer is not None
+        assert (answer.outcome, answer.amount, answer.currency) == (
+            "approved",
+            Decimal(amount),
+            currency,
+        )
+    void = await gateway.void(order("void", **named))
+    assert (void.captured, void.refunded) == (Decimal(amount), Decimal(amount))
+
+
+async def test_a_void_does_not_count_what_failed(
+    server: Stripe, gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """A refund that came to nothing gave nothing back, whatever the charge says of it."""
+    held = await gateway.authorize(order(capture=True))
+    void = order("void", reference=held.reference)
+    assert (await gateway.void(void)).outcome == "approved"
+    refunds = await server.object("/refunds", payment_intent=str(held.reference))
+    server.failed = {each["id"] for each in refunds["data"]}
+    again = replace(void, idempotency_key="another")
+    assert await gateway.lookup(again) is None
+    answer = await gateway.void(again)
+    assert (answer.outcome, answer.code) == ("unknown", "charge_already_refunded")
+
+
+async def test_the_list_says_what_is_disputed(
+    server: Stripe, gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """As the charge has it."""
+    await gateway.authorize(order(capture=True))
+    assert (await books(gateway, order())).disputed is False
+    server.disputed = True
+    assert (await books(gateway, order())).disputed is True
+
+
 @pytest.mark.parametrize("capture", [False, True])
 async def test_a_card_that_is_declined_says_why(
     gateway: StripeGateway, order: Callable[..., Call], *, capture: bool

@@ -11,7 +11,7 @@ import pytest
 import stripe
 from stripe_as_documented import API_KEY, Json, Stripe
 
-from darkpearl.gateways import Call, SignatureError, WebhookEvent
+from darkpearl.gateways import Answer, Call, SignatureError, WebhookEvent
 from darkpearl.gateways.stripe import StripeGateway
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes/text")
@@ -98,6 +98,77 @@ async def test_events_of_refunds_have_the_key_of_the_refund(
     failed = {**about, "status": "failed", "failure_reason": "expired_or_canceled_card"}
     event = told(gateway, "refund.failed", failed)
     assert (event.answer.outcome, event.answer.code) == ("declined", "expired_or_canceled_card")
+
+
+async def test_a_void_tells_when_its_money_did_not_go_back(
+    server: Stripe, gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """Its refund is told under the key of the void, but only that it failed."""
+    held = await gateway.authorize(order(capture=True))
+    void = order("void", reference=held.reference)
+    await gateway.void(void)
+    (about,) = (await server.object("/refunds", payment_intent=str(held.reference)))["data"]
+    assert told(gateway, "refund.updated", about) is None
+    for kind in ("refund.failed", "refund.updated", "charge.refund.updated"):
+        failed = {**about, "status": "failed", "failure_reason": "insufficient_funds"}
+        event = told(gateway, kind, failed)
+        assert event.idempotency_key == void.idempotency_key
+        assert (event.answer.outcome, event.answer.code) == ("declined", "insufficient_funds")
+
+
+@pytest.mark.parametrize("kind", ["created", "updated", "closed", "funds_withdrawn"])
+@pytest.mark.parametrize(
+    ("status", "so_far"),
+    [
+        ("warning_needs_response", "open"),
+        ("needs_response", "open"),
+        ("under_review", "open"),
+        ("appeal_under_review", "open"),
+        ("won", "won"),
+        ("warning_closed", "won"),
+        ("lost", "lost"),
+        ("prevented", "lost"),
+    ],
+)
+async def test_disputes_are_told_by_the_name_of_the_payment(
+    gateway: StripeGateway, kind: str, status: str, so_far: str
+) -> None:
+    """What is disputed, why, and what became of it; the payment has Stripe's name."""
+    event = told(
+        gateway,
+        f"charge.dispute.{kind}",
+        {
+            "id": "du_1",
+            "object": "dispute",
+            "amount": 1050,
+            "currency": "eur",
+            "charge": "ch_1",
+            "payment_intent": "pi_1",
+            "reason": "fraudulent",
+            "status": status,
+        },
+    )
+    assert (event.idempotency_key, event.payment_reference) == (None, "pi_1")
+    assert event.answer == Answer(
+        "disputed",
+        gateway="stripe",
+        reference="du_1",
+        code="fraudulent",
+        amount=Decimal("10.50"),
+        currency="EUR",
+        dispute=so_far,  # type: ignore[arg-type]
+    )
+
+
+async def test_stripe_s_name_leads_to_our_key(
+    server: Stripe, gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """The key of a payment of ours; none of somebody else's, or of what isn't there."""
+    held = await gateway.authorize(order())
+    assert await gateway.payment_key(str(held.reference)) == order().payment_key
+    other = await server.post("/payment_intents", amount="500", currency="usd")
+    assert await gateway.payment_key(other["id"]) is None
+    assert await gateway.payment_key("pi_unheard_of") is None
 
 
 async def test_events_that_are_not_ours_are_left_alone(

@@ -16,10 +16,12 @@ async def order(shop: Shop) -> UUID:
     return await shop.fulfilled((await shop.product("10", on_hand=3), 3))
 
 
-async def race(connect: Any, waits: Any, first: str, second: str, *about: Any) -> list[Any]:
-    """Two applications at once: the second waits for the first; its row, or its SQLSTATE."""
-    one = await connect("darkpearl_app", autocommit=False)
-    other = await connect("darkpearl_app")
+async def race(
+    connect: Any, waits: Any, first: str, second: str, *about: Any, role: str = "darkpearl_app"
+) -> list[Any]:
+    """Two sessions at once: the second waits for the first; its row, or its SQLSTATE."""
+    one = await connect(role, autocommit=False)
+    other = await connect(role)
     await one.execute(first, about)
     found: list[Any] = []
 
@@ -69,6 +71,33 @@ async def test_the_same_refund_twice_at_once_is_made_once(
     refund = "select (refund_order(%s, 20, null, '01890000-0000-7000-8000-000000000001')).amount"
     assert await race(connect, waits, refund, refund, order) == [(20,)]
     assert await shop.value("select count(*) from refunds") == 1
+
+
+async def test_a_refund_waits_for_the_dispute_that_is_just_told(
+    shop: Shop, order: UUID, connect: Any, waits: Any
+) -> None:
+    """Told and asked for at once: the refund knows of the dispute, and is refused."""
+    dispute = (
+        "select record_gateway_event('mock', 'evt_1', concat(%s::text, ':process_payment'),"
+        ' \'{"outcome": "disputed", "dispute": "open", "reference": "dp_1"}\')'
+    )
+    refund = "select refund_order(%s, 20)"
+    found = await race(connect, waits, dispute, refund, order, role="service_role")
+    assert found == ["DP027"]
+    assert await shop.value("select count(*) from refunds") == 0
+
+
+async def test_two_hands_that_pay_a_failed_refund_at_once_pay_it_once(
+    shop: Shop, order: UUID, connect: Any, waits: Any
+) -> None:
+    """Who records a bank transfer waits for who refunds by the gateway, and is refused."""
+    refund = (await shop.refund(order))["id"]
+    await shop.settle(await shop.advance(), APPROVED)
+    failed = {"outcome": "declined", "code": "account_closed"}
+    assert await shop.told(f"{refund}:refund_payment", failed) == "applied"
+    record = "select record_manual_refund(%s, null, 'bank transfer')"
+    pay = "select refund_order(%s)"
+    assert await race(connect, waits, pay, record, order, role="service_role") == ["DP020"]
 
 
 async def test_two_returns_at_once_stay_within_what_was_sent(

@@ -26,7 +26,6 @@ async def test_the_intent_is_written_before_the_call(shop: Shop, requested: UUID
 @pytest.mark.parametrize(
     "amounts",
     [
-        "authorized_amount = 20.01",
         "authorized_amount = -1",
         "captured_amount = 1",
         "authorized_amount = 5, captured_amount = 6",
@@ -38,7 +37,7 @@ async def test_the_intent_is_written_before_the_call(shop: Shop, requested: UUID
     ],
 )
 async def test_amounts_stay_within_each_other(shop: Shop, requested: UUID, amounts: str) -> None:
-    """0 <= refunded <= captured <= authorised <= requested, and voided is of the rest."""
+    """0 <= refunded <= captured <= authorised, and voided is of what wasn't captured."""
     with shop.refused("23514"):
         await shop.run(f"update payments set {amounts} where order_id = %s", requested)
 

@@ -85,6 +85,14 @@ PLANTED = [
         "order and payment disagree",
         "update payments set status = 'requested' where order_id = :cancelled",
     ),
+    (
+        "dispute has no payment",
+        (
+            "insert into disputes (order_id, warehouse_id, reference, gateway, status, amount,"
+            " currency) select new_id(), warehouse_id, 'dp_1', 'mock', 'open', 1, 'USD'"
+            " from sagas where id = :waiting"
+        ),
+    ),
     ("refund and saga disagree", "update refunds set status = 'declined'"),
     ("saga has no refund", "delete from refunds"),
     (
