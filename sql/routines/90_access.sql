@@ -132,8 +132,7 @@ grant select (
 ) on sagas to authenticated;
 grant select on saga_events, saga_overview to authenticated;
 grant select (saga_type, plan_version, position, step_name, undo_name, forward_only) on saga_steps to authenticated;
-grant select (saga_type, step_name, max_attempts) on step_settings to authenticated;
-grant update (max_attempts, backoff_seconds, timeout_seconds) on step_settings to service_role;
+grant update (give_up_seconds, stuck_seconds, backoff_seconds, timeout_seconds) on step_settings to service_role;
 grant execute on function retry_saga(uuid, text), turn_back_saga(uuid, text), skip_step(uuid, text) to service_role;
 grant execute on function signal_saga(uuid, text, jsonb, text) to service_role, darkpearl_app;
 
@@ -272,9 +271,6 @@ using (
 );
 
 create policy "customers see the plan" on saga_steps
-for select to authenticated using (true);
-
-create policy "customers see how often a step is tried" on step_settings
 for select to authenticated using (true);
 
 create policy "customers see their own orders" on orders

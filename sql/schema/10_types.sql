@@ -74,7 +74,7 @@ create type saga_event_type as enum (
 -- What a step says of one saga. 'failed', a try that came to nothing, is also the engine's,
 -- of a step that raised or whose lease ran out; 'deferred' only the engine's, of a request
 -- that was given back unasked. 'stuck' needs a person.
-create type step_result as enum ('done', 'refused', 'waiting', 'failed', 'deferred', 'stuck');
+create type step_result as enum ('done', 'refused', 'waiting', 'failed', 'given_up', 'deferred', 'stuck');
 
 -- An amount of money in major units. Four decimals hold every ISO 4217
 -- currency; the upper bound also refuses 'NaN' and 'Infinity'.

@@ -354,7 +354,7 @@ async def test_a_gateway_that_never_answers_is_asked_again_then_voided(
     """No answer is not a no: the charge is asked for again, and voided when nobody ever answers."""
     product = await shop.product(on_hand=10)
     await shop.run(
-        "update step_settings set timeout_seconds = 0.05, backoff_seconds = 0, max_attempts = 3"
+        "update step_settings set timeout_seconds = 0.05, backoff_seconds = 0, give_up_seconds = 0.1"
     )
     await shop.order((product, 1))
     await listening(Deaf(), poll_seconds=0.05)
@@ -365,7 +365,7 @@ async def test_a_gateway_that_never_answers_is_asked_again_then_voided(
     await until(done)
     events = await shop.rows("select event_type::text, attempt from saga_events order by id")
     assert {"event_type": "step_waiting", "attempt": 1} in events
-    assert {"event_type": "step_failed", "attempt": 3} in events
+    assert {"event_type": "step_failed", "attempt": 2} in events
     assert await shop.rows("select status::text, voided_amount from payments") == [
         {"status": "voided", "voided_amount": 10}
     ]
@@ -376,7 +376,7 @@ async def test_a_gateway_that_breaks_is_asked_under_the_same_key(
 ) -> None:
     """An exception of the gateway is an unknown outcome: same key again, then a void."""
     product = await shop.product(on_hand=10)
-    await shop.run("update step_settings set backoff_seconds = 0, max_attempts = 2")
+    await shop.run("update step_settings set backoff_seconds = 0.2, give_up_seconds = 0.05")
     saga = await shop.order((product, 1))
     gateway = Broken()
     await listening(gateway, poll_seconds=0.05)

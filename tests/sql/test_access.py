@@ -103,8 +103,8 @@ ACCESS: dict[str, dict[str, Grants]] = {
         ],
     },
     "step_settings": {
-        "select": [(INSIDERS, ALL), ("authenticated", "saga_type step_name max_attempts")],
-        "update": [(STAFF, "max_attempts backoff_seconds timeout_seconds")],
+        "select": [(INSIDERS, ALL)],
+        "update": [(STAFF, "give_up_seconds stuck_seconds backoff_seconds timeout_seconds")],
     },
     "saga_signals": {"select": [(INSIDERS, ALL)]},
     "saga_overview": {"select": [(f"authenticated {INSIDERS}", ALL)]},
