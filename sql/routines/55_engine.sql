@@ -327,6 +327,21 @@ $$;
 comment on function advance(integer, uuid[]) is
     'The engine''s step: claims ready sagas, runs their SQL steps and returns the external requests to make.';
 
+-- advance() for all warehouses but some: for a listener that has as many calls to make for
+-- those as it gets to. Returns, locks and raises: as advance().
+create or replace function advance_elsewhere(p_limit integer, p_warehouse_ids uuid[])
+returns table (claimed integer, requests json, saga_id uuid, error_code text, step_name text)
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    return query select a.* from advance(p_limit, array(select w.id from warehouses as w where w.id <> all(p_warehouse_ids))) as a;
+end
+$$;
+comment on function advance_elsewhere(integer, uuid[]) is
+    'The engine''s step for all warehouses but these; see advance().';
+
 -- What is in an array of answers: one for each saga, that under the highest
 -- token. A token that is no number is nobody's. deferred_seconds is set for a request
 -- that was given back unasked. Inlined where it is used. Locks nothing.

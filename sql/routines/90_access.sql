@@ -155,7 +155,7 @@ grant execute on function expect_version(bigint, bigint[]) to service_role;
 
 -- The engine.
 grant execute on function
-advance(integer, uuid[]), settle(jsonb, uuid[]), take_idle_lock(), release_idle_lock(), idle_lock_key(),
+advance(integer, uuid[]), advance_elsewhere(integer, uuid[]), settle(jsonb, uuid[]), take_idle_lock(), release_idle_lock(), idle_lock_key(),
 ensure_event_partitions(integer), forget_idempotency_keys(integer, integer), forget_payment_tokens(integer), trace_contexts(uuid[])
 to darkpearl_listener;
 
