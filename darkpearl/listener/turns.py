@@ -42,6 +42,7 @@ class Turns(Generic[T]):
         self.queued = 0
         self.waiting: OrderedDict[tuple[str, str], Lane[T]] = OrderedDict()
         """The lanes in which something waits; the first has the next turn."""
+        self._among_others = max(1, places - max(1, places // KEPT_FREE))
         self._clock = clock
         self._lanes: dict[tuple[str, str], Lane[T]] = {}
         self._latest: tuple[str, str] | None = None
@@ -51,9 +52,8 @@ class Turns(Generic[T]):
     @property
     def share(self) -> int:
         """How many places one lane may have."""
-        if self._clock() - self._others_at > QUIET_SECONDS:
-            return self.places
-        return max(1, self.places - max(1, self.places // KEPT_FREE))
+        alone = self._clock() - self._others_at > QUIET_SECONDS
+        return self.places if alone else self._among_others
 
     @property
     def held_up(self) -> bool:
@@ -93,11 +93,10 @@ class Turns(Generic[T]):
             self._wake()
 
     def _next(self) -> tuple[Lane[T], T] | None:
-        share = self.share
         for _ in range(len(self.waiting)):
             key, lane = next(iter(self.waiting.items()))
             self.waiting.move_to_end(key)
-            if lane.out < share:
+            if lane.out < self._among_others or lane.out < self.share:
                 item = lane.queue.popleft()
                 if not lane.queue:
                     del self.waiting[key]
