@@ -126,6 +126,14 @@ class Shop:
             "update warehouses set capture_method = 'at_fulfilment' where id = %s", self.lisbon
         )
 
+    async def give_up_after(self, seconds: float, step: str | None = None) -> None:
+        """From now on a step, or every one, is tried for so long; 0: once."""
+        await self.run(
+            "update step_settings set give_up_seconds = %s, stuck_seconds = %s"
+            " where step_name = coalesce(%s, step_name)",
+            *(seconds, seconds, step),
+        )
+
     async def lease(self, saga: UUID) -> Row:
         """What an answer to the present request of a saga has to name."""
         return {"saga_id": saga, "lease_token": (await self.saga(saga))["lease_token"]}

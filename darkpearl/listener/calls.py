@@ -2,7 +2,8 @@
 
 No transaction is open here, and nothing is decided: a call that fails is an unknown answer, and
 the engine says what follows from it. A request that isn't asked is given back, which costs its saga
-no attempt: its lease ran out first, the gateway is down, or nobody here knows what it asks for.
+no attempt: too little of its lease is left, the gateway is down, or nobody here knows what it asks
+for.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from darkpearl.gateways import Answer, AnsweredError, Call, Gateway
+from darkpearl.listener.turns import Lane, Turns
 
 if TYPE_CHECKING:
     from darkpearl.telemetry.tracing import Tracing
@@ -25,8 +27,12 @@ REMEMBERED_CALLS = 16
 SHORTEST_CALL_SECONDS = 1e-6
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
+LEASE_SHARE = 0.5
+"""Of a lease for the call at most. The rest is for the queue."""
 LATE_SECONDS = 1.0
-"""After which a request may be made whose lease ran out before its turn."""
+"""After which a request may be made that had too little of its lease left at its turn."""
+OUTAGE_SECONDS = 30.0
+"""Without an answer to more than one payment: an outage, however few payments there are."""
 LONGEST_TRY_SECONDS = 5.0
 """How long others wait at most while one call is made to see if the gateway is back."""
 UNKNOWN_SECONDS = 30.0
@@ -51,6 +57,7 @@ class Request(msgspec.Struct, frozen=True):
         timeout_seconds: how long the lease lasts.
         request: the JSON object that the step wrote; its "operation" says whom it is for.
         traceparent: W3C trace context that started the saga, when that is known and wanted.
+        warehouse_id: the saga's.
     """
 
     saga_id: str
@@ -59,6 +66,7 @@ class Request(msgspec.Struct, frozen=True):
     timeout_seconds: float
     request: msgspec.Raw
     traceparent: str = ""
+    warehouse_id: str = ""
 
 
 class Settlement(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -98,15 +106,17 @@ _call = msgspec.json.Decoder(Call, strict=False)
 class Breaker:
     """A circuit breaker of one listener: opens when so many payments in a row get no answer.
 
-    Open, nothing is asked, longer with each failed try to close it. Half open, one call is let
-    through to see, of a payment that hasn't failed yet if there is one. An answer closes it, even a
-    bad one: it says that the gateway is up.
+    Where there are few of them, two are enough when nothing has been answered for a while. Open,
+    nothing is asked, longer with each failed try to close it. Half open, one call is let through to
+    see, of a payment that hasn't failed yet if there is one. An answer closes it, even a bad one:
+    it says that the gateway is up.
     """
 
     def __init__(self, failures: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._threshold = failures
         self._clock = clock
         self._failing: set[str] = set()
+        self._silent_since = 0.0
         self._passed_over: set[str] = set()
         self._trying = False
         self._pause_seconds = 0.0
@@ -121,6 +131,11 @@ class Breaker:
     def half_open(self) -> bool:
         """One call is to be made, to see."""
         return self._pause_seconds > 0 and not self.open
+
+    @property
+    def state(self) -> int:
+        """0 while it is closed, 1 while half open, 2 while open."""
+        return 2 if self.open else int(self.half_open)
 
     def wait_seconds(self, payment: str) -> float:
         """How long a call about a payment is to wait; 0: it is to be made now."""
@@ -144,8 +159,11 @@ class Breaker:
 
     def failed(self, payment: str) -> None:
         """The gateway didn't answer a call about a payment."""
+        if not self._failing:
+            self._silent_since = self._clock()
         self._failing.add(payment)
-        if self.open or (len(self._failing) < self._threshold and not self.half_open):
+        silent = len(self._failing) > 1 and self._clock() - self._silent_since >= OUTAGE_SECONDS
+        if self.open or not (silent or len(self._failing) >= self._threshold or self.half_open):
             return
         self._passed_over.clear()
         self._trying = False
@@ -173,7 +191,6 @@ class Calls:
     ) -> None:
         self.answered = asyncio.Event()
         self._breaker = breaker
-        self._concurrency = concurrency
         self._timeout_seconds = timeout_seconds
         self._tracing = tracing
         self._payments: dict[str, Callable[[Call], Awaitable[Answer]]] = {
@@ -185,8 +202,7 @@ class Calls:
         self._lookup = gateway.lookup
         self._operations = operations or {}
         self._complained: set[str] = set()
-        self._queue: asyncio.Queue[tuple[Request, float]] = asyncio.Queue()
-        self._out = 0
+        self._turns: Turns[tuple[Request, float]] = Turns(concurrency)
         self._lease_seconds = 0.0
         self._call_seconds: float | None = None
         self._answers: list[Settlement] = []
@@ -194,28 +210,50 @@ class Calls:
     def put(self, request: Request) -> None:
         """Have a request made, before its lease runs out."""
         self._lease_seconds = request.timeout_seconds
-        self._queue.put_nowait((request, time.monotonic() + request.timeout_seconds))
+        item = (request, time.monotonic() + request.timeout_seconds)
+        self._turns.put(request.warehouse_id, self._operation(request), item)
 
     @property
     def queue(self) -> int:
         """Requests that wait for their call to begin, while their leases run."""
-        return self._queue.qsize()
-
-    @property
-    def capacity(self) -> int:
-        """How many more requests would have their turn within half of their leases.
-
-        At the pace of the calls so far; until one has ended, as many as may be made at once.
-        """
-        if self._call_seconds is None:
-            return self._concurrency - self.queue
-        turns = self._lease_seconds / 2 / max(self._call_seconds, SHORTEST_CALL_SECONDS)
-        return max(1, int(self._concurrency * turns)) - self.queue
+        return self._turns.queued
 
     @property
     def held_up(self) -> bool:
-        """All calls that may be made at once wait for the gateway."""
-        return self._out >= self._concurrency
+        """Whatever waits here waits for calls that are out."""
+        return self._turns.held_up
+
+    def crowded(self) -> dict[str, int]:
+        """The warehouses of which no more requests are wanted for now, and how many wait of each.
+
+        Those that wait already wouldn't all have their turn within half of their leases, at the
+        pace of the warehouse's calls so far; or they are many, and wait because calls take their
+        time: a listener that is killed leaves as little behind as can be.
+        """
+        crowded: dict[str, int] = {}
+        if not self._turns.queued:
+            return crowded
+        held_up = self._turns.held_up
+        turns = self._turns.places / len(self._turns.waiting) * self._lease_seconds * LEASE_SHARE
+        for lane in self._turns.waiting.values():
+            waiting = len(lane.queue)
+            late = lane.call_seconds is not None and waiting * lane.call_seconds >= turns
+            if late or (held_up and waiting >= self._turns.places):
+                crowded[lane.warehouse_id] = crowded.get(lane.warehouse_id, 0) + waiting
+        return crowded
+
+    def capacity(self, waiting: int) -> int:
+        """How many more requests would have their turn within half of their leases.
+
+        At the pace of the calls so far; until one has ended, as many as may be made at once.
+
+        Args:
+            waiting: of those that wait, how many are before them.
+        """
+        if self._call_seconds is None:
+            return self._turns.places - waiting
+        turns = self._lease_seconds * LEASE_SHARE / max(self._call_seconds, SHORTEST_CALL_SECONDS)
+        return max(1, int(self._turns.places * turns)) - waiting
 
     def take_answers(self) -> list[Settlement]:
         """The answers that have come since the last time."""
@@ -225,26 +263,28 @@ class Calls:
     async def run(self) -> None:
         """Make calls until cancelled."""
         async with asyncio.TaskGroup() as workers:
-            for _ in range(self._concurrency):
+            for _ in range(self._turns.places):
                 workers.create_task(self._work())
 
     async def _work(self) -> None:
         while True:
-            request, lease_until = await self._queue.get()
-            self._out += 1
-            answer = await self._settlement(request, lease_until - time.monotonic())
-            self._out -= 1
+            lane, (request, lease_until) = await self._turns.take()
+            began = time.monotonic()
+            answer = await self._settlement(request, lease_until - began)
+            self._turns.leave(lane)
+            if answer.deferred_seconds is None:
+                self._took(time.monotonic() - began, lane)
             self._answers.append(answer)
             self.answered.set()
             if len(self._answers) % TURN == 0:
                 await asyncio.sleep(0)
 
     async def _settlement(self, request: Request, seconds: float) -> Settlement:
-        """Make a request within so many seconds, or give it back."""
+        """Make a request whose lease lasts so many seconds, or give it back."""
         deferred_seconds = None
         answer: Any
         try:
-            answer = await self._made(request, min(seconds, self._timeout_seconds))
+            answer = await self._made(request, seconds)
         except _NotAskedError as error:
             answer = {"message": f"not asked: {error}"}
             deferred_seconds = error.seconds
@@ -254,17 +294,17 @@ class Calls:
             document = encoded(Answer("unknown", message=f"the answer is no JSON: {error}"))
         return Settlement(request.saga_id, request.lease_token, document, deferred_seconds)
 
-    async def _made(self, request: Request, seconds: float) -> Any:
+    async def _made(self, request: Request, left_seconds: float) -> Any:
         """What came of a request: an unknown answer too, when nothing did in time.
 
         Raises:
             _NotAskedError: it can't be made now, or not by this listener.
         """
-        if seconds <= 0:
-            raise _NotAskedError("its lease ran out before it could be made", LATE_SECONDS)
+        seconds = min(self._timeout_seconds, request.timeout_seconds * LEASE_SHARE)
+        if left_seconds < seconds:
+            raise _NotAskedError("too little of its lease was left", LATE_SECONDS)
         call, payment = self._prepared(request)
         answered = False
-        began = time.monotonic()
         try:
             async with asyncio.timeout(seconds):
                 answer = await call
@@ -275,7 +315,6 @@ class Calls:
             answered = isinstance(error, AnsweredError)
             debugging = _log.isEnabledFor(logging.DEBUG)
             _log.warning("saga %s: %s", request.saga_id, answer.message, exc_info=debugging)
-        self._took(time.monotonic() - began)
         if payment is None:
             return answer
         # What is unknown for a reason that the gateway names was answered.
@@ -285,11 +324,22 @@ class Calls:
             self._breaker.succeeded()
         return answer
 
-    def _took(self, seconds: float) -> None:
+    def _took(self, seconds: float, lane: Lane[Any]) -> None:
         """Remember how long calls take, the last ones most."""
         if self._call_seconds is None:
             self._call_seconds = seconds
         self._call_seconds += (seconds - self._call_seconds) / REMEMBERED_CALLS
+        if lane.call_seconds is None:
+            lane.call_seconds = seconds
+        lane.call_seconds += (seconds - lane.call_seconds) / REMEMBERED_CALLS
+
+    def _operation(self, request: Request) -> str:
+        """What a request asks for; "" for what nobody here knows."""
+        try:
+            operation = _name.decode(request.request).operation
+        except ValueError:
+            return ""
+        return operation if operation in self._payments or operation in self._operations else ""
 
     def _prepared(self, request: Request) -> tuple[Awaitable[Any], str | None]:
         """The call that a request asks for, not begun yet, and the payment that it is about.

@@ -5,7 +5,7 @@ There are two sessions, so that an advance and a settle may be under way at once
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Self
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 NAME = "darkpearl listener"
 _STATEMENTS = {
     "advance": "select requests::text, saga_id, error_code, step_name, claimed from advance($1)",
+    "advance_elsewhere": "select requests::text, saga_id, error_code, step_name, claimed"
+    " from advance_elsewhere($1, $2)",
     "settle": "select requests::text, saga_id, error_code, step_name from settle($1)",
 }
 _log = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ class Engine:
         self._complained = complained
         self._begun: Begun | None = None
         # Finding a series in the registry costs more than measuring.
-        self._timers = {name: metrics.passes.labels(name) for name in _STATEMENTS}
+        self._timers = {name: metrics.passes.labels(name) for name in ("advance", "settle")}
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -67,12 +69,21 @@ class Engine:
         """A claim has begun, and advance() is to take what comes of it."""
         return self._begun is not None
 
-    def begin_advance(self, limit: int) -> None:
-        """Have a claim of so many sagas begin, and return at once."""
-        self._begun = self._sessions.begin("advance", b"%d" % limit)
+    def begin_advance(self, limit: int, crowded: Collection[str] = ()) -> None:
+        """Have a claim of so many sagas begin, and return at once.
 
-    async def advance(self, limit: int) -> tuple[int, list[Request]]:
+        Args:
+            limit: how many at most.
+            crowded: warehouses whose sagas are left where they are.
+        """
+        self._begun = self._begin(limit, crowded)
+
+    async def advance(self, limit: int, crowded: Collection[str] = ()) -> tuple[int, list[Request]]:
         """Claim so many sagas at most; or wait for the claim that has begun already.
+
+        Args:
+            limit: how many at most.
+            crowded: warehouses whose sagas are left where they are.
 
         Returns:
             How many were claimed, and the requests that the transaction has committed to.
@@ -80,9 +91,15 @@ class Engine:
         counts = {"claimed": 0}
         with self._span("advance", counts), self._timers["advance"].time():
             begun, self._begun = self._begun, None
-            rows = await (begun or self._sessions.begin("advance", b"%d" % limit))()
+            rows = await (begun or self._begin(limit, crowded))()
             counts["claimed"] = sum([int(row[4] or 0) for row in rows])
         return counts["claimed"], self._heard(rows)
+
+    def _begin(self, limit: int, crowded: Collection[str]) -> Begun:
+        if crowded:
+            warehouses = b"{%b}" % ",".join(crowded).encode()
+            return self._sessions.begin("advance_elsewhere", b"%d" % limit, warehouses)
+        return self._sessions.begin("advance", b"%d" % limit)
 
     async def settle(self, answers: list[Settlement]) -> list[Request]:
         """Bring answers; the requests that the transaction has committed to."""

@@ -26,11 +26,12 @@ class Pace:
         self.tried = batch_size
         """What the latest pass to begin was about, at most."""
         self._batch_size = batch_size
-        self._failures = 0
+        self.failures = 0
+        """In a row, with nothing done between them."""
 
     def done(self, count: int) -> None:
         """A pass over so many sagas was committed."""
-        self._failures = 0
+        self.failures = 0
         if count:
             self.size = min(2 * self.size, self._batch_size)
 
@@ -48,11 +49,11 @@ class Pace:
 
     def failed(self, reason: str) -> float:
         """Seconds to wait: the longer the more often in a row it failed."""
-        self._failures += 1
-        seconds = min(LONGEST_BACKOFF_SECONDS, 0.1 * 2.0 ** min(self._failures, 10))
+        self.failures += 1
+        seconds = min(LONGEST_BACKOFF_SECONDS, 0.1 * 2.0 ** min(self.failures, 10))
         seconds *= 0.5 + random.random() / 2  # noqa: S311 - jitter
-        level = logging.ERROR if self._failures >= STANDSTILL_FAILURES else logging.WARNING
-        _log.log(level, "%s; %d in a row, trying again in %.1f s", reason, self._failures, seconds)
+        level = logging.ERROR if self.failures >= STANDSTILL_FAILURES else logging.WARNING
+        _log.log(level, "%s; %d in a row, trying again in %.1f s", reason, self.failures, seconds)
         return seconds
 
 

@@ -41,7 +41,7 @@ class Sessions:
         Args:
             url: where to; directly, since a pooler loses what is prepared.
             name: what `pg_stat_activity` shows as the application.
-            statements: by name, each with one parameter, $1.
+            statements: by name, with parameters $1, $2 …
             count: of connections: so many calls are made at once.
         """
         async with contextlib.AsyncExitStack() as stack:
@@ -53,7 +53,7 @@ class Sessions:
                     await connection.execute(f"prepare {statement} as {query}".encode())
             yield cls(connections)
 
-    def begin(self, statement: str, parameter: bytes) -> Begun:
+    def begin(self, statement: str, *parameters: bytes) -> Begun:
         """Have a prepared statement begin, and return at once.
 
         Returns:
@@ -63,17 +63,17 @@ class Sessions:
             psycopg.OperationalError: the connection is lost.
         """
         connection = self._free[-1]
-        connection.pgconn.send_query_prepared(statement.encode(), [parameter])
+        connection.pgconn.send_query_prepared(statement.encode(), parameters)
         connection.pgconn.flush()  # as much as goes at once; _rows() sees to the rest
         return partial(self._rows, self._free.pop())
 
-    async def call(self, statement: str, parameter: bytes) -> Rows:
+    async def call(self, statement: str, *parameters: bytes) -> Rows:
         """The rows of a prepared statement.
 
         Raises:
             psycopg.Error: it failed, or the connection is lost.
         """
-        return await self.begin(statement, parameter)()
+        return await self.begin(statement, *parameters)()
 
     async def fetch(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """The rows of any statement, in Python's types.

@@ -59,9 +59,11 @@ class Listener:
         self._limits = limits
         self._tracing = tracing
         self._gateway = metrics.observed(gateway)
+        breaker = Breaker(limits.call_failures)
+        metrics.breaker.set_function(lambda: breaker.state)
         self._calls = Calls(
             self._gateway,
-            Breaker(limits.call_failures),
+            breaker,
             concurrency=limits.concurrency,
             timeout_seconds=limits.call_seconds,
             operations=operations,
@@ -75,6 +77,7 @@ class Listener:
         self._outstanding = 0
         self._settling = 0
         self._pace = Pace(limits.batch_size)
+        metrics.standstill.set_function(lambda: self._pace.failures)
         self._engine: Engine
         self._complained: set[tuple[str, str]] = set()
         self._main: asyncio.Task[None] | None = None
@@ -86,6 +89,8 @@ class Listener:
         self._claims = 0
         self._limit = 0
         """Of the latest claim: if it found as many, there may be more."""
+        self._crowded: Mapping[str, int] = {}
+        """Of the latest claim: the warehouses that it leaves out."""
         self._latest = ""
 
     async def run(self) -> None:
@@ -148,8 +153,7 @@ class Listener:
             await self._work_off(bell)
             if bell.holds_idle_lock and not self._stopping:
                 # The limit is found out now: an answer that changes it ends the sleep.
-                limit = self._claim_limit()
-                claim_early = partial(self._claim_early, limit)
+                claim_early = partial(self._claim_early, self._claim_limit())
                 if not await bell.wait(self._wake, self._limits.poll_seconds, claim_early):
                     await bell.release_idle_lock()  # taking it anew says whether it hears
         await self._finish()
@@ -256,23 +260,22 @@ class Listener:
     def _claim_limit(self) -> int:
         """How many sagas may be claimed now. What is being settled is on its way out.
 
-        None while requests wait because the gateway takes its time: a listener that is killed
-        leaves as little behind as can be. No more than the gateway gets to before leases run out,
-        else a slow one would use up the tries of orders that it was never asked about.
+        No more than the gateway gets to before leases run out. Of crowded warehouses none are
+        claimed, and what waits of them takes nothing from what the others may have.
         """
-        if self._calls.held_up and self._calls.queue > self._limits.concurrency:
-            return 0
+        self._crowded = self._calls.crowded()
+        waits = min(sum(self._crowded.values()), self._most_outstanding)
         return min(
             self._pace.size,
-            self._most_outstanding - self._outstanding + self._settling,
-            self._calls.capacity,
+            self._most_outstanding - self._outstanding + self._settling + waits,
+            self._calls.capacity(self._calls.queue - waits),
         )
 
     def _claim_early(self, limit: int) -> None:
         """The bell rings: have a claim begin, before all that follows here."""
         if limit > 0 and not (self._stopping or self._engine.has_begun):
             with contextlib.suppress(psycopg.Error):  # the next use of the session tells of it
-                self._engine.begin_advance(limit)
+                self._engine.begin_advance(limit, self._crowded)
                 self._limit = limit
                 os.sched_yield()  # The server's session may wait behind us for this processor.
 
@@ -321,7 +324,7 @@ class Listener:
     async def _advance(self, limit: int) -> Pass:
         """Claim so many sagas at most; or wait for the claim that has begun already."""
         self._pace.tried = limit
-        claimed, requests = await self._engine.advance(limit)
+        claimed, requests = await self._engine.advance(limit, self._crowded)
         self._pace.done(claimed)
         self._outstanding += len(requests)
         return claimed, await self._engine.with_traces(requests)

@@ -24,7 +24,6 @@ class Saga(Struct):
     status: SagaStatus
     current_step: Annotated[str | None, Meta(description="Null once the saga has ended")]
     attempts: int
-    max_attempts: int | None
     cancel_requested: bool
     error_code: Annotated[str | None, Meta(description="SQLSTATE of the last failure")]
     error_message: str | None

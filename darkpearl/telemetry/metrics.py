@@ -18,6 +18,7 @@ from typing import Any, TypeVar, cast
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     ProcessCollector,
     disable_created_metrics,
@@ -74,6 +75,16 @@ outages = Counter(
     "darkpearl_listener_outages",
     "Times that the listener found no database that works, by SQLSTATE.",
     ["sqlstate"],
+    registry=REGISTRY,
+)
+breaker = Gauge(
+    "darkpearl_listener_breaker_state",
+    "The listener's circuit breaker of the gateway: 0 closed, 1 half open, 2 open.",
+    registry=REGISTRY,
+)
+standstill = Gauge(
+    "darkpearl_listener_failures_in_a_row",
+    "Failures of the listener's passes since it last got something done.",
     registry=REGISTRY,
 )
 

@@ -81,7 +81,7 @@ create type saga_event_type as enum (
 -- of a step that raised or whose lease ran out; 'deferred' only the engine's, of a request
 -- that was given back unasked. 'wrong' is a step that was done otherwise than asked, and is
 -- undone with those before it. 'stuck' needs a person.
-create type step_result as enum ('done', 'refused', 'waiting', 'failed', 'deferred', 'wrong', 'stuck');
+create type step_result as enum ('done', 'refused', 'waiting', 'failed', 'given_up', 'deferred', 'wrong', 'stuck');
 
 -- An amount of money in major units. Four decimals hold every ISO 4217
 -- currency; the upper bound also refuses 'NaN' and 'Infinity'.
@@ -431,19 +431,24 @@ comment on column saga_steps.on_deadline is
 create table step_settings (
     saga_type text not null,
     step_name text not null,
-    max_attempts smallint not null,
+    give_up_seconds numeric not null,
+    stuck_seconds numeric not null,
     backoff_seconds numeric not null,
     timeout_seconds numeric not null,
     paused_until timestamptz,
     constraint step_settings_pkey primary key (saga_type, step_name),
-    constraint step_settings_max_attempts_is_sane check (max_attempts between 1 and 100),
+    constraint step_settings_give_up_is_sane check (give_up_seconds between 0 and 2592000),
+    constraint step_settings_stuck_is_sane check (stuck_seconds between 0 and 2592000),
     constraint step_settings_backoff_is_sane check (backoff_seconds between 0 and 3600),
     constraint step_settings_timeout_is_sane check (timeout_seconds between 0.01 and 31622400)
 );
 comment on table step_settings is
     'The numbers of each step, by name: yours to tune, and the same for every version of the plan that has the step.';
-comment on column step_settings.max_attempts is 'After so many tries a step counts as failed for good.';
-comment on column step_settings.backoff_seconds is 'Wait before the second try; doubles with each, at most an hour, with jitter.';
+comment on column step_settings.give_up_seconds is
+    'A step that keeps failing is tried for so long, then it has failed for good and the saga turns back. 0: one try.';
+comment on column step_settings.stuck_seconds is
+    'The same where nothing turns back: a call outside that undoes, or that only goes forward, and a step that keeps meeting locks or time limits. After so long a person is called.';
+comment on column step_settings.backoff_seconds is 'Wait before the second try; doubles with each, up to a minute if it began with less, with jitter.';
 comment on column step_settings.timeout_seconds is
     'How long an external answer may take before the call is made again, or how long a signal is waited for.';
 comment on column step_settings.paused_until is 'Until then the engine starts no call of this step; sagas wait before it. Set by pause_external_steps().';
@@ -537,7 +542,8 @@ create type plan_step as (
     order_status_refused order_status,
     forward_only boolean,
     on_deadline deadline_action,
-    max_attempts smallint,
+    give_up_seconds numeric,
+    stuck_seconds numeric,
     backoff_seconds numeric,
     timeout_seconds numeric,
     paused_until timestamptz

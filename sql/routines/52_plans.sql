@@ -46,7 +46,8 @@ create or replace function step(
     p_order_status_refused order_status default null,
     p_forward_only boolean default false,
     p_on_deadline deadline_action default null,
-    p_max_attempts integer default 5,
+    p_give_up_seconds numeric default 300,
+    p_stuck_seconds numeric default 14400,
     p_backoff_seconds numeric default 1,
     p_timeout_seconds numeric default 30
 ) returns plan_step
@@ -56,11 +57,11 @@ return row(
     null, p_name, p_function, p_settle_function, p_effect_function, p_effect,
     p_undo, p_undo_function, p_undo_settle_function, p_undo_effect_function, p_undo_effect,
     p_order_status_waiting, p_order_status_done, p_order_status_refused, p_forward_only, p_on_deadline,
-    p_max_attempts, p_backoff_seconds, p_timeout_seconds, null
+    p_give_up_seconds, p_stuck_seconds, p_backoff_seconds, p_timeout_seconds, null
 )::plan_step;
 comment on function step(
     text, text, text, text, text, text, text, text, text, text,
-    order_status, order_status, order_status, boolean, deadline_action, integer, numeric, numeric
+    order_status, order_status, order_status, boolean, deadline_action, numeric, numeric, numeric, numeric
 ) is 'A step of a plan, for define_plan().';
 
 -- The functions that a plan names, each with the signature that it must have.
@@ -171,8 +172,8 @@ begin
     perform refuse_unknown_functions(v_steps);
     perform refuse_repeated_names(v_steps);
 
-    insert into step_settings (saga_type, step_name, max_attempts, backoff_seconds, timeout_seconds)
-    select p_saga_type, s.step_name, s.max_attempts, s.backoff_seconds, s.timeout_seconds
+    insert into step_settings (saga_type, step_name, give_up_seconds, stuck_seconds, backoff_seconds, timeout_seconds)
+    select p_saga_type, s.step_name, s.give_up_seconds, s.stuck_seconds, s.backoff_seconds, s.timeout_seconds
     from unnest(p_steps) as s
     on conflict (saga_type, step_name) do nothing;
 
@@ -212,7 +213,7 @@ begin
             s.position, s.step_name, s.step_function, s.settle_function, s.effect_function, s.effect,
             s.undo_name, s.undo_function, s.undo_settle_function, s.undo_effect_function, s.undo_effect,
             s.order_status_waiting, s.order_status_done, s.order_status_refused, s.forward_only, s.on_deadline,
-            t.max_attempts, t.backoff_seconds, t.timeout_seconds, t.paused_until
+            t.give_up_seconds, t.stuck_seconds, t.backoff_seconds, t.timeout_seconds, t.paused_until
         )::plan_step
         from saga_steps as s
         left join step_settings as t on t.saga_type = s.saga_type and t.step_name = s.step_name

@@ -33,13 +33,14 @@ return (uuid_hash_extended(p_saga_id, p_attempts) & 65535) / 65535.0::double pre
 comment on function jitter(uuid, integer) is 'Internal: a fraction by which sagas that wait together come back apart.';
 
 -- How long to wait before the next try after so many: backoff * 2^(attempts - 1)
--- seconds, an hour at most. Half of it is fixed, half of it each saga's own (see
+-- seconds, up to a minute, so that what is tried for minutes is tried often; a backoff that
+-- begins with more stays as it is. Half of it is fixed, half of it each saga's own (see
 -- jitter()), so that sagas that failed together do not come back together.
 create or replace function backoff_seconds(p_backoff_seconds numeric, p_attempts integer)
 returns double precision
 language sql immutable parallel safe
-return least(p_backoff_seconds * 2 ^ least(p_attempts - 1, 20), 3600)::double precision;
-comment on function backoff_seconds(numeric, integer) is 'The longest wait before the next try: exponential, an hour at most.';
+return least(p_backoff_seconds * 2 ^ least(p_attempts - 1, 20), greatest(p_backoff_seconds, 60))::double precision;
+comment on function backoff_seconds(numeric, integer) is 'The longest wait before the next try: exponential, up to a minute.';
 
 -- The one constructor of a group: sagas that stand at the same place, as they were locked.
 -- Locks nothing.
@@ -220,8 +221,7 @@ declare
     v_step constant plan_step := p_group.plan[p_group.position];
     v_backwards constant boolean := p_group.status = 'compensating';
     v_done constant boolean := p_outcome.result = 'done';
-    v_will_retry constant boolean := p_outcome.result in ('waiting', 'deferred')
-        or (p_outcome.result = 'failed' and p_group.attempts < v_step.max_attempts);
+    v_will_retry constant boolean := p_outcome.result in ('waiting', 'failed', 'deferred');
     v_name constant text := case when v_backwards then v_step.undo_name else v_step.step_name end;
 begin
     p_group.token_increments := p_group.token_increments + 1;
@@ -251,7 +251,7 @@ begin
         p_group.status := case when v_step.position = cardinality(p_group.plan) then 'completed' else 'running' end;
         p_group.position := least(v_step.position + 1, cardinality(p_group.plan));
     elsif v_backwards or p_outcome.result = 'stuck'
-        or (v_step.forward_only and (p_outcome.result in ('failed', 'wrong') or v_step.position > 1))
+        or (v_step.forward_only and (p_outcome.result in ('given_up', 'wrong') or v_step.position > 1))
     then
         -- No way on and none back. (Refused as the first step is nothing done.)
         p_group.status := 'stuck';
@@ -259,7 +259,7 @@ begin
         p_group.order_status := coalesce(v_step.order_status_refused, p_group.order_status);
         -- A step that was refused left nothing behind, nor did one that raised, unless
         -- it is external: then the call may have had its effect. What is wrong has.
-        return start_compensation(p_group, p_outcome.result in ('failed', 'wrong') and is_external(v_step, false));
+        return start_compensation(p_group, p_outcome.result in ('given_up', 'wrong') and is_external(v_step, false));
     end if;
     p_group.attempts := 0;
     if p_group.status in ('completed', 'compensated', 'stuck') then
@@ -319,6 +319,225 @@ $$;
 comment on function await_retry(saga_group, outcome_group) is
     'Internal: parks sagas until they are answered, or tried again.';
 
+-- What has become of the tries of a step, or of an undo, since it began or a person had it
+-- tried again: "asked" (a request went out), "pending" (it was answered so), "failed" (a
+-- lock or a time limit too), "deferred" (given back unasked). until is what was meant to
+-- come next. A request and a pending answer are events of one type; the answer is a second
+-- one in the same try, with a message. Read when something has failed, and never else.
+-- Locks nothing.
+create or replace function tries_of(p_saga_id uuid, p_warehouse_id uuid, p_name text)
+returns table (id bigint, kind text, began_at timestamptz, until timestamptz)
+language plpgsql stable
+as $$
+begin
+    return query
+        select
+            e.id,
+            case
+                when e.event_type = 'step_failed' or (e.event_type = 'step_deferred' and e.error_code is not null) then 'failed'
+                when e.event_type = 'step_deferred' then 'deferred'
+                when e.message is not null
+                    and (e.event_type, e.attempt) = (lag(e.event_type) over story, lag(e.attempt) over story) then 'pending'
+                else 'asked'
+            end,
+            e.created_at, e.next_attempt_at
+        from saga_events as e
+        where e.saga_id = p_saga_id and e.warehouse_id = p_warehouse_id and e.step_name = p_name
+            and e.event_type in ('step_waiting', 'step_failed', 'step_deferred')
+            and e.id > (
+                select coalesce(max(r.id), 0) from saga_events as r
+                where r.saga_id = p_saga_id and r.warehouse_id = p_warehouse_id and r.event_type = 'retried'
+            )
+        window story as (order by e.id)
+        order by e.id;
+end
+$$;
+comment on function tries_of(uuid, uuid, text) is 'Internal: what has become of the tries of a step or undo, in order.';
+
+-- Whether a saga waits for an answer that is pending: no call of it is out. Locks nothing.
+create or replace function is_pending(p_saga sagas) returns boolean
+language plpgsql stable
+as $$
+begin
+    return p_saga.status = 'waiting' and coalesce((
+        select t.kind = 'pending'
+        from tries_of(p_saga.id, p_saga.warehouse_id, (step_of(p_saga)).step_name) as t
+        order by t.id desc
+        limit 1
+    ), false);
+end
+$$;
+comment on function is_pending(sagas) is 'Internal: whether a saga waits for an answer that is pending.';
+
+-- For how long a group's step, or undo, has been tried for one of its sagas: the time in
+-- which a call was out, and that between a failure and the try that was due after it. Time
+-- in which nobody tried is none: a pause, a breaker that was open, a listener's queue, no
+-- listener at all. Nor is a wait for somebody, or for an answer that was pending: each has
+-- its own deadline. Locks nothing.
+create or replace function seconds_tried(p_saga_id uuid, p_warehouse_id uuid, p_name text, p_asks boolean) returns numeric
+language plpgsql
+as $$
+begin
+    return (
+        select coalesce(sum(extract(epoch from least(t.ended_at, t.until) - t.began_at)), 0)
+        from (
+            select
+                o.kind, o.began_at, o.until, lead(o.began_at, 1, clock()) over story as ended_at,
+                lead(o.kind, 1, 'now') over story as then_was
+            from tries_of(p_saga_id, p_warehouse_id, p_name) as o
+            window story as (order by o.id)
+        ) as t
+        where t.kind = 'failed' or (p_asks and t.kind = 'asked' and t.then_was <> 'deferred')
+    );
+end
+$$;
+comment on function seconds_tried(uuid, uuid, text, boolean) is
+    'Internal: for how long a step or undo has been tried, time in which nobody tried left out.';
+
+-- How long the step at which a group stands, or its undo, is tried. Locks nothing.
+create or replace function longest_try_seconds(p_group saga_group, p_outage boolean) returns numeric
+language plpgsql immutable
+as $$
+declare
+    v_step constant plan_step := p_group.plan[p_group.position];
+    v_backwards constant boolean := p_group.status = 'compensating';
+begin
+    return case
+        when p_outage or (is_external(v_step, v_backwards) and (v_backwards or v_step.forward_only)) then v_step.stuck_seconds
+        else v_step.give_up_seconds
+    end;
+end
+$$;
+comment on function longest_try_seconds(saga_group, boolean) is 'Internal: how long the step at which a group stands is tried.';
+
+-- The members of a group that have been tried for as long as their step is. p_outage: what
+-- fails is the database, and no fault of the step. Locks nothing.
+create or replace function out_of_time(p_group saga_group, p_outage boolean default false) returns uuid[]
+language plpgsql
+as $$
+declare
+    v_step constant plan_step := p_group.plan[p_group.position];
+    v_backwards constant boolean := p_group.status = 'compensating';
+    v_seconds constant numeric := longest_try_seconds(p_group, p_outage);
+begin
+    return array(
+        select g.saga_id
+        from unnest(p_group.saga_ids, p_group.warehouse_ids) as g (saga_id, warehouse_id)
+        where v_seconds <= seconds_tried(
+            g.saga_id, g.warehouse_id, case when v_backwards then v_step.undo_name else v_step.step_name end,
+            is_external(v_step, v_backwards)
+        )
+        order by g.saga_id
+    );
+end
+$$;
+comment on function out_of_time(saga_group, boolean) is 'Internal: the members of a group that were tried for as long as their step is.';
+
+-- The named members of an outcome, as an outcome of their own. Locks nothing.
+create or replace function split_outcome(p_outcome outcome_group, p_saga_ids uuid[]) returns outcome_group
+language plpgsql immutable
+as $$
+declare
+    v_places constant integer[] := array(
+        select o.n::integer from unnest(p_outcome.saga_ids) with ordinality as o (saga_id, n)
+        where o.saga_id = any(p_saga_ids) order by o.n
+    );
+begin
+    return row(
+        p_outcome.result, p_outcome.wait_seconds,
+        array(select p_outcome.saga_ids[n] from unnest(v_places) as n),
+        case when p_outcome.error_codes is not null then array(select p_outcome.error_codes[n] from unnest(v_places) as n) end,
+        case when p_outcome.messages is not null then array(select p_outcome.messages[n] from unnest(v_places) as n) end,
+        case when p_outcome.requests is not null then array(select p_outcome.requests[n] from unnest(v_places) as n) end
+    )::outcome_group;
+end
+$$;
+comment on function split_outcome(outcome_group, uuid[]) is 'Internal: the named members of an outcome, as an outcome of their own.';
+
+-- Of a group that was answered "pending" again: those whose time is over, given up. There is
+-- one deadline, that of the first such answer; where nothing turns back it is no less than
+-- the time for which the step is tried. Locks nothing.
+create or replace function not_confirmed(p_group saga_group) returns outcome_group
+language plpgsql
+as $$
+declare
+    v_step constant plan_step := p_group.plan[p_group.position];
+    v_backwards constant boolean := p_group.status = 'compensating';
+    v_seconds constant numeric := case when v_backwards or v_step.forward_only then longest_try_seconds(p_group, false) else 0 end;
+    v_given_up outcome_group;
+begin
+    select
+        'given_up', null, coalesce(array_agg(g.saga_id order by g.saga_id), '{}'),
+        array_agg('DP013'::text), array_agg(g.message order by g.saga_id), null
+    into v_given_up
+    from (
+        select
+            m.saga_id,
+            format('not confirmed within %s s', trim_scale(round(greatest(extract(epoch from t.until - t.began_at), v_seconds), 1))) as message
+        from unnest(p_group.saga_ids, p_group.warehouse_ids) as m (saga_id, warehouse_id)
+        cross join lateral (
+            select o.began_at, o.until
+            from tries_of(m.saga_id, m.warehouse_id, case when v_backwards then v_step.undo_name else v_step.step_name end) as o
+            where o.kind = 'pending' order by o.id limit 1
+        ) as t
+        where clock() >= greatest(t.until, t.began_at + v_seconds * interval '1 second')
+    ) as g;
+    return v_given_up;
+end
+$$;
+comment on function not_confirmed(saga_group) is 'Internal: the members of a group whose answer has been pending for too long.';
+
+-- Where a group goes whose members came out of their step alike: as apply_outcome() says,
+-- but those that have failed, or waited for a confirmation, for as long as their step is
+-- tried are given up. What is pending is no call that is out: a saga that is to be cancelled
+-- doesn't wait for it.
+-- Locks nothing.
+create or replace function conclude(p_group saga_group, p_outcome outcome_group, p_started_at timestamptz)
+returns saga_group[]
+language plpgsql
+as $$
+declare
+    v_backwards constant boolean := p_group.status = 'compensating';
+    v_answered constant boolean := p_outcome.result = 'waiting' and p_started_at is null
+        and is_external(p_group.plan[p_group.position], v_backwards);
+    v_given_up outcome_group;
+    v_others uuid[];
+begin
+    if p_outcome.result = 'failed' then
+        v_given_up := split_outcome(p_outcome, out_of_time(p_group));
+        v_given_up.result := 'given_up';
+    elsif v_answered then
+        -- What asks nothing further is pending, and tries_of() knows it by its message.
+        p_outcome.messages := array(
+            select case when r.request is null then coalesce(r.message, 'pending') end
+            from unnest(p_outcome.saga_ids, p_outcome.messages, p_outcome.requests) with ordinality as r (saga_id, message, request, n)
+            order by r.n
+        );
+        if p_group.cancel_requested and not v_backwards and p_outcome.requests is null then
+            p_group := apply_outcome(p_group, p_outcome, p_started_at);
+            p_group.parked := false;
+            p_group.ready_at := clock();
+            return array[p_group];
+        elsif p_group.attempts > 1 then
+            v_given_up := not_confirmed(p_group);
+        end if;
+    end if;
+    if coalesce(cardinality(v_given_up.saga_ids), 0) = 0 then
+        return array[apply_outcome(p_group, p_outcome, p_started_at)];
+    end if;
+    v_others := array(select i from unnest(p_group.saga_ids) as i where i <> all(v_given_up.saga_ids));
+    if cardinality(v_others) = 0 then
+        return array[apply_outcome(p_group, v_given_up, p_started_at)];
+    end if;
+    return array[
+        apply_outcome(split_group(p_group, v_given_up.saga_ids), v_given_up, p_started_at),
+        apply_outcome(split_group(p_group, v_others), split_outcome(p_outcome, v_others), p_started_at)
+    ];
+end
+$$;
+comment on function conclude(saga_group, outcome_group, timestamptz) is
+    'Internal: where a group goes that came out of its step alike, and who of it is given up.';
+
 -- What becomes of a group whose members came out of a function in one or several ways: a
 -- group for what came out alike.
 -- Locks nothing. Raises: XX000 when there is not one outcome for each saga.
@@ -333,6 +552,9 @@ declare
     v_saga_ids uuid[] := '{}';  -- of the outcomes
 begin
     if came_out_alike(p_outcomes, p_group.saga_ids) then
+        if (p_outcomes[1]).result in ('failed', 'waiting') then
+            return conclude(p_group, p_outcomes[1], p_started_at);
+        end if;
         return array[apply_outcome(p_group, p_outcomes[1], p_started_at)];
     end if;
     foreach v_outcome in array coalesce(p_outcomes, '{}') loop
@@ -347,7 +569,7 @@ begin
         );
     end if;
     foreach v_outcome in array p_outcomes loop
-        v_became := v_became || apply_outcome(split_group(p_group, v_outcome.saga_ids), v_outcome, p_started_at);
+        v_became := v_became || conclude(split_group(p_group, v_outcome.saga_ids), v_outcome, p_started_at);
     end loop;
     return v_became;
 end
@@ -469,6 +691,55 @@ end
 $$;
 comment on function take_signals(saga_group, uuid[]) is 'Internal: takes the oldest signal of each member of a group.';
 
+-- The outcome of a wait that nothing has ended but its time, with how long that was: of a
+-- call, of an answer that was pending, of a signal. Locks nothing.
+create or replace function wait_in_vain(p_group saga_group, p_result step_result) returns outcome_group[]
+language plpgsql
+as $$
+declare
+    v_step constant plan_step := p_group.plan[p_group.position];
+    v_backwards constant boolean := p_group.status = 'compensating';
+begin
+    return array[row(
+        p_result, null, p_group.saga_ids, array_fill('DP013'::text, array[cardinality(p_group.saga_ids)]),
+        array(
+            select format(
+                case when not is_external(v_step, v_backwards) then 'no signal within %s s'
+                    when t.kind = 'pending' then 'still pending after %s s' else 'no answer within %s s' end,
+                trim_scale(round(coalesce(extract(epoch from t.until - t.began_at), v_step.timeout_seconds), 3))
+            )
+            from unnest(p_group.saga_ids, p_group.warehouse_ids) with ordinality as g (saga_id, warehouse_id, n)
+            left join lateral (
+                select o.kind, o.began_at, o.until
+                from tries_of(g.saga_id, g.warehouse_id, case when v_backwards then v_step.undo_name else v_step.step_name end) as o
+                where o.kind in ('asked', 'pending')
+                order by o.id desc limit 1
+            ) as t on true
+            order by g.n
+        ),
+        null
+    )::outcome_group];
+end
+$$;
+comment on function wait_in_vain(saga_group, step_result) is
+    'Internal: the outcome of a wait whose time is over, with how long it was.';
+
+-- Of a group whose undo was asked for and is about to be again: those that were asked for
+-- long enough are given up, the others go on. Locks nothing.
+create or replace function give_up_undo(p_group saga_group) returns saga_group[]
+language plpgsql
+as $$
+declare
+    v_given_up constant uuid[] := out_of_time(p_group);
+    v_others constant uuid[] := array(select i from unnest(p_group.saga_ids) as i where i <> all(v_given_up));
+    v_part constant saga_group := split_group(p_group, v_given_up);
+    v_became constant saga_group[] := array[apply_outcome(v_part, (wait_in_vain(v_part, 'given_up'))[1], clock())];
+begin
+    return case when cardinality(v_others) > 0 then split_group(p_group, v_others) || v_became else v_became end;
+end
+$$;
+comment on function give_up_undo(saga_group) is 'Internal: gives up undos that nobody has answered for as long as they are tried.';
+
 -- The wait of a group is over: of a request, since its lease ran out; of a signal, since it
 -- came or its deadline passed. Returns what becomes of it.
 -- Locks: saga_signals, then as settle_group().
@@ -477,7 +748,6 @@ language plpgsql
 as $$
 declare
     v_step constant plan_step := p_group.plan[p_group.position];
-    v_waited constant text := format('within %s s', trim_scale(v_step.timeout_seconds));
     v_heard uuid[];
     v_payloads jsonb[];
     v_part saga_group;
@@ -485,7 +755,7 @@ declare
     v_became saga_group[] := '{}';
 begin
     if is_external(v_step, false) then
-        return split_by_outcome(p_group, null, group_outcome(p_group, 'failed', 'DP013', 'no answer ' || v_waited), clock());
+        return split_by_outcome(p_group, null, wait_in_vain(p_group, 'failed'), clock());
     end if;
     -- A signal makes sagas ready before their deadline: the wait began with its event.
     p_group.were_ready_at := array(
@@ -510,10 +780,9 @@ begin
         p_group := split_group(p_group, v_silent);
         v_became := v_became || split_by_outcome(
             p_group, null,
-            group_outcome(
+            wait_in_vain(
                 p_group,
-                case v_step.on_deadline when 'go_on' then 'done' when 'turn_back' then 'refused' else 'stuck' end::step_result,
-                'DP013', 'no signal ' || v_waited
+                case v_step.on_deadline when 'go_on' then 'done' when 'turn_back' then 'refused' else 'stuck' end::step_result
             ),
             null
         );
@@ -606,8 +875,9 @@ begin
         v_function := case when v_backwards then v_step.undo_function else v_step.step_function end;
         if v_step.position is null then
             raise no_data_found using message = format('%s has no step %s', p_group.saga_type, p_group.position);
-        elsif p_group.cancel_requested and (p_group.status = 'running' or (v_waits and p_group.status = 'waiting')) then
-            -- A step that was tried may have had its effect, but not one that waits for a signal.
+        elsif p_group.cancel_requested and p_group.status in ('running', 'waiting') then
+            -- No call is out any more. A step that was tried may have had its effect, but not
+            -- one that waits for a signal.
             return array[start_compensation(p_group, p_group.attempts > 0 and not v_waits, 'cancelled on request')];
         elsif p_group.status = 'waiting' then
             return case
@@ -620,11 +890,11 @@ begin
             p_group.spread_seconds := 1;
             p_group.parked := true;
             return array[p_group];
-        elsif v_function is not null and p_group.attempts >= v_step.max_attempts then
-            -- The lease of the last request to undo ran out; or the settings were tightened.
-            v_outcomes := group_outcome(p_group, 'failed', 'DP013', 'attempts used up');
+        elsif p_group.attempts > 0 and v_backwards and is_external(v_step, true) and cardinality(out_of_time(p_group)) > 0 then
+            -- The leases of requests to undo ran out, which nothing else notes.
+            return give_up_undo(p_group);
         else
-            p_group.attempts := p_group.attempts + 1;
+            p_group.attempts := least(p_group.attempts, 32766) + 1;
             v_outcomes := case
                 when v_function is not null then call_step(v_function, p_warehouse_ids, p_group.saga_ids)
                 else outcome_for_all(case when v_waits then 'waiting' else 'done' end::step_result, p_group.saga_ids)
@@ -633,7 +903,7 @@ begin
 
         if v_waits then
             return wake_signalled(split_by_outcome(p_group, v_function, v_outcomes, v_started_at), p_warehouse_ids);
-        elsif not came_out_alike(v_outcomes, p_group.saga_ids) then
+        elsif (v_outcomes[1]).result = 'failed' or not came_out_alike(v_outcomes, p_group.saga_ids) then
             return split_by_outcome(p_group, v_function, v_outcomes, v_started_at);
         end if;
         p_group := apply_outcome(p_group, v_outcomes[1], v_started_at);

@@ -187,14 +187,17 @@ begin
     elsif v_step.position is null or p_sqlstate = 'DP023' or is_defect(p_sqlstate) then
         v_result := 'stuck';
     elsif is_outage(p_sqlstate) then
-        v_result := 'deferred';
+        v_result := case when cardinality(out_of_time(v_group, true)) > 0 then 'stuck' else 'deferred' end;
         v_wait_seconds := least(greatest(1, 10 * extract(epoch from clock_timestamp() - statement_timestamp())), 3600);
     end if;
     if v_result = 'deferred' then
         -- A request that was made stays counted, so that the next one looks what became of it.
-        v_group.attempts := least(v_group.attempts, v_step.max_attempts) + 1;
+        v_group.attempts := least(v_group.attempts, 32766) + 1;
     elsif v_group.status <> 'waiting' and not p_counted and v_step.position is not null then
-        v_group.attempts := v_group.attempts + 1;
+        v_group.attempts := least(v_group.attempts, 32766) + 1;
+    end if;
+    if v_result = 'failed' and cardinality(out_of_time(v_group)) > 0 then
+        v_result := 'given_up';
     end if;
     v_failed := apply_outcome(v_group, (group_outcome(v_group, v_result, p_sqlstate, p_message, v_wait_seconds))[1], clock());
     -- A saga that ends here ends its order too. Should that be what could not be
@@ -323,6 +326,21 @@ end
 $$;
 comment on function advance(integer, uuid[]) is
     'The engine''s step: claims ready sagas, runs their SQL steps and returns the external requests to make.';
+
+-- advance() for all warehouses but some: for a listener that has as many calls to make for
+-- those as it gets to. Returns, locks and raises: as advance().
+create or replace function advance_elsewhere(p_limit integer, p_warehouse_ids uuid[])
+returns table (claimed integer, requests json, saga_id uuid, error_code text, step_name text)
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    return query select a.* from advance(p_limit, array(select w.id from warehouses as w where w.id <> all(p_warehouse_ids))) as a;
+end
+$$;
+comment on function advance_elsewhere(integer, uuid[]) is
+    'The engine''s step for all warehouses but these; see advance().';
 
 -- What is in an array of answers: one for each saga, that under the highest
 -- token. A token that is no number is nobody's. deferred_seconds is set for a request

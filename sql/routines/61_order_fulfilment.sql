@@ -330,8 +330,9 @@ comment on function move_goods(uuid[], uuid[], text[]) is
     'Effect: moves the stock of sagas as their plans say: reserve, fulfill (what is paid), fulfill_unpaid, release.';
 
 -- Asks for an order to be stopped. The saga turns back at its next step: what
--- it reserved is released, what it charged is given back. While an answer from
--- the gateway is due, it waits for that first. Asking twice is asking once.
+-- it reserved is released, what it charged is given back. While a call of the gateway is
+-- out, it waits for the answer first; one that is pending is voided at once. Asking twice
+-- is asking once.
 -- Where the money is captured right before the goods leave, nothing stops the
 -- order once that was asked for.
 -- For customers the orders of others aren't there.
@@ -398,7 +399,7 @@ begin
         set
             cancel_requested = true,
             ready_at = case
-                when s.status = 'running' or (step_of(s)).on_deadline is not null then clock()
+                when s.status = 'running' or (step_of(s)).on_deadline is not null or is_pending(s) then clock()
                 else s.ready_at
             end,
             updated_at = clock()

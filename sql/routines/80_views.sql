@@ -32,7 +32,7 @@ select
         ) then st.undo_name
         else st.step_name
     end as current_step,
-    s.attempts, t.max_attempts, s.cancel_requested,
+    s.attempts, s.cancel_requested,
     s.ready_at,
     failure.error_code as last_error_code,
     failure.message as last_error,
@@ -42,7 +42,6 @@ select
 from sagas as s
 left join saga_steps as st
     on st.saga_type = s.saga_type and st.plan_version = s.plan_version and st.position = s.position
-left join step_settings as t on t.saga_type = st.saga_type and t.step_name = st.step_name
 left join lateral (
     select e.error_code, e.message
     from saga_events as e

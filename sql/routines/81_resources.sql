@@ -118,7 +118,7 @@ create or replace view saga_states with (security_invoker = true) as
 select
     s.id, s.saga_type, s.status,
     case when s.completed_at is null then s.current_step end as current_step,
-    s.attempts, s.max_attempts, s.cancel_requested,
+    s.attempts, s.cancel_requested,
     s.last_error_code as error_code,
     s.last_error as error_message,
     s.ready_at, s.created_at, s.updated_at, s.completed_at, s.warehouse_id

@@ -132,8 +132,7 @@ grant select (
 ) on sagas to authenticated;
 grant select on saga_events, saga_overview to authenticated;
 grant select (saga_type, plan_version, position, step_name, undo_name, forward_only) on saga_steps to authenticated;
-grant select (saga_type, step_name, max_attempts) on step_settings to authenticated;
-grant update (max_attempts, backoff_seconds, timeout_seconds) on step_settings to service_role;
+grant update (give_up_seconds, stuck_seconds, backoff_seconds, timeout_seconds) on step_settings to service_role;
 grant execute on function retry_saga(uuid, text), turn_back_saga(uuid, text), skip_step(uuid, text) to service_role;
 grant execute on function signal_saga(uuid, text, jsonb, text) to service_role, darkpearl_app;
 
@@ -157,7 +156,8 @@ grant execute on function expect_version(bigint, bigint[]) to service_role;
 
 -- The engine.
 grant execute on function
-advance(integer, uuid[]), settle(jsonb, uuid[]), take_idle_lock(), release_idle_lock(), idle_lock_key(), correct_future_waits(timestamptz),
+advance(integer, uuid[]), advance_elsewhere(integer, uuid[]), settle(jsonb, uuid[]), take_idle_lock(), release_idle_lock(), idle_lock_key(),
+correct_future_waits(timestamptz),
 ensure_event_partitions(integer), place_events(bigint), forget_idempotency_keys(integer, integer), forget_payment_tokens(integer), trace_contexts(uuid[])
 to darkpearl_listener;
 
@@ -273,9 +273,6 @@ using (
 );
 
 create policy "customers see the plan" on saga_steps
-for select to authenticated using (true);
-
-create policy "customers see how often a step is tried" on step_settings
 for select to authenticated using (true);
 
 create policy "customers see their own orders" on orders

@@ -78,7 +78,7 @@ create type saga_event_type as enum (
 -- of a step that raised or whose lease ran out; 'deferred' only the engine's, of a request
 -- that was given back unasked. 'wrong' is a step that was done otherwise than asked, and is
 -- undone with those before it. 'stuck' needs a person.
-create type step_result as enum ('done', 'refused', 'waiting', 'failed', 'deferred', 'wrong', 'stuck');
+create type step_result as enum ('done', 'refused', 'waiting', 'failed', 'given_up', 'deferred', 'wrong', 'stuck');
 
 -- An amount of money in major units. Four decimals hold every ISO 4217
 -- currency; the upper bound also refuses 'NaN' and 'Infinity'.

@@ -16,8 +16,10 @@ from darkpearl.gateways import Answer, AnsweredError, Call
 from darkpearl.gateways.mock import MockGateway
 from darkpearl.listener import Listener, calls
 from darkpearl.listener.bell import Bell
+from darkpearl.listener.pace import STANDSTILL_FAILURES
 from darkpearl.listener.sessions import Sessions
 from darkpearl.serving import limits_of
+from darkpearl.telemetry.metrics import REGISTRY
 
 
 class Deaf(StandIn):
@@ -350,13 +352,112 @@ async def test_no_lease_runs_out_in_the_queue_of_a_slow_gateway(
     assert await shop.value("select max(attempt) from saga_events") == 1
 
 
+async def test_a_standstill_is_a_metric(database_url: str) -> None:
+    """How often in a row a listener's passes have failed can be alerted on, and ends with work."""
+    listener = Listener(database_url, MockGateway(), limits_of(Settings()))
+    for _ in range(STANDSTILL_FAILURES):
+        listener._pace.failed("database: gone")
+    name = "darkpearl_listener_failures_in_a_row"
+    assert REGISTRY.get_sample_value(name) == STANDSTILL_FAILURES
+    listener._pace.done(1)
+    assert REGISTRY.get_sample_value(name) == 0
+
+
+class Slow(StandIn):
+    """Holds the calls of some payers until told; answers others at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = 0
+        self.answer = asyncio.Event()
+
+    async def authorize(self, call: Call) -> Answer:
+        if call.token == "slow":
+            self.inside += 1
+            await self.answer.wait()
+            self.inside -= 1
+        return self.approve(call)
+
+
+async def fulfilled_in(shop: Shop, warehouse: Any) -> int:
+    """How many orders of a warehouse are fulfilled."""
+    return await shop.value(
+        "select count(*) from orders where status = 'fulfilled' and warehouse_id = %s", warehouse
+    )
+
+
+async def test_slow_calls_of_a_warehouse_keep_no_other_waiting(
+    shop: Shop, listening: Any, until: Any
+) -> None:
+    """With 300 of them before it, a quick order elsewhere is fulfilled while they are out.
+
+    They have all places but one, more of them wait than are wanted, and most aren't claimed.
+    """
+    slow, quick = await shop.product(on_hand=1000), await shop.product()
+    await shop.receive(quick, 9, shop.rotterdam)
+    gateway = Slow()
+    await listening(gateway, payment_concurrency=8, payment_timeout_seconds=60, poll_seconds=0.1)
+    for order in range(2):
+        await shop.order((quick, 1), warehouse=shop.rotterdam)
+        await shop.order((slow, 1))
+
+        async def both(order: int = order) -> bool:
+            return await shop.statuses() == {"fulfilled": 2 * order + 2}
+
+        await until(both)
+    for _ in range(300):
+        await shop.order((slow, 1), p_payment_token="slow")
+
+    async def crowded() -> bool:
+        return gateway.inside == 7
+
+    await until(crowded)
+    await shop.order((quick, 1), warehouse=shop.rotterdam)
+
+    async def done() -> bool:
+        return await fulfilled_in(shop, shop.rotterdam) == 3
+
+    await until(done)
+    assert gateway.inside == 7
+    assert await fulfilled_in(shop, shop.lisbon) == 2
+    assert await shop.value("select count(*) from sagas where status = 'waiting'") < 100
+    gateway.answer.set()
+
+    async def all_done() -> bool:
+        return await shop.statuses() == {"fulfilled": 305}
+
+    await until(all_done)
+    assert await shop.value("select max(attempt) from saga_events") == 1
+
+
+async def test_slow_calls_cost_no_tries(shop: Shop, listening: Any, until: Any) -> None:
+    """More than can be asked within their leases are given back unasked, and none has failed."""
+    await shop.run("update step_settings set timeout_seconds = 1")
+    product = await shop.product(on_hand=1000)
+    for _ in range(60):
+        await shop.order((product, 1))
+    gateway = MockGateway(1.0, latency_seconds=0.3)
+    listener = await listening(gateway, payment_concurrency=4, payment_timeout_seconds=0.6)
+    listener._calls._call_seconds = 0.001  # so far they were quick
+
+    async def done() -> bool:
+        return await shop.statuses() == {"fulfilled": 60}
+
+    await until(done)
+    assert await shop.value("select max(attempt) from saga_events") == 1
+    kinds = "select count(*) from saga_events where event_type = %s"
+    assert await shop.value(kinds, "step_failed") == 0
+    assert await shop.value(kinds, "step_deferred") > 0
+
+
 async def test_a_gateway_that_never_answers_is_asked_again_then_voided(
     shop: Shop, listening: Any, until: Any
 ) -> None:
     """No answer is not a no: the charge is asked for again, and voided when nobody ever answers."""
     product = await shop.product(on_hand=10)
     await shop.run(
-        "update step_settings set timeout_seconds = 0.05, backoff_seconds = 0, max_attempts = 3"
+        "update step_settings"
+        " set timeout_seconds = 0.05, backoff_seconds = 0, give_up_seconds = 0.1"
     )
     await shop.order((product, 1))
     await listening(Deaf(), poll_seconds=0.05)
@@ -367,7 +468,7 @@ async def test_a_gateway_that_never_answers_is_asked_again_then_voided(
     await until(done)
     events = await shop.rows("select event_type::text, attempt from saga_events order by id")
     assert {"event_type": "step_waiting", "attempt": 1} in events
-    assert {"event_type": "step_failed", "attempt": 3} in events
+    assert {"event_type": "step_failed", "attempt": 2} in events
     assert await shop.rows("select status::text, voided_amount from payments") == [
         {"status": "voided", "voided_amount": 10}
     ]
@@ -378,7 +479,7 @@ async def test_a_gateway_that_breaks_is_asked_under_the_same_key(
 ) -> None:
     """An exception of the gateway is an unknown outcome: same key again, then a void."""
     product = await shop.product(on_hand=10)
-    await shop.run("update step_settings set backoff_seconds = 0, max_attempts = 2")
+    await shop.run("update step_settings set backoff_seconds = 2, give_up_seconds = 1")
     saga = await shop.order((product, 1))
     gateway = Broken()
     await listening(gateway, poll_seconds=0.05)
@@ -426,6 +527,7 @@ async def test_an_outage_of_the_gateway_costs_time_and_no_order(
         )
 
     await until(open_breaker)
+    assert REGISTRY.get_sample_value("darkpearl_listener_breaker_state") in {1, 2}
     late = [await shop.order((product, 1)) for _ in range(40)]
 
     async def reserved() -> bool:

@@ -47,12 +47,12 @@ async def test_pauses_are_noted(shop: Shop) -> None:
 
 async def test_changes_of_the_plans_numbers_are_noted(shop: Shop) -> None:
     """An update of step_settings leaves what was and what is; one that changes nothing doesn't."""
-    update = "update step_settings set max_attempts = %s where step_name = 'process_payment'"
+    update = "update step_settings set give_up_seconds = %s where step_name = 'process_payment'"
     async with shop.acting_as("service_role"):
         await shop.run(update, 9)
         await shop.run(update, 9)
     (row,) = await shop.rows(
-        "select action, detail #>> '{to,max_attempts}' as after, actor = session_user as ours"
+        "select action, detail #>> '{to,give_up_seconds}' as after, actor = session_user as ours"
         " from action_log where subject = 'order_fulfilment process_payment'"
     )
     assert row == {"action": "update step_settings", "after": "9", "ours": True}

@@ -77,6 +77,65 @@ async def test_while_the_payment_is_in_flight(
     assert await shop.values("select refunded_amount + voided_amount from payments") == [20]
 
 
+async def test_what_is_pending_is_voided_at_once(shop: Shop, order: UUID, product: UUID) -> None:
+    """The payer's confirmation isn't waited for: no call is out, and a void declines it."""
+    await shop.settle(await shop.advance(), PENDING)
+    await shop.cancel(order)
+    (void,) = await shop.advance()
+    assert void["step_name"] == "void_payment"
+    await shop.settle([void], APPROVED)
+    await ends_cancelled(shop, order, product, "voided")
+    assert "step_failed process_payment" not in await shop.events(order)
+
+
+async def test_what_turns_out_pending_is_voided_at_once(
+    shop: Shop, order: UUID, product: UUID
+) -> None:
+    """Cancelled while the call was out, the answer "pending" ends the wait."""
+    requests = await shop.advance()
+    await shop.cancel(order)
+    (void,) = await shop.settle(requests, PENDING)
+    assert void["step_name"] == "void_payment"
+    await shop.settle([void], APPROVED)
+    await ends_cancelled(shop, order, product, "voided")
+
+
+async def test_a_call_that_is_out_again_is_waited_for(
+    shop: Shop, order: UUID, product: UUID
+) -> None:
+    """Asked once more after its deadline, a pending payment is no different from another."""
+    await shop.settle(await shop.advance(), PENDING)
+    requests = await asked_again(shop)
+    assert (await shop.payment(order))["status"] == "pending"
+    await shop.cancel(order)
+    assert await shop.advance() == []
+    (void,) = await shop.settle(requests, APPROVED)
+    assert void["step_name"] == "void_payment"
+    await shop.settle([void], APPROVED)
+    await ends_cancelled(shop, order, product, "refunded")
+
+
+@pytest.mark.parametrize("when", ["before the void is answered", "afterwards"])
+async def test_a_late_approval_of_what_was_voided_ends_with_the_money_back(
+    shop: Shop, order: UUID, product: UUID, when: str
+) -> None:
+    """The payer confirmed in the same moment: the void, or a refund after it, gives it back."""
+    await shop.settle(await shop.advance(), PENDING)
+    await shop.cancel(order)
+    (void,) = await shop.advance()
+    key = f"{order}:process_payment"
+    if when == "afterwards":
+        await shop.settle([void], APPROVED)
+        assert await shop.told(key, APPROVED) == "applied"
+        (refund,) = await shop.advance()
+        await shop.settle([refund], APPROVED)
+    else:
+        await shop.told(key, APPROVED)
+        await shop.settle([void], APPROVED | {"captured": "20"})
+    await ends_cancelled(shop, order, product, "refunded")
+    assert await shop.values("select captured_amount - refunded_amount from payments") == [0]
+
+
 async def test_while_the_payment_is_being_declined(shop: Shop, order: UUID, product: UUID) -> None:
     """A payment that was declined took nothing: there is nothing to void."""
     requests = await shop.advance()
@@ -164,7 +223,7 @@ async def test_when_the_money_is_taken(shop: Shop, order: UUID, product: UUID) -
 
 async def test_while_it_turns_back(shop: Shop, order: UUID, product: UUID) -> None:
     """Compensating is being cancelled: asking for it changes nothing."""
-    await shop.run("update step_settings set max_attempts = 1 where step_name = 'process_payment'")
+    await shop.give_up_after(0, "process_payment")
     (void,) = await shop.settle(await shop.advance(), UNKNOWN)
     before = await shop.saga(order)
     assert await shop.cancel(order) == "payment_failed"
@@ -175,7 +234,7 @@ async def test_while_it_turns_back(shop: Shop, order: UUID, product: UUID) -> No
 
 async def test_when_it_is_stuck(shop: Shop, order: UUID) -> None:
     """A person has to look at it first, and is told where."""
-    await shop.run("update step_settings set max_attempts = 1")
+    await shop.give_up_after(0)
     (void,) = await shop.settle(await shop.advance(), UNKNOWN)
     await shop.settle([void], DECLINED)
     assert (await shop.saga(order))["status"] == "stuck"

@@ -115,7 +115,7 @@ async def test_a_capture_that_stays_unknown_is_voided_by_what_the_gateway_says(
 ) -> None:
     """Whether the money had been taken is the gateway's to say: then it counts as refunded."""
     order, capture = authorized
-    await shop.run("update step_settings set max_attempts = 2")
+    await shop.give_up_after(0.5)
     assert await shop.settle([capture], UNKNOWN) == []
     (again,) = await shop.ask_again()
     assert again["request"] == capture["request"]
@@ -134,6 +134,7 @@ async def test_a_saga_that_has_captured_only_goes_forward(
 ) -> None:
     """Goods that can't leave for now leave the saga stuck with its money; a retry ships them."""
     order, capture = authorized
+    await shop.give_up_after(7.2, "fulfill_order")
     await shop.poison("fulfill_order", order)
     await shop.settle([capture], APPROVED)
     for _ in range(6):

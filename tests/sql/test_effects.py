@@ -81,6 +81,7 @@ async def test_an_unknown_effect_moves_nothing(shop: Shop) -> None:
 async def test_a_plan_with_an_unknown_effect_ships_nothing(shop: Shop) -> None:
     """Its sagas fail there as at any step that raises, and turn back in the end."""
     await declare(shop, RESERVE, CHARGE, ship("ship"))
+    await shop.give_up_after(1)
     product = await shop.product(on_hand=1)
     order = await shop.order((product, 1))
     await shop.settle(await shop.advance(), APPROVED)

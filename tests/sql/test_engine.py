@@ -223,3 +223,21 @@ async def test_cancelling_hits_only_its_order(shop: Shop) -> None:
     statuses = [await shop.order_status(order) for order in orders]
     assert statuses == ["fulfilled", "cancelled", "fulfilled"]
     assert await shop.stock(product) == (7, 0)
+
+
+async def test_some_warehouses_are_left_out_of_a_claim(shop: Shop) -> None:
+    """A listener that has enough of theirs to do takes what the others have, and nothing else."""
+    here, there = await shop.product(on_hand=9), await shop.product()
+    await shop.receive(there, 9, shop.rotterdam)
+    left = await shop.order((here, 1))
+    taken = await shop.order((there, 1), warehouse=shop.rotterdam)
+    async with shop.acting_as("darkpearl_listener"):
+        rows = await shop.rows("select * from advance_elsewhere(10, %s)", [shop.lisbon])
+        assert sum(row["claimed"] for row in rows) == 1
+        everywhere = [shop.lisbon, shop.rotterdam]
+        rows = await shop.rows("select * from advance_elsewhere(10, %s)", everywhere)
+        assert sum(row["claimed"] for row in rows) == 0
+    assert [await shop.order_status(each) for each in (left, taken)] == [
+        "pending",
+        "payment_processing",
+    ]

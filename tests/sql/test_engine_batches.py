@@ -213,6 +213,7 @@ async def test_a_saga_without_a_plan_is_stuck(shop: Shop) -> None:
 
 async def test_an_order_that_cant_be_written_is_stuck_in_the_end(shop: Shop) -> None:
     """When the order itself refuses the saga's status, a person is called and others go on."""
+    await shop.give_up_after(5)
     product = await shop.product(on_hand=9)
     bad, good = await shop.order((product, 1)), await shop.order((product, 1))
     async with shop.unguarded():

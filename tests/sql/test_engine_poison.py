@@ -11,6 +11,7 @@ async def test_a_poisonous_saga_hurts_nobody_else(shop: Shop, place: int) -> Non
     orders = [await shop.order((product, 1)) for _ in range(20)]
     bad = orders[place]
     await shop.poison("reserve_stock", bad, sqlstate="22012")
+    await shop.give_up_after(7.2, "reserve_stock")
     requests = await shop.advance()
     assert {each["saga_id"] for each in requests} == {str(each) for each in orders} - {str(bad)}
     assert shop.claimed == 20
@@ -108,7 +109,8 @@ async def test_a_step_that_raises_keeps_the_answer_before_it(shop: Shop) -> None
 
 
 async def test_a_step_that_never_works_is_compensated(shop: Shop) -> None:
-    """When fulfilment raises to the last attempt, the money goes back and the stock as well."""
+    """When fulfilment raises to the last try, the money goes back and the stock as well."""
+    await shop.give_up_after(7.2)
     product = await shop.product(on_hand=1)
     order = await shop.order((product, 1))
     await shop.poison("fulfill_order", order)
@@ -256,7 +258,7 @@ async def test_a_trigger_of_the_shops_own_stops_its_own_order_alone(shop: Shop, 
     await shop.receive(elsewhere, 3, shop.rotterdam)
     others = [await shop.order((elsewhere, 1), warehouse=shop.rotterdam) for _ in range(3)]
     if why == "tries used up":
-        await shop.run("update step_settings set max_attempts = 1")
+        await shop.give_up_after(0)
         await shop.poison("reserve_stock", bad)
     requests = await shop.advance()
     await shop.settle([each for each in requests if each["saga_id"] == str(bad)], DECLINED)
@@ -297,6 +299,26 @@ async def test_a_saga_alone_that_meets_an_outage_is_put_off(shop: Shop, sqlstate
     await shop.turn_clock(LONG)
     await shop.settle(await shop.advance(1), APPROVED)
     assert await shop.order_status(bad) == "fulfilled"
+
+
+async def test_an_outage_that_is_one_saga_s_own_has_an_end(shop: Shop) -> None:
+    """Put off for as long as it may be, it is stuck the way it went, and a retry goes on."""
+    await shop.run("update step_settings set give_up_seconds = 0, stuck_seconds = 5")
+    order = await shop.order((await shop.product(on_hand=1), 1))
+    await shop.poison("reserve_stock", order, sqlstate="55P03")
+    tries = 0
+    while (await shop.saga(order))["status"] == "running":
+        tries += 1
+        assert tries < 20
+        await shop.advance(1)
+        await shop.turn_clock(2)
+    assert tries > 2
+    assert (await shop.saga(order))["status"] == "stuck"
+    assert (await shop.row("select last_error_code from stuck_sagas"))["last_error_code"] == "55P03"
+    await shop.cure("reserve_stock")
+    await shop.run("select retry_saga(%s, 'the lock is gone')", order)
+    await shop.settle(await shop.advance(1), APPROVED)
+    assert await shop.order_status(order) == "fulfilled"
 
 
 @pytest.mark.parametrize("sqlstate", ["55P03", "57014"])

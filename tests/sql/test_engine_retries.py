@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from shop import APPROVED, COMPENSATED, DECLINED, LONG, UNKNOWN, Shop
@@ -40,9 +40,9 @@ async def test_what_is_no_answer_is_unknown(shop: Shop, answer: Any) -> None:
     assert (await shop.event(order, "step_failed"))["error_code"] == "DP017"
 
 
-async def test_attempts_end_in_a_void(shop: Shop) -> None:
-    """When no attempt is left the charge may have happened all the same, so it is voided."""
-    await shop.run("update step_settings set max_attempts = 3 where step_name = 'process_payment'")
+async def test_what_is_given_up_is_voided(shop: Shop) -> None:
+    """When the time is over the charge may have happened all the same, so it is voided."""
+    await shop.give_up_after(1.2, "process_payment")
     product = await shop.product(on_hand=1)
     order = await shop.order((product, 1))
     requests = await shop.advance()
@@ -96,21 +96,115 @@ async def test_a_lease_that_runs_out_is_handed_out_again(shop: Shop) -> None:
     assert await shop.order_status(order) == "fulfilled"
 
 
-async def test_leases_that_run_out_use_up_attempts(shop: Shop) -> None:
-    """A request that is never answered is made max_attempts times, then compensation begins."""
+async def test_what_nobody_ever_answers_has_an_end(shop: Shop) -> None:
+    """Lease after lease runs out: the charge is given up after 100 s of them, the void after 200.
+
+    The time in which no listener was there, between the end of a lease and the next try, is none.
+    """
+    await shop.run(
+        "update step_settings set give_up_seconds = 100, stuck_seconds = 200, backoff_seconds = 0"
+    )
     order = await shop.order((await shop.product(on_hand=1), 1))
     names = []
     for _ in range(40):
         names += [each["step_name"] for each in await shop.advance()]
         await shop.turn_clock(LONG)
-    assert names == ["process_payment"] * 5 + ["void_payment"] * 5
+    assert names == ["process_payment"] * 4 + ["void_payment"] * 7
     assert (await shop.saga(order))["status"] == "stuck"
     assert (await shop.payment(order))["status"] == "void_requested"
     failures = await shop.rows(
         "select * from saga_events where event_type = 'step_failed' order by id"
     )
-    assert {each["error_code"] for each in failures} == {"DP013"}
-    assert max(each["attempt"] for each in failures) == 5
+    assert {(each["error_code"], each["message"]) for each in failures} == {
+        ("DP013", "no answer within 30 s")
+    }
+
+
+async def try_for(shop: Shop, order: UUID, seconds: float) -> set[str]:
+    """Every try of an order is answered "unknown", as long as that; what was asked for."""
+    asked = set()
+    ends = shop.turned_seconds + seconds
+    while shop.turned_seconds < ends and (await shop.saga(order))["status"] != "stuck":
+        requests = await shop.advance()
+        while requests:
+            asked |= {each["step_name"] for each in requests}
+            requests = await shop.settle(requests, UNKNOWN)
+        await shop.turn_clock(1)
+    return asked
+
+
+async def test_how_long_one_goes_on_asking_is_a_time(shop: Shop) -> None:
+    """A gateway that fails for minutes costs no order; after five of them it is given up."""
+    order = await shop.order((await shop.product(on_hand=1), 1))
+    assert await try_for(shop, order, 290) == {"process_payment"}
+    assert (await shop.saga(order))["attempts"] > 8
+    assert await try_for(shop, order, 100) == {"process_payment", "void_payment"}
+    assert await shop.order_status(order) == "payment_failed"
+
+
+async def test_money_that_is_owed_is_asked_for_longer(shop: Shop) -> None:
+    """A void is asked for hours before a person is called, and so is a refund."""
+    await shop.run("update step_settings set give_up_seconds = 0")
+    product = await shop.product(on_hand=2)
+    refunded = await shop.fulfilled((product, 1))
+    order = await shop.order((product, 1))
+    (void,) = await shop.settle(await shop.advance(), UNKNOWN)
+    assert await shop.settle([void], UNKNOWN) == []
+    refund = (await shop.refund(refunded, 10))["id"]
+    for _ in range(200):
+        await shop.settle(await shop.advance(), UNKNOWN)
+        await shop.turn_clock(60)
+    assert [(await shop.saga(each))["status"] for each in (order, refund)] == [
+        "compensating",
+        "running",
+    ]
+    for _ in range(300):
+        await shop.settle(await shop.advance(), UNKNOWN)
+        await shop.turn_clock(60)
+    assert [(await shop.saga(each))["status"] for each in (order, refund)] == ["stuck", "stuck"]
+
+
+async def test_what_is_given_back_unasked_takes_no_time(shop: Shop) -> None:
+    """Behind a breaker a saga waits for as long as it is open, and is asked for when it closes."""
+    order = await shop.order((await shop.product(on_hand=1), 1))
+    (request,) = await shop.advance()
+    await shop.settle([request], UNKNOWN)
+    for _ in range(100):
+        (request,) = await shop.ask_again()
+        await shop.turn_clock(20)
+        lease = {"saga_id": order, "lease_token": request["lease_token"]}
+        await shop.bring([{**lease, "deferred_seconds": 60, "answer": {"message": "not asked"}}])
+    (request,) = await shop.ask_again()
+    assert request["attempt"] == 2
+    assert await shop.settle([request], UNKNOWN) == []
+    assert (await shop.saga(order))["status"] == "running"
+
+
+async def test_a_retry_has_all_the_time_anew(shop: Shop) -> None:
+    """An operator who tries a stuck saga again doesn't find its time used up."""
+    await shop.run("update step_settings set give_up_seconds = 0, stuck_seconds = 100")
+    order = await shop.order((await shop.product(on_hand=1), 1))
+    assert "void_payment" in await try_for(shop, order, 500)
+    await shop.run("select retry_saga(%s, 'gateway is back')", order)
+    assert await try_for(shop, order, 50) == {"void_payment"}
+    assert (await shop.saga(order))["status"] == "compensating"
+
+
+async def test_those_whose_time_is_over_are_given_up_and_no_others(shop: Shop) -> None:
+    """Of sagas that fail together each has its own time."""
+    product = await shop.product(on_hand=9)
+    old = await shop.order((product, 1))
+    await shop.settle(await shop.advance(), UNKNOWN)
+    await shop.turn_clock(10)
+    new = await shop.order((product, 1))
+    asked = await shop.advance()
+    await shop.give_up_after(0.5, "process_payment")
+    await shop.run("update sagas set attempts = 2")
+    (void,) = await shop.settle(asked, UNKNOWN)
+    assert (void["saga_id"], void["step_name"]) == (str(old), "void_payment")
+    assert (await shop.saga(new))["status"] == "running"
+    await shop.settle([void], APPROVED)
+    assert await shop.order_status(old) == "cancelled"
 
 
 @pytest.mark.parametrize("answer", [APPROVED, DECLINED, UNKNOWN])
@@ -184,15 +278,14 @@ async def test_a_malformed_answer_moves_nothing(shop: Shop) -> None:
 
 
 async def test_backoff_doubles_and_jitters(shop: Shop) -> None:
-    """The n-th wait is between half and whole of backoff * 2^(n-1) seconds, an hour at most."""
+    """The n-th wait is between half and whole of backoff * 2^(n-1) seconds, a minute at most."""
     await shop.run(
-        "update step_settings set backoff_seconds = 3, max_attempts = 100"
-        " where step_name = 'process_payment'"
+        "update step_settings set backoff_seconds = 3 where step_name = 'process_payment'"
     )
     product = await shop.product(on_hand=200)
     for _ in range(200):
         await shop.order((product, 1))
-    for attempts, longest in [(1, 3), (2, 6), (5, 48), (15, 3600), (99, 3600)]:
+    for attempts, longest in [(1, 3), (2, 6), (5, 48), (15, 60), (32767, 60)]:
         await shop.run("update sagas set attempts = %s, ready_at = clock()", attempts - 1)
         await shop.settle(await shop.advance(), UNKNOWN)
         waits = await shop.values(

@@ -237,10 +237,11 @@ async def test_asking_for_money_again_asks_the_same(shop: Shop) -> None:
 
 
 async def test_the_plan_can_be_tuned_and_stays_tuned(shop: Shop) -> None:
-    """Staff set attempts, backoff and timeout of a step; its names are code and stay."""
+    """Staff set patience, backoff and timeout of a step; its names are code and stay."""
     async with shop.acting_as("service_role"):
         await shop.run(
-            "update step_settings set max_attempts = 9, backoff_seconds = 0.5, timeout_seconds = 7"
+            "update step_settings"
+            " set give_up_seconds = 9, backoff_seconds = 0.5, timeout_seconds = 7"
             " where step_name = 'process_payment'"
         )
         with shop.refused("42501"):

@@ -35,18 +35,76 @@ async def test_a_pending_answer_is_waited_for_until_its_deadline(
     assert await shop.order_status(requested) == "fulfilled"
 
 
-async def test_what_is_pending_for_ever_is_voided(shop: Shop, requested: UUID) -> None:
-    """Every deadline uses up a try; after the last the payment is voided, whatever it is."""
-    await shop.run("update step_settings set max_attempts = 2")
+async def test_what_nobody_confirms_is_voided_after_one_deadline(
+    shop: Shop, requested: UUID
+) -> None:
+    """The gateway is asked once more at the deadline, then the payment is given up, saying when."""
     await shop.settle([await shop.lease(requested)], PENDING)
-    assert await shop.ask_again() == []
-    (again,) = await shop.ask_again()
-    await shop.settle([again], PENDING)
-    (void,) = await shop.ask_again()
+    await shop.turn_clock(601)
+    assert await shop.advance() == []
+    await shop.turn_clock(1)
+    (again,) = await shop.advance()
+    (void,) = await shop.settle([again], PENDING)
     assert void["step_name"] == "void_payment"
     await shop.settle([void], APPROVED)
     assert (await shop.payment(requested))["voided_amount"] == 20
     assert await shop.order_status(requested) == "cancelled"
+    failures = await shop.rows(
+        "select error_code, message from saga_events where event_type = 'step_failed' order by id"
+    )
+    assert [(each["error_code"], each["message"]) for each in failures] == [
+        ("DP013", "still pending after 600 s"),
+        ("DP013", "not confirmed within 600 s"),
+    ]
+
+
+async def test_the_deadline_counts_from_the_first_pending_answer(
+    shop: Shop, requested: UUID
+) -> None:
+    """A first try that was unknown and a second that is pending: it has all of its deadline."""
+    await shop.settle([await shop.lease(requested)], UNKNOWN)
+    (again,) = await shop.ask_again()
+    assert await shop.settle([again], PENDING | {"deadline_seconds": 4}) == []
+    assert (await shop.saga(requested))["status"] == "waiting"
+    await shop.turn_clock(5)
+    assert await shop.advance() == []
+    (last,) = await shop.ask_again()
+    (void,) = await shop.settle([last], PENDING | {"deadline_seconds": 4})
+    assert void["step_name"] == "void_payment"
+    message = "select message from saga_events where event_type = 'step_failed' order by id desc"
+    assert (await shop.values(message))[0] == "not confirmed within 4 s"
+
+
+async def test_of_those_that_are_pending_each_has_its_own_deadline(shop: Shop) -> None:
+    """Answered alike in one batch, who has been pending before is given up, and no other."""
+    product = await shop.product("10", on_hand=9)
+    old = await shop.order((product, 1))
+    await shop.settle(await shop.advance(), PENDING)
+    await shop.turn_clock(601)
+    new = await shop.order((product, 1))
+    await shop.settle(await shop.advance(), UNKNOWN)
+    asked = await shop.ask_again()
+    assert {each["saga_id"] for each in asked} == {str(old), str(new)}
+    (void,) = await shop.settle(asked, PENDING)
+    assert void["saga_id"] == str(old)
+    assert (await shop.saga(new))["status"] == "waiting"
+
+
+async def test_a_refund_that_is_pending_is_waited_for(shop: Shop) -> None:
+    """Nothing turns back there: after its deadline it is looked up for hours, then stuck."""
+    order = await shop.fulfilled((await shop.product("10", on_hand=1), 1))
+    refund = (await shop.refund(order, 10))["id"]
+    (request,) = await shop.advance()
+    for _ in range(2):
+        await shop.settle([request], PENDING)
+        assert (await shop.saga(refund))["status"] == "waiting"
+        assert await shop.ask_again() == []
+        (request,) = await shop.ask_again()
+    await shop.settle([request], PENDING)
+    assert (await shop.saga(refund))["status"] == "stuck"
+    assert (await shop.row("select last_error from stuck_sagas"))["last_error"] == (
+        "not confirmed within 14400 s"
+    )
 
 
 @pytest.mark.parametrize(

@@ -25,24 +25,24 @@ async def plan(shop: Shop, saga_type: str, version: int) -> list[str]:
     )
 
 
-async def settings(shop: Shop, step: str) -> tuple[float, int]:
-    """What an operator may tune: the timeout and the attempts of a step."""
+async def settings(shop: Shop, step: str) -> tuple[float, float]:
+    """What an operator may tune: the timeout and the patience of a step."""
     row = await shop.row(
-        "select timeout_seconds, max_attempts from step_settings"
+        "select timeout_seconds, give_up_seconds from step_settings"
         " where (saga_type, step_name) = (%s, %s)",
         TYPE,
         step,
     )
-    return float(row["timeout_seconds"]), row["max_attempts"]
+    return float(row["timeout_seconds"]), float(row["give_up_seconds"])
 
 
-async def tune(shop: Shop, step: str, timeout_seconds: float, max_attempts: int) -> None:
+async def tune(shop: Shop, step: str, timeout_seconds: float, give_up_seconds: float) -> None:
     """An operator sets the numbers of a step."""
     async with shop.acting_as("service_role"):
         await shop.run(
-            "update step_settings set timeout_seconds = %s, max_attempts = %s"
+            "update step_settings set timeout_seconds = %s, give_up_seconds = %s"
             " where (saga_type, step_name) = (%s, %s)",
-            *(timeout_seconds, max_attempts, TYPE, step),
+            *(timeout_seconds, give_up_seconds, TYPE, step),
         )
 
 
@@ -91,7 +91,7 @@ async def test_whatever_differs_is_another_version(shop: Shop, change: str) -> N
     """A plan is all that it says of its steps, but for the numbers: those are settings."""
     await shop.run("select define_plan('parcel', step('a', p_function => 'reserve_stock'))")
     numbers = (
-        "step('a', p_function => 'reserve_stock', p_max_attempts => 9, p_timeout_seconds => 9)"
+        "step('a', p_function => 'reserve_stock', p_give_up_seconds => 9, p_timeout_seconds => 9)"
     )
     assert await shop.value(f"select define_plan('parcel', {numbers})") == 1
     assert await shop.value(f"select define_plan('parcel', step('a', {change}))") == 2
@@ -223,7 +223,7 @@ async def test_a_name_stands_for_one_thing_in_a_plan(shop: Shop, names: str) -> 
         "step('a', p_on_deadline => 'go_on', p_undo => 'b')",
         "step('a', p_on_deadline => 'go_on', p_undo_function => 'request_void')",
         "step('a', p_on_deadline => 'go_on', p_timeout_seconds => 0)",
-        "step('a', p_on_deadline => 'go_on', p_max_attempts => 0)",
+        "step('a', p_on_deadline => 'go_on', p_give_up_seconds => -1)",
     ],
 )
 async def test_what_makes_no_step_is_refused(shop: Shop, step: str) -> None:
@@ -252,12 +252,12 @@ async def test_settings_count_for_sagas_of_every_version(shop: Shop, releases: R
     await shop.settle(await shop.advance(), UNKNOWN)
     await releases.migrate(releases.make(insert))
     new = await shop.order((product, 1))
-    await tune(shop, "process_payment", 77, 2)
+    await tune(shop, "process_payment", 77, 0.5)
     asked = {UUID(each["saga_id"]): each for each in await shop.ask_again()}
     assert {order: each["timeout_seconds"] for order, each in asked.items()} == {old: 77, new: 77}
     versions = await shop.rows("select id, plan_version from sagas")
     assert {row["id"]: row["plan_version"] for row in versions} == {old: 1, new: 2}
-    # The second try was the last one of the old order, the first of the new.
+    # The old order has waited out its backoff; the new one's first try takes no time.
     await shop.settle(asked.values(), UNKNOWN)
     statuses = [(await shop.saga(order))["status"] for order in (old, new)]
     assert statuses == ["compensating", "running"]
@@ -287,7 +287,7 @@ async def test_views_show_the_step_of_the_saga_s_own_version(
 ) -> None:
     """Forward and stuck on the way back: the names are those that the saga began with."""
     product = await shop.product(on_hand=9)
-    await shop.run("update step_settings set max_attempts = 1")
+    await shop.give_up_after(0)
 
     async def waiting_and_stuck() -> list[UUID]:
         waiting, stuck = [await shop.order((product, 1)) for _ in range(2)]
@@ -298,7 +298,7 @@ async def test_views_show_the_step_of_the_saga_s_own_version(
 
     orders = await waiting_and_stuck()
     await releases.migrate(releases.make(insert))
-    await shop.run("update step_settings set max_attempts = 1")
+    await shop.give_up_after(0)
     orders += await waiting_and_stuck()
     await releases.migrate(releases.make(rename, with_check=True))
     orders += await waiting_and_stuck()
@@ -308,7 +308,7 @@ async def test_views_show_the_step_of_the_saga_s_own_version(
 
     shown = await shop.rows("select id, saga_step from order_overview")
     assert {row["id"]: row["saga_step"] for row in shown} == dict(zip(orders, forward, strict=True))
-    shown = await shop.rows("select id, current_step, max_attempts from saga_overview")
+    shown = await shop.rows("select id, current_step from saga_overview")
     assert {row["id"]: row["current_step"] for row in shown} == dict(zip(orders, here, strict=True))
     shown = await shop.rows("select id, current_step, amount_owed from stuck_sagas")
     assert {row["id"]: row["current_step"] for row in shown} == dict(

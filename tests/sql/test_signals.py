@@ -525,7 +525,7 @@ async def test_a_signal_that_is_too_late_is_stale(
     await shop.advance()
     await signal(completed)
     await shop.advance()
-    await shop.run("update step_settings set max_attempts = 2 where step_name = 'finish'")
+    await shop.give_up_after(0.5, "finish")
     await shop.poison("prepare", compensating, compensated)
     await shop.poison("put_back", compensating)
     await shop.turn_clock(LONG)
@@ -855,8 +855,9 @@ async def test_a_settle_function_that_raises_fails_one_saga(
 async def test_a_settle_function_that_keeps_raising_turns_back(
     shop: Shop, errands: Errands, signal: Signal
 ) -> None:
-    """Tried max_attempts times, the step has failed for good, and the steps before are undone."""
+    """Tried for give_up_seconds, the step has failed for good, and the steps before are undone."""
     saga = await errands.waiting(settle="read")
+    await shop.give_up_after(7.2, "approval")
     await signal(saga)
     await shop.poison("read", saga)
     for _ in range(20):

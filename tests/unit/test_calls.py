@@ -15,6 +15,7 @@ from darkpearl.gateways import Answer, AnsweredError, Call
 from darkpearl.listener.calls import (
     LONGEST_PAUSE_SECONDS,
     LONGEST_TRY_SECONDS,
+    OUTAGE_SECONDS,
     UNKNOWN_SECONDS,
     Breaker,
     Calls,
@@ -68,6 +69,23 @@ def test_one_payment_is_no_outage(clock: Clock) -> None:
         breaker.failed("a")
     assert not breaker.open
     assert breaker.wait_seconds("b") == 0
+
+
+def test_few_payments_are_an_outage_after_a_while(clock: Clock) -> None:
+    """A shop that never has so many at once: two in a row, and no answer for half a minute."""
+    breaker = Breaker(10, clock)
+    fail(breaker, 2)
+    clock.seconds += OUTAGE_SECONDS - 1
+    fail(breaker, 2)
+    assert not breaker.open
+    clock.seconds += 1
+    breaker.failed("payment 1")
+    assert breaker.open
+    assert breaker.state == 2
+    clock.seconds += 1
+    assert breaker.state == 1
+    breaker.succeeded()
+    assert breaker.state == 0
 
 
 def test_an_answer_begins_the_count_anew(clock: Clock) -> None:
@@ -148,14 +166,17 @@ def test_half_open_one_answer_closes_it(clock: Clock) -> None:
 # Calls.
 
 
-def request(name: str, *, attempt: int = 1, timeout_seconds: float = 30.0) -> Request:
+def request(
+    name: str, *, attempt: int = 1, timeout_seconds: float = 30.0, warehouse: str = ""
+) -> Request:
     """A request to charge 10 dollars for the saga of that name."""
     key = f"{name}:process_payment"
     call = Call(
         operation="authorize", idempotency_key=key, payment_key=key, amount=Decimal(10),
         currency="USD", capture=True,
     )  # fmt: skip
-    return Request(name, 7, attempt, timeout_seconds, msgspec.Raw(msgspec.json.encode(call)))
+    document = msgspec.Raw(msgspec.json.encode(call))
+    return Request(name, 7, attempt, timeout_seconds, document, warehouse_id=warehouse)
 
 
 @asynccontextmanager
@@ -337,6 +358,78 @@ async def test_a_lease_that_ran_out_in_the_queue_is_not_used() -> None:
     given = await settlement(gateway, request("a", timeout_seconds=0))
     assert given["deferred_seconds"] > 0
     assert gateway.asked == []
+
+
+async def test_a_call_is_made_with_all_of_its_time_or_not_at_all() -> None:
+    """After the queue there is as much left of a lease as a call may take, or it is given back."""
+    gateway = Doors()
+    async with calling(gateway, concurrency=1, timeout_seconds=0.2) as calls:
+        calls.put(request("first", timeout_seconds=30))
+        await seen(lambda: gateway.inside == ["first"])
+        calls.put(request("second", timeout_seconds=0.3))
+        first, second = await answers(calls, 2)
+    assert msgspec.json.decode(first.answer, type=Answer).outcome == "unknown"
+    assert (first.deferred_seconds, second.saga_id) == (None, "second")
+    assert second.deferred_seconds
+    assert gateway.inside == ["first"]
+
+
+async def test_warehouses_and_operations_take_turns() -> None:
+    """However many wait of one, the next place is another's."""
+    gateway = Doors()
+    labels: list[str] = []
+
+    async def buy_label(asked: dict[str, Any]) -> dict[str, Any]:
+        labels.append(asked["of"])
+        return {"outcome": "approved"}
+
+    own = msgspec.Raw(b'{"operation": "buy_label", "of": "a"}')
+    async with calling(gateway, concurrency=1, operations={"buy_label": buy_label}) as calls:
+        for number in range(10):
+            calls.put(request(f"slow-{number}", warehouse="a"))
+        calls.put(request("quick", warehouse="b"))
+        calls.put(Request("label", 7, 1, 30.0, own, warehouse_id="a"))
+        gateway.let_out("slow-0")
+        gateway.let_out("quick")
+        given = [each.saga_id for each in await answers(calls, 3)]
+        assert given == ["slow-0", "quick", "label"]
+    assert labels == ["a"]
+
+
+async def test_none_holds_all_calls_while_others_want_some() -> None:
+    """Alone a warehouse has every place; where another has wanted one lately, all but a few."""
+    gateway = Doors()
+    async with calling(gateway, concurrency=8) as calls:
+        for number in range(20):
+            calls.put(request(f"a-{number}", warehouse="a"))
+        await seen(lambda: len(gateway.inside) == 8)
+        assert calls.held_up
+        calls.put(request("b-0", warehouse="b"))
+        gateway.let_out("b-0")
+        for name in ("a-0", "a-1"):
+            gateway.let_out(name)
+        given = {each.saga_id for each in await answers(calls, 3)}
+        assert given == {"a-0", "a-1", "b-0"}
+        await seen(lambda: len(gateway.inside) == 7)
+        assert calls.held_up
+        assert calls.queue > 0
+        calls.put(request("b-1", warehouse="b"))
+        assert not calls.held_up
+        gateway.let_out("b-1")
+        assert [each.saga_id for each in await answers(calls, 1)] == ["b-1"]
+        assert len(gateway.inside) == 7
+
+
+async def test_a_crowded_warehouse_is_named() -> None:
+    """When more wait of one than have their turn in time, it is told, with how many they are."""
+    gateway = Doors()
+    async with calling(gateway, concurrency=2) as calls:
+        for number in range(4):
+            calls.put(request(f"a-{number}", warehouse="a"))
+        await seen(lambda: len(gateway.inside) == 2)
+        calls.put(request("b", warehouse="b"))
+        assert calls.crowded() == {"a": 2}
+        assert calls.capacity(calls.queue - 2) == 1
 
 
 async def test_an_exception_is_no_answer() -> None:
