@@ -1,6 +1,8 @@
 """The listener at work: to the end of a saga, through outages, to an orderly stop."""
 
 import asyncio
+import os
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -235,6 +237,34 @@ async def test_a_ring_is_heard_however_the_bell_was_used_before(
         waiting = asyncio.create_task(bell.wait(quiet, 10))
         await ring()
         assert await waiting
+
+
+async def test_a_ring_after_a_claim_has_begun_is_kept(database_url: str) -> None:
+    """What rings between the claim that a ring begins and the end of the wait ends the next wait.
+
+    Its work may be too late for that claim's snapshot.
+    """
+    woken = asyncio.Event()
+    claims: list[str] = []
+    with psycopg.connect(database_url, autocommit=True) as other:
+        async with Bell.connect(database_url) as bell:
+            hearing = socket.socket(fileno=os.dup(bell._connection.fileno()))
+
+            def claim() -> None:
+                """The claim begins, and another order is committed before anybody is back."""
+                claims.append("begun")
+                if len(claims) == 1:
+                    other.execute("select pg_notify('darkpearl_bell', 'later')")
+                    while b"later" not in hearing.recv(65536, socket.MSG_PEEK):
+                        pass
+
+            async with asyncio.timeout(10):
+                with hearing:
+                    other.execute("notify darkpearl_bell")
+                    assert await bell.wait(woken, 60, claim)
+                    woken.clear()
+                    assert await bell.wait(woken, 60, claim)
+    assert claims == ["begun", "begun"]
 
 
 async def test_a_session_says_what_became_of_its_statement(database_url: str) -> None:
