@@ -311,6 +311,7 @@ as $$
 declare
     v_work saga_group[];
     v_group saga_group;
+    v_held boolean := false;  -- Another session holds what one of them needs.
     v_requests json[] := '{}';
     v_sqlstate text;
     v_message text;
@@ -324,10 +325,11 @@ begin
             v_work := claim_sagas(p_warehouse_ids, p_limit);
             foreach v_group in array v_work loop
                 claimed := claimed + cardinality(v_group.saga_ids);
+                v_held := v_held or was_put_off(v_group.were_ready_at[1]);
             end loop;
             if claimed > 0 then
                 v_requests := case
-                    when v_try = 2 then run_what_can_be_had(v_work)
+                    when v_held then run_what_can_be_had(v_work)
                     when claimed = 1 and v_group.status = 'running' and v_group.attempts = 0 and not v_group.cancel_requested
                         then run_alone(v_group)
                     else run_groups(warehouses_of(v_work), v_work)
@@ -337,14 +339,14 @@ begin
         exception when others or assert_failure or query_canceled then
             v_sqlstate := sqlstate;
             v_message := sqlerrm;
-            if claimed = 0 or (
-                is_outage(sqlstate) and not (claimed = 1 and may_be_ones_own(sqlstate))
-                and not (v_try = 1 and is_contention(sqlstate))
-            ) then
+            if claimed = 0 or (is_outage(sqlstate) and not (claimed = 1 and may_be_ones_own(sqlstate))
+                and not (v_try = 1 and is_contention(sqlstate)))
+            then
                 raise;
             end if;
         end;
         exit when v_sqlstate is null or not is_contention(v_sqlstate);
+        v_held := true;
     end loop;
 
     if v_sqlstate is not null and claimed > 1 then

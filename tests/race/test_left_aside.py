@@ -9,6 +9,7 @@ from uuid import UUID
 
 import anyio
 import pytest
+from psycopg.rows import dict_row
 from shop import APPROVED, DECLINED, LONG, Shop
 
 Connect = Callable[..., Awaitable[Any]]
@@ -313,3 +314,52 @@ async def test_a_pause_that_ends_finds_those_that_a_pass_has_just_parked(
     await shop.turn_clock(1.5)  # they come one after the other
     (request,) = await shop.advance()
     assert UUID(request["saga_id"]) == order
+
+
+async def test_who_is_in_the_way_is_named(shop: Shop, connect: Connect, holds: Holds) -> None:
+    """Readers see the session that holds an order: who it is, since when, and whom it blocks now.
+
+    Whoever holds nothing of the engine's, or only reads, is no name there.
+    """
+    order = await shop.order((await shop.product(on_hand=1), 1))
+    holder = await holds(NOTE, order, role="darkpearl_app")
+    dump = await holds("select count(*) from orders, inventory, sagas", role="darkpearl_reader")
+    waiter = await connect("darkpearl_app")
+    pid = holder.info.backend_pid
+    assert await shop.values("select pid from blocking_sessions()") in ([], [pid])
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(waiter.execute, NOTE, [order])
+        reader = await connect("darkpearl_reader", row_factory=dict_row)
+        row: Any = None
+        while not (row and row["blocks"]):
+            row = await (await reader.execute("select * from blocking_sessions()")).fetchone()
+        health = await (await reader.execute("select blocked_by from engine_health")).fetchone()
+        await holder.rollback()
+
+    assert (row["pid"], row["state"], row["holds"]) == (pid, "idle in transaction", ["orders"])
+    assert row["blocks"] == [waiter.info.backend_pid]
+    assert row["since"] is not None
+    assert len(health["blocked_by"]) == 1
+    assert health["blocked_by"][0].startswith(f"pid {pid} ")
+    assert dump
+
+
+async def test_who_is_in_the_way_is_named_without_rights_on_statistics(
+    shop: Shop, connect: Connect, holds: Holds, waits: Any
+) -> None:
+    """Where the owner may not see what sessions do, it names those that somebody waits for."""
+    order = await shop.order((await shop.product(on_hand=1), 1))
+    holder = await holds(NOTE, order, role="darkpearl_app")
+    waiter = await connect("darkpearl_app")
+    await shop.run("revoke pg_read_all_stats from darkpearl_owner")
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(waiter.execute, NOTE, [order])
+            await waits(waiter.info.backend_pid)
+            row = await shop.row("select * from blocking_sessions()")
+            await holder.rollback()
+    finally:
+        await shop.run("grant pg_read_all_stats to darkpearl_owner")
+    assert row["pid"] == holder.info.backend_pid
+    assert (row["state"], row["since"]) == (None, None)
