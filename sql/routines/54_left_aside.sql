@@ -112,8 +112,9 @@ begin
     with put as (
         update sagas as s
         set
-            ready_at = date_trunc('second', v_now + least((v_now - s.updated_at) / 10, interval '30 seconds'))
-                + interval '1 second'
+            ready_at = interval '1 second' + date_trunc(
+                'second', v_now + least(greatest((v_now - s.updated_at) / 10, interval '0'), interval '30 seconds')
+            )
         where s.id = any(p_saga_ids) and s.warehouse_id = any(p_warehouse_ids)
         returning s.*
     )
