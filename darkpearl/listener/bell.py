@@ -103,9 +103,18 @@ class Bell:
         if not self._rung:
             # The library's own way makes two tasks and a generator of every wait.
             loop, socket = asyncio.get_running_loop(), self._connection.fileno()
+            lost: list[psycopg.Error] = []
 
             def hear() -> None:
-                on_ring()
+                # What is taken from the socket here was committed before what on_ring begins.
+                # What comes later stays there, and ends the next wait.
+                loop.remove_reader(socket)
+                try:
+                    self._connection.pgconn.consume_input()
+                except psycopg.Error as error:
+                    lost.append(error)
+                else:
+                    on_ring()
                 event.set()
 
             loop.add_reader(socket, hear)
@@ -116,7 +125,8 @@ class Bell:
                 return False
             finally:
                 loop.remove_reader(socket)
-            self._connection.pgconn.consume_input()
+            if lost:
+                raise lost[0]
             self._drain()
         self._rung = False
         return True

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from darkpearl.telemetry.tracing import Tracing
 
 NAME = "darkpearl listener"
+_HELD = b"55P03"
+"""What settle() says of an answer that it couldn't record, for another session's lock."""
 _STATEMENTS = {
     "advance": "select requests::text, saga_id, error_code, step_name, claimed from advance($1)",
     "advance_elsewhere": "select requests::text, saga_id, error_code, step_name, claimed"
@@ -101,11 +103,17 @@ class Engine:
             return self._sessions.begin("advance_elsewhere", b"%d" % limit, warehouses)
         return self._sessions.begin("advance", b"%d" % limit)
 
-    async def settle(self, answers: list[Settlement]) -> list[Request]:
-        """Bring answers; the requests that the transaction has committed to."""
+    async def settle(self, answers: list[Settlement]) -> tuple[list[Request], set[str]]:
+        """Bring answers.
+
+        Returns:
+            The requests that the transaction has committed to, and the sagas whose answers are to
+            be brought again, since another session holds what they would change.
+        """
         with self._span("settle", {"answers": len(answers)}), self._timers["settle"].time():
             rows = await self._sessions.call("settle", _encoder.encode(answers))
-        return self._heard(rows)
+        held = {saga.decode() for _, saga, code, *_ in rows if saga and code == _HELD}
+        return self._heard(rows), held
 
     async def with_traces(self, requests: list[Request]) -> list[Request]:
         """The same requests with the traces that started them, if anything is traced.
@@ -158,6 +166,8 @@ class Engine:
                 requests += _requests.decode(document)
             if saga and code and step:
                 self._complain(saga.decode(), code.decode(), step.decode())
+            elif saga and code == _HELD:
+                self._complain_of_locks()
             elif saga:
                 # A webhook was faster, or the lease had run out.
                 _log.info("saga %s: answer refused, it has moved on", saga.decode())
@@ -172,6 +182,14 @@ class Engine:
                 " stuck_sagas lists them, retry_saga() goes on once the cause is gone",
                 step, code, saga,
             )  # fmt: skip
+
+    def _complain_of_locks(self) -> None:
+        """Answers can't be recorded yet: said once, and `engine_health` says it as it is."""
+        if ("settle", "55P03") not in self._complained:
+            self._complained.add(("settle", "55P03"))
+            _log.warning(
+                "answers wait for what another session holds; blocking_sessions() says which"
+            )
 
     def _span(self, name: str, counts: dict[str, int]) -> AbstractContextManager[None]:
         """A span of one transaction, with its counts at the end, if anything is traced."""

@@ -27,6 +27,8 @@ from darkpearl.telemetry import metrics
 if TYPE_CHECKING:
     from darkpearl.telemetry.tracing import Tracing
 
+AGAIN_SECONDS = 1.0
+"""Until an answer is brought again that could not be recorded for another session's lock."""
 PEERS_SECONDS = 1.0
 """How often a busy listener looks for peers."""
 Pass = tuple[int, list[Request]]
@@ -335,15 +337,24 @@ class Listener:
         answers, self._unsettled = self._unsettled[:size], self._unsettled[size:]
         self._settling = self._pace.tried = len(answers)
         try:
-            requests = await self._engine.settle(answers)
+            requests, held = await self._engine.settle(answers)
             self._pace.done(len(answers))
         except BaseException:
             self._unsettled += answers
             raise
         finally:
             self._settling = 0
+        if held:
+            again = [each for each in answers if each.saga_id in held]
+            asyncio.get_running_loop().call_later(AGAIN_SECONDS, self._bring_again, again)
+            answers = [each for each in answers if each.saga_id not in held]
         self._outstanding += len(requests) - len(answers)
         return len(answers), await self._engine.with_traces(requests)
+
+    def _bring_again(self, answers: list[Settlement]) -> None:
+        """Answers that another session's lock kept from being recorded: perhaps it is gone."""
+        self._unsettled += answers
+        self._wake.set()
 
     async def _finish(self) -> None:
         """Settle what is still out, within the deadline."""

@@ -835,21 +835,32 @@ $$;
 comment on function wake_signalled(saga_group[], uuid[]) is
     'Internal: lets sagas that came to a wait go on whose signal is there already.';
 
--- Whether calls of a step are paused still. The end of a pause that is under way is waited
--- for, so that it finds the sagas that wait for it.
--- Locks: a paused row of step_settings, shared.
-create or replace function is_paused(p_group saga_group, p_step plan_step) returns boolean
+-- Until when calls of a step are paused still; null when they aren't. The row is locked, so
+-- that the end of the pause finds the sagas that wait for it. Somebody who is just changing
+-- the row isn't waited for, since that may be waiting for the sagas of this pass: they look
+-- again in a second.
+-- Locks: a paused row of step_settings, shared, without waiting.
+create or replace function end_of_pause(p_group saga_group, p_step plan_step) returns timestamptz
 language plpgsql
 as $$
+declare
+    v_paused_until timestamptz;
 begin
-    return is_external(p_step, p_group.status = 'compensating') and exists (
-        select from step_settings as t
-        where t.saga_type = p_group.saga_type and t.step_name = p_step.step_name and t.paused_until >= p_step.paused_until
-        for share
-    );
+    if is_external(p_step, p_group.status = 'compensating') is not true then
+        return null;
+    end if;
+    select t.paused_until into v_paused_until
+    from step_settings as t
+    where t.saga_type = p_group.saga_type and t.step_name = p_step.step_name
+    for share skip locked;
+    if not found then
+        return clock() + interval '1 second';
+    end if;
+    return case when v_paused_until > clock() then v_paused_until end;
 end
 $$;
-comment on function is_paused(saga_group, plan_step) is 'Internal: whether calls of the step at which a group stands are paused still.';
+comment on function end_of_pause(saga_group, plan_step) is
+    'Internal: until when calls of the step at which a group stands are paused; null when they are not.';
 
 -- Takes a group through its steps as long as its members come out of them alike, until it
 -- is parked. Returns what becomes of it: one group as a rule, more when members came out
@@ -865,6 +876,7 @@ declare
     v_backwards boolean;
     v_waits boolean;
     v_function text;
+    v_pause_ends timestamptz;
     v_outcomes outcome_group[];
 begin
     loop
@@ -873,6 +885,7 @@ begin
         v_backwards := p_group.status = 'compensating';
         v_waits := v_step.on_deadline is not null and not v_backwards;
         v_function := case when v_backwards then v_step.undo_function else v_step.step_function end;
+        v_pause_ends := case when v_step.paused_until > v_started_at then end_of_pause(p_group, v_step) end;
         if v_step.position is null then
             raise no_data_found using message = format('%s has no step %s', p_group.saga_type, p_group.position);
         elsif p_group.cancel_requested and p_group.status in ('running', 'waiting') then
@@ -884,9 +897,9 @@ begin
                 when v_waits then wake_signalled(end_wait(p_group, p_warehouse_ids), p_warehouse_ids)
                 else end_wait(p_group, p_warehouse_ids)
             end;
-        elsif coalesce(v_step.paused_until > v_started_at, false) and is_paused(p_group, v_step) then
+        elsif v_pause_ends is not null then
             -- Those that waited out a pause come back one after the other.
-            p_group.ready_at := v_step.paused_until;
+            p_group.ready_at := v_pause_ends;
             p_group.spread_seconds := 1;
             p_group.parked := true;
             return array[p_group];

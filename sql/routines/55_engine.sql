@@ -13,6 +13,10 @@
 -- fault and is raised; the caller comes again with less. One saga alone that meets a bound
 -- or a lock is put off instead, at no cost of attempts, so that it keeps nobody else.
 --
+-- Before all that, a pass that met somebody else is done once more with its locks taken
+-- first, without what others hold: see 54_left_aside.sql. It waits 200 ms for a lock, less
+-- than the server takes to look for a deadlock, so it is always the pass that gives way.
+--
 -- Naming no warehouses means all of them.
 --
 -- Lock order: sagas, then their payments and orders, which nobody locks without
@@ -34,6 +38,13 @@ create or replace function may_be_ones_own(p_sqlstate text) returns boolean
 language sql immutable
 return left(p_sqlstate, 2) in ('40', '53') or p_sqlstate in ('55P03', '57014');
 comment on function may_be_ones_own(text) is 'Whether an outage may come from one saga alone, and is to keep no other.';
+
+-- True for errors that say that another session was in the way: it has a lock, or it took
+-- goods that the pass had promised but not taken yet. Locks nothing.
+create or replace function is_contention(p_sqlstate text) returns boolean
+language sql immutable
+return p_sqlstate in ('55P03', '40P01', '23514');
+comment on function is_contention(text) is 'Whether a SQLSTATE may mean that another session was in the way.';
 
 -- True for errors that no later try mends, since code or a definition is wrong: raised by
 -- hand in PL/pgSQL, syntax or access rule, feature not supported, internal. Data that can't
@@ -254,12 +265,40 @@ $$;
 comment on function run_blamed(saga_group, text, text) is
     'Internal: runs a saga that raised for one step more, or records why it can''t.';
 
+-- Runs claimed groups with their locks taken first, without the sagas that need what
+-- another session holds. Returns the requests to make. Locks: as run_groups().
+create or replace function run_what_can_be_had(p_work saga_group[]) returns json[]
+language plpgsql
+as $$
+declare
+    v_warehouse_ids constant uuid[] := warehouses_of(p_work);
+begin
+    return run_groups(v_warehouse_ids, leave_aside_held(v_warehouse_ids, p_work));
+end
+$$;
+comment on function run_what_can_be_had(saga_group[]) is
+    'Internal: runs claimed sagas with their locks taken first, and puts off those that need what another session holds.';
+
+-- Refuses what is no size of a batch. Locks nothing. Raises: DP015.
+create or replace function refuse_odd_limit(p_limit integer) returns void
+language plpgsql
+as $$
+begin
+    perform refuse(
+        'DP015', 'limit makes no sense',
+        format('A batch of %s sagas was asked for.', coalesce(p_limit::text, 'null')),
+        'Use 1 to 10000; 1000 is a good size.'
+    );
+end
+$$;
+comment on function refuse_odd_limit(integer) is 'Internal: refuses what advance() cannot take for a limit.';
+
 -- Claims up to p_limit ready sagas and takes each as far as it goes without an
 -- answer from outside. Returns how many were claimed, and the requests to make
 -- (JSON arrays, in rows of their own). Requests are leases: answer them with
 -- settle() before timeout_seconds are over, or they are handed out again. A saga that
 -- raised and is set aside as stuck is a row with its saga_id, error_code and step_name.
--- Locks: sagas, payments, orders, inventory, in that order.
+-- Locks: sagas, payments, orders, inventory, in that order, each waited for 200 ms at most.
 -- Raises: outages only; a saga that cannot be done becomes its own event, and one that
 -- meets an outage of its own when it is claimed alone is put off.
 create or replace function advance(p_limit integer default 1000, p_warehouse_ids uuid[] default null)
@@ -270,41 +309,48 @@ set search_path = darkpearl, pg_temp
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off
+set lock_timeout = '200ms'
 as $$
 declare
     v_work saga_group[];
     v_group saga_group;
+    v_held boolean := false;  -- Another session holds what one of them needs.
     v_requests json[] := '{}';
     v_sqlstate text;
     v_message text;
 begin
     if p_limit is null or p_limit not between 1 and 10000 then
-        perform refuse(
-            'DP015', 'limit makes no sense',
-            format('A batch of %s sagas was asked for.', coalesce(p_limit::text, 'null')),
-            'Use 1 to 10000; 1000 is a good size.'
-        );
+        perform refuse_odd_limit(p_limit);
     end if;
-    claimed := 0;
-    begin
-        v_work := claim_sagas(p_warehouse_ids, p_limit);
-        foreach v_group in array v_work loop
-            claimed := claimed + cardinality(v_group.saga_ids);
-        end loop;
-        if claimed > 0 then
-            v_requests := case
-                when claimed = 1 and v_group.status = 'running' and v_group.attempts = 0 and not v_group.cancel_requested
-                    then run_alone(v_group)
-                else run_groups(warehouses_of(v_work), v_work)
-            end;
-        end if;
-    exception when others or assert_failure or query_canceled then
-        if claimed = 0 or (is_outage(sqlstate) and not (claimed = 1 and may_be_ones_own(sqlstate))) then
-            raise;
-        end if;
-        v_sqlstate := sqlstate;
-        v_message := sqlerrm;
-    end;
+    for v_try in 1..2 loop
+        claimed := 0;
+        begin
+            v_work := claim_sagas(p_warehouse_ids, p_limit);
+            foreach v_group in array v_work loop
+                claimed := claimed + cardinality(v_group.saga_ids);
+                v_held := v_held or was_put_off(v_group.were_ready_at[1]);
+            end loop;
+            if claimed > 0 then
+                v_requests := case
+                    when v_held then run_what_can_be_had(v_work)
+                    when claimed = 1 and v_group.status = 'running' and v_group.attempts = 0 and not v_group.cancel_requested
+                        then run_alone(v_group)
+                    else run_groups(warehouses_of(v_work), v_work)
+                end;
+            end if;
+            v_sqlstate := null;
+        exception when others or assert_failure or query_canceled then
+            v_sqlstate := sqlstate;
+            v_message := sqlerrm;
+            if claimed = 0 or (is_outage(sqlstate) and not (claimed = 1 and may_be_ones_own(sqlstate))
+                and not (v_try = 1 and is_contention(sqlstate)))
+            then
+                raise;
+            end if;
+        end;
+        exit when v_sqlstate is null or not is_contention(v_sqlstate);
+        v_held := true;
+    end loop;
 
     if v_sqlstate is not null and claimed > 1 then
         return query select a.* from advance(claimed / 2, p_warehouse_ids) as a;
@@ -462,15 +508,86 @@ $$;
 comment on function settle_pass(uuid[], jsonb, integer) is
     'Internal: records the answers to external requests and runs the sagas on.';
 
+-- Records those of these answers whose sagas, orders and payments nobody else holds; what
+-- comes after them is advance()'s. held: the sagas of the others, to which the answers are to
+-- be brought again; the leases of those that can be had last 10 s more for it.
+-- Locks: as settle_pass(), and waits for none of it.
+create or replace function settle_what_can_be_had(
+    p_warehouse_ids uuid[], p_answers jsonb, out requests json[], out stale uuid[], out held uuid[]
+)
+language plpgsql
+as $$
+declare
+    v_answered constant uuid[] := array(select a.saga_id from answers_of(p_answers) as a);
+    v_had uuid[];
+    v_warehouse_ids uuid[];
+begin
+    select array_agg(l.id), array_agg(distinct l.warehouse_id) into v_had, v_warehouse_ids
+    from (
+        select s.id, s.warehouse_id from sagas as s
+        where s.id = any(v_answered)
+        for no key update skip locked
+    ) as l;
+    held := sagas_with_held_order(v_warehouse_ids, v_had);
+    update sagas as s
+    set ready_at = greatest(s.ready_at, clock() + interval '10 seconds')
+    where s.id = any(held) and s.warehouse_id = any(v_warehouse_ids) and s.status in ('waiting', 'compensating');
+    held := held || array(
+        select s.id from sagas as s
+        where s.id = any(v_answered) and s.id <> all(coalesce(v_had, '{}'))
+    );
+    select p.requests, p.stale into requests, stale
+    from settle_pass(
+        p_warehouse_ids,
+        coalesce((select jsonb_agg(e) from jsonb_array_elements(p_answers) as e where (e ->> 'saga_id')::uuid <> all(held)), '[]'),
+        0
+    ) as p;
+end
+$$;
+comment on function settle_what_can_be_had(uuid[], jsonb) is
+    'Internal: records the answers whose sagas, orders and payments no other session holds, and names the other sagas.';
+
+-- Records an answer that raised while it stood alone, at least; what comes after it is
+-- advance()'s. Or it records why that can't be. After a time limit it isn't tried: nothing
+-- bounds the statement any more.
+-- Returns what settle_pass() does, and what fail_saga() returns. Locks: as settle_pass().
+create or replace function settle_blamed(
+    p_warehouse_ids uuid[], p_answers jsonb, p_sqlstate text, p_message text,
+    out requests json[], out stale uuid[], out saga_id uuid, out error_code text, out step_name text
+)
+language plpgsql
+as $$
+begin
+    if p_sqlstate <> '57014' then
+        begin
+            select p.requests, p.stale into requests, stale from settle_pass(p_warehouse_ids, p_answers, 0) as p;
+            return;
+        exception when others or assert_failure or query_canceled then
+            if is_outage(sqlstate) and not may_be_ones_own(sqlstate) then
+                raise;
+            end if;
+        end;
+    end if;
+    requests := '{}';
+    stale := '{}';
+    select f.* into saga_id, error_code, step_name
+    from unnest(lock_answered(p_warehouse_ids, p_answers)) as g
+    cross join lateral fail_saga(g, p_sqlstate, p_message, true) as f;
+end
+$$;
+comment on function settle_blamed(uuid[], jsonb, text, text) is
+    'Internal: records an answer that raised, and no more, or why it can''t be recorded.';
+
 -- Takes the answers to external requests and takes each saga as far as it goes.
 --
 -- p_answers: [{"saga_id": uuid, "lease_token": int, "answer": {…what the step's settle
 -- function reads}}]. An element with "deferred_seconds" gives the request back: it was not
 -- asked, and costs no attempt; its answer says why in "message". An answer under a token
 -- that is not the saga's present one is refused: it is returned as a row with its saga and
--- error_code DP009, and changes nothing. Further requests, and sagas that are set aside,
--- come back as from advance().
--- Locks: sagas by id, payments, orders, inventory, in that order.
+-- error_code DP009, and changes nothing. So is one that can't be recorded now since another
+-- session holds its saga, order or payment, with 55P03: bring it again in a second. Further
+-- requests, and sagas that are set aside, come back as from advance().
+-- Locks: sagas by id, payments, orders, inventory, in that order, each waited for 200 ms at most.
 -- Raises: DP015 when p_answers is no such array; outages.
 create or replace function settle(p_answers jsonb, p_warehouse_ids uuid[] default null)
 returns table (requests json, saga_id uuid, error_code text, step_name text)
@@ -480,10 +597,11 @@ set search_path = darkpearl, pg_temp
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off
+set lock_timeout = '200ms'
 as $$
 declare
     v_pass record;
-    v_group saga_group;
+    v_held uuid[] := '{}';
     v_sqlstate text;
     v_message text;
     v_count integer;
@@ -491,15 +609,26 @@ begin
     if jsonb_typeof(p_answers) is distinct from 'array' then
         perform refuse_odd_answers(p_answers);
     end if;
-    begin
-        v_pass := settle_pass(p_warehouse_ids, p_answers);
-    exception when others or assert_failure or query_canceled then
-        if is_outage(sqlstate) and not (jsonb_array_length(p_answers) = 1 and may_be_ones_own(sqlstate)) then
-            raise;
-        end if;
-        v_sqlstate := sqlstate;
-        v_message := sqlerrm;
-    end;
+    for v_try in 1..2 loop
+        begin
+            if v_try = 1 then
+                v_pass := settle_pass(p_warehouse_ids, p_answers);
+            else
+                v_pass := settle_what_can_be_had(p_warehouse_ids, p_answers);
+                v_held := v_pass.held;
+            end if;
+            v_sqlstate := null;
+        exception when others or assert_failure or query_canceled then
+            v_sqlstate := sqlstate;
+            v_message := sqlerrm;
+            if is_outage(sqlstate) and not (jsonb_array_length(p_answers) = 1 and may_be_ones_own(sqlstate))
+                and not (v_try = 1 and is_contention(sqlstate))
+            then
+                raise;
+            end if;
+        end;
+        exit when v_sqlstate is null or not is_contention(v_sqlstate);
+    end loop;
 
     if v_sqlstate is not null then
         perform refuse_odd_answers(p_answers);
@@ -510,22 +639,8 @@ begin
         return query select s.* from settle(jsonb_path_query_array(p_answers, format('$[%s to last]', v_count / 2)::jsonpath), p_warehouse_ids) as s;
         return;
     elsif v_sqlstate is not null then
-        -- Alone. Keep the answer at least; what comes after it is advance()'s.
-        begin
-            if v_sqlstate = '57014' then
-                raise query_canceled using message = v_message;  -- Nothing bounds this statement any more.
-            end if;
-            v_pass := settle_pass(p_warehouse_ids, p_answers, 0);
-        exception when others or assert_failure or query_canceled then
-            if is_outage(sqlstate) and not may_be_ones_own(sqlstate) then
-                raise;
-            end if;
-            foreach v_group in array lock_answered(p_warehouse_ids, p_answers) loop
-                return query
-                    select null::json, f.* from fail_saga(v_group, v_sqlstate, v_message, true) as f where f.saga_id is not null;
-            end loop;
-            return;
-        end;
+        v_pass := settle_blamed(p_warehouse_ids, p_answers, v_sqlstate, v_message);
+        return query select null::json, v_pass.saga_id, v_pass.error_code, v_pass.step_name where v_pass.saga_id is not null;
     end if;
 
     foreach requests in array v_pass.requests loop
@@ -534,6 +649,10 @@ begin
     requests := null;
     error_code := 'DP009';
     foreach saga_id in array v_pass.stale loop
+        return next;
+    end loop;
+    error_code := '55P03';
+    foreach saga_id in array v_held loop
         return next;
     end loop;
 end

@@ -174,7 +174,8 @@ comment on function skip_step(uuid, text) is 'Operator: what a stuck saga asked 
 -- operator, before maintenance. (A listener that can't reach its gateway stops
 -- asking by itself, and nobody else.) A pause may be prolonged but not cut short,
 -- so that one operator's doesn't end another's; zero seconds ends it. A person says why.
--- Locks: step_settings, sagas that wait for the end of a pause. Raises: DP015.
+-- Locks: step_settings, then sagas that wait for the end of a pause; a pass, which holds
+-- its sagas, waits for no row of step_settings. Raises: DP015.
 create or replace function pause_external_steps(p_seconds numeric, p_reason text default null) returns void
 language plpgsql
 security definer

@@ -63,11 +63,12 @@ for each statement execute function start_order_sagas();
 -- Step 1. Promises each order all of its lines or none, exactly as if the
 -- orders were served one by one in id order. move_goods() keeps the promise.
 --
--- Shelves are looked at without a lock: where each holds twice what is asked of
--- it, nobody is refused, and a promise is checked when it is kept. Who loses a
--- race for the last units all the same is rolled back by the CHECK on inventory,
--- and tried again.
--- Locks: inventory by (product_id, warehouse_id), when a product runs short.
+-- Shelves are looked at without a lock, and a promise is checked when it is kept: a
+-- pass that locked some shelves here and others at its end would wait for one that
+-- holds those. Who loses a race for the last units is rolled back by the CHECK on
+-- inventory, and tried again with all shelves locked first: see advance().
+-- Where each shelf holds what is asked of it, nobody is refused.
+-- Locks nothing.
 create or replace function reserve_stock(p_warehouse_ids uuid[], p_saga_ids uuid[])
 returns outcome_group[]
 language plpgsql
@@ -78,7 +79,7 @@ begin
         from order_items as o
         where o.order_id = any(p_saga_ids) and o.warehouse_id = any(p_warehouse_ids)
         group by o.product_id, o.warehouse_id
-        having 2 * sum(o.quantity) > coalesce((
+        having sum(o.quantity) > coalesce((
             select i.quantity_sellable from inventory as i
             where i.product_id = o.product_id and i.warehouse_id = o.warehouse_id
         ), 0)
@@ -91,15 +92,13 @@ $$;
 comment on function reserve_stock(uuid[], uuid[]) is
     'Step: promises the lines of each order, wholly or not at all, as one by one in id order would.';
 
--- The same where not every shelf holds plenty.
+-- The same where not every shelf holds enough.
 --
 -- A product whose demand by all of them fits into what can be sold refuses
 -- nobody, and an order that touches only such products is reserved. The others
 -- are gone through in order, keeping count of what is left of the short
--- products; an order that is refused takes nothing from it. Where some but not
--- plenty is left, so that other passes at work could take it first, shelves are
--- locked before they are looked at; a refusal needs no lock.
--- Locks: inventory by (product_id, warehouse_id).
+-- products; an order that is refused takes nothing from it.
+-- Locks nothing.
 create or replace function reserve_scarce_stock(p_warehouse_ids uuid[], p_saga_ids uuid[])
 returns outcome_group[]
 language plpgsql
@@ -114,8 +113,6 @@ declare
     v_short_products uuid[];
     v_short_warehouses uuid[];
     v_left integer[];
-    v_scarce boolean;
-    v_locked boolean := false;
     v_refused step_outcome[] := '{}';
     v_line record;
     v_reason text;
@@ -131,27 +128,19 @@ begin
         group by i.order_id, i.warehouse_id, i.product_id
     ) as l;
 
-    loop
+    select array_agg(d.product_id), array_agg(d.warehouse_id), array_agg(d.sellable)
+    into v_short_products, v_short_warehouses, v_left
+    from (
         select
-            array_agg(d.product_id) filter (where d.quantity > d.sellable),
-            array_agg(d.warehouse_id) filter (where d.quantity > d.sellable),
-            array_agg(d.sellable) filter (where d.quantity > d.sellable),
-            bool_or(d.sellable > 0 and d.sellable < 2 * d.quantity)
-        into v_short_products, v_short_warehouses, v_left, v_scarce
-        from (
-            select
-                l.product_id, l.warehouse_id, sum(l.quantity::bigint) as quantity,
-                coalesce((
-                    select i.quantity_sellable from inventory as i
-                    where i.product_id = l.product_id and i.warehouse_id = l.warehouse_id
-                ), 0) as sellable
-            from unnest(v_products, v_warehouses, v_quantities) as l (product_id, warehouse_id, quantity)
-            group by l.product_id, l.warehouse_id
-        ) as d;
-        exit when v_locked or v_scarce is not true;
-        perform lock_stock(v_warehouses, v_products);
-        v_locked := true;
-    end loop;
+            l.product_id, l.warehouse_id, sum(l.quantity::bigint) as quantity,
+            coalesce((
+                select i.quantity_sellable from inventory as i
+                where i.product_id = l.product_id and i.warehouse_id = l.warehouse_id
+            ), 0) as sellable
+        from unnest(v_products, v_warehouses, v_quantities) as l (product_id, warehouse_id, quantity)
+        group by l.product_id, l.warehouse_id
+    ) as d
+    where d.quantity > d.sellable;
 
     if v_short_products is not null then
         -- The lines of orders that touch a short product, in id order. k says
@@ -197,7 +186,7 @@ begin
 end
 $$;
 comment on function reserve_scarce_stock(uuid[], uuid[]) is
-    'Internal: reserve_stock() where some shelf may not hold enough for all.';
+    'Internal: reserve_stock() where some shelf does not hold enough for all.';
 
 -- The type of movement that an effect is, as a plan says it. Locks nothing. Raises: DP015.
 create or replace function movement_of(p_effect text) returns movement_type

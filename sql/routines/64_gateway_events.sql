@@ -63,14 +63,16 @@ comment on function bounded_answer(jsonb) is 'Internal: an answer of a gateway, 
 --   unmatched  it names no call of ours, or contradicts what is known; engine_health counts those
 -- What is too long is cut, see bounded_name() and bounded_answer(): it would be sent, and
 -- refused, for ever.
--- Locks: the event, the saga, then as settle().
--- Raises: DP015 when the answer has no outcome.
+-- Locks: the event, the saga, then as settle(), each waited for two seconds at most: who
+-- sends the event holds a connection meanwhile, and sends it again.
+-- Raises: DP015 when the answer has no outcome; 55P03 when a lock can't be had.
 create or replace function record_gateway_event(
     p_gateway text, p_event_id text, p_idempotency_key text, p_answer jsonb
 ) returns text
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set lock_timeout = '2s'
 as $$
 declare
     v_event_id constant text := bounded_name(p_event_id);

@@ -143,6 +143,45 @@ where r.status = 'failed' and not exists (
 );
 comment on view failed_refunds is 'Refunds that came to nothing after they were paid out, and that no other has followed. Then: refund_order() or record_manual_refund().';
 
+-- The sessions whose locks keep a pass from what it would change: those that have been in a
+-- transaction for over a second in which they locked rows of ours or a table, and those that
+-- somebody waits for right now. A pass gives way after 200 ms, so most that hold something
+-- block nobody at the moment that one looks. A prepared transaction has no pid. What a session is
+-- doing and since when is hidden from who may not see it: then state and since are null, and
+-- only who is waited for is named. Locks nothing.
+create or replace function blocking_sessions()
+returns table (
+    pid integer, user_name name, application text, state text, since timestamptz, holds text[], blocks integer[]
+)
+language sql stable
+security definer
+set search_path = darkpearl, pg_temp
+begin atomic
+    with holder as (
+        select l.pid, array_agg(distinct l.relation::regclass::text) as holds
+        from pg_locks as l
+        where l.locktype = 'relation' and l.granted and l.mode <> 'AccessShareLock' and l.pid is distinct from pg_backend_pid()
+            and l.database = (select d.oid from pg_database as d where d.datname = current_database())
+            and l.relation = any(
+                array['sagas'::regclass, 'orders', 'payments', 'refunds', 'inventory', 'saga_signals', 'step_settings']
+            )
+        group by l.pid
+    ),
+    waiter as (
+        select b.pid, array_agg(w.pid order by w.pid) as pids
+        from (select distinct l.pid from pg_locks as l where not l.granted) as w
+        cross join lateral unnest(pg_blocking_pids(w.pid)) as b (pid)
+        group by b.pid
+    )
+    select h.pid, a.usename, a.application_name, a.state, a.xact_start, h.holds, coalesce(w.pids, '{}')
+    from holder as h
+    left join pg_stat_activity as a on a.pid = h.pid
+    left join waiter as w on w.pid = coalesce(h.pid, 0)
+    where h.pid is null or a.xact_start < clock_timestamp() - interval '1 second' or w.pid is not null;
+end;
+comment on function blocking_sessions() is
+    'Who holds, in a transaction that stays open, what the engine would change: pid, who, since when, which tables, and whom it blocks now.';
+
 create or replace view engine_health with (security_invoker = true) as
 select
     count(*) filter (where s.ready_at <= t.now) as ready,
@@ -156,7 +195,15 @@ select
     (select count(*) from gateway_events as g where g.disposition = 'unmatched') as unmatched_gateway_events,
     events_out_of_place() as events_out_of_place,
     (select count(*) from disputed_payments as d where d.status = 'open') as open_disputes,
-    (select count(*) from failed_refunds) as failed_refunds
+    (select count(*) from failed_refunds) as failed_refunds,
+    array(
+        select concat_ws(
+            ' ', 'pid', coalesce(b.pid::text, 'none, prepared'), b.user_name, quote_ident(b.application), b.state,
+            'since ' || to_char(b.since, 'YYYY-MM-DD HH24:MI:SSOF'), 'holds', array_to_string(b.holds, ', '),
+            'blocks ' || nullif(array_to_string(b.blocks, ', '), '')
+        )
+        from blocking_sessions() as b
+    ) as blocked_by
 from (select clock() as now) as t
 left join sagas as s on s.ready_at is not null
 group by t.now;

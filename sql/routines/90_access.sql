@@ -42,6 +42,14 @@ begin
             end;
         end if;
     end loop;
+    -- So that blocking_sessions() says since when; without it, it says who.
+    if not pg_has_role('darkpearl_owner', 'pg_read_all_stats', 'usage') then
+        begin
+            grant pg_read_all_stats to darkpearl_owner;
+        exception
+            when insufficient_privilege or unique_violation then null;
+        end;
+    end if;
     -- The login that migrates may act as the others, so that it is enough to try it
     -- all. Roles that somebody else has made are theirs to give.
     foreach v_role in array array[
@@ -161,7 +169,7 @@ correct_future_waits(timestamptz),
 ensure_event_partitions(integer), place_events(bigint), forget_idempotency_keys(integer, integer), forget_payment_tokens(integer), trace_contexts(uuid[])
 to darkpearl_listener;
 
-grant execute on function events_out_of_place() to service_role, darkpearl_app, darkpearl_reader;
+grant execute on function events_out_of_place(), blocking_sessions() to service_role, darkpearl_app, darkpearl_reader;
 grant execute on function engine_state(), step_tally(timestamptz, double precision[])
 to darkpearl_listener, service_role, darkpearl_reader;
 

@@ -1,6 +1,9 @@
 """The listener at work: to the end of a saga, through outages, to an orderly stop."""
 
 import asyncio
+import os
+import select
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -239,6 +242,36 @@ async def test_a_ring_is_heard_however_the_bell_was_used_before(
         waiting = asyncio.create_task(bell.wait(quiet, 10))
         await ring()
         assert await waiting
+
+
+async def test_a_ring_after_a_claim_has_begun_is_kept(database_url: str) -> None:
+    """What rings between the claim that a ring begins and the end of the wait ends the next wait.
+
+    Its work may be too late for that claim's snapshot.
+    """
+    woken = asyncio.Event()
+    claims: list[str] = []
+    with psycopg.connect(database_url, autocommit=True) as other:
+        async with Bell.connect(database_url) as bell:
+            hearing = socket.socket(fileno=os.dup(bell._connection.fileno()))
+
+            def claim() -> None:
+                """The claim begins, and another order is committed before anybody is back."""
+                claims.append("begun")
+                if len(claims) == 1:
+                    other.execute("select pg_notify('darkpearl_bell', 'later')")
+                    while not select.select([hearing], [], [], 0)[0] or (
+                        b"later" not in hearing.recv(65536, socket.MSG_PEEK)
+                    ):
+                        pass
+
+            async with asyncio.timeout(10):
+                with hearing:
+                    other.execute("notify darkpearl_bell")
+                    assert await bell.wait(woken, 60, claim)
+                    woken.clear()
+                    assert await bell.wait(woken, 60, claim)
+    assert claims == ["begun", "begun"]
 
 
 async def test_a_session_says_what_became_of_its_statement(database_url: str) -> None:
@@ -861,3 +894,47 @@ async def test_housekeeping_that_fails_keeps_nobody_from_work(
     await until(fulfilled)
     (said,) = [each.getMessage() for each in caplog.records if "housekeeping" in each.message]
     assert said == "housekeeping: disk full; trying again in 60 s"
+
+
+async def test_what_others_hold_keeps_no_listener_from_the_rest(
+    shop: Shop, connect: Any, listening: Any, until: Any
+) -> None:
+    """Two sessions hold orders that are being paid, one a shelf: twenty orders are done soon.
+
+    Two listeners are at it. What was held is done when it is let go, at no cost of attempts: its
+    charge was asked for once.
+    """
+    gateway = Gated()
+    for _ in range(2):
+        await listening(gateway)
+    product, shelf = await shop.product(on_hand=100), await shop.product(on_hand=100)
+    holders = [await connect(autocommit=False) for _ in range(3)]
+    await holders[0].execute("select receive_stock(%s, %s, 1)", [shop.lisbon, shelf])
+    short = await shop.order((shelf, 1))
+    orders = [await shop.order((product, 1)) for _ in range(22)]
+
+    async def asked_for() -> bool:
+        return await shop.value("select count(*) = 22 from sagas where status = 'waiting'")
+
+    await until(asked_for)
+    for holder, order in zip(holders[1:], orders, strict=False):
+        await holder.execute("update orders set notes = 'call first' where id = %s", [order])
+    gateway.answer.set()
+    begun = time.monotonic()
+
+    async def others_done() -> bool:
+        done = "select count(*) = 20 from orders where id = any(%s) and status = 'fulfilled'"
+        return await shop.value(done, orders[2:])
+
+    await until(others_done)
+    assert time.monotonic() - begun < 2
+    assert await shop.order_status(short) == "pending"
+    for holder in holders:
+        await holder.rollback()
+
+    async def all_done() -> bool:
+        return (await shop.statuses()) == {"fulfilled": 23}
+
+    await until(all_done)
+    assert len(gateway.asked) == 23
+    assert await shop.values("select distinct attempt from saga_events where attempt > 1") == []

@@ -75,14 +75,31 @@ async def test_an_outage_is_nobodys_failure(shop: Shop, sqlstate: str) -> None:
     ]
     assert await shop.values("select distinct attempts from sagas") == [0]
     await shop.cure("reserve_stock")
-    await shop.poison("fulfill_order", orders[1], sqlstate=sqlstate)
+    await shop.poison("record_payment", orders[1], sqlstate=sqlstate)
     requests = await shop.advance()
     with shop.refused(sqlstate):
         await shop.settle(requests, APPROVED)
     assert await shop.values("select distinct status::text from sagas") == ["waiting"]
-    await shop.cure("fulfill_order")
+    await shop.cure("record_payment")
     await shop.settle(requests, APPROVED)
     assert await shop.values("select distinct status::text from orders") == ["fulfilled"]
+
+
+@pytest.mark.parametrize("sqlstate", ["40P01", "55P03"])
+async def test_answers_are_kept_while_another_is_in_the_way_of_what_follows(
+    shop: Shop, sqlstate: str
+) -> None:
+    """A lock that the goods of one order wait for keeps no answer from being recorded."""
+    product = await shop.product(on_hand=9)
+    orders = [await shop.order((product, 1)) for _ in range(3)]
+    await shop.poison("fulfill_order", orders[1], sqlstate=sqlstate)
+    await shop.settle(await shop.advance(), APPROVED)
+    assert await shop.statuses() == {"paid": 3}
+    with shop.refused(sqlstate):
+        await shop.advance()
+    await shop.cure("fulfill_order")
+    await shop.advance()
+    assert await shop.statuses() == {"fulfilled": 3}
 
 
 async def test_a_step_that_raises_keeps_the_answer_before_it(shop: Shop) -> None:
