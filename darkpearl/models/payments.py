@@ -29,6 +29,10 @@ PaymentToken = Annotated[
     ),
 ]
 
+DeclineCode = Annotated[
+    str | None, Meta(description="The gateway's for staff, one of a few for customers")
+]
+
 
 class Payment(Struct):
     """Money that was asked for, taken and given back."""
@@ -42,7 +46,7 @@ class Payment(Struct):
     voided_amount: Amount
     gateway: str | None
     gateway_reference: str | None
-    decline_code: str | None
+    decline_code: DeclineCode
     created_at: datetime
     updated_at: datetime
 
@@ -57,7 +61,7 @@ class Refund(Struct):
     currency: str
     reason: str | None
     gateway_reference: str | None
-    decline_code: str | None
+    decline_code: DeclineCode
     created_at: datetime
     updated_at: datetime
 

@@ -54,7 +54,7 @@ ACCESS: dict[str, dict[str, Grants]] = {
     "inventory": {
         "select": [
             (INSIDERS, ALL),
-            (CUSTOMERS, "id product_id warehouse_id quantity_sellable created_at version"),
+            (CUSTOMERS, "id product_id warehouse_id quantity_sellable created_at"),
         ],
         "insert": [(STAFF, "product_id warehouse_id reorder_point reorder_quantity")],
         "update": [(STAFF, "reorder_point reorder_quantity")],
@@ -78,7 +78,7 @@ ACCESS: dict[str, dict[str, Grants]] = {
                 (
                     "order_id warehouse_id status currency requested_amount authorized_amount"
                     " captured_amount refunded_amount voided_amount gateway gateway_reference"
-                    " decline_code created_at updated_at"
+                    " created_at updated_at"
                 ),
             ),
         ]
@@ -95,7 +95,18 @@ ACCESS: dict[str, dict[str, Grants]] = {
             ),
         ]
     },
-    "saga_events": {"select": [(f"authenticated {INSIDERS}", ALL)]},
+    "saga_events": {
+        "select": [
+            (INSIDERS, ALL),
+            (
+                "authenticated",
+                (
+                    "id saga_id warehouse_id event_type step_name attempt error_code"
+                    " next_attempt_at actor started_at created_at"
+                ),
+            ),
+        ]
+    },
     "saga_steps": {
         "select": [
             (INSIDERS, ALL),
@@ -118,13 +129,26 @@ ACCESS: dict[str, dict[str, Grants]] = {
     "stock_ledger": {"select": [(INSIDERS, ALL)]},
     "recorded_movements": {"select": [(INSIDERS, ALL)]},
     "order_returns": {"select": [(INSIDERS, ALL)]},
+    "saga_history": {"select": [(f"authenticated {INSIDERS}", ALL)]},
+    "order_refunds": {"select": [(f"authenticated {INSIDERS}", ALL)]},
     "saga_states": {"select": [(f"authenticated {INSIDERS}", ALL)]},
     "order_summaries": {"select": [(f"authenticated {INSIDERS}", ALL)]},
     "order_confirmations": {"select": [(f"authenticated {INSIDERS}", ALL)]},
     "order_details": {"select": [(f"authenticated {INSIDERS}", ALL)]},
     "idempotency_keys": {},
     "payment_tokens": {"insert": [(PLACE, "order_id warehouse_id token")]},
-    "refunds": {"select": [(f"authenticated {INSIDERS}", ALL)]},
+    "refunds": {
+        "select": [
+            (INSIDERS, ALL),
+            (
+                "authenticated",
+                (
+                    "id order_id warehouse_id status amount currency reason gateway_reference"
+                    " created_at updated_at"
+                ),
+            ),
+        ]
+    },
     "action_log": {"select": [(f"{STAFF} {READER}", ALL)]},
     "gateway_events": {
         "select": [(f"{STAFF} {READER}", ALL), (APP, "disposition received_at")],
@@ -193,6 +217,8 @@ CALLS = {
     "events_out_of_place": INSIDERS,
     "engine_state": f"darkpearl_listener {STAFF} {READER}",
     "step_tally": f"darkpearl_listener {STAFF} {READER}",
+    "told_message": f"authenticated {INSIDERS}",
+    "told_decline_code": f"authenticated {INSIDERS}",
     "follow_saga": f"{CUSTOMERS} {STAFF}",
     "stock_product": f"{CUSTOMERS} {STAFF}",
     "open_gateway_books": READER,
@@ -233,6 +259,8 @@ DEFINERS = {
     "start_order_sagas",
     "signal_saga",
     "step_tally",
+    "told_decline_code",
+    "told_message",
     "trace_contexts",
     "turn_back_saga",
     "transfer_stock",
@@ -603,6 +631,7 @@ async def test_reports_change_nothing(shop: Shop) -> None:
             "audit",
             "stuck_sagas",
             "refunds",
+            "order_refunds",
             "gateway_events",
             "order_returns",
             "saga_signals",

@@ -196,6 +196,24 @@ async def test_anothers_order_is_not_cancelled(attack: Attack, victim: Victim, s
     await (await attack("visitor")).fails("select cancel_order(%s)", victim.order)
 
 
+async def test_nothing_is_told_of_anothers_order(
+    attack: Attack, victim: Victim, shop: Shop
+) -> None:
+    """The functions that see more than their caller tell a customer of their own orders alone."""
+    await shop.run("update payments set decline_code = 'fraudulent'")
+    event = "select id, created_at from saga_events where saga_id = %s limit 1"
+    (row,) = await shop.rows(event, victim.order)
+    attacker = await attack("customer")
+    for call, *arguments in (
+        ("told_message(%s, %s, %s)", victim.order, row["id"], row["created_at"]),
+        ("told_decline_code(%s)", victim.order),
+    ):
+        (told,) = await attacker.does(f"select {call} as told", *arguments)
+        assert told["told"] is None
+    await attacker.fails("select message from saga_events")
+    await attacker.fails("select decline_code from payments")
+
+
 # Numbers that are not theirs to write.
 
 
