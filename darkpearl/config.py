@@ -211,7 +211,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_token: Annotated[
         Annotated[str, Meta(min_length=16)] | None,
         Meta(
-            description="bearer token that GET /metrics of the API wants; needed in production",
+            description="bearer token that metrics of API and listener want; needed in production",
             extra={"allowed": "a text of 16 characters or more", "secret": True},
         ),
     ] = None
