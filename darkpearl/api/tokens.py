@@ -246,7 +246,10 @@ class PublishedKeys:
         self._seen = self._state()
         try:
             text = await (self._fetch() if self._client else asyncio.to_thread(self._read))
-            self._keys = _keys_in(text)
+            published = _keys_in(text)
+            self._keys = [key for key in published if _is_long_enough(key)]
+            if len(self._keys) < len(published):
+                logger.warning("RSA keys of less than %s bits aren't believed", SHORTEST_RSA_BITS)
         except Exception as error:  # noqa: BLE001 - what others publish breaks in any way
             # Not the error's text: an address may hold a password.
             logger.warning("the keys of DARKPEARL_JWT_JWKS can't be had: %s", type(error).__name__)
@@ -279,16 +282,37 @@ class PublishedKeys:
         return found.st_mtime_ns, found.st_size, found.st_ino
 
 
+def check_key_file(source: str) -> None:
+    """Look at a file of keys before anything is started. What is at a URL is seen when it is used.
+
+    Raises:
+        ConfigError: none of its keys would be believed.
+    """
+    try:
+        text = Path(source).read_bytes()
+    except OSError:  # it may come later
+        return
+    try:
+        is_usable = any(map(_is_long_enough, _keys_in(text)))
+    except Exception:  # noqa: BLE001 - as when it is read later
+        is_usable = False
+    if not is_usable:
+        raise ConfigError(
+            "DARKPEARL_JWT_JWKS: the file has no key that could be believed, such as RSA of"
+            f" {SHORTEST_RSA_BITS} bits or more"
+        )
+
+
 def _keys_in(text: bytes) -> list[jwt.PyJWK]:
-    """The keys of a JWK set that are long enough to be believed; raises when it is none."""
+    """The keys of a JWK set; raises when it is none, or has keys and none that can be read."""
     document = json.loads(text)
     if isinstance(document, dict) and document.get("keys") == []:
         return []
-    keys = jwt.PyJWKSet.from_dict(document).keys
-    long = [key for key in keys if key.key_type != "RSA" or key.key.key_size >= SHORTEST_RSA_BITS]
-    if len(long) < len(keys):
-        logger.warning("RSA keys of less than %s bits are not believed", SHORTEST_RSA_BITS)
-    return long
+    return jwt.PyJWKSet.from_dict(document).keys
+
+
+def _is_long_enough(key: jwt.PyJWK) -> bool:
+    return key.key_type != "RSA" or bool(key.key.key_size >= SHORTEST_RSA_BITS)
 
 
 def _is_outage(error: Exception) -> bool:
