@@ -20,6 +20,7 @@ FOREIGN = "DARKPEARL_TEST_"
 ADDRESS = r"^(postgres(ql)?://([^@/?#]*@)?[^@]*|\w+ *=.*)$"
 """One @ at most, and before the host: otherwise a part of the password would be taken for it."""
 _ADDRESS_IN_WORDS = "a postgresql:// URL (other characters as %XX) or key=value pairs"
+SHORTEST_WEBHOOK_SECRET = 16
 UNITS = ("seconds", "hours")
 """A setting whose name ends in one of these is a number of them."""
 ORIGINS = r"^(\*|https?://[^/, ]+(,https?://[^/, ]+)*)?$"
@@ -211,7 +212,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_token: Annotated[
         Annotated[str, Meta(min_length=16)] | None,
         Meta(
-            description="bearer token that GET /metrics of the API wants; needed in production",
+            description="bearer token that metrics of API and listener want; needed in production",
             extra={"allowed": "a text of 16 characters or more", "secret": True},
         ),
     ] = None
@@ -235,7 +236,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Read the settings from DARKPEARL_ variables.
 
         Raises:
-            ConfigError: naming the variable, what was given and what is allowed.
+            ConfigError: naming the variable, what was given and what is allowed; in production
+                also what is good enough for development alone.
         """
         fields = {PREFIX + field.name.upper(): field for field in msgspec.structs.fields(cls)}
         given = {
@@ -245,12 +247,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         }
         for name in sorted(given.keys() - fields.keys()):
             raise ConfigError(f"{name} is no setting; known are {', '.join(fields)}")
-        return cls(
+        settings = cls(
             **{
                 fields[name].name: _convert(name, value, fields[name].type)
                 for name, value in given.items()
             }
         )
+        if settings.environment == "production":
+            _refuse_in_production(settings)
+        return settings
 
 
 class Variable(msgspec.Struct, frozen=True):
@@ -299,6 +304,27 @@ def traces_exporter(env: Mapping[str, str] = os.environ) -> TracesExporter | Non
             f"OTEL_EXPORTER_OTLP_PROTOCOL: {otlp('PROTOCOL')!r} is not allowed; give http/protobuf"
         )
     return None if wanted == "none" else cast(TracesExporter, wanted)
+
+
+def _refuse_in_production(settings: Settings) -> None:
+    """Raise ConfigError for a setting with which others could make tokens, answers or events."""
+    secrets = [each.strip() for each in (settings.webhook_secret or "").split(",")]
+    for name, is_weak, needed in (
+        ("JWT_JWKS", (settings.jwt_jwks or "").startswith("http://"), "an https:// URL or a path"),
+        (
+            "JWT_AUDIENCE",
+            settings.jwt_jwks and not settings.jwt_audience,
+            "set beside JWT_JWKS: its issuer may sign for others too",
+        ),
+        ("GATEWAY_URL", (settings.gateway_url or "").startswith("http://"), "an https:// URL"),
+        (
+            "WEBHOOK_SECRET",
+            any(0 < len(each) < SHORTEST_WEBHOOK_SECRET for each in secrets),
+            f"{SHORTEST_WEBHOOK_SECRET} characters or more, each where there are several",
+        ),
+    ):
+        if is_weak:
+            raise ConfigError(f"{PREFIX}{name}: in production it has to be {needed}")
 
 
 def _convert(name: str, value: str, kind: Any) -> Any:

@@ -4,6 +4,7 @@ The gateway's list is copied into a temporary table and compared there, by SQL. 
 open meanwhile, and nothing is written that anybody else could see.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -17,6 +18,10 @@ READER_ROLE = "darkpearl_reader"
 SKEW = timedelta(hours=1)
 """The gateway's clock may differ; its list is asked for from so much earlier."""
 BATCH = 1000
+PAYMENT_SECONDS = 60.0
+"""How long the gateway may take for the next payment of its list, a page in between included."""
+MOST_PAYMENTS = 10_000_000
+"""A list that is longer has no end."""
 _LONGEST_MESSAGE = 500
 
 Kind = Literal[
@@ -99,11 +104,21 @@ async def _batches(gateway: Gateway, since: datetime) -> AsyncIterator[list[tupl
     listed: AsyncIterator[GatewayPayment] = gateway.payments(since)
     batch: list[tuple[Any, ...]] = []
     try:
-        async for payment in listed:
+        for _ in range(MOST_PAYMENTS):
+            async with asyncio.timeout(PAYMENT_SECONDS):
+                payment = await anext(listed, None)
+            if payment is None:
+                break
             batch.append(msgspec.structs.astuple(payment))
             if len(batch) == BATCH:
                 yield batch
                 batch = []
+        else:
+            raise ReconcileError(f"more than {MOST_PAYMENTS} payments")  # noqa: TRY301 - below
+    except TimeoutError:
+        raise ReconcileError(
+            f"the books of {gateway.name} can't be read: no answer within {PAYMENT_SECONDS:g} s"
+        ) from None
     except Exception as error:
         said = str(error)[:_LONGEST_MESSAGE] or type(error).__name__
         raise ReconcileError(f"the books of {gateway.name} can't be read: {said}") from error

@@ -21,7 +21,7 @@ from darkpearl.config import PREFIX, ConfigError, Settings, traces_exporter
 from darkpearl.gateways.make import make_gateway
 from darkpearl.listener import Limits, Listener, Operation
 from darkpearl.paysim import faults
-from darkpearl.telemetry.metrics import CONTENT_TYPE, Engine, Page
+from darkpearl.telemetry.metrics import CONTENT_TYPE, Engine, Page, may_scrape
 
 if TYPE_CHECKING:
     from darkpearl.telemetry.tracing import Tracing
@@ -220,19 +220,24 @@ def listener_services(settings: Settings, url: str) -> list[Service]:
     """One listener, and its metrics where the settings give them a port."""
     services = [listener_service(settings, url)]
     if settings.metrics_port:
-        services.append(_metrics_service(url, taken_socket(settings, "metrics_port")))
+        services.append(_metrics_service(settings, url, taken_socket(settings, "metrics_port")))
     return services
 
 
-def _metrics_service(url: str, taken: socket.socket) -> Service:
+def _metrics_service(settings: Settings, url: str, taken: socket.socket) -> Service:
     """The metrics of a listener on a socket of their own: any path is the page."""
     page: list[Page] = []
+    in_production = settings.environment == "production"
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        del scope, receive
-        body = await page[0].text()
-        headers = [(b"content-type", CONTENT_TYPE.encode())]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        del receive
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        allowed = may_scrape(given, settings.metrics_token, in_production=in_production)
+        status, headers, body = 401, [(b"www-authenticate", b"Bearer")], b""
+        if allowed:
+            status, headers = 200, [(b"content-type", CONTENT_TYPE.encode())]
+            body = await page[0].text()
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
     server = _Server(

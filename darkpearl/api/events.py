@@ -84,7 +84,7 @@ async def follow_order(
         _follow(caller, state, order_id, after, look),
         status_code=HTTP_200_OK,
         media_type="text/event-stream",
-        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
 
 

@@ -28,8 +28,9 @@ HEADERS = {
     b"x-frame-options": b"DENY",
     b"referrer-policy": b"no-referrer",
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
+    b"cache-control": b"no-store",
 }
-"""Of every answer, unless it brings its own: nothing in it is to be run, framed or guessed."""
+"""Of every answer, unless it brings its own: nothing is to be run, framed, guessed or kept."""
 HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 
 logger = logging.getLogger("darkpearl.api")

@@ -1,6 +1,5 @@
 """Metrics of this process and of the queue, for Prometheus."""
 
-import hmac
 from typing import Any
 
 from litestar import Request, Response, get
@@ -25,10 +24,9 @@ async def get_metrics(request: Request[Any, Any, Any], state: State) -> Response
         UnauthorizedError: the token of the settings is missing; in production there has to be one.
     """
     settings: Settings = state.settings
-    given = request.headers.get("authorization", "")
-    wanted = settings.metrics_token
-    open_to_all = wanted is None and settings.environment == "development"
-    if not open_to_all and not hmac.compare_digest(given.encode(), f"Bearer {wanted}".encode()):
+    given = request.headers.get("authorization", "").encode()
+    in_production = settings.environment == "production"
+    if not metrics.may_scrape(given, settings.metrics_token, in_production=in_production):
         raise UnauthorizedError(
             "Metrics are for who has the token in DARKPEARL_METRICS_TOKEN.",
             title=PROBLEMS["DP030"].title,

@@ -17,7 +17,7 @@ from darkpearl.api.problems import refusals
 from darkpearl.models.payments import CreateRefund, Refund
 from darkpearl.models.stock import CreateReturn, Return
 
-_REFUND = "select * from refunds where order_id = %(order_id)s and id = %(id)s"
+_REFUND = "select * from order_refunds where order_id = %(order_id)s and id = %(id)s"
 _RETURN = "select * from order_returns where order_id = %(order_id)s and id = %(id)s"
 
 _encode = msgspec.json.Encoder().encode
@@ -29,7 +29,7 @@ async def list_refunds(
 ) -> JsonResponse[Page[Refund]]:
     """The refunds of an order, oldest first."""
     filters = Filters().add("order_id = %(order_id)s", order_id=order_id)
-    refunds = await listing.page(Refund, "refunds", filters, sorts=("created_at",))
+    refunds = await listing.page(Refund, "order_refunds", filters, sorts=("created_at",))
     if not refunds.content.data:
         await get_order.fn(caller, order_id)
     return refunds

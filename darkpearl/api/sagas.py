@@ -60,7 +60,7 @@ async def list_saga_events(
     """The history of a saga, oldest first: one event per transition."""
     events = await listing.page(
         SagaEvent,
-        "saga_events",
+        "saga_history",
         Filters().add("saga_id = %(saga_id)s", saga_id=saga_id),
         sorts=("id",),
     )

@@ -13,6 +13,7 @@ import logging
 import math
 import time
 from collections import OrderedDict
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 from uuid import UUID
@@ -23,6 +24,7 @@ import msgspec
 
 from darkpearl.config import ConfigError, Settings
 from darkpearl.errors import PROBLEMS, UnauthorizedError, UnavailableError
+from darkpearl.outside import NOT_COMPRESSED, UnreadableError, reading
 
 Role = Literal["anon", "authenticated", "service_role"]
 
@@ -31,10 +33,13 @@ LARGEST_KEY_SET = 256 * 1024
 FETCH_SECONDS = 5.0
 KEEP_SECONDS = 300.0
 """How old fetched keys grow before they are fetched again: a withdrawn key is out by then."""
+BELIEVED_SECONDS = 3600.0
+"""How long fetched keys are believed while nobody can be asked whether they still hold."""
 REFETCH_SECONDS = 10.0
 """Rest between two fetches for the sake of a key that isn't known."""
 MOST_VERIFIED = 1000
 """Tokens whose signature isn't worked out again; beyond it the one unseen for longest goes."""
+SHORTEST_RSA_BITS = 2048
 PUBLIC_ALGORITHMS = ("RS256", "ES256")
 
 _REASONS: dict[type[Exception], str] = {
@@ -168,16 +173,25 @@ class PublishedKeys:
 
     A file is read again when it has changed. What a URL gave is fetched again when it is
     KEEP_SECONDS old, aside from the requests, and for a key that isn't known.
+
+    No keys, no file, no page (404, 410) and what can't be read as keys are an answer: none are
+    published. All else (no network, no time, an error of the issuer's) is none, and those so far
+    are believed for BELIEVED_SECONDS.
     """
 
     def __init__(self, source: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._source = source
         self._keys: list[jwt.PyJWK] | None = None
-        self._tried_at = -math.inf
+        self._had_at = self._tried_at = -math.inf
         self._seen: object = self  # no state of a file is equal to this
         self._loading: asyncio.Task[None] | None = None
         self._client = (
-            httpx.AsyncClient(timeout=FETCH_SECONDS, transport=transport)
+            httpx.AsyncClient(
+                headers=NOT_COMPRESSED,
+                timeout=FETCH_SECONDS,
+                transport=transport,
+                event_hooks=reading(LARGEST_KEY_SET),
+            )
             if source.startswith(("http://", "https://"))
             else None
         )
@@ -186,7 +200,7 @@ class PublishedKeys:
         """The key of this id for an algorithm; without an id the only key there is.
 
         Raises:
-            UnavailableError: no keys could be had so far.
+            UnavailableError: no keys could be had so far, or not for too long.
         """
         key = self._known(key_id, algorithm)
         if self._is_due(known=key is not None):
@@ -194,7 +208,7 @@ class PublishedKeys:
         if self._loading and (key is None or not self._client):
             await asyncio.shield(self._loading)
             key = self._known(key_id, algorithm)
-        if self._keys is None:
+        if self._believed() is None:
             raise UnavailableError("The keys of who issues tokens can't be had.")
         return key
 
@@ -207,10 +221,15 @@ class PublishedKeys:
         if self._client:
             await self._client.aclose()
 
+    def _believed(self) -> list[jwt.PyJWK] | None:
+        """The keys that were published last; None where that is too long ago to go by."""
+        is_stale = self._client and time.monotonic() - self._had_at >= BELIEVED_SECONDS
+        return None if is_stale else self._keys
+
     def _known(self, key_id: str | None, algorithm: str) -> jwt.PyJWK | None:
         usable = [
             key
-            for key in self._keys or []
+            for key in self._believed() or []
             if key.algorithm_name == algorithm and key.public_key_use in {None, "sig"}
         ]
         if key_id is None:
@@ -226,29 +245,28 @@ class PublishedKeys:
         return self._state() != self._seen
 
     async def _load(self) -> None:
-        """Take over the keys that are published now; those so far stay when there are none."""
+        """Take over the keys that are published now."""
         self._tried_at = time.monotonic()
         self._seen = self._state()
         try:
             text = await (self._fetch() if self._client else asyncio.to_thread(self._read))
-            self._keys = jwt.PyJWKSet.from_json(text.decode()).keys
+            published = _keys_in(text)
+            self._keys = [key for key in published if _is_long_enough(key)]
+            if len(self._keys) < len(published):
+                logger.warning("RSA keys of less than %s bits aren't believed", SHORTEST_RSA_BITS)
         except Exception as error:  # noqa: BLE001 - what others publish breaks in any way
             # Not the error's text: an address may hold a password.
             logger.warning("the keys of DARKPEARL_JWT_JWKS can't be had: %s", type(error).__name__)
+            if self._keys is None or _is_outage(error):
+                return
+            self._keys = []
+        self._had_at = time.monotonic()
 
     async def _fetch(self) -> bytes:
         assert self._client  # noqa: S101 - who calls this has looked
-        body = bytearray()
-        async with (
-            asyncio.timeout(FETCH_SECONDS),
-            self._client.stream("GET", self._source) as response,
-        ):
-            response.raise_for_status()
-            async for part in response.aiter_bytes():
-                body += part
-                if len(body) > LARGEST_KEY_SET:
-                    raise ValueError
-        return bytes(body)
+        async with asyncio.timeout(FETCH_SECONDS):
+            response = await self._client.get(self._source)
+        return response.raise_for_status().content
 
     def _read(self) -> bytes:
         with Path(self._source).open("rb") as file:
@@ -266,6 +284,47 @@ class PublishedKeys:
         except OSError:
             return None
         return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def check_key_file(source: str) -> None:
+    """Look at a file of keys before anything is started. What is at a URL is seen when it is used.
+
+    Raises:
+        ConfigError: none of its keys would be believed.
+    """
+    try:
+        text = Path(source).read_bytes()
+    except OSError:  # it may come later
+        return
+    try:
+        is_usable = any(map(_is_long_enough, _keys_in(text)))
+    except Exception:  # noqa: BLE001 - as when it is read later
+        is_usable = False
+    if not is_usable:
+        raise ConfigError(
+            "DARKPEARL_JWT_JWKS: the file has no key that could be believed, such as RSA of"
+            f" {SHORTEST_RSA_BITS} bits or more"
+        )
+
+
+def _keys_in(text: bytes) -> list[jwt.PyJWK]:
+    """The keys of a JWK set; raises when it is none, or has keys and none that can be read."""
+    document = json.loads(text)
+    if isinstance(document, dict) and document.get("keys") == []:
+        return []
+    return jwt.PyJWKSet.from_dict(document).keys
+
+
+def _is_long_enough(key: jwt.PyJWK) -> bool:
+    return key.key_type != "RSA" or bool(key.key.key_size >= SHORTEST_RSA_BITS)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether a look that failed says nothing of the keys: nobody answered, or not on purpose."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code not in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
+    said = (UnreadableError, FileNotFoundError, NotADirectoryError)
+    return isinstance(error, (httpx.TransportError, OSError)) and not isinstance(error, said)
 
 
 def mint(settings: Settings, role: Role, subject: str | None, seconds: int) -> str:

@@ -45,6 +45,8 @@ IfNoneMatch = Annotated[
 ]
 
 
+KEPT_BY_WHO_ASKED = "private, no-cache"
+"""The caller's own cache may keep a row with its ETag, and asks each time if it still holds."""
 UNCHANGED = {HTTP_304_NOT_MODIFIED: ResponseSpec(None, description="It is what If-None-Match says")}
 """The answer of tagged() besides the row, for a handler's description."""
 
@@ -60,7 +62,7 @@ def tagged(row: V, if_none_match: str | None = None) -> JsonResponse[V]:
     Raises:
         BadRequestError: If-None-Match is no list of entity tags.
     """
-    headers = {"ETag": etag(row)}
+    headers = {"ETag": etag(row), "Cache-Control": KEPT_BY_WHO_ASKED}
     if if_none_match is not None and (
         if_none_match.strip() == "*" or row.version in _versions("If-None-Match", if_none_match)
     ):

@@ -9,6 +9,7 @@ import msgspec
 
 from darkpearl import database as databases
 from darkpearl import embedded, schema, serving
+from darkpearl.api import tokens
 from darkpearl.cli.console import out
 from darkpearl.config import ConfigError, Settings
 
@@ -75,8 +76,10 @@ def with_keys(settings: Settings) -> Settings:
     """The settings with something to verify tokens with: development makes itself a secret.
 
     Raises:
-        ConfigError: it is for production to be told.
+        ConfigError: it is for production to be told, with keys that can be believed.
     """
+    if settings.environment == "production" and settings.jwt_jwks:
+        tokens.check_key_file(settings.jwt_jwks)
     if settings.jwt_secret or settings.jwt_jwks:
         return settings
     if settings.environment == "production":

@@ -18,10 +18,18 @@ def made(home: Path) -> Path:
     home = home.absolute()
     try:
         make_folder(home, mode=0o711 if os.geteuid() == 0 else 0o700)
-        (home / "lock").touch()
+        private(home / "lock")
     except OSError as error:
         raise unwritable(home, error) from None
     return home
+
+
+def private(path: Path) -> Path:
+    """A file that only we can open: others could hold its lock, or read what it tells."""
+    path.touch(mode=0o600)
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o600)
+    return path
 
 
 def kept_secret(home: Path, name: str) -> str:

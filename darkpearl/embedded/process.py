@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from darkpearl.embedded.cluster import OWNER
-from darkpearl.embedded.home import failure, log_of
+from darkpearl.embedded.home import failure, log_of, private
 from darkpearl.embedded.wheel import Account, EmbeddedError, environment
 
 START_SECONDS = 60.0
@@ -57,7 +57,7 @@ def launch(
     """Run postgres and wait until it accepts connections."""
     log = log_of(home)
     if log.exists() and log.stat().st_size > LARGEST_LOG_BYTES:
-        log.replace(log.with_suffix(".log.old"))
+        private(log).replace(log.with_suffix(".log.old"))
     deadline = time.monotonic() + START_SECONDS
     while True:
         before = log.stat().st_size if log.exists() else 0
@@ -65,7 +65,7 @@ def launch(
         command: list[str | Path] = [binaries / "postgres", "-D", data]
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
-        with log.open("ab") as output:
+        with private(log).open("ab") as output:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/",

@@ -34,6 +34,9 @@ SETTINGS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_line_prefix": "%m [%p] %q%u@%d ",
+    "log_min_error_statement": "panic",  # no statement and no row: they hold customers' data
+    "log_parameter_max_length": "0",
+    "log_error_verbosity": "terse",
 }
 
 MEMORY = Path("/dev/shm")  # noqa: S108  # a folder of a random name in it is used

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import httpx
@@ -21,12 +21,16 @@ from darkpearl.gateways import (
     WebhookEvent,
     whole_characters,
 )
+from darkpearl.outside import NOT_COMPRESSED, UnreadableError, read_whole
 
 SIGNATURE_HEADER = "darkpearl-signature"
 TOLERANCE_SECONDS = 300
 CONNECT_SECONDS = 5.0
 KEEPALIVE_SECONDS = 3.0
 """Less than servers do (5 s is common), or the other side hangs up on what is just being sent."""
+LONGEST_ANSWER_BYTES = 65_536
+LONGEST_PAGE_BYTES = 1_048_576
+LONGEST_CURSOR = 1000
 _ASK_AGAIN = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 _NO_ACCESS = {HTTPStatus.UNAUTHORIZED, HTTPStatus.PROXY_AUTHENTICATION_REQUIRED}
 """It refuses us, whatever we ask: no order's fault."""
@@ -44,7 +48,7 @@ class Page(msgspec.Struct):
     """A page of payments, and the cursor of the next one when there is one."""
 
     payments: list[GatewayPayment]
-    next: str | None = None
+    next: Annotated[str, msgspec.Meta(max_length=LONGEST_CURSOR)] | None = None
 
 
 _decode_answer = msgspec.json.Decoder(Answer).decode
@@ -86,9 +90,9 @@ class HttpGateway:
         self._secrets = [each.strip() for each in (webhook_secret or "").split(",") if each.strip()]
         self._client = httpx.AsyncClient(
             base_url=url,
-            headers={"Authorization": f"Bearer {token}"} if token else None,
+            headers=NOT_COMPRESSED | ({"Authorization": f"Bearer {token}"} if token else {}),
             timeout=httpx.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds)),
-            transport=transport or _Connections(concurrency),
+            transport=_Connections(concurrency, transport),
         )
 
     async def authorize(self, call: Call) -> Answer:
@@ -127,9 +131,14 @@ class HttpGateway:
             GatewayError: the service doesn't answer as it should.
         """
         parameters = {"since": since.isoformat()}
+        followed: set[int] = set()  # hashes of cursors
         while True:
             try:
-                response = await self._client.get("/v1/payments", params=parameters)
+                response = await self._client.get(
+                    "/v1/payments",
+                    params=parameters,
+                    extensions={"most_bytes": LONGEST_PAGE_BYTES},
+                )
             except httpx.TransportError as error:
                 raise GatewayError(f"GET /v1/payments: {_said(error)}") from error
             if response.status_code != HTTPStatus.OK:
@@ -139,6 +148,9 @@ class HttpGateway:
                 yield payment
             if page.next is None:
                 return
+            if hash(page.next) in followed:
+                raise OddAnswerError(f"{_what(response)}: the pages go round in circles")
+            followed.add(hash(page.next))
             parameters["cursor"] = page.next
 
     def webhook(self, headers: Mapping[str, str], body: bytes) -> WebhookEvent | None:
@@ -169,6 +181,8 @@ class HttpGateway:
         """The answer; None for 404."""
         try:
             response = await self._client.request(method, path, **request)
+        except UnreadableError as error:
+            raise OddAnswerError(f"{method} {path}: {error}") from None
         except httpx.TransportError as error:
             return Answer("unknown", gateway=self.name, message=_said(error))
         if response.is_success:
@@ -198,11 +212,13 @@ class _Connections(httpx.AsyncBaseTransport):
     that is most of what a request costs.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, instead: httpx.AsyncBaseTransport | None = None) -> None:
         verify = httpx.create_ssl_context()
         limits = httpx.Limits(max_connections=1, keepalive_expiry=KEEPALIVE_SECONDS)
-        self._all = [httpx.AsyncHTTPTransport(verify, limits=limits) for _ in range(number)]
-        self._free: asyncio.LifoQueue[httpx.AsyncHTTPTransport] = asyncio.LifoQueue()
+        self._all = [
+            instead or httpx.AsyncHTTPTransport(verify, limits=limits) for _ in range(number)
+        ]
+        self._free: asyncio.LifoQueue[httpx.AsyncBaseTransport] = asyncio.LifoQueue()
         for each in self._all:
             self._free.put_nowait(each)
 
@@ -211,7 +227,7 @@ class _Connections(httpx.AsyncBaseTransport):
         connection = await self._free.get()
         try:
             response = await connection.handle_async_request(request)
-            await response.aread()
+            await read_whole(response, request.extensions.get("most_bytes", LONGEST_ANSWER_BYTES))
         finally:
             self._free.put_nowait(connection)
         return response
@@ -258,7 +274,7 @@ def _path(call: Call) -> str:
 def _decode(decode: Any, response: httpx.Response) -> Any:
     try:
         return decode(response.content)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise OddAnswerError(f"{_what(response)}: {error}") from None
 
 
@@ -270,7 +286,7 @@ def _refused(response: httpx.Response) -> str:
     """Method, path, status, and what the problem document says, if it is one."""
     try:
         detail = msgspec.json.decode(response.content, type=dict[str, Any]).get("detail", "")
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         detail = response.reason_phrase
     return f"{_what(response)} {str(detail)[:300]}".rstrip()
 

@@ -33,12 +33,24 @@ from darkpearl.gateways import (
 )
 from darkpearl.gateways.money import AmountError
 from darkpearl.gateways.stripe_objects import CANCEL, NAME, Event, Intent, Refund, to_stripe
+from darkpearl.outside import NOT_COMPRESSED, reading
 
 TOLERANCE_SECONDS = 300
 """How old a webhook may be, against replays; Stripe signs each try anew."""
+LONGEST_ANSWER_BYTES = 2 * 1_048_576
+"""A page of a hundred payments, each with its charge, is half of that."""
 UNEXPECTED_STATE = "payment_intent_unexpected_state"
 _EXPAND = ["latest_charge"]
 _RANK = ("approved", "pending", "declined")
+
+
+class _Bounded(stripe.HTTPXClient):
+    """The SDK's client, which reads no answer further than it may be long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._client_async.headers.update(NOT_COMPRESSED)
+        self._client_async.event_hooks = reading(LONGEST_ANSWER_BYTES)
 
 
 class StripeGateway:
@@ -69,7 +81,7 @@ class StripeGateway:
         http_client: stripe.HTTPClient | None = None,
     ) -> None:
         self._secrets = [each.strip() for each in (webhook_secret or "").split(",")]
-        self._http = http_client or stripe.HTTPXClient()
+        self._http = http_client or _Bounded()
         client = stripe.StripeClient(
             api_key,
             http_client=self._http,

@@ -30,6 +30,10 @@ PaymentToken = Annotated[
     ),
 ]
 
+DeclineCode = Annotated[
+    str | None, Meta(description="The gateway's for staff, one of a few for customers")
+]
+
 
 class Dispute(Struct):
     """A payer's bank that wants a payment back; `lost`, it has it."""
@@ -55,7 +59,7 @@ class Payment(Struct):
     voided_amount: Amount
     gateway: str | None
     gateway_reference: str | None
-    decline_code: str | None
+    decline_code: DeclineCode
     created_at: datetime
     updated_at: datetime
     disputes: list[Dispute]
@@ -75,7 +79,7 @@ class Refund(Struct):
         str | None, Meta(description="`other means` when a person paid it elsewhere")
     ]
     gateway_reference: str | None
-    decline_code: str | None
+    decline_code: DeclineCode
     created_at: datetime
     updated_at: datetime
 

@@ -14,6 +14,9 @@ SagaEventType = Literal[
     "compensation_started", "step_compensated", "saga_completed", "saga_compensated",
     "saga_stuck", "retried", "cancelled", "skipped", "signalled", "reported",
 ]  # fmt: skip
+Message = Annotated[
+    str | None, Meta(description="For customers in our words; an outside system's are for staff")
+]
 
 
 class Saga(Struct):
@@ -26,7 +29,7 @@ class Saga(Struct):
     attempts: int
     cancel_requested: bool
     error_code: Annotated[str | None, Meta(description="SQLSTATE of the last failure")]
-    error_message: str | None
+    error_message: Message
     ready_at: Annotated[datetime | None, Meta(description="When it is looked at next")]
     created_at: datetime
     updated_at: datetime
@@ -43,7 +46,7 @@ class SagaEvent(Struct):
     step_name: str | None
     attempt: int | None
     error_code: str | None
-    message: str | None
+    message: Message
     next_attempt_at: datetime | None
     actor: str | None
     started_at: datetime | None

@@ -7,7 +7,7 @@ from uuid import UUID
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from darkpearl.models.catalogue import ProductSummary, WarehouseSummary
-from darkpearl.models.common import MAX_LINES, MAX_UNITS, Notes, Request, Units, Version
+from darkpearl.models.common import MAX_LINES, MAX_UNITS, Notes, Request, Units
 
 MovementType = Literal[
     "receive", "transfer_out", "transfer_in", "adjust", "reserve", "release", "fulfill",
@@ -30,7 +30,13 @@ class Inventory(Struct, kw_only=True):
     reorder_quantity: int | UnsetType = UNSET
     created_at: datetime
     updated_at: datetime | UnsetType = UNSET
-    version: Version
+    version: Annotated[
+        int,
+        Meta(
+            description="Another with every change: grows for staff, in no order for others."
+            " In quotes, it is the ETag"
+        ),
+    ]
     product: ProductSummary
     warehouse: WarehouseSummary
 

@@ -7,11 +7,13 @@ from sqlite3 import Connection
 import httpx
 
 from darkpearl.gateways.http import SIGNATURE_HEADER, sign
+from darkpearl.outside import NOT_COMPRESSED, reading
 from darkpearl.paysim.faults import Behaviour
 from darkpearl.paysim.ledger import Ledger
 
 AT_ONCE = 64
 TIMEOUT_SECONDS = 5.0
+LONGEST_ANSWER_BYTES = 65_536
 LONGEST_BACKOFF_SECONDS = 10.0
 
 _Due = list[tuple[str, bytes, int]]
@@ -41,7 +43,12 @@ class Webhooks:
         self._behaviour = behaviour
         self._url = url
         self._secret = secret
-        self._client = httpx.AsyncClient(timeout=TIMEOUT_SECONDS, transport=transport)
+        self._client = httpx.AsyncClient(
+            headers=NOT_COMPRESSED,
+            timeout=TIMEOUT_SECONDS,
+            transport=transport,
+            event_hooks=reading(LONGEST_ANSWER_BYTES),
+        )
 
     async def deliver_due(self) -> bool:
         """Try what is due, once. False when nothing was."""

@@ -6,6 +6,7 @@ says so. Every process tells the same of the database: aggregate those by max, n
 """
 
 import asyncio
+import hmac
 import itertools
 import logging
 import math
@@ -108,6 +109,16 @@ _GAUGES = {
 _TALLY = "select * from step_tally(%(after)s, %(bounds)s)"
 
 _log = logging.getLogger(__name__)
+
+
+def may_scrape(authorization: bytes, token: str | None, *, in_production: bool) -> bool:
+    """Whether the page is for who sends this Authorization header: that of the token.
+
+    Where no token is set it is for everybody, but in production for nobody.
+    """
+    if token is None:
+        return not in_production
+    return hmac.compare_digest(authorization, f"Bearer {token}".encode())
 
 
 class Tally:

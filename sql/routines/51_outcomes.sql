@@ -58,7 +58,8 @@ comment on function came_out_alike(outcome_group[], uuid[]) is
 -- What the answers of an external service mean for the sagas that asked: "approved" is
 -- done, "declined" refused, "pending" waited for, all else a try that failed.
 -- p_what names what was refused, p_declined_code is its SQLSTATE. A pending answer is
--- waited for at most a week. Locks nothing.
+-- waited for at most a week, and of what the service says 500 characters are kept.
+-- Locks nothing.
 create or replace function outcomes_of_answers(
     p_saga_ids uuid[], p_answers jsonb[], p_what text, p_declined_code text default 'DP014'
 ) returns outcome_group[]
@@ -83,8 +84,9 @@ begin
             case a.answer ->> 'outcome'
                 when 'approved' then null
                 when 'pending' then 'pending at the gateway'
-                when 'declined' then p_what || ' declined: ' || coalesce(a.answer ->> 'code', a.answer ->> 'message', 'no reason given')
-                else coalesce(a.answer ->> 'message', 'the gateway gave no usable answer')
+                when 'declined' then
+                    p_what || ' declined: ' || left(coalesce(a.answer ->> 'code', a.answer ->> 'message', 'no reason given'), 500)
+                else left(coalesce(a.answer ->> 'message', 'the gateway gave no usable answer'), 500)
             end,
             null,
             -- least() and greatest() pass over nulls: no deadline is the step's own.

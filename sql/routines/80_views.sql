@@ -1,9 +1,85 @@
 -- Views for DBAs. The overviews are for people; audit is the proof: it lists
 -- all that contradicts the rules, foreign keys left out for speed included,
 -- and must be empty.
+--
+-- What gateways, operators and errors of our own say is for staff. A customer may not
+-- select it, and is told in our words by told_message() and told_decline_code(), which
+-- the views ask for everybody.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
+
+-- What went wrong, as customers are told. Words that name their own goods are theirs to read.
+-- Locks nothing.
+create or replace function public_message(p_error_code text, p_message text) returns text
+language sql immutable parallel safe
+return case p_error_code
+    when 'DP006' then p_message
+    when 'DP013' then 'no answer in time'
+    when 'DP014' then 'payment declined'
+    when 'DP017' then 'an outside system failed'
+    else 'something went wrong'
+end;
+comment on function public_message(text, text) is 'Internal: what a customer is told of an error; nothing that an outside system wrote.';
+
+-- Why a payment was declined, as customers are told: what the payer can mend, by the names
+-- that it is known by. What a bank suspects of a card is not for who holds it.
+-- Locks nothing.
+create or replace function public_decline_code(p_code text) returns text
+language sql immutable parallel safe
+return case
+    when p_code is null then null
+    when p_code in ('insufficient_funds', 'expired_card', 'authentication_required', 'payment_method_required') then p_code
+    when p_code in ('incorrect_number', 'invalid_number') then 'incorrect_number'
+    when p_code in ('incorrect_cvc', 'invalid_cvc') then 'incorrect_cvc'
+    when p_code in ('invalid_expiry_month', 'invalid_expiry_year') then 'incorrect_expiry'
+    else 'card_declined'
+end;
+comment on function public_decline_code(text) is 'Internal: the few codes that customers are told; card_declined for all others.';
+
+-- Whether the caller may know of an order's payment and saga: a customer of their own
+-- order's, whoever else may ask at all of any. Locks nothing.
+create or replace function may_know_of(p_order_id uuid) returns boolean
+language sql stable
+return not acts_as_customer() or exists (
+    select from orders as o where o.id = p_order_id and o.customer_id = current_customer()
+);
+comment on function may_know_of(uuid) is 'Internal: false for a customer and an order that isn''t theirs.';
+
+-- The message of an event: to customers what they said themselves, or what public_message()
+-- says. Reads what they may not. Locks nothing.
+create or replace function told_message(p_saga_id uuid, p_event_id bigint, p_created_at timestamptz) returns text
+language sql stable
+security definer
+set search_path = darkpearl, pg_temp
+begin atomic
+    select case
+        when not acts_as_customer() or e.actor = current_actor() then e.message
+        when e.error_code is not null then public_message(e.error_code, e.message)
+    end
+    from saga_events as e
+    where e.saga_id = p_saga_id and e.id = p_event_id and e.created_at = p_created_at and may_know_of(p_saga_id);
+end;
+comment on function told_message(uuid, bigint, timestamptz) is
+    'The message of an event of a saga, as the caller may read it: customers are told in our words.';
+
+-- The code under which the payment of an order was declined, or one of its refunds: to
+-- customers by public_decline_code(). Reads what they may not. Locks nothing.
+create or replace function told_decline_code(p_order_id uuid, p_refund_id uuid default null) returns text
+language sql stable
+security definer
+set search_path = darkpearl, pg_temp
+begin atomic
+    select case when acts_as_customer() then public_decline_code(d.code) else d.code end
+    from (
+        select p.decline_code from payments as p where p.order_id = p_order_id and p_refund_id is null
+        union all
+        select r.decline_code from refunds as r where r.id = p_refund_id and r.order_id = p_order_id
+    ) as d (code)
+    where may_know_of(p_order_id);
+end;
+comment on function told_decline_code(uuid, uuid) is
+    'Why a payment or a refund was declined, as the caller may read it: customers are told a few codes.';
 
 create or replace view order_overview with (security_invoker = true) as
 select
@@ -35,7 +111,7 @@ select
     s.attempts, s.cancel_requested,
     s.ready_at,
     failure.error_code as last_error_code,
-    failure.message as last_error,
+    case when failure.id is not null then told_message(s.id, failure.id, failure.created_at) end as last_error,
     s.created_at, s.updated_at,
     case when s.ready_at is null and s.status <> 'stuck' then s.updated_at end as completed_at,
     s.warehouse_id, s.plan_version
@@ -43,13 +119,21 @@ from sagas as s
 left join saga_steps as st
     on st.saga_type = s.saga_type and st.plan_version = s.plan_version and st.position = s.position
 left join lateral (
-    select e.error_code, e.message
+    select e.id, e.error_code, e.created_at
     from saga_events as e
     where e.saga_id = s.id and e.event_type = 'step_failed'
     order by e.id desc
     limit 1
 ) as failure on true;
 comment on view saga_overview is 'Every saga: where it stands, its tries, its last failure.';
+
+create or replace view saga_history with (security_invoker = true) as
+select
+    e.id, e.saga_id, e.event_type, e.step_name, e.attempt, e.error_code,
+    told_message(e.saga_id, e.id, e.created_at) as message,
+    e.next_attempt_at, e.actor, e.started_at, e.created_at
+from saga_events as e;
+comment on view saga_history is 'The events of every saga, each with its message as the caller may read it.';
 
 create or replace view stuck_sagas with (security_invoker = true) as
 select

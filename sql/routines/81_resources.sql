@@ -4,8 +4,8 @@
 --
 -- A view has a column for each field of the JSON, under the same name. It lends
 -- nobody its owner's eyes: the tables under it say what its caller may see. Tables
--- that are shapes as they stand (products, warehouses, refunds, saga_events) have no
--- view.
+-- that are shapes as they stand (products, warehouses) have no view; saga_history of
+-- 80_views is one.
 --
 -- What a view adds to another stands before that one's columns: a column that a
 -- shape gains then comes last in both, as `create or replace view` wants it.
@@ -13,14 +13,21 @@
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
--- Stock as everybody may see it: how much can be sold. A version counts the changes of
--- all that is shown, the names of the product and of the warehouse included.
+-- Stock as everybody may see it: how much can be sold. A version stands for what is shown,
+-- the names of the product and of the warehouse included. It counts nothing: how often a
+-- shelf changes is how much is ordered.
 create or replace view sellable_inventory with (security_invoker = true) as
 select
     i.id, i.product_id, i.warehouse_id, i.quantity_sellable, i.created_at,
-    i.version
-    + coalesce((select p.version from products as p where p.id = i.product_id), 0)
-    + coalesce((select w.version from warehouses as w where w.id = i.warehouse_id), 0) as version,
+    1 + (
+        hashtextextended(
+            concat_ws(
+                ' ', i.quantity_sellable,
+                (select p.version from products as p where p.id = i.product_id),
+                (select w.version from warehouses as w where w.id = i.warehouse_id)
+            ), 0
+        ) & 4503599627370495  -- every JSON number of these is exact
+    ) as version,
     (
         select json_build_object('id', p.id, 'sku', p.sku, 'name', p.name)
         from products as p where p.id = i.product_id
@@ -138,7 +145,7 @@ begin atomic
                 select json_agg(n order by n.id)
                 from (
                     select e.*
-                    from saga_events as e
+                    from saga_history as e
                     where e.saga_id = s.id and e.id > p_after
                     order by e.id
                     limit p_limit
@@ -185,6 +192,15 @@ select
 from order_summaries as o;
 comment on view order_confirmations is 'Every order with its lines.';
 
+-- Money that goes back.
+create or replace view order_refunds with (security_invoker = true) as
+select
+    r.id, r.order_id, r.status, r.amount, r.currency, r.reason, r.despite_dispute, r.gateway, r.gateway_reference,
+    told_decline_code(r.order_id, r.id) as decline_code,
+    r.created_at, r.updated_at
+from refunds as r;
+comment on view order_refunds is 'Every refund, with why it was declined as the caller may read it.';
+
 -- An order with all that belongs to it. Of a payment, what customers may see.
 create or replace view order_details with (security_invoker = true) as
 select
@@ -195,7 +211,7 @@ select
                 'requested_amount', p.requested_amount, 'authorized_amount', p.authorized_amount,
                 'captured_amount', p.captured_amount, 'refunded_amount', p.refunded_amount,
                 'voided_amount', p.voided_amount, 'gateway', p.gateway,
-                'gateway_reference', p.gateway_reference, 'decline_code', p.decline_code,
+                'gateway_reference', p.gateway_reference, 'decline_code', told_decline_code(p.order_id),
                 'created_at', p.created_at, 'updated_at', p.updated_at,
                 'disputes', (
                     select coalesce(
@@ -217,8 +233,8 @@ select
     ) as payment,
     (
         select coalesce(json_agg(r order by r.id), '[]')
-        from refunds as r
-        where r.order_id = o.id and r.warehouse_id = o.warehouse_id
+        from order_refunds as r
+        where r.order_id = o.id
     ) as refunds,
     (
         select to_json(s)

@@ -102,7 +102,7 @@ grant insert, update, delete on products, warehouses to service_role;
 
 -- Stock: read, never write; quantities move by the functions alone.
 grant select on inventory to service_role, darkpearl_app, darkpearl_reader;
-grant select (id, product_id, warehouse_id, quantity_sellable, created_at, version) on inventory to anon, authenticated;
+grant select (id, product_id, warehouse_id, quantity_sellable, created_at) on inventory to anon, authenticated;
 grant insert (product_id, warehouse_id, reorder_point, reorder_quantity) on inventory to service_role;
 grant update (reorder_point, reorder_quantity) on inventory to service_role;
 grant delete on inventory to service_role;
@@ -127,18 +127,27 @@ authenticated, service_role, darkpearl_app;
 grant insert (order_id, warehouse_id, token) on payment_tokens to authenticated, service_role, darkpearl_app;
 grant execute on function cancel_order(uuid, text) to authenticated, service_role, darkpearl_app;
 
--- Payments, sagas and history: read; by customers without the engine's keys.
+-- Payments, sagas and history: read; by customers without the engine's keys, and without what
+-- gateways, operators and errors say, of which told_message() and told_decline_code() tell them.
 grant select on payments, refunds, disputes, sagas, saga_events, saga_steps, step_settings, saga_signals to
 service_role, darkpearl_app, darkpearl_reader;
-grant select on refunds, disputes to authenticated;
+grant select (
+    id, order_id, warehouse_id, status, amount, currency, reason, despite_dispute, gateway, gateway_reference, created_at, updated_at
+) on refunds to authenticated;
+grant select on disputes to authenticated;
 grant select (
     order_id, warehouse_id, status, currency, requested_amount, authorized_amount, captured_amount,
-    refunded_amount, voided_amount, gateway, gateway_reference, decline_code, created_at, updated_at
+    refunded_amount, voided_amount, gateway, gateway_reference, created_at, updated_at
 ) on payments to authenticated;
 grant select (
     id, warehouse_id, saga_type, plan_version, status, position, attempts, cancel_requested, ready_at, created_at, updated_at
 ) on sagas to authenticated;
-grant select on saga_events, saga_overview to authenticated;
+grant select (
+    id, saga_id, warehouse_id, event_type, step_name, attempt, error_code, next_attempt_at, actor, started_at, created_at
+) on saga_events to authenticated;
+grant select on saga_overview to authenticated;
+grant execute on function told_message(uuid, bigint, timestamptz), told_decline_code(uuid, uuid) to
+authenticated, service_role, darkpearl_app, darkpearl_reader;
 grant select (saga_type, plan_version, position, step_name, undo_name, forward_only) on saga_steps to authenticated;
 grant update (give_up_seconds, stuck_seconds, backoff_seconds, timeout_seconds) on step_settings to service_role;
 grant execute on function retry_saga(uuid, text), turn_back_saga(uuid, text), skip_step(uuid, text) to service_role;
@@ -181,7 +190,7 @@ grant select on audit to service_role, darkpearl_reader;
 -- So do the shapes of the API's resources, which all of its callers may ask for.
 grant select on
 sellable_inventory, inventory_levels, stock_ledger, recorded_movements, order_returns,
-saga_states, order_summaries, order_confirmations, order_details
+saga_states, saga_history, order_refunds, order_summaries, order_confirmations, order_details
 to anon, authenticated, service_role, darkpearl_app, darkpearl_reader;
 grant execute on function
 follow_saga(uuid, bigint, integer), stock_product(uuid, uuid, integer, integer, integer)

@@ -97,7 +97,10 @@ create table sagas (
     ready_at timestamptz default clock(),
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
-    traceparent text default nullif(current_setting('request.traceparent', true), ''),
+    traceparent text default substring(
+        current_setting('request.traceparent', true)
+        from '^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$'
+    ),
     constraint sagas_id_is_one_in_the_database primary key (id) with (fillfactor = 50),
     constraint sagas_rest_when_they_end
     check ((status >= 'completed') = (ready_at is null))
@@ -112,7 +115,7 @@ comment on column sagas.position is 'The step of that plan at which it stands; 0
 comment on column sagas.attempts is 'Tries of the current step so far.';
 comment on column sagas.lease_token is 'Fencing token: grows with every external request; an answer with an old one is refused.';
 comment on column sagas.ready_at is 'When the engine looks at it next: at once, after a backoff, or when a lease runs out. Null once it has ended.';
-comment on column sagas.traceparent is 'W3C trace context of the request that started it, when that was traced.';
+comment on column sagas.traceparent is 'W3C trace context of the request that started it, when that was traced. What a session set that is none is left out.';
 
 create table saga_events (
     id bigint generated always as identity,
@@ -127,7 +130,7 @@ create table saga_events (
     actor text,
     started_at timestamptz,
     created_at timestamptz not null default clock(),
-    request_id text default nullif(current_setting('request.id', true), ''),
+    request_id text default substring(current_setting('request.id', true) from '^[A-Za-z0-9._:-]{1,64}$'),
     constraint saga_events_pkey primary key (saga_id, id, warehouse_id, created_at) with (fillfactor = 20)
 ) partition by range (created_at);
 create table saga_events_default partition of saga_events default;
@@ -135,7 +138,7 @@ comment on table saga_events is 'The history of every saga: append-only, one row
 comment on column saga_events.error_code is 'SQLSTATE of what went wrong; class DP is ours.';
 comment on column saga_events.started_at is 'When the step began; created_at is when it ended.';
 comment on column saga_events.next_attempt_at is 'When it is tried again, or when the lease of an external request runs out.';
-comment on column saga_events.request_id is 'The HTTP request that caused it (X-Request-ID), or what a session set as request.id.';
+comment on column saga_events.request_id is 'The HTTP request that caused it (X-Request-ID), or what a session set as request.id: 1 to 64 letters, digits or ._:-, else nothing.';
 
 create table saga_signals (
     id bigint generated always as identity,

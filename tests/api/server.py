@@ -82,12 +82,14 @@ def free_port() -> int:
         return port
 
 
-async def answering(client: httpx.AsyncClient, path: str = "/health/ready") -> None:
-    """Return once the API answers 200; at most for half a minute."""
+async def answering(
+    client: httpx.AsyncClient, path: str = "/health/ready", status: int = 200
+) -> None:
+    """Return once the API answers so; at most for half a minute."""
     async with asyncio.timeout(30):
         while True:
             try:
-                if (await client.get(path)).status_code == 200:
+                if (await client.get(path)).status_code == status:
                     return
             except httpx.TransportError:
                 pass

@@ -154,13 +154,17 @@ async def test_gateway_calls_are_told_by_outcome() -> None:
 
 
 async def test_a_listener_serves_its_metrics_on_their_own_port(database_url: str) -> None:
-    """Its transactions and what the database knows, read as the listener's role."""
+    """What the database knows, read as the listener's role, for who has the token."""
     port = free_port()
     settings = {"DARKPEARL_DATABASE_URL": database_url, "DARKPEARL_METRICS_PORT": str(port)}
+    token = "a token of the tests"
+    headers = {"authorization": f"Bearer {token}"}
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-        with Process("listener", **settings) as listener:
-            await answering(client, "/metrics")
-            told = await scrape(client)
+        with Process("listener", DARKPEARL_METRICS_TOKEN=token, **settings) as listener:
+            await answering(client, "/metrics", status=401)
+            refused = await client.get("/metrics", headers={"authorization": "Bearer another"})
+            assert (refused.status_code, refused.content) == (401, b"")
+            told = await scrape(client, headers=headers)
             assert listener.runs()
     assert told[("darkpearl_database_up",)] == 1
     assert told[("darkpearl_sagas_ready",)] == 0

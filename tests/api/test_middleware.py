@@ -103,13 +103,14 @@ async def test_a_saga_keeps_the_trace_that_started_it(
         assert await shop.value(query, made.json()["id"]) == kept
 
 
-async def test_every_answer_keeps_browsers_from_guessing(api: Api) -> None:
+async def test_every_answer_keeps_browsers_from_guessing_and_caches_from_keeping(api: Api) -> None:
     """Problems and the description included; HSTS where it is https, and only there."""
     for path in ("/products", "/nowhere", "/health/live", "/schema/openapi.json"):
         headers = (await api.get(path)).headers
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["x-frame-options"] == "DENY"
         assert headers["referrer-policy"] == "no-referrer"
+        assert headers["cache-control"] == "no-store"
         assert headers["content-security-policy"].startswith("default-src 'none'")
         assert "strict-transport-security" not in headers
     secure = await api.get("https://api/products")

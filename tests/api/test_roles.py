@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from shop import Shop
+from shop import APPROVED, DECLINED, Shop
 
 Json = dict[str, Any]
 Client = Callable[..., httpx.AsyncClient]
@@ -168,3 +168,75 @@ async def test_staff_order_for_others_and_are_no_customers(
     assert (await shop.event(UUID(order), "saga_started"))["actor"] == "clerk"
     assert (await client("authenticated", ALICE).get(f"/orders/{theirs}")).status_code == 200
     assert (await api.delete(f"/orders/{theirs}")).status_code == 202
+
+
+SUSPICION = "HTTPError: 403 from https://risk.internal/score?card=4242"
+
+
+async def test_customers_are_told_in_our_words(
+    client: Client, shop: Shop, order_body: OrderBody
+) -> None:
+    """What a gateway writes is for staff: no payment, refund, saga, event or stream has it."""
+    api, staff = client("authenticated", ALICE), client("service_role")
+    declined = await placed(api, order_body((0, 1)))
+    for answer in (
+        {"outcome": "unknown", "message": SUSPICION},
+        {"outcome": "declined", "code": "fraudulent", "message": SUSPICION},
+    ):
+        await shop.settle(await shop.advance(), answer)
+        await shop.turn_clock(10)
+    paid = await placed(api, order_body((0, 1)))
+    await shop.settle(await shop.advance(), APPROVED)
+    asked = await staff.post(f"/orders/{paid}/refunds", json={})
+    assert asked.status_code == 201
+    answer = {"outcome": "declined", "code": "do_not_honor_4242", "message": SUSPICION}
+    await shop.settle(await shop.advance(), answer)
+    refunds = f"/orders/{paid}/refunds"
+    paths = [
+        *(f"/{each}/{declined}" for each in ("orders", "sagas")), "/sagas", f"/orders/{paid}",
+        *(f"/{each}/{declined}/events" for each in ("orders", "sagas")),
+        refunds, f"{refunds}/{asked.json()['id']}",
+    ]  # fmt: skip
+    told = {path: [(await who.get(path)).text for who in (api, staff)] for path in paths}
+    for path, (customers, staffs) in told.items():
+        assert not any(each in customers for each in ("HTTPError", "4242", "fraudulent")), path
+        assert any(each in staffs for each in ("HTTPError", "4242", "fraudulent")), path
+    order = (await api.get(f"/orders/{declined}")).json()
+    assert order["payment"]["decline_code"] == "card_declined"
+    assert order["saga"]["error_message"] == "payment declined"
+    assert (await api.get(refunds)).json()["data"][0]["decline_code"] == "card_declined"
+    messages = [each["message"] for each in (await api.get(paths[-3])).json()["data"]]
+    assert [each for each in messages if each] == ["an outside system failed", "payment declined"]
+
+
+async def test_customers_read_their_own_words_and_what_was_short(
+    client: Client, order_body: OrderBody, run_sagas: RunSagas, shop: Shop
+) -> None:
+    """Their own reason to cancel and which product is short; not what staff noted."""
+    api, staff = client("authenticated", ALICE), client("service_role")
+    orders = [await placed(api, order_body((0, 1))) for _ in range(2)]
+    await api.delete(f"/orders/{orders[0]}?reason=changed+my+mind")
+    await staff.delete(f"/orders/{orders[1]}?reason=looks+like+a+thief")
+    orders.append(await placed(api, order_body((1, 6))))
+    await run_sagas()
+    pages = [(await api.get(f"/sagas/{each}/events")).text for each in orders]
+    assert ["changed my mind" in pages[0], "thief" in pages[1]] == [True, False]
+    assert f"not enough stock of product {shop.products[1]}" in pages[2]
+
+
+async def test_a_visitors_version_counts_nothing(client: Client, shop: Shop) -> None:
+    """It stands for what is shown: orders that come and go leave it as it was: 304."""
+    api = client()
+    path = f"/inventory/{(await api.get('/inventory')).json()['data'][0]['id']}"
+    product = UUID((await api.get(path)).json()["product_id"])
+    tags = []
+    for _ in range(3):
+        tags.append((await api.get(path)).headers["etag"])
+        await shop.order((product, 1))
+        asked = await shop.advance()
+        changed = (await api.get(path)).headers["etag"]
+        assert changed != tags[-1]
+        await shop.settle(asked, DECLINED)
+        unchanged = await api.get(path, headers={"if-none-match": tags[0]})
+        assert unchanged.status_code == 304
+    assert len(set(tags)) == 1

@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import contextlib
+import gzip
 import hashlib
 import hmac
 import json
@@ -31,6 +33,7 @@ SECRET = "a secret of the tests, and of nothing else"
 URL = "https://issuer.example/keys"
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 OTHER_RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+SHORT_RSA = rsa.generate_private_key(public_exponent=65537, key_size=1024)
 EC = ec.generate_private_key(ec.SECP256R1())
 
 
@@ -412,37 +415,106 @@ async def test_withdrawn_keys_are_forgotten(
         await verifier.identify(token)
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        lambda: httpx.Response(500),
-        lambda: httpx.Response(302, headers={"location": "https://elsewhere.example"}),
-        lambda: httpx.Response(200, text="no JSON"),
-        lambda: httpx.Response(200, text="[" * 100_000),
-        lambda: httpx.Response(200, json=[]),
-        lambda: httpx.Response(200, json={"keys": []}),
-        lambda: httpx.Response(200, json={"keys": [{"kty": "RSA", "kid": "r1"}]}),
-        lambda: httpx.Response(200, text=" " * (tokens.LARGEST_KEY_SET + 1)),
-        lambda: (_ for _ in ()).throw(httpx.ConnectError("no route")),
-    ],
-)
-async def test_an_issuer_in_trouble_is_no_verdict(
-    issuer: Issuer, verifier: Verifier, answer: Any, monkeypatch: pytest.MonkeyPatch
+async def padded(key: dict[str, Any]) -> AsyncIterator[bytes]:
+    """A set of a key, as it comes over a wire, and longer than one may be."""
+    yield json.dumps({"keys": [key]}).ljust(tokens.LARGEST_KEY_SET + 1).encode()
+
+
+NONE_PUBLISHED = {
+    "an empty set": lambda: httpx.Response(200, json={"keys": []}),
+    "no page": lambda: httpx.Response(404),
+    "no page any more": lambda: httpx.Response(410),
+    "no JSON": lambda: httpx.Response(200, text="no JSON"),
+    "nested without end": lambda: httpx.Response(200, text="[" * 100_000),
+    "a list": lambda: httpx.Response(200, json=[]),
+    "half a key": lambda: httpx.Response(200, json={"keys": [{"kty": "RSA", "kid": "r1"}]}),
+    "too long": lambda: httpx.Response(200, content=padded(jwk(RSA, "r1"))),
+    "compressed": lambda: httpx.Response(
+        200,
+        headers={"content-encoding": "gzip"},
+        content=gzip.compress(json.dumps({"keys": [jwk(RSA, "r1")]}).encode()),
+    ),
+    "a key that is too short": lambda: httpx.Response(200, json={"keys": [jwk(SHORT_RSA, "r1")]}),
+}
+OUTAGES = {
+    "an error": lambda: httpx.Response(500),
+    "busy": lambda: httpx.Response(429),
+    "elsewhere": lambda: httpx.Response(302, headers={"location": "https://elsewhere.example"}),
+    "no network": lambda: (_ for _ in ()).throw(httpx.ConnectError("no route")),
+}
+
+
+NO_KEYS = {"an empty set", "a key that is too short"}
+
+
+async def looked(verifier: Verifier, issuer: Issuer, token: list[str]) -> None:
+    """Have it look at the keys, which are old, while a request comes."""
+    issuer.was_asked.clear()
+    with contextlib.suppress(UnauthorizedError, UnavailableError):
+        await verifier.identify(token)
+    await issuer.was_asked.wait()
+    assert verifier._keys
+    assert verifier._keys._loading
+    await verifier._keys._loading
+
+
+@pytest.mark.parametrize("answer", NONE_PUBLISHED)
+async def test_keys_that_are_published_no_more_are_believed_no_more(
+    issuer: Issuer, verifier: Verifier, answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without keys: 503, not 401. With keys from before: those go on."""
+    """No keys, no page, nothing that can be read: 401 from the next look on."""
     token = bearer(signed(RSA, "RS256", kid="r1"))
-    good, issuer.answer = issuer.answer, answer
+    assert await verifier.identify(token)
+    published, issuer.answer = issuer.answer, NONE_PUBLISHED[answer]
+    monkeypatch.setattr(tokens, "KEEP_SECONDS", 0)
+    await looked(verifier, issuer, token)
+    with pytest.raises(UnauthorizedError):
+        await verifier.identify(token)
     monkeypatch.setattr(tokens, "REFETCH_SECONDS", 0)
+    issuer.answer = published
+    assert await verifier.identify(token)
+
+
+@pytest.mark.parametrize("answer", OUTAGES)
+async def test_an_issuer_in_trouble_locks_nobody_out_at_once(
+    issuer: Issuer, verifier: Verifier, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keys so far go on for BELIEVED_SECONDS; then it is 503 until the issuer is back."""
+    token = bearer(signed(RSA, "RS256", kid="r1"))
+    assert await verifier.identify(token)
+    published, issuer.answer = issuer.answer, OUTAGES[answer]
+    monkeypatch.setattr(tokens, "KEEP_SECONDS", 0)
+    await looked(verifier, issuer, token)
+    assert await verifier.identify(token)
+    assert verifier._keys
+    verifier._keys._had_at -= tokens.BELIEVED_SECONDS
+    await looked(verifier, issuer, token)
     with pytest.raises(UnavailableError):
         await verifier.identify(token)
-    issuer.answer = good
+    monkeypatch.setattr(tokens, "REFETCH_SECONDS", 0)
+    issuer.answer = published
     assert await verifier.identify(token)
-    issuer.answer = answer
-    monkeypatch.setattr(tokens, "KEEP_SECONDS", 0)
-    issuer.was_asked.clear()
-    assert await verifier.identify(token)
-    await issuer.was_asked.wait()
-    assert await verifier.identify(token)
+
+
+@pytest.mark.parametrize("answer", sorted((NONE_PUBLISHED | OUTAGES).keys() - NO_KEYS))
+async def test_an_issuer_that_had_no_keys_yet_is_no_verdict(
+    issuer: Issuer, verifier: Verifier, answer: str
+) -> None:
+    """503 and not 401, unless it says that there are none that could be believed."""
+    issuer.answer = (NONE_PUBLISHED | OUTAGES)[answer]
+    with pytest.raises(UnavailableError):
+        await verifier.identify(bearer(signed(RSA, "RS256", kid="r1")))
+
+
+@pytest.mark.filterwarnings("ignore:The RSA key is 1024 bits")
+@pytest.mark.parametrize("answer", sorted(NO_KEYS))
+async def test_an_issuer_without_keys_is_believed(
+    issuer: Issuer, verifier: Verifier, answer: str
+) -> None:
+    """A set without keys, or with none of 2048 bits, is an answer: 401."""
+    issuer.answer = NONE_PUBLISHED[answer]
+    with pytest.raises(UnauthorizedError):
+        await verifier.identify(bearer(signed(SHORT_RSA, "RS256", kid="r1")))
 
 
 async def test_a_slow_issuer_is_given_up(
@@ -470,7 +542,7 @@ async def test_the_address_of_the_keys_is_not_logged(
 
 
 async def test_a_file_of_keys_is_read_again_when_it_changes(tmp_path: Path) -> None:
-    """Rotation without a restart; a file that is missing or broken is no verdict."""
+    """Rotation without a restart; keys of a file that is emptied, broken or removed are out."""
     file = tmp_path / "keys.json"
 
     def publish(text: str) -> None:
@@ -488,8 +560,12 @@ async def test_a_file_of_keys_is_read_again_when_it_changes(tmp_path: Path) -> N
         with pytest.raises(UnauthorizedError):
             await verifier.identify(bearer(old))
         assert await verifier.identify(bearer(new))
-        publish("{")
-        assert await verifier.identify(bearer(new))
+        for withdrawn in ("{", '{"keys": []}', None):
+            publish(json.dumps({"keys": [jwk(OTHER_RSA, "r2")]}))
+            assert await verifier.identify(bearer(new))
+            file.unlink() if withdrawn is None else publish(withdrawn)
+            with pytest.raises(UnauthorizedError):
+                await verifier.identify(bearer(new))
 
 
 async def test_secret_and_keys_serve_side_by_side(issuer: Issuer) -> None:

@@ -36,6 +36,7 @@ async def test_every_representation_has_its_tag(api: Api, resource: tuple[str, J
     """It is the same at each read, changes with each change, and a list tells it as version."""
     path, _, change = resource
     first = await api.get(path)
+    assert first.headers["cache-control"] == "private, no-cache", "to ask again, one has to keep it"
     assert (await api.get(path)).headers["etag"] == first.headers["etag"]
     changed = await api.patch(path, json=change)
     assert changed.headers["etag"] == f'"{first.json()["version"] + 1}"'
@@ -53,6 +54,7 @@ async def test_a_known_tag_is_not_sent_again(api: Api, resource: tuple[str, Json
     for known in (tag, f"W/{tag}", f'"0", {tag}', "*"):
         told = await api.get(path, headers={"if-none-match": known})
         assert (told.status_code, told.content, told.headers["etag"]) == (304, b"", tag), known
+        assert told.headers["cache-control"] == "private, no-cache"
     for unknown in ('"0"', '"abc"', '"99999999999999999999"'):
         assert (await api.get(path, headers={"if-none-match": unknown})).status_code == 200
     await api.patch(path, json=change)

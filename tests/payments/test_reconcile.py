@@ -6,9 +6,11 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import anyio
 import pytest
 from shop import DECLINED, Shop
 
+from darkpearl import reconcile as reconciliation
 from darkpearl.gateways import GatewayPayment
 from darkpearl.gateways.mock import MockGateway
 from darkpearl.reconcile import BATCH, Difference, ReconcileError, reconcile
@@ -334,3 +336,28 @@ async def test_books_that_break_off_are_no_comparison(
     monkeypatch.setattr(books, "payments", broken)
     with pytest.raises(ReconcileError, match="the books of books can't be read: connection lost"):
         await reconcile(database_url, books, LONG_AGO, NOW)
+
+
+async def test_books_without_an_end_are_no_comparison(
+    books: Books, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list is read up to MOST_PAYMENTS, and its next payment is waited for PAYMENT_SECONDS."""
+    books.write("x")
+
+    async def endless(_: datetime) -> AsyncIterator[GatewayPayment]:
+        while True:
+            yield books.entries[0]
+
+    async def silent(_: datetime) -> AsyncIterator[GatewayPayment]:
+        yield books.entries[0]
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(reconciliation, "MOST_PAYMENTS", 3 * BATCH)
+    monkeypatch.setattr(reconciliation, "PAYMENT_SECONDS", 0.2)
+    for payments, said in (
+        (endless, "more than 3000 payments"),
+        (silent, "no answer within 0.2 s"),
+    ):
+        monkeypatch.setattr(books, "payments", payments)
+        with pytest.raises(ReconcileError, match=f"the books of books can't be read: {said}"):
+            await reconcile(database_url, books, LONG_AGO, NOW)

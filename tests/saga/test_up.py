@@ -1,6 +1,7 @@
 """`darkpearl up` as a process of its own, the way `make run` starts it."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -17,6 +18,8 @@ from pathlib import Path
 import psutil
 import psycopg
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from jwt.algorithms import RSAAlgorithm
 from psycopg.conninfo import make_conninfo
 
 from darkpearl import embedded
@@ -383,6 +386,29 @@ def test_production_starts_no_api_without_keys(home: Path) -> None:
         )  # fmt: skip
         assert (code, printed.count("\n")) == (2, 1), printed
         assert "DARKPEARL_JWT_SECRET or DARKPEARL_JWT_JWKS" in printed
+    assert not home.exists()
+
+
+def test_production_starts_with_nothing_that_others_could_forge(home: Path, tmp_path: Path) -> None:
+    """Plain HTTP, short secrets and keys, an issuer for everybody: one line, exit code 2."""
+    short = rsa.generate_private_key(public_exponent=65537, key_size=1024).public_key()
+    keys = tmp_path / "keys.json"
+    keys.write_text(
+        json.dumps({"keys": [{**RSAAlgorithm.to_jwk(short, as_dict=True), "kid": "1"}]})
+    )
+    published = {"DARKPEARL_JWT_AUDIENCE": "shop", "DARKPEARL_JWT_JWKS": str(keys)}
+    for command, given in (
+        ("api", {**published, "DARKPEARL_JWT_JWKS": "http://issuer.example/keys"}),
+        ("api", {"DARKPEARL_JWT_JWKS": "https://issuer.example/keys"}),
+        ("up", published),
+        ("listener", {"DARKPEARL_GATEWAY": "http", "DARKPEARL_GATEWAY_URL": "http://pay.example"}),
+        ("up", {"DARKPEARL_JWT_SECRET": SECRET, "DARKPEARL_WEBHOOK_SECRET": "x"}),
+    ):
+        code, printed = told(
+            command, DARKPEARL_HOME=str(home), DARKPEARL_ENVIRONMENT="production",
+            DARKPEARL_PORT="0", **given,
+        )  # fmt: skip
+        assert (code, printed.count("\n")) == (2, 1), printed
     assert not home.exists()
 
 

@@ -54,7 +54,7 @@ ACCESS: dict[str, dict[str, Grants]] = {
     "inventory": {
         "select": [
             (INSIDERS, ALL),
-            (CUSTOMERS, "id product_id warehouse_id quantity_sellable created_at version"),
+            (CUSTOMERS, "id product_id warehouse_id quantity_sellable created_at"),
         ],
         "insert": [(STAFF, "product_id warehouse_id reorder_point reorder_quantity")],
         "update": [(STAFF, "reorder_point reorder_quantity")],
@@ -78,7 +78,7 @@ ACCESS: dict[str, dict[str, Grants]] = {
                 (
                     "order_id warehouse_id status currency requested_amount authorized_amount"
                     " captured_amount refunded_amount voided_amount gateway gateway_reference"
-                    " decline_code created_at updated_at"
+                    " created_at updated_at"
                 ),
             ),
         ]
@@ -95,7 +95,18 @@ ACCESS: dict[str, dict[str, Grants]] = {
             ),
         ]
     },
-    "saga_events": {"select": [(f"authenticated {INSIDERS}", ALL)]},
+    "saga_events": {
+        "select": [
+            (INSIDERS, ALL),
+            (
+                "authenticated",
+                (
+                    "id saga_id warehouse_id event_type step_name attempt error_code"
+                    " next_attempt_at actor started_at created_at"
+                ),
+            ),
+        ]
+    },
     "saga_steps": {
         "select": [
             (INSIDERS, ALL),
@@ -118,13 +129,26 @@ ACCESS: dict[str, dict[str, Grants]] = {
     "stock_ledger": {"select": [(INSIDERS, ALL)]},
     "recorded_movements": {"select": [(INSIDERS, ALL)]},
     "order_returns": {"select": [(INSIDERS, ALL)]},
+    "saga_history": {"select": [(f"authenticated {INSIDERS}", ALL)]},
+    "order_refunds": {"select": [(f"authenticated {INSIDERS}", ALL)]},
     "saga_states": {"select": [(f"authenticated {INSIDERS}", ALL)]},
     "order_summaries": {"select": [(f"authenticated {INSIDERS}", ALL)]},
     "order_confirmations": {"select": [(f"authenticated {INSIDERS}", ALL)]},
     "order_details": {"select": [(f"authenticated {INSIDERS}", ALL)]},
     "idempotency_keys": {},
     "payment_tokens": {"insert": [(PLACE, "order_id warehouse_id token")]},
-    "refunds": {"select": [(f"authenticated {INSIDERS}", ALL)]},
+    "refunds": {
+        "select": [
+            (INSIDERS, ALL),
+            (
+                "authenticated",
+                (
+                    "id order_id warehouse_id status amount currency reason despite_dispute"
+                    " gateway gateway_reference created_at updated_at"
+                ),
+            ),
+        ]
+    },
     "disputes": {"select": [(f"authenticated {INSIDERS}", ALL)]},
     "disputed_payments": {"select": [(INSIDERS, ALL)]},
     "failed_refunds": {"select": [(INSIDERS, ALL)]},
@@ -203,6 +227,8 @@ CALLS = {
     "blocking_sessions": INSIDERS,
     "engine_state": f"darkpearl_listener {STAFF} {READER}",
     "step_tally": f"darkpearl_listener {STAFF} {READER}",
+    "told_message": f"authenticated {INSIDERS}",
+    "told_decline_code": f"authenticated {INSIDERS}",
     "follow_saga": f"{CUSTOMERS} {STAFF}",
     "stock_product": f"{CUSTOMERS} {STAFF}",
     "open_gateway_books": READER,
@@ -248,6 +274,8 @@ DEFINERS = {
     "start_order_sagas",
     "signal_saga",
     "step_tally",
+    "told_decline_code",
+    "told_message",
     "trace_contexts",
     "turn_back_saga",
     "transfer_stock",
@@ -621,6 +649,7 @@ async def test_reports_change_nothing(shop: Shop) -> None:
             "disputes",
             "disputed_payments",
             "failed_refunds",
+            "order_refunds",
             "gateway_events",
             "order_returns",
             "saga_signals",

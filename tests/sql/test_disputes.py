@@ -98,9 +98,10 @@ async def test_a_void_of_a_disputed_payment_waits_for_a_person(shop: Shop) -> No
     """The order turns back, its money doesn't by itself; done by hand, the way back goes on."""
     order = await shop.order((await shop.product("10", on_hand=1), 1))
     await shop.poison("fulfill_order", order, sqlstate="22012")
+    await shop.give_up_after(0)
     await shop.settle(await shop.advance(), APPROVED)
     await told(shop, order, OPEN)
-    for _ in range(6):
+    for _ in range(2):
         assert await shop.ask_again() == []
     stuck = await shop.row("select * from stuck_sagas")
     assert (stuck["current_step"], stuck["last_error_code"]) == ("void_payment", "DP027")

@@ -196,6 +196,58 @@ async def test_anothers_order_is_not_cancelled(attack: Attack, victim: Victim, s
     await (await attack("visitor")).fails("select cancel_order(%s)", victim.order)
 
 
+async def test_nothing_is_told_of_anothers_order(
+    attack: Attack, victim: Victim, shop: Shop
+) -> None:
+    """The functions that see more than their caller tell a customer of their own orders alone."""
+    await shop.run("update payments set decline_code = 'fraudulent'")
+    event = "select id, created_at from saga_events where saga_id = %s limit 1"
+    (row,) = await shop.rows(event, victim.order)
+    attacker = await attack("customer")
+    for call, *arguments in (
+        ("told_message(%s, %s, %s)", victim.order, row["id"], row["created_at"]),
+        ("told_decline_code(%s)", victim.order),
+    ):
+        (told,) = await attacker.does(f"select {call} as told", *arguments)
+        assert told["told"] is None
+    await attacker.fails("select message from saga_events")
+    await attacker.fails("select decline_code from payments")
+
+
+@pytest.mark.parametrize(
+    ("setting", "kept", "wrong"),
+    [
+        ("request.id", "cart-4:2_a.b", ["x" * 65, "a b", "a\n", "é", "<script>"]),
+        (
+            "request.traceparent",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            [
+                "x" * 1_000_000,
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\n",
+                f"00-{'0' * 32}-00f067aa0ba902b7-01",
+                f"00-4bf92f3577b34da6a3ce929d0e0e4736-{'0' * 16}-01",
+            ],
+        ),
+    ],
+)
+async def test_what_a_session_says_of_its_request_is_checked(
+    attack: Attack, victim: Victim, shop: Shop, setting: str, kept: str, wrong: list[str]
+) -> None:
+    """What is no request id or no trace context doesn't get into the history."""
+    attacker = await attack("darkpearl_app")
+    written = (
+        "select s.traceparent, e.request_id from sagas as s"
+        " inner join saga_events as e on e.saga_id = s.id where s.id = %s"
+    )
+    items = json.dumps([{"product_id": str(victim.product), "quantity": 1}])
+    for said in (kept, *wrong):
+        await attacker.does("select set_config(%s, %s, false)", setting, said)
+        place = "select id from place_order(%s, %s)"
+        (order,) = await attacker.does(place, shop.lisbon, items)
+        (row,) = await shop.rows(written, order["id"])
+        assert [each for each in row.values() if each] == ([kept] if said == kept else [])
+
+
 # Numbers that are not theirs to write.
 
 

@@ -92,6 +92,15 @@ async def test_a_decline_captures_nothing(shop: Shop) -> None:
     assert payment["authorized_amount"] == payment["captured_amount"] == 0
 
 
+@pytest.mark.parametrize("outcome", ["unknown", "declined"])
+async def test_what_a_gateway_says_is_kept_in_part(shop: Shop, outcome: str) -> None:
+    """500 characters of it at most get into the history, with each try."""
+    order = await shop.order((await shop.product(on_hand=1), 1))
+    await shop.settle(await shop.advance(), {"outcome": outcome, "message": "x" * 60_000})
+    message = (await shop.event(order, "step_failed"))["message"]
+    assert message.removeprefix("payment declined: ") == "x" * 500
+
+
 async def test_nobody_but_the_engine_writes_payments(shop: Shop, requested: UUID) -> None:
     """No role of ours inserts or changes a payment."""
     assert requested

@@ -10,7 +10,8 @@ from shop import Shop
 
 from darkpearl.models.catalogue import Product, Warehouse
 from darkpearl.models.orders import Order, OrderDetails
-from darkpearl.models.sagas import Saga
+from darkpearl.models.payments import Refund
+from darkpearl.models.sagas import Saga, SagaEvent
 from darkpearl.models.stock import CreatedStockMovement, Inventory, Return, StockMovement
 
 SHAPES: dict[str, type[msgspec.Struct]] = {
@@ -21,6 +22,8 @@ SHAPES: dict[str, type[msgspec.Struct]] = {
     "recorded_movements": CreatedStockMovement,
     "order_returns": Return,
     "saga_states": Saga,
+    "saga_history": SagaEvent,
+    "order_refunds": Refund,
     "order_summaries": Order,
     "order_details": OrderDetails,
 }

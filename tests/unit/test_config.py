@@ -97,6 +97,38 @@ def test_a_bad_secret_is_not_repeated(name: str, value: str) -> None:
     assert "secret" not in str(caught.value).lower().replace("jwt_secret", "")
 
 
+LONG = "x" * 16
+TLS = {"JWT_JWKS": "https://issuer.example/keys", "JWT_AUDIENCE": "shop"}
+
+
+@pytest.mark.parametrize(
+    ("name", "weak", "strong"),
+    [
+        ("JWT_JWKS", {"JWT_JWKS": "http://issuer.example/keys"}, TLS),
+        ("JWT_JWKS", {"JWT_JWKS": "http://127.0.0.1/keys"}, {**TLS, "JWT_JWKS": "/etc/keys.json"}),
+        ("JWT_AUDIENCE", {"JWT_JWKS": "/etc/keys.json"}, TLS),
+        ("JWT_AUDIENCE", {"JWT_JWKS": TLS["JWT_JWKS"]}, TLS),
+        ("GATEWAY_URL", {"GATEWAY_URL": "http://pay"}, {"GATEWAY_URL": "https://pay"}),
+        ("WEBHOOK_SECRET", {"WEBHOOK_SECRET": "x"}, {"WEBHOOK_SECRET": LONG}),
+        ("WEBHOOK_SECRET", {"WEBHOOK_SECRET": f"{LONG}, y"}, {"WEBHOOK_SECRET": f"{LONG},"}),
+    ],
+)
+def test_production_takes_nothing_that_others_could_forge(
+    name: str, weak: dict[str, str], strong: dict[str, str]
+) -> None:
+    """One line names what is too weak, and repeats none of it; development takes it."""
+
+    def read(environment: str, given: dict[str, str]) -> Settings:
+        named = {PREFIX + each: value for each, value in given.items()}
+        return Settings.from_environment({"DARKPEARL_ENVIRONMENT": environment, **named})
+
+    with pytest.raises(ConfigError, match=f"^{PREFIX}{name}: in production it has to be ") as told:
+        read("production", weak)
+    assert not any(f" {value}" in str(told.value) for value in weak.values())
+    assert read("production", strong)
+    assert read("development", weak)
+
+
 def test_settings_show_no_secrets() -> None:
     """However they get into a message or a traceback."""
     settings = Settings(

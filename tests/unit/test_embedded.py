@@ -106,6 +106,23 @@ def test_only_one_process_owns_a_home(home: Path) -> None:
         pass
 
 
+def test_the_log_and_the_lock_are_ours_alone(home: Path) -> None:
+    """Nobody else reads or locks them, whatever the umask was once; and the log tells no data."""
+    files = [home / "lock", home / "postgresql.log"]
+    for each in files:
+        each.touch()
+        each.chmod(0o644)
+    with embedded.serve(home, QUICK) as server:
+        table = "create temporary table t (a text unique); insert into t values ('hunter2')"
+        wrong = "; insert into t values ('hunter2'); select 'hunter2' from nothing"
+        command = [wheel.binaries() / "psql", "-Xc", table, "-c", wrong, server.url]
+        assert subprocess.run(command, capture_output=True, check=False).returncode
+        assert [each.stat().st_mode & 0o777 for each in files] == [0o600, 0o600]
+    log = files[1].read_text()
+    assert "duplicate key" in log
+    assert "hunter2" not in log
+
+
 def test_a_server_left_behind_is_taken_over(home: Path) -> None:
     """After a kill of its owner the next one uses it, and stops it."""
     left = embedded.start(home, QUICK)
