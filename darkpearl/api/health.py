@@ -10,6 +10,7 @@ from msgspec import Struct
 from darkpearl.api.access import Caller
 from darkpearl.api.problems import refusals
 from darkpearl.api.tokens import ANONYMOUS
+from darkpearl.database import Pool
 from darkpearl.errors import DarkPearlError, UnavailableError
 
 READY_SECONDS = 2.0
@@ -37,10 +38,18 @@ async def get_liveness() -> Health:
 
 @get("/ready", summary="Whether it can serve", responses=refusals(needs_token=False))
 async def get_readiness(state: State) -> Health:
-    """Asks the database, as a caller without a token does."""
+    """Asks the database, as a caller without a token does; once for all who ask meanwhile."""
+    probing: asyncio.Task[None] | None = state.probing
+    if probing is None or probing.done():
+        probing = state.probing = asyncio.create_task(_probe(state.pool))
+    await asyncio.shield(probing)
+    return Health()
+
+
+async def _probe(pool: Pool) -> None:
     try:
         async with asyncio.timeout(READY_SECONDS):
-            row = await Caller(state.pool, ANONYMOUS).run((_READY, {}))
+            row = await Caller(pool, ANONYMOUS).run((_READY, {}))
     except TimeoutError:
         raise UnavailableError(f"The database gave no answer in {READY_SECONDS:g} s.") from None
     except UnavailableError:
@@ -49,7 +58,6 @@ async def get_readiness(state: State) -> Health:
         raise UnavailableError("The database is not set up.", hint=HINT) from error
     if not row or not row["here"]:
         raise UnavailableError("The schema is not there.", hint=HINT)
-    return Health()
 
 
 router = Router(
