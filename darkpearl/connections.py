@@ -37,8 +37,8 @@ class Http(HttpToolsProtocol):
 
     deadline = math.inf
     """When the client has kept us waiting for too long; it doesn't while we work for it."""
-    _unsent = math.inf
-    """Bytes of the answer that were still to be taken when it was last looked at."""
+    _unsent = 0
+    """Bytes of the answer that were still to be taken when its turn began."""
     _apart = 0
     """Bytes that came since a head, a body's piece or a request ended, without the chunk it did."""
     _rest = 0
@@ -86,7 +86,6 @@ class Http(HttpToolsProtocol):
         """The head of a request has ended."""
         self._in_body = True
         self._apart = self._rest = 0
-        self._unsent = math.inf
         self._wait()
         super().on_headers_complete()
         if len(self.pipeline) > MOST_PIPELINED:
@@ -112,8 +111,7 @@ class Http(HttpToolsProtocol):
         """An answer has ended; its request may not have."""
         self.has_served = True
         super().on_response_complete()
-        if not self._in_body:
-            self._take_turns()
+        self._take_turns()
 
     def pause_writing(self) -> None:
         """The client takes an answer more slowly than it is made."""
@@ -129,23 +127,25 @@ class Http(HttpToolsProtocol):
         """End the connection if its client keeps us waiting for too long."""
         if now < self.deadline:
             return
-        left = self.transport.get_write_buffer_size()
-        if 0 < left <= self._unsent - LEAST_TAKEN_BYTES:
-            self._unsent = left
+        if 0 < self.transport.get_write_buffer_size() <= self._unsent - LEAST_TAKEN_BYTES:
             self._wait()
         else:
             self.transport.abort()
 
     def _take_turns(self) -> None:
-        """It is our turn while a request is unanswered, else the client's."""
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.deadline = math.inf
-        else:
-            self._is_idle = True
+        """Whose turn it is: ours while a request is unanswered and its client takes what we say."""
+        if self._in_body:  # it has the time that it was given
+            return
+        self._is_idle = self.cycle is None or self.cycle.response_complete
+        if self._is_idle or self.flow.write_paused:
             self._wait()
+        else:
+            self.deadline = math.inf
 
     def _wait(self) -> None:
+        """From now on it is the client's turn."""
         self.deadline = self.loop.time() + PATIENCE_SECONDS
+        self._unsent = self.transport.get_write_buffer_size()
 
 
 def look(connections: set[Any]) -> None:

@@ -60,6 +60,11 @@ class Process:
         rss: int = psutil.Process(self._process.pid).memory_info().rss
         return rss
 
+    def remote_ports(self) -> set[int]:
+        """Where those are that it has connections with."""
+        process = psutil.Process(self._process.pid)
+        return {each.raddr.port for each in process.net_connections("tcp") if each.raddr}
+
     def runs(self) -> bool:
         """It hasn't ended."""
         return self._process.poll() is None
