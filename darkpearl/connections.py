@@ -29,7 +29,10 @@ LEAST_TAKEN_BYTES = 50_000
 
 def room() -> int:
     """Connections at most: half of the files that this process may open."""
-    return min(MOST_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (
+        MOST_CONNECTIONS if files == resource.RLIM_INFINITY else min(MOST_CONNECTIONS, files // 2)
+    )
 
 
 class Http(HttpToolsProtocol):

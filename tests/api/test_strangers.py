@@ -305,6 +305,29 @@ async def test_visitors_have_connections_and_time_of_their_own(
     assert (await visitor.get("/inventory")).status_code == 200
 
 
+async def test_a_crowd_of_probes_is_one_look_at_the_database(
+    client: Client, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks for readiness while it is being looked at gets that answer."""
+    del shop
+    looks, run = 0, Caller.run
+    asked, crowd = asyncio.Event(), 10
+
+    async def counted(caller: Caller, *statements: Statement) -> Json | None:
+        nonlocal looks
+        looks += 1
+        await asked.wait()
+        return await run(caller, *statements)
+
+    monkeypatch.setattr(Caller, "run", counted)
+    asking = [asyncio.create_task(client().get("/health/ready")) for _ in range(crowd)]
+    for _ in range(100):  # turns of the loop: each of them has long come to its look by then
+        await asyncio.sleep(0)
+    asked.set()
+    assert [each.status_code for each in await asyncio.gather(*asking)] == [200] * crowd
+    assert looks == 1
+
+
 # Silence
 
 
@@ -493,6 +516,16 @@ async def test_the_limit_sees_every_request(
         assert "retry-after" in told.headers
         assert told.headers["x-content-type-options"] == "nosniff"
         assert (await api.get("/health/live", headers=headers)).status_code == 200
+
+
+async def test_a_page_of_another_origin_can_read_that_it_is_too_fast(database_url: str) -> None:
+    """One request too many is told through CORS, as every other answer is."""
+    origin = "https://shop.example"
+    async with limited(database_url, rate_limit_per_minute=1, cors_origins=origin) as (_, api):
+        for status in (404, 429):
+            told = await api.get("/nowhere", headers={"origin": origin})
+            assert told.status_code == status
+            assert told.headers["access-control-allow-origin"] == origin
 
 
 async def test_the_last_proxy_says_who_asks_and_nobody_else(
