@@ -25,7 +25,10 @@ from darkpearl.errors import BadRequestError, FieldError, MediaTypeError
 
 MAX_BODY_BYTES = 1_000_000
 LARGE_BODY_BYTES = 65_536
-"""A body above that, or of a length that isn't said, is one of few that are read at once."""
+"""A body above that, or of a length that isn't said, is one of few that are read at once.
+
+Of what is wrong with it, only the first is told.
+"""
 MOST_LARGE_BODIES = 32
 MOST_LARGE_BODIES_EACH = 4
 MOST_ERRORS = 50
@@ -116,13 +119,15 @@ def decode(body: bytes, kind: Any, *, hint: str = "") -> Any:
     """The body as a type; the hint is for whom it isn't one.
 
     Raises:
-        BadRequestError: naming every field that isn't as the type wants it.
+        BadRequestError: naming the fields that aren't as the type wants them.
     """
     try:
         try:
             return _decoder(kind).decode(body)
         except msgspec.ValidationError as error:
-            wrong = _first(_wrong(_decoder(Any).decode(body), kind, "")) or [_said(error, "")]
+            wrong = [_said(error, "")]
+            if len(body) <= LARGE_BODY_BYTES:  # a larger one isn't read again for more than that
+                wrong = _first(_wrong(_decoder(Any).decode(body), kind, "")) or wrong
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequestError(f"The body can't be read as JSON: {error}") from None
     raise BadRequestError("Some fields aren't as the schema says.", hint=hint, errors=wrong)

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import msgspec
 import pytest
 from litestar import Litestar, get
 from litestar.di import NamedDependency
@@ -130,6 +131,26 @@ async def test_a_hostile_body_is_refused_at_once(
         assert len(problem(told, 400)["errors"]) <= 50
         assert len(told.content) < LARGEST_ANSWER
         assert seconds < 0.5
+
+
+async def test_errors_stop_where_they_stop_being_shown(
+    client: Client, problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of twenty thousand wrong lines only as many are looked at as an answer has room for."""
+    looked, convert = 0, msgspec.convert
+
+    def counted(*given: Any) -> Any:
+        nonlocal looked
+        looked += 1
+        return convert(*given)
+
+    monkeypatch.setattr(msgspec, "convert", counted)
+    body = b'{"items": [' + b",".join([b"{}"] * 20_000) + b"]}"
+    api = client("authenticated", uuid4())
+    told = problem(await api.post("/orders", content=body, headers=JSON), 400)
+    assert len(told["errors"]) == 50
+    assert told["errors"][0] == {"field": "items[0].product_id", "message": "Missing"}
+    assert looked < 100
 
 
 @pytest.mark.parametrize("headers", [{}, BEARER], ids=["visitor", "customer"])
