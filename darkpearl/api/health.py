@@ -36,7 +36,11 @@ async def get_liveness() -> Health:
     return Health()
 
 
-@get("/ready", summary="Whether it can serve", responses=refusals(needs_token=False))
+@get(
+    "/ready",
+    summary="Whether it can serve",
+    responses=refusals(needs_token=False, counts=False),
+)
 async def get_readiness(state: State) -> Health:
     """Asks the database, as a caller without a token does; once for all who ask meanwhile."""
     probing: asyncio.Task[None] | None = state.probing

@@ -87,14 +87,17 @@ _MEANINGS = {
 }
 
 
-def refusals(*statuses: int, needs_token: bool = True) -> dict[int, ResponseSpec]:
+def refusals(
+    *statuses: int, needs_token: bool = True, counts: bool = True
+) -> dict[int, ResponseSpec]:
     """The answers of a handler besides success, for its description.
 
     Args:
-        statuses: its own; 429 and 503 are everybody's.
+        statuses: its own; 503 is everybody's.
         needs_token: the answer depends on the caller.
+        counts: it counts for the rate limit.
     """
-    everybodys = {401, 403, 429, 503} if needs_token else {429, 503}
+    everybodys = {503} | ({401, 403} if needs_token else set()) | ({429} if counts else set())
     return {
         status: ResponseSpec(
             ProblemDetails,
