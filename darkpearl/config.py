@@ -23,6 +23,8 @@ _ADDRESS_IN_WORDS = "a postgresql:// URL (other characters as %XX) or key=value 
 SHORTEST_WEBHOOK_SECRET = 16
 UNITS = ("seconds", "hours")
 """A setting whose name ends in one of these is a number of them."""
+VISITOR_RATE_LIMIT = 600
+"""Requests per minute of one address in production, where the settings say nothing else."""
 ORIGINS = r"^(\*|https?://[^/, ]+(,https?://[^/, ]+)*)?$"
 
 TracesExporter = Literal["otlp", "console"]
@@ -176,7 +178,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 10
     pool_size: Annotated[
-        int, Meta(ge=1, le=100, description="database connections of the API at most")
+        int,
+        Meta(
+            ge=2,
+            le=100,
+            description="database connections of the API at most; a quarter is for visitors",
+        ),
     ] = 8
     idempotency_key_hours: Annotated[
         int,
@@ -190,6 +197,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             description="requests of one caller in a minute at most; 0: no limit",
         ),
     ] = 0
+    visitor_rate_limit_per_minute: Annotated[
+        Annotated[int, Meta(ge=0, le=100_000)] | None,
+        Meta(
+            description="the same of one address without a token; not set: RATE_LIMIT_PER_MINUTE,"
+            " and where that is 0, 600 in production",
+            extra={"allowed": "a whole number from 0 to 100000"},
+        ),
+    ] = None
     cors_origins: Annotated[
         str,
         Meta(
@@ -201,7 +216,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     trusted_proxies: Annotated[
         str,
         Meta(
-            description="proxies whose X-Forwarded-For and X-Forwarded-Proto are believed",
+            description="proxies whose X-Forwarded-For and X-Forwarded-Proto are believed;"
+            " *: whoever connects",
             extra={"allowed": "addresses or networks, divided by commas, or *"},
         ),
     ] = ""
@@ -219,6 +235,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="least severe log line")
     ] = "info"
+
+    @property
+    def visitors_rate_limit(self) -> int:
+        """Requests of one address without a token in a minute at most; 0: no limit."""
+        if self.visitor_rate_limit_per_minute is not None:
+            return self.visitor_rate_limit_per_minute
+        by_itself = VISITOR_RATE_LIMIT if self.environment == "production" else 0
+        return self.rate_limit_per_minute or by_itself
 
     def __repr__(self) -> str:
         """The settings that may be shown."""

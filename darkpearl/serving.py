@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from darkpearl import database
+from darkpearl import connections, database
 from darkpearl.api import app as api
+from darkpearl.api.admission import ANY_PROXY
 from darkpearl.config import PREFIX, ConfigError, Settings, traces_exporter
 from darkpearl.gateways.make import make_gateway
 from darkpearl.listener import Limits, Listener, Operation
@@ -30,7 +30,6 @@ API_ROLE = api.LOGIN
 LISTENER_ROLE = "darkpearl_listener"
 KEEPALIVE_SECONDS = 60
 """Longer than the clients of a payment service keep idle connections."""
-LARGEST_HEAD_BYTES = 65_536
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _log = logging.getLogger(__name__)
@@ -82,31 +81,6 @@ def bound_socket(host: str, port: int, setting: str) -> socket.socket:
     return taken
 
 
-class Http(HttpToolsProtocol):
-    """uvicorn's fast HTTP/1.1, with a bound to what comes before a body: it keeps all of it."""
-
-    _head_bytes: int | None = 0
-    """That came since a request ended, without the chunk that it ended in; None in a body."""
-
-    def data_received(self, data: bytes) -> None:
-        """Take what has come, and end a connection whose request doesn't come to its point."""
-        if self._head_bytes is not None:
-            self._head_bytes += len(data)
-        super().data_received(data)
-        if self._head_bytes is not None and self._head_bytes > LARGEST_HEAD_BYTES:
-            self.send_400_response("The head of the request is too long.")
-
-    def on_headers_complete(self) -> None:
-        """The head of a request has ended."""
-        self._head_bytes = None
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        """A request has ended, and the head of the next may follow."""
-        self._head_bytes = 0
-        super().on_message_complete()
-
-
 class _Server(uvicorn.Server):
     """uvicorn, with the signals left to us: one place decides what stops in which order."""
 
@@ -116,22 +90,33 @@ class _Server(uvicorn.Server):
         yield
 
 
+def _server(app: Any, **options: Any) -> _Server:
+    """What serves an application over HTTP, within the bounds of connections."""
+
+    async def look() -> None:
+        connections.look(server.server_state.connections)
+
+    room = connections.room()
+    server = _Server(
+        uvicorn.Config(
+            app, http=connections.Http, ws="none", log_config=None, log_level=logging.WARNING,
+            access_log=False, server_header=False, limit_concurrency=room, backlog=room // 4,
+            callback_notify=look, timeout_notify=0, **options,
+        )
+    )  # fmt: skip
+    return server
+
+
 def api_service(settings: Settings, url: str, taken: socket.socket) -> Service:
     """The HTTP API on a socket that is its own."""
     tracing = traces_of("darkpearl-api")
     app = api.create_app(settings, url, tracing)
-    server = _Server(
-        uvicorn.Config(
-            app,
-            http=Http,
-            log_config=None,
-            log_level=logging.WARNING,
-            access_log=False,
-            proxy_headers=bool(settings.trusted_proxies),
-            forwarded_allow_ips=settings.trusted_proxies,
-            server_header=False,
-            timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
-        )
+    named = settings.trusted_proxies not in {"", ANY_PROXY}
+    server = _server(
+        app,
+        proxy_headers=named,
+        forwarded_allow_ips=settings.trusted_proxies if named else "",
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
     )
 
     def stop() -> None:
@@ -240,12 +225,7 @@ def _metrics_service(settings: Settings, url: str, taken: socket.socket) -> Serv
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    server = _Server(
-        uvicorn.Config(
-            app, http=Http, interface="asgi3", lifespan="off", log_config=None, access_log=False,
-            log_level=logging.WARNING, server_header=False, ws="none",
-        )
-    )  # fmt: skip
+    server = _server(app, interface="asgi3", lifespan="off")
 
     async def run() -> None:
         role = database.as_role(url, LISTENER_ROLE)

@@ -13,11 +13,8 @@ from typing import Any, LiteralString, TypeVar
 from uuid import UUID
 
 import msgspec
-from litestar import Request
-from litestar.datastructures import State
 from msgspec import UNSET, Struct
 
-from darkpearl.api.limits import address_key
 from darkpearl.api.pipeline import pipeline
 from darkpearl.api.tokens import ANONYMOUS, Identity
 from darkpearl.database import Pool
@@ -56,7 +53,7 @@ class Caller:
     @property
     def is_staff(self) -> bool:
         """The caller may read every column."""
-        return self._identity.role == "service_role"
+        return self._identity.is_staff
 
     @property
     def has_expired(self) -> bool:
@@ -115,12 +112,7 @@ class Caller:
         except ForbiddenError as error:
             if self._identity is not ANONYMOUS:
                 raise
-            raise UnauthorizedError(
-                "Without a token that isn't allowed.",
-                title=PROBLEMS["DP030"].title,
-                code="DP030",
-                hint="Send Authorization: Bearer and a token.",
-            ) from error
+            raise token_needed() from error
 
     async def find(self, kind: type[T], *statements: Statement) -> T | None:
         """The first row of the last statement as a Struct; None when there is none."""
@@ -140,27 +132,14 @@ class Caller:
         return found
 
 
-async def caller(request: Request[Any, Any, Any], state: State) -> Caller:
-    """The caller of a request: the one that its token names, or anon.
-
-    Raises:
-        UnauthorizedError: the token isn't valid.
-        RateLimitError: the caller asks too often; with a bad token, its address does.
-    """
-    context = request_context.current()
-    try:
-        identity = await state.tokens.identify(request.headers.getall("authorization", []))
-    except UnauthorizedError:
-        context.rate_limit = state.limiter.take(_address(request))
-        raise
-    context.role = identity.role
-    key = f"sub {identity.subject}" if identity.subject else _address(request)
-    context.rate_limit = state.limiter.take(key)
-    return Caller(state.pool, identity, key)
-
-
-def _address(request: Request[Any, Any, Any]) -> str:
-    return address_key(request.client.host if request.client else "")
+def token_needed() -> UnauthorizedError:
+    """The error for who needs a token and sent none."""
+    return UnauthorizedError(
+        "Without a token that isn't allowed.",
+        title=PROBLEMS["DP030"].title,
+        code="DP030",
+        hint="Send Authorization: Bearer and a token.",
+    )
 
 
 def insert(table: LiteralString, row: Struct) -> Statement:

@@ -26,14 +26,21 @@ from darkpearl.api import (
     warehouses,
     webhooks,
 )
-from darkpearl.api.access import caller
-from darkpearl.api.bodies import MAX_BODY_BYTES, DecimalsAreNumbers, JsonRequest, JsonResponse
+from darkpearl.api.admission import caller, let_in
+from darkpearl.api.bodies import (
+    MAX_BODY_BYTES,
+    MOST_LARGE_BODIES,
+    MOST_LARGE_BODIES_EACH,
+    DecimalsAreNumbers,
+    JsonRequest,
+    JsonResponse,
+)
 from darkpearl.api.description import as_yaml, described
 from darkpearl.api.idempotency import once
-from darkpearl.api.limits import Limiter, Streams
+from darkpearl.api.limits import Limiter, Shares
 from darkpearl.api.listing import listing
 from darkpearl.api.middleware import Middleware
-from darkpearl.api.parameters import created, refuse_unknown
+from darkpearl.api.parameters import created
 from darkpearl.api.tokens import Verifier
 from darkpearl.config import Settings
 from darkpearl.errors import DarkPearlError
@@ -43,6 +50,9 @@ if TYPE_CHECKING:
     from darkpearl.telemetry.tracing import Tracing
 
 STATEMENT_TIMEOUT = "10s"
+VISITORS_STATEMENT_TIMEOUT = "2s"
+VISITORS_SHARE = 4
+"""One connection of so many is for visitors, who take none of the others."""
 LOGIN = "darkpearl_api"
 """The login of the API's sessions: the only ones whose claims the database believes."""
 
@@ -94,7 +104,7 @@ def create_app(settings: Settings, database_url: str, tracing: "Tracing | None" 
             "listing": Provide(listing),
             "once": Provide(once),
         },
-        before_request=refuse_unknown,
+        before_request=let_in,
         lifespan=[_connected(settings, database_url)],
         compression_config=CompressionConfig(
             "gzip",
@@ -118,27 +128,38 @@ def create_app(settings: Settings, database_url: str, tracing: "Tracing | None" 
     app.state.gateway = make_gateway(settings)  # asks nothing; knows the gateway's signature
     app.state.settings = settings
     app.state.limiter = Limiter(settings.rate_limit_per_minute)
+    app.state.visitors_limiter = Limiter(settings.visitors_rate_limit)
     app.state.stopping = asyncio.Event()
-    app.state.streams = Streams(events.MAX_STREAMS, events.MAX_STREAMS_EACH)
-    app.asgi_handler = Middleware(app.asgi_handler, app.state.limiter.policy, tracing)
+    app.state.streams = Shares("streams", events.MAX_STREAMS, events.MAX_STREAMS_EACH)
+    app.state.bodies = Shares("large bodies", MOST_LARGE_BODIES, MOST_LARGE_BODIES_EACH)
+    app.state.probing = None
+    app.asgi_handler = Middleware(app.asgi_handler, app.state, tracing)
     return app
 
 
 def _connected(settings: Settings, database_url: str) -> Lifespan:
     """Keys, pool and metrics of an application, from its start to its end."""
+    visitors = max(1, settings.pool_size // VISITORS_SHARE)
+    others = max(1, settings.pool_size - visitors)
+
+    def pool(name: str, size: int, timeout: str) -> database.Pool:
+        return database.open_pool(
+            database.with_options(database_url, f"-c statement_timeout={timeout}"),
+            size=size,
+            name=name,
+            login=LOGIN,
+        )
 
     @asynccontextmanager
     async def connected(app: Litestar) -> AsyncIterator[None]:
         async with (
             Verifier(settings) as app.state.tokens,
-            database.open_pool(
-                database.with_options(database_url, f"-c statement_timeout={STATEMENT_TIMEOUT}"),
-                size=settings.pool_size,
-                name="darkpearl api",
-                login=LOGIN,
-            ) as app.state.pool,
+            pool("darkpearl api", others, STATEMENT_TIMEOUT) as app.state.pool,
+            pool(
+                "darkpearl api visitors", visitors, VISITORS_STATEMENT_TIMEOUT
+            ) as app.state.visitors_pool,
         ):
-            app.state.metrics = monitoring.page(app.state.pool)
+            app.state.metrics = monitoring.page(app.state.pool, app.state.visitors_pool)
             try:
                 yield
             finally:

@@ -4,8 +4,11 @@ Decoding right from the bytes keeps decimals exact and types strict. What is wro
 only after it failed, and then every field is named at once.
 """
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from decimal import Decimal
 from functools import cache
+from itertools import chain, islice
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import msgspec
@@ -17,10 +20,20 @@ from litestar.plugins import OpenAPISchemaPlugin
 from litestar.types import Empty
 from litestar.typing import FieldDefinition
 
+from darkpearl.api.limits import Shares
 from darkpearl.errors import BadRequestError, FieldError, MediaTypeError
 
 MAX_BODY_BYTES = 1_000_000
-MAX_ERRORS = 50
+LARGE_BODY_BYTES = 65_536
+"""A body above that, or of a length that isn't said, is one of few that are read at once.
+
+Of what is wrong with it, only the first is told.
+"""
+MOST_LARGE_BODIES = 32
+MOST_LARGE_BODIES_EACH = 4
+MOST_ERRORS = 50
+LONGEST_TEXT = 1000
+"""Of what a problem document repeats or explains, in characters."""
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 
@@ -57,11 +70,23 @@ class JsonRequest(Request[Any, Any, Any]):
 
         Raises:
             BadRequestError: it ends early; nobody hears that, and it is no failure of ours.
+            RateLimitError: the caller sends too many large ones at once.
+            UnavailableError: all do.
         """
-        try:
-            return await super().body()
-        except InternalServerException:
-            raise BadRequestError("The body ends early.") from None
+        if self._body is not Empty:
+            return self._body
+        with self._share():
+            try:
+                return await super().body()
+            except InternalServerException:
+                raise BadRequestError("The body ends early.") from None
+
+    def _share(self) -> AbstractContextManager[None]:
+        if int(self.headers.get("content-length", MAX_BODY_BYTES)) <= LARGE_BODY_BYTES:
+            return nullcontext()
+        sender = self.scope["state"]["admission"]
+        bodies: Shares = self.app.state.bodies
+        return bodies.held(sender.key, is_staff=sender.identity.is_staff)
 
     async def json(self) -> Any:
         """The body as the type of the handler's `data`.
@@ -94,44 +119,58 @@ def decode(body: bytes, kind: Any, *, hint: str = "") -> Any:
     """The body as a type; the hint is for whom it isn't one.
 
     Raises:
-        BadRequestError: naming every field that isn't as the type wants it.
+        BadRequestError: naming the fields that aren't as the type wants them.
     """
     try:
         try:
             return _decoder(kind).decode(body)
         except msgspec.ValidationError as error:
-            wrong = _wrong(_decoder(Any).decode(body), kind, "") or [_said(error, "")]
+            wrong = [_said(error, "")]
+            if len(body) <= LARGE_BODY_BYTES:  # a larger one isn't read again for more than that
+                wrong = _first(_wrong(_decoder(Any).decode(body), kind, "")) or wrong
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequestError(f"The body can't be read as JSON: {error}") from None
-    raise BadRequestError(
-        "Some fields aren't as the schema says.", hint=hint, errors=wrong[:MAX_ERRORS]
-    )
+    raise BadRequestError("Some fields aren't as the schema says.", hint=hint, errors=wrong)
 
 
-def _wrong(value: Any, kind: Any, path: str) -> list[FieldError]:
+def _first(errors: Iterator[FieldError]) -> list[FieldError]:
+    """As many as are shown; more are not looked for."""
+    return list(islice(errors, MOST_ERRORS))
+
+
+def _wrong(value: Any, kind: Any, path: str) -> Iterator[FieldError]:
     """The errors of a value, field by field, down to lists of Structs."""
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        whole = _said(error, path)
+    else:
+        return
     inner = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    errors: list[FieldError] = []
+    parts: Iterator[FieldError] = iter(())
     if isinstance(inner, type) and issubclass(inner, msgspec.Struct) and isinstance(value, dict):
-        known = {field.name: field for field in msgspec.structs.fields(inner)}
-        for name in known.keys() | value.keys():
-            where = f"{path}.{name}" if path else name
-            if name not in known:
-                errors.append(FieldError(where, "There is no such field"))
-            elif name in value:
-                errors += _wrong(value[name], known[name].type, where)
-            elif known[name].required:
-                errors.append(FieldError(where, "Missing"))
-        errors.sort()
+        parts = iter(sorted(_first(_wrong_fields(value, inner, path))))
     elif get_origin(inner) is list and isinstance(value, list):
-        for at, each in enumerate(value):
-            errors += _wrong(each, get_args(inner)[0], f"{path}[{at}]")
-    if not errors:  # errors that only the whole can tell
-        try:
-            msgspec.convert(value, kind)
-        except msgspec.ValidationError as error:
-            errors.append(_said(error, path))
-    return errors
+        (each_kind,) = get_args(inner)
+        parts = chain.from_iterable(
+            _wrong(each, each_kind, f"{path}[{at}]") for at, each in enumerate(value)
+        )
+    yield next(parts, whole)  # what is wrong with no part is wrong with the whole
+    yield from parts
+
+
+def _wrong_fields(
+    value: dict[str, Any], kind: type[msgspec.Struct], path: str
+) -> Iterator[FieldError]:
+    known = {field.name: field for field in msgspec.structs.fields(kind)}
+    for name in chain(known, (name for name in value if name not in known)):
+        where = f"{path}.{name}" if path else name
+        if name not in known:
+            yield FieldError(where, "There is no such field")
+        elif name in value:
+            yield from _wrong(value[name], known[name].type, where)
+        elif known[name].required:
+            yield FieldError(where, "Missing")
 
 
 def _said(error: Exception, path: str) -> FieldError:

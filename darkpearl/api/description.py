@@ -36,9 +36,9 @@ _PAGE = re.compile(r"Page_[\w.]+\.(\w+)_")
 _ABOUT = """\
 Order fulfilment: place an order and its saga reserves stock, takes the payment and ships, or gives
 everything back. Who calls says a bearer token; without one only what is sold can be read. Lists
-answer `{data, count, limit, offset, next}`, where `count` is the number of all rows that match and
-`next` the cursor of the next page. Errors are problem documents (RFC 9457); `/problems` lists their
-types.
+answer `{data, count, limit, offset, next}`, where `count` is the number of rows that match, up to
+10,000, and `next` the cursor of the next page. Errors are problem documents (RFC 9457); `/problems`
+lists their types.
 """
 _TAGS = [
     Tag("orders", "Placing an order starts its saga; follow it as server-sent events."),

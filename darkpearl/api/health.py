@@ -10,6 +10,7 @@ from msgspec import Struct
 from darkpearl.api.access import Caller
 from darkpearl.api.problems import refusals
 from darkpearl.api.tokens import ANONYMOUS
+from darkpearl.database import Pool
 from darkpearl.errors import DarkPearlError, UnavailableError
 
 READY_SECONDS = 2.0
@@ -36,12 +37,24 @@ async def get_liveness() -> Health:
     return Health()
 
 
-@get("/ready", summary="Whether it can serve", responses=refusals(needs_token=False))
+@get(
+    "/ready",
+    summary="Whether it can serve",
+    responses=refusals(needs_token=False, counts=False),
+)
 async def get_readiness(state: State) -> Health:
-    """Asks the database, as a caller without a token does."""
+    """Asks the database, as a caller without a token does; once for all who ask meanwhile."""
+    probing: asyncio.Task[None] | None = state.probing
+    if probing is None or probing.done():
+        probing = state.probing = asyncio.create_task(_probe(state.pool))
+    await asyncio.shield(probing)
+    return Health()
+
+
+async def _probe(pool: Pool) -> None:
     try:
         async with asyncio.timeout(READY_SECONDS):
-            row = await Caller(state.pool, ANONYMOUS).run((_READY, {}))
+            row = await Caller(pool, ANONYMOUS).run((_READY, {}))
     except TimeoutError:
         raise UnavailableError(f"The database gave no answer in {READY_SECONDS:g} s.") from None
     except UnavailableError:
@@ -56,7 +69,6 @@ async def get_readiness(state: State) -> Health:
         raise UnavailableError(
             "The database can't be written to: default_transaction_read_only is on."
         )
-    return Health()
 
 
 router = Router(

@@ -10,10 +10,10 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 from litestar import Request
-from litestar.datastructures import State
+from litestar.di import NamedDependency
 from litestar.params import HeaderParameter
 
-from darkpearl.api.access import Caller, Statement, caller, document
+from darkpearl.api.access import Caller, Statement, document
 from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.versions import etag
 from darkpearl.errors import NotFoundError
@@ -92,19 +92,15 @@ class Once:
 
 
 async def once(
-    request: Request[Any, Any, Any], state: State, idempotency_key: IdempotencyKey = None
+    request: Request[Any, Any, Any],
+    caller: NamedDependency[Caller],
+    idempotency_key: IdempotencyKey = None,
 ) -> Once:
-    """The way that a request writes. Its key stands for its method, its path and its body.
-
-    A handler that takes it takes no caller besides: the request would count twice for its limit.
-
-    Raises:
-        DarkPearlError: as caller().
-    """
-    acting = await caller(request, state)
+    """The way that a request writes. Its key stands for its method, its path and its body."""
     if idempotency_key is None:
-        return Once(acting, None)
-    asked = sha256(f"{request.method} {request.url.path}\n".encode() + await request.body())
+        return Once(caller, None)
+    path = request.scope["path"]
+    asked = sha256(f"{request.method} {path}\n".encode() + await request.body())
     # The draft's form is a quoted string; most clients send it bare. Both are one key.
     key = idempotency_key.removeprefix('"').removesuffix('"') or idempotency_key
-    return Once(acting, {"idempotency_key": key, "request_hash": asked.digest()})
+    return Once(caller, {"idempotency_key": key, "request_hash": asked.digest()})

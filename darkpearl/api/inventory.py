@@ -62,9 +62,8 @@ async def list_inventory(
         "(quantity_available <= reorder_point) = %(low_stock)s::boolean", low_stock=low_stock
     )
     sorts = SORTS_FOR_STAFF if caller.is_staff else SORTS
-    # Others are refused a filter by what they may not see, as the database does it.
-    visible = _FOR_STAFF if caller.is_staff or low_stock is not None else _FOR_ALL
-    return await listing.page(Inventory, visible, filters, sorts=sorts)
+    visible = _FOR_STAFF if caller.is_staff else _FOR_ALL
+    return await listing.page(Inventory, visible, filters, sorts=sorts, table="inventory")
 
 
 @get(

@@ -1,12 +1,13 @@
 """Lists: which part of one a client asks for, and the way on from there.
 
-A page is cut by limit and offset, with the number of all rows that match; or by a cursor, which
-says after which row to go on: rows that come and go meanwhile move nothing, and nothing is counted.
-The cursor holds the sort and the last row's values of it, in text that is nobody's business.
+A page is cut by limit and offset, with the number of rows that match, up to a number; or by a
+cursor, which says after which row to go on: rows that come and go meanwhile move nothing, and
+nothing is counted. The cursor holds the sort and the last row's values of it, in text that is
+nobody's business. Which rows a page has is found in the table; only they are looked up in the view.
 """
 
 import base64
-from typing import Annotated, Any, Generic, LiteralString, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, Literal, LiteralString, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
@@ -23,7 +24,12 @@ from darkpearl.errors import BadRequestError, FieldError
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
 MAX_OFFSET = 1_000_000_000
+MAX_OFFSET_OF_OTHERS = 10_000
+"""Of all but staff: each row that is left out is one that the policies look at."""
+MOST_COUNTED = 10_000
 NO_CURSOR = FieldError("cursor", "Expected the next of a page")
+
+FURTHER = "a cursor leads further"
 
 T = TypeVar("T")
 
@@ -52,6 +58,10 @@ class Page(Struct, Generic[T], kw_only=True):
 
     data: list[T]
     count: int | UnsetType = UNSET
+    count_relation: Annotated[
+        Literal["more_than"] | UnsetType,
+        Meta(description="There where more rows match than `count`"),
+    ] = UNSET
     limit: int
     offset: int | UnsetType = UNSET
     next: Annotated[
@@ -99,7 +109,7 @@ class Column(NamedTuple):
 class _Start(Struct, array_like=True):
     """The content of a cursor: a sort, and the values of its columns in the last row."""
 
-    sort: str
+    sort: Annotated[str, Meta(min_length=1)]
     values: list[Any]
 
 
@@ -140,7 +150,7 @@ class Listing:
         *,
         sorts: tuple[str, ...],
         unique: str = "id",
-        counted: LiteralString = "",
+        table: LiteralString = "",
     ) -> JsonResponse[Page[T]]:
         """The page, with a Link to the next.
 
@@ -151,8 +161,8 @@ class Listing:
             sorts: the fields by which the list may be sorted, none of them nullable; the first,
                 with its sign, is the order that a list has by itself.
             unique: the field that decides between rows that are equal by the sort.
-            counted: where to count instead, when that is cheaper; it has the columns of the
-                filters.
+            table: under a view, where its rows are found and counted; it has the columns of the
+                filters and the sorts.
 
         Raises:
             BadRequestError: there is no such sort or cursor.
@@ -160,11 +170,17 @@ class Listing:
         order, after = self._position(kind, sorts, unique)
         where = filters.where(_beyond(order) if after else "")
         by = ", ".join(f"{name} desc" if descending else name for name, descending in order)
+        found_in, shown = table or relation, unique if table else "*"
         rows = (
-            f"select * from {relation} {where} order by {by} limit %(limit)s + 1 offset %(offset)s"  # noqa: S608
+            f"select {shown} from {found_in} {where}"  # noqa: S608
+            f" order by {by} limit %(limit)s + 1 offset %(offset)s"
         )
+        if table:  # offset 0 keeps the view from being joined before the page is cut
+            row = f"select * from {relation} as r where r.{unique} = cut.{unique} offset 0"  # noqa: S608
+            rows = f"select row.* from ({rows}) as cut, lateral ({row}) as row order by {by}"  # noqa: S608
         data = f"select coalesce(json_agg(page), '[]') from ({rows}) as page"  # noqa: S608
-        count = f"select count(*) from {counted or relation} {filters.where()}"  # noqa: S608
+        counted = f"select from {found_in} {filters.where()} limit {MOST_COUNTED + 1}"
+        count = f"select count(*) from ({counted}) as counted"  # noqa: S608
         statement = f"select ({data}) as data, case when %(counted)s then ({count}) end as count"
         parameters = {
             **filters.parameters,
@@ -176,7 +192,9 @@ class Listing:
         found = await self._caller.get(_Rows[kind], (statement, parameters))  # type: ignore[valid-type]
         page: Page[T] = Page(data=found.data[: self._limit], limit=self._limit)
         if found.count is not None:
-            page.count, page.offset = found.count, self._offset or 0
+            page.count, page.offset = min(found.count, MOST_COUNTED), self._offset or 0
+            if found.count > MOST_COUNTED:
+                page.count_relation = "more_than"
         if len(found.data) > self._limit:
             page.next = _encoded(order, page.data[-1])
         return JsonResponse(page, headers=self._links(page.next))
@@ -189,6 +207,10 @@ class Listing:
         start = _Start("", [])
         if self._cursor is not None and self._offset is not None:
             wrong.append(FieldError("offset", "A cursor needs none"))
+        if not self._caller.is_staff and (self._offset or 0) > MAX_OFFSET_OF_OTHERS:
+            wrong.append(
+                FieldError("offset", f"Expected `int` <= {MAX_OFFSET_OF_OTHERS}: {FURTHER}")
+            )
         if self._cursor:
             try:
                 start = _decode(base64.urlsafe_b64decode(self._cursor + "=="))
@@ -220,10 +242,10 @@ class Listing:
     def _links(self, cursor: str | None) -> dict[str, str]:
         if cursor is None:
             return {}
-        asked = parse_qsl(self._request.url.query, keep_blank_values=True)
+        asked = parse_qsl(self._request.scope["query_string"].decode(), keep_blank_values=True)
         kept = [each for each in asked if each[0] not in {"cursor", "offset"}]
         query = urlencode([*kept, ("cursor", cursor)])
-        return {"Link": f'<{self._request.url.path}?{query}>; rel="next"'}
+        return {"Link": f'<{self._request.scope["path"]}?{query}>; rel="next"'}
 
 
 async def listing(

@@ -12,9 +12,13 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from litestar.datastructures import State
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from darkpearl.api import problems
+from darkpearl.api.admission import admit, settle
+from darkpearl.api.bodies import LONGEST_TEXT
 from darkpearl.telemetry import metrics, request_context
 from darkpearl.telemetry.request_context import RequestContext
 
@@ -41,13 +45,13 @@ class Middleware:
 
     Args:
         app: what answers.
-        policy: the RateLimit-Policy header, or nothing.
+        state: of the application: its tokens and limits.
         tracing: makes a span of each request; None: no traces.
     """
 
-    def __init__(self, app: ASGIApp, policy: str, tracing: "Tracing | None") -> None:
+    def __init__(self, app: ASGIApp, state: State, tracing: "Tracing | None") -> None:
         self._app = app
-        self._policy = policy
+        self._state = state
         self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,11 +77,18 @@ class Middleware:
             nonlocal status, answered
             if message["type"] == "http.response.start":
                 status, answered = message["status"], time.perf_counter()
-                message["headers"] = self._with_headers(message["headers"], scope, context)
+                message["headers"] = _with_headers(message["headers"], scope, context)
             await send(message)
 
         try:
+            admitted = scope["state"]["admission"] = await admit(scope, self._state)
             await self._app(scope, receive, answer)
+            settle(admitted, status)
+        except Exception:
+            logger.exception("%s %s", scope.get("method"), _path(scope))
+            if status:
+                raise
+            await problems.answer_bug(scope, answer)
         finally:
             route = scope.get("path_template")
             labels = str(route or "none"), str(scope.get("method")), str(status)
@@ -86,20 +97,6 @@ class Middleware:
                 span.end(route, status)
             if logger.isEnabledFor(logging.INFO):
                 _log(scope, context, status, time.perf_counter() - began)
-
-    def _with_headers(
-        self, given: Iterable[tuple[bytes, bytes]], scope: Scope, context: RequestContext
-    ) -> list[tuple[bytes, bytes]]:
-        headers = list(given)
-        brought = {name.lower() for name, _ in headers}
-        headers += [(name, value) for name, value in HEADERS.items() if name not in brought]
-        headers.append((b"x-request-id", context.request_id.encode()))
-        if scope["scheme"] == "https":
-            headers.append(HSTS)
-        if context.rate_limit:
-            headers.append((b"ratelimit-policy", self._policy.encode()))
-            headers.append((b"ratelimit", context.rate_limit.encode()))
-        return headers
 
 
 def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
@@ -118,9 +115,25 @@ def traceparent(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return ""
 
 
+def _with_headers(
+    given: Iterable[tuple[bytes, bytes]], scope: Scope, context: RequestContext
+) -> list[tuple[bytes, bytes]]:
+    headers = list(given)
+    brought = {name.lower() for name, _ in headers}
+    headers += [(name, value) for name, value in HEADERS.items() if name not in brought]
+    headers.append((b"x-request-id", context.request_id.encode()))
+    if scope["scheme"] == "https":
+        headers.append(HSTS)
+    if context.rate_limit:
+        headers.append((b"ratelimit-policy", context.rate_limit_policy.encode()))
+        headers.append((b"ratelimit", context.rate_limit.encode()))
+    return headers
+
+
 def _path(scope: Scope) -> str:
-    """As it was asked for, without the query."""
-    return scope.get("raw_path", b"").partition(b"?")[0].decode("ascii", "backslashreplace")
+    """As it was asked for, without the query, and no longer than is of use."""
+    path: bytes = scope.get("raw_path", b"").partition(b"?")[0]
+    return path[:LONGEST_TEXT].decode("ascii", "backslashreplace")
 
 
 def _log(scope: Scope, context: RequestContext, status: int, seconds: float) -> None:

@@ -1,5 +1,6 @@
 """Metrics of this process and of the queue, for Prometheus."""
 
+from collections import Counter
 from typing import Any
 
 from litestar import Request, Response, get
@@ -36,8 +37,11 @@ async def get_metrics(request: Request[Any, Any, Any], state: State) -> Response
     return Response(await state.metrics.text(), media_type=metrics.CONTENT_TYPE)
 
 
-def page(pool: Pool) -> Page:
+def page(pool: Pool, visitors_pool: Pool) -> Page:
     """The metrics of an API."""
+
+    def connections() -> dict[str, int]:
+        return Counter(pool.get_stats()) + Counter(visitors_pool.get_stats())
 
     async def fetch(query: str, parameters: dict[str, Any]) -> Rows:
         async with Caller(pool, _MONITOR).transaction() as execute:
@@ -45,4 +49,4 @@ def page(pool: Pool) -> Page:
         rows: Rows = await cursor.fetchall()
         return rows
 
-    return Page(metrics.Engine(fetch), PoolStats(pool.get_stats))
+    return Page(metrics.Engine(fetch), PoolStats(connections))

@@ -67,7 +67,12 @@ async def list_orders(
     filters.add("order_number = %(order_number)s", order_number=order_number)
     filters.within("created_at", created)
     return await listing.page(
-        Order, "order_summaries", filters, sorts=("-order_number",), unique="order_number"
+        Order,
+        "order_summaries",
+        filters,
+        sorts=("-order_number",),
+        unique="order_number",
+        table="orders",
     )
 
 

@@ -9,9 +9,11 @@ from litestar import Request, Response, Router, get
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath
+from litestar.types import Scope, Send
 from msgspec import Meta, Struct
 
-from darkpearl.api.bodies import encoder
+from darkpearl.api.admission import admission
+from darkpearl.api.bodies import LONGEST_TEXT, MOST_ERRORS, encoder
 from darkpearl.errors import (
     PROBLEMS,
     BadRequestError,
@@ -26,6 +28,8 @@ from darkpearl.errors import (
 from darkpearl.telemetry import request_context
 
 MEDIA_TYPE = "application/problem+json"
+LONGEST_FIELD = 200
+"""Of the name of a field, and of what is wrong about it, in characters."""
 BLANK = "about:blank"
 """The type of problems that say no more than their HTTP status."""
 
@@ -83,14 +87,17 @@ _MEANINGS = {
 }
 
 
-def refusals(*statuses: int, needs_token: bool = True) -> dict[int, ResponseSpec]:
+def refusals(
+    *statuses: int, needs_token: bool = True, counts: bool = True
+) -> dict[int, ResponseSpec]:
     """The answers of a handler besides success, for its description.
 
     Args:
-        statuses: its own; 503 is everybody's, 429 of all that asks who calls.
+        statuses: its own; 503 is everybody's.
         needs_token: the answer depends on the caller.
+        counts: it counts for the rate limit.
     """
-    everybodys = {401, 403, 429, 503} if needs_token else {503}
+    everybodys = {503} | ({401, 403} if needs_token else set()) | ({429} if counts else set())
     return {
         status: ResponseSpec(
             ProblemDetails,
@@ -117,18 +124,26 @@ def on_error(request: _Request, error: DarkPearlError) -> Response[bytes]:
             title=error.title,
             status=error.status,
             detail=error.detail,
-            instance=request.url.path,
+            instance=request.scope["path"],
             code=error.code,
             hint=error.hint,
             constraint=error.constraint,
-            errors=[FieldProblem(*each) for each in error.errors],
+            errors=[
+                FieldProblem(each.field[:LONGEST_FIELD], each.message[:LONGEST_FIELD])
+                for each in error.errors[:MOST_ERRORS]
+            ],
         ),
         headers,
     )
 
 
 def on_http_exception(request: _Request, error: HTTPException) -> Response[bytes]:
-    """The response for an error of the framework: no such route or method, a bad parameter."""
+    """The response for an error of the framework: no such route or method, a bad parameter.
+
+    It comes before a handler is asked whether the request is one too many.
+    """
+    if limit := admission(request.scope).limit:
+        return on_error(request, limit)
     if isinstance(error, ValidationException) and isinstance(error.extra, list):
         wrong = [FieldError(_parameter(each), each["message"]) for each in error.extra]
         told = BadRequestError("Some parameters aren't as the schema says.", errors=wrong)
@@ -143,7 +158,7 @@ def on_http_exception(request: _Request, error: HTTPException) -> Response[bytes
             title=title,
             status=error.status_code,
             detail="" if secret or error.detail == title else error.detail,
-            instance=request.url.path,
+            instance=request.scope["path"],
         ),
         error.headers,
     )
@@ -152,24 +167,37 @@ def on_http_exception(request: _Request, error: HTTPException) -> Response[bytes
 def on_exception(request: _Request, error: Exception) -> Response[bytes]:
     """The response for a bug: it says nothing, the log says all."""
     _log(request, error)
-    return _response(
-        ProblemDetails(
-            type=BLANK,
-            title=DarkPearlError.standard_title,
-            status=DarkPearlError.status,
-            instance=request.url.path,
-        )
+    return _response(_bug(request.scope))
+
+
+async def answer_bug(scope: Scope, send: Send) -> None:
+    """Answer for a bug where the framework itself failed."""
+    headers = [(b"content-type", MEDIA_TYPE.encode())]
+    await send({"type": "http.response.start", "status": DarkPearlError.status, "headers": headers})
+    await send({"type": "http.response.body", "body": _encoded(_bug(scope)), "more_body": False})
+
+
+def _bug(scope: Scope) -> ProblemDetails:
+    return ProblemDetails(
+        type=BLANK,
+        title=DarkPearlError.standard_title,
+        status=DarkPearlError.status,
+        instance=scope["path"],
     )
 
 
 def _response(problem: ProblemDetails, headers: dict[str, str] | None = None) -> Response[bytes]:
-    problem.request_id = request_context.current().request_id
     return Response(
-        encoder.encode(problem),
-        status_code=problem.status,
-        media_type=MEDIA_TYPE,
-        headers=headers,
+        _encoded(problem), status_code=problem.status, media_type=MEDIA_TYPE, headers=headers
     )
+
+
+def _encoded(problem: ProblemDetails) -> bytes:
+    """The document, with its request id, and nothing in it longer than is of use."""
+    for repeats in ("detail", "hint", "instance"):
+        setattr(problem, repeats, getattr(problem, repeats)[:LONGEST_TEXT])
+    problem.request_id = request_context.current().request_id
+    return encoder.encode(problem)
 
 
 def _parameter(wrong: dict[str, str]) -> str:
@@ -179,7 +207,7 @@ def _parameter(wrong: dict[str, str]) -> str:
 
 
 def _log(request: _Request, error: Exception) -> None:
-    where = f"{request.method} {request.url.path}"
+    where = f"{request.method} {request.scope['path'][:LONGEST_TEXT]}"
     if isinstance(error, UnavailableError):
         logger.warning("%s: %s (%s)", where, error, error.__cause__)
     else:

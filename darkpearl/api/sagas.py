@@ -43,7 +43,7 @@ async def list_sagas(
         "saga_states",
         filters,
         sorts=("-id",),
-        counted="sagas",  # the view would look for the last failure of every one
+        table="sagas",
     )
 
 

@@ -70,7 +70,9 @@ async def list_stock_movements(
     )
     filters.add("correlation_id = %(correlation_id)s", correlation_id=correlation_id)
     filters.within("created_at", created)
-    return await listing.page(StockMovement, "stock_ledger", filters, sorts=("-id",))
+    return await listing.page(
+        StockMovement, "stock_ledger", filters, sorts=("-id",), table="stock_movements"
+    )
 
 
 @get("/{movement_id:int}", summary="Get a stock movement", responses=refusals(400, 404))

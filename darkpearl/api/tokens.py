@@ -64,6 +64,16 @@ class Identity(msgspec.Struct, frozen=True):
     """Seconds since 1970."""
     subject: str = ""
 
+    @property
+    def is_visitor(self) -> bool:
+        """Anybody may be that: without a token, or with one that is given to all."""
+        return self.role == "anon"
+
+    @property
+    def is_staff(self) -> bool:
+        """May read every column."""
+        return self.role == "service_role"
+
 
 ANONYMOUS = Identity("anon", '{"role": "anon"}')
 """The identity without a token."""

@@ -48,7 +48,7 @@ class Receipt(Struct):
     "/{gateway:str}",
     status_code=200,
     summary="Take an event of a payment gateway",
-    responses=refusals(400, 401, 404, needs_token=False),
+    responses=refusals(400, 401, 404, 413, needs_token=False),
 )
 async def receive_webhook(
     request: Request[Any, Any, State], state: State, gateway: FromPath[str]
@@ -116,4 +116,6 @@ def _identity(gateway: str) -> Identity:
     return Identity("service_role", msgspec.json.encode(claims).decode())
 
 
-router = Router("/payments/webhooks", route_handlers=[receive_webhook], tags=["payments"])
+router = Router(
+    "/payments/webhooks", route_handlers=[receive_webhook], tags=["payments"], security=[{}]
+)

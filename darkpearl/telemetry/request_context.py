@@ -12,12 +12,14 @@ class RequestContext(Struct):
         request_id: its name, in the answer, the logs and the database.
         role: the role it acts as, once that is known.
         rate_limit: the RateLimit header of the answer, when there is a limit.
+        rate_limit_policy: the RateLimit-Policy header that goes with it.
         traceparent: W3C trace context that it brought, or that of its own span; nothing: neither.
     """
 
     request_id: str = ""
     role: str = ""
     rate_limit: str = ""
+    rate_limit_policy: str = ""
     traceparent: str = ""
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from typing import Self
 
 import httpx
+import psutil
 
 from darkpearl import serving
 from darkpearl.config import Settings
@@ -39,7 +41,7 @@ def served(database_url: str, settings: Settings) -> Iterator[tuple[str, int]]:
 class Process:
     """A command of darkpearl as a process of its own, and what it has printed."""
 
-    def __init__(self, *command: str, **settings: str) -> None:
+    def __init__(self, *command: str, descriptors: int = 0, **settings: str) -> None:
         kept = {name: each for name, each in os.environ.items() if not name.startswith("DARKPEARL")}
         self.output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed at the end
         self._process = subprocess.Popen(
@@ -49,6 +51,19 @@ class Process:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        if descriptors:  # long before it has started
+            files = (descriptors, descriptors)
+            resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, files)
+
+    def memory(self) -> int:
+        """Bytes that it has in memory."""
+        rss: int = psutil.Process(self._process.pid).memory_info().rss
+        return rss
+
+    def remote_ports(self) -> set[int]:
+        """Where those are that it has connections with."""
+        process = psutil.Process(self._process.pid)
+        return {each.raddr.port for each in process.net_connections("tcp") if each.raddr}
 
     def runs(self) -> bool:
         """It hasn't ended."""

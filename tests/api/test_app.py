@@ -290,14 +290,18 @@ async def test_logs_tell_no_secrets(
     del shop
     caplog.set_level(logging.WARNING, logger="httpx")  # the caller, who may say what it asks
     caplog.set_level(logging.DEBUG, logger="darkpearl")
-    app = create_app(Settings(pool_size=1), database_url)
+    settings = Settings(pool_size=1, jwt_secret=SECRET)
+    app = create_app(settings, database_url)
     transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
     async with (
         app.lifespan(),
         httpx.AsyncClient(transport=transport, base_url="http://api") as client,
     ):
         await client.get("/products?search=secret1", headers={"authorization": "Bearer secret2"})
-        await client.post("/products", json={"sku": "secret3"})
+        token = tokens.mint(settings, "service_role", "secret4", 60)
+        headers = {"authorization": f"Bearer {token}"}
+        await client.post("/products", json={"sku": "secret3"}, headers=headers)
     ours = [each.getMessage() for each in caplog.records if each.name.startswith("darkpearl")]
     assert [each.split(" in ")[0] for each in ours] == ["GET /products 401", "POST /products 400"]
     assert "secret" not in caplog.text
+    assert token not in caplog.text

@@ -13,7 +13,7 @@ from litestar import Litestar
 from shop import Shop
 
 from darkpearl.api import events
-from darkpearl.api.limits import Streams
+from darkpearl.api.limits import Shares
 from darkpearl.models.sagas import SagaEventType, SagaStatus
 
 HISTORY = [
@@ -237,7 +237,7 @@ async def test_there_are_only_so_many_streams(
 ) -> None:
     """One more than the limit is told to come back later."""
     order = await shop.order((shop.products[0], 1))
-    app.state.streams = Streams(0, 1)
+    app.state.streams = Shares("streams", 0, 1)
     told = await api.get(f"/orders/{order}/events")
     problem(told, 503)
     assert told.headers["retry-after"] == "1"

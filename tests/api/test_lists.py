@@ -144,6 +144,8 @@ async def test_a_cursor_that_is_none_is_refused(api: Api, problem: Problem) -> N
         coded({}),
         coded([]),
         coded([1, [2]]),
+        coded(["", ["2026-01-01T00:00:00Z", str(uuid4())]]),
+        coded(["", []]),
         coded(["-created_at,-id", []]),
         coded(["-created_at,-id", ["yesterday", str(uuid4())]]),
         coded(["-created_at,-id", ["2026-01-01T00:00:00Z", 5]]),

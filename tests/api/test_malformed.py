@@ -10,9 +10,12 @@ from collections import Counter
 from collections.abc import Callable
 
 import httpx
-from server import Process, answering, free_port
+import pytest
+from server import SECRET, Process, answering, free_port
 
-from darkpearl.serving import LARGEST_HEAD_BYTES
+from darkpearl.api import tokens
+from darkpearl.config import Settings
+from darkpearl.connections import LARGEST_HEAD_BYTES
 
 REQUESTS = 10_000
 PER_CONNECTION = 20
@@ -151,8 +154,16 @@ async def test_a_head_without_end_is_cut_off(database_url: str) -> None:
     assert answer.startswith(b"HTTP/1.1 400 ")
 
 
-async def test_a_request_right_behind_a_large_one_is_served(database_url: str) -> None:
-    """A head is counted by its own bytes alone, not those of the body that came before it."""
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_request_right_behind_a_large_one_is_served(
+    database_url: str, *, known: bool
+) -> None:
+    """A head is counted by its own bytes alone, not those of the body that came before it.
+
+    Whether that was read or refused unread.
+    """
+    token = tokens.mint(Settings(jwt_secret=SECRET), "service_role", None, 60)
+    headers = JSON + (f"Authorization: Bearer {token}\r\n".encode() if known else b"")
     port = free_port()
     settings = {"DARKPEARL_DATABASE_URL": database_url, "DARKPEARL_PORT": str(port)}
     with Process("api", **settings):
@@ -162,10 +173,10 @@ async def test_a_request_right_behind_a_large_one_is_served(database_url: str) -
         for _ in range(30):  # what arrives in one piece is the kernel's to say
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             async with asyncio.timeout(10):
-                writer.write(post(b"[" * 2 * LARGEST_HEAD_BYTES) + start)
+                writer.write(post(b"[" * 2 * LARGEST_HEAD_BYTES, headers) + start)
                 refused = await reader.readuntil(b"\r\n")
                 writer.write(end)
                 rest = await reader.read()
             writer.close()
-            assert refused.startswith(b"HTTP/1.1 400 ")
+            assert refused.startswith(b"HTTP/1.1 400 " if known else b"HTTP/1.1 401 ")
             assert b"HTTP/1.1 200 " in rest

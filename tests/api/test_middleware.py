@@ -250,7 +250,10 @@ def test_buckets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("192.0.2.7", "192.0.2.7"),
         ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("/run/api.sock", "/run/api.sock"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("/run/api.sock", "nowhere"),
+        ("2001:db8::1%" + "x" * 50_000, "nowhere"),
+        ("x" * 50_000, "nowhere"),
     ],
 )
 def test_a_client_is_its_address(host: str, key: str) -> None:
