@@ -176,11 +176,13 @@ def run(copy: Path, url: str, tests: list[str], seconds: float) -> tuple[str, st
     answer = fork.SimpleQueue()
     process = fork.Process(target=child, args=(copy, tests, answer))
     process.start()
-    process.join(seconds)
-    ended = process.exitcode is not None
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid or 0, signal.SIGKILL)
-    process.join()
+    try:
+        process.join(seconds)
+        ended = process.exitcode is not None
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid or 0, signal.SIGKILL)
+        process.join()
     if not ended:
         return "noticed", "out of time"
     return ("noticed", "no end") if answer.empty() else answer.get()
@@ -283,7 +285,7 @@ def main() -> int:
     parser.add_argument("--number", type=int, default=300, help="how many, besides those refused")
     parser.add_argument("--seed", default="1", help="chooses which")
     parser.add_argument("--only", default="", help="part of a name: file/function/rule")
-    parser.add_argument("--budget", type=float, default=45, help="seconds of tests for each")
+    parser.add_argument("--budget", type=float, default=30, help="seconds of tests for each")
     parser.add_argument("--again", action="store_true", help="those that went unnoticed, again")
     parser.add_argument("--tests", default="tests", help="the tests that may notice, a pattern")
     parser.add_argument("--list", action="store_true", help="only say which")

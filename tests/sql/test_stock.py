@@ -278,7 +278,7 @@ async def test_a_movement_is_signed_by_its_type(shop: Shop, movement: str, quant
 
 async def test_past_stock_can_be_read(shop: Shop) -> None:
     """The stock of any past moment is what the last movement before it left."""
-    product = await shop.product()
+    product, other = await shop.product(), await shop.product()
     moments = []
 
     async def an_hour_passes() -> None:
@@ -287,6 +287,8 @@ async def test_past_stock_can_be_read(shop: Shop) -> None:
 
     await an_hour_passes()
     await shop.receive(product, 10)
+    await shop.receive(other, 7)
+    await shop.receive(product, 8, shop.rotterdam)
     await an_hour_passes()
     await shop.order((product, 4))
     requests = await shop.advance()
@@ -302,7 +304,7 @@ async def test_past_stock_can_be_read(shop: Shop) -> None:
         [(10, 4)],
         [(6, 0)],
     ]
-    assert await shop.rows(ask, shop.rotterdam, product, moments[-1]) == []
+    assert await shop.rows(ask, shop.rotterdam, other, moments[-1]) == []
 
 
 async def test_a_shelf_with_stock_stays(shop: Shop) -> None:
