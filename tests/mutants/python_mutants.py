@@ -122,7 +122,7 @@ class Edits(ast.NodeVisitor):
 
     def visit_Return(self, node: ast.Return) -> None:
         """Nothing is returned."""
-        if node.value and not (isinstance(node.value, ast.Constant) and node.value.value is None):
+        if node.value and not (isinstance(node.value, ast.Constant) and not node.value.value):
             self.add("returns-nothing", node, "return None")
         self.generic_visit(node)
 

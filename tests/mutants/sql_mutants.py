@@ -207,17 +207,17 @@ class Statements:
 
     def value(self, where: str, at: int) -> Iterator[Edit]:
         """Bounds, numbers, defaults, and what is called for its effect."""
-        token, word, before = self.tokens[at], self.words[at], self.word(at - 1)
+        token, word = self.tokens[at], self.words[at]
         if word in COMPARISONS:
             yield self.edit(where, "bound", at, at + 1, COMPARISONS[word])
-        elif token.kind == "NUMBER" and word.isdigit() and before not in {"fillfactor", "cost"}:
+        elif token.kind == "NUMBER" and word.isdigit() and self.word(at - 2) != "fillfactor":
             put = {"0": "1", "1": "0"}.get(word, str(int(word) + 1))
             yield self.edit(where, "number", at, at + 1, put)
         elif word in KEEP_THE_FIRST and self.word(at + 1) == "(":
             comma = self.until(at + 2, frozenset({","}))
             if self.word(comma) == ",":
-                end = self.closes[at + 1]
-                yield self.edit(where, word, comma, end, "")
+                first = self.source[self.tokens[at + 2].start : self.tokens[comma - 1].end]
+                yield self.edit(where, word, at, self.closes[at + 1] + 1, f"({first})")
         elif word == "perform" and not self.word(at + 1).startswith("refuse"):
             yield self.edit(where, "not-done", at, self.until(at + 1, frozenset({";"})), "null")
 
@@ -228,6 +228,8 @@ class Statements:
         if kind == "index" and self.words[first + 1] == "unique":
             yield self.edit(where, "unique", first + 1, first + 2, "")
         for at in range(first, end):
+            if self.is_said(at):
+                continue
             name = where
             if kind == "table":
                 name = self.constraint(where, at)
@@ -240,6 +242,13 @@ class Statements:
                 yield from self.lock(where, at)
             if kind in {"function", "view"} or "constraint" in self.words[max(0, at - 30) : at]:
                 yield from self.value(name, at)
+
+    def is_said(self, at: int) -> bool:
+        """Whether a token is part of what a refusal says."""
+        while (at := self.within[at]) >= 0:
+            if self.word(at - 1) == "refuse":
+                return True
+        return False
 
     def constraint(self, table: str, at: int) -> str:
         """The name of the constraint in which a token of a table stands."""
