@@ -85,8 +85,8 @@ class Collected:
 
     names: list[str]
 
-    def __init__(self, pattern: str) -> None:
-        self.pattern = pattern
+    def __init__(self, patterns: list[str]) -> None:
+        self.patterns = patterns
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Takes their names."""
@@ -94,7 +94,7 @@ class Collected:
         self.names = [
             each
             for each in names
-            if fnmatch.fnmatch(each, f"{self.pattern}*")
+            if any(fnmatch.fnmatch(each, f"{pattern}*") for pattern in self.patterns)
             and not any(fnmatch.fnmatch(each, f"{out}*") for out in APART)
         ]
 
@@ -287,7 +287,9 @@ def main() -> int:
     parser.add_argument("--only", default="", help="part of a name: file/function/rule")
     parser.add_argument("--budget", type=float, default=30, help="seconds of tests for each")
     parser.add_argument("--again", action="store_true", help="those that went unnoticed, again")
-    parser.add_argument("--tests", default="tests", help="the tests that may notice, a pattern")
+    parser.add_argument(
+        "--tests", nargs="+", default=["tests"], help="patterns of the tests that may notice"
+    )
     parser.add_argument("--list", action="store_true", help="only say which")
     options = parser.parse_args()
     wanted = sample(all_mutants(), options)
