@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 from stripe_as_documented import Json, Stripe
 
-from darkpearl.gateways import Call, GatewayPayment
+from darkpearl.gateways import Call, GatewayPayment, Operation
 from darkpearl.gateways.money import AmountError
 from darkpearl.gateways.stripe import StripeGateway
 from darkpearl.gateways.stripe_objects import from_stripe, to_stripe
@@ -242,6 +242,29 @@ async def test_trouble_is_no_answer(
     found = await gateway.lookup(order())
     assert found is not None
     assert found.outcome == "unknown"
+
+
+@pytest.mark.parametrize("operation", ["capture", "refund"])
+async def test_what_stripe_cannot_find_may_be_found_later(
+    gateway: StripeGateway, order: Callable[..., Call], operation: Operation
+) -> None:
+    """A search lags behind: not to find the payment declines nothing, asked or looked up."""
+    call = order(operation)
+    ask = gateway.capture if operation == "capture" else gateway.refund
+    for answer in (await ask(call), await gateway.lookup(call)):
+        assert answer is not None
+        assert (answer.outcome, answer.code) == ("unknown", "not_found")
+        assert call.payment_key in str(answer.message)
+
+
+async def test_another_amount_under_a_used_key_is_no_answer(
+    gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """Stripe refuses it; the payment under the key stays as it was asked for."""
+    await gateway.authorize(order())
+    answer = await gateway.authorize(order(amount=Decimal("7.00")))
+    assert (answer.outcome, answer.code) == ("unknown", "idempotency_error")
+    assert await money(gateway, order()) == ("20.00", "0.00", "0.00", False)
 
 
 # Undoing.
