@@ -125,8 +125,7 @@ def workshop() -> Iterator[tuple[Path, str]]:
         )
         Path(folder).chmod(0o755)
         sys.path.insert(0, str(copy))
-        sys.dont_write_bytecode = True  # a stale one would hide an edit of the same size
-        os.environ |= {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+        os.environ["PYTHONPATH"] = str(copy)
         os.chdir(copy)
         from darkpearl import embedded  # noqa: PLC0415  # that of the copy
 
@@ -155,10 +154,11 @@ def sweep(url: str) -> None:
             connection.execute(f'drop database "{name}" with (force)'.encode())
 
 
-def child(copy: Path, tests: list[str], answer: Any) -> None:
+def child(copy: Path, tests: list[str], *, anew: bool, answer: Any) -> None:
     """One run of some tests."""
     os.setsid()
-    forget(copy)
+    if anew:
+        forget(copy)
     plugin = Noticed()
     code = quietly([*OPTIONS, *functions(tests)], plugin, Chosen(tests))
     if plugin.found:
@@ -169,12 +169,16 @@ def child(copy: Path, tests: list[str], answer: Any) -> None:
         answer.put(("noticed", f"pytest: {code}"))
 
 
-def run(copy: Path, url: str, tests: list[str], seconds: float) -> tuple[str, str]:
-    """Run some tests in a process of their own until one fails or the time is over."""
+def run(copy: Path, url: str, tests: list[str], seconds: float, *, anew: bool) -> tuple[str, str]:
+    """Run some tests in a process of their own until one fails or the time is over.
+
+    anew: Python was changed, so nothing that was imported before counts.
+    """
     sweep(url)
     fork = multiprocessing.get_context("fork")
     answer = fork.SimpleQueue()
-    process = fork.Process(target=child, args=(copy, tests, answer))
+    options = {"anew": anew, "answer": answer}
+    process = fork.Process(target=child, args=(copy, tests), kwargs=options)
     process.start()
     try:
         process.join(seconds)
@@ -208,7 +212,9 @@ def record(copy: Path, url: str, tests: list[str]) -> None:
             if test.split("::")[0] == file:
                 cases.setdefault(test.split("[")[0], []).append(test)
         some = [each for group in cases.values() for each in group[:2]]
-        process = multiprocessing.get_context("fork").Process(target=recording, args=(some,))
+        process = multiprocessing.get_context("fork").Process(
+            target=recording, args=(some,), daemon=True
+        )
         process.start()
         process.join()
 
@@ -326,6 +332,13 @@ def main() -> int:
     return 1 if report(results, wanted, options.number) else 0
 
 
+def write(file: Path, text: str) -> None:
+    """Write a file; compiled Python of what it was before doesn't count, since it is older."""
+    before = file.stat().st_mtime
+    file.write_text(text)
+    os.utime(file, (before + 2, before + 2))
+
+
 def tried(mutant: Mutant, tests: Map, copy: Path, url: str, budget: float) -> dict[str, Any]:
     """Make a mutant, run what may notice it, and put the file back."""
     file = copy / mutant.path
@@ -338,11 +351,14 @@ def tried(mutant: Mutant, tests: Map, copy: Path, url: str, budget: float) -> di
             break
         chosen.append(name)
     begun = time.monotonic()
-    file.write_text(mutant.text(source))
+    write(file, mutant.text(source))
     try:
-        result, by = run(copy, url, chosen, 3 * budget + 60) if chosen else ("unnoticed", "")
+        result, by = ("unnoticed", "")
+        if chosen:
+            anew = mutant.path.endswith(".py")
+            result, by = run(copy, url, chosen, 3 * budget + 60, anew=anew)
     finally:
-        file.write_text(source)
+        write(file, source)
     took = round(time.monotonic() - begun, 1)
     print(f"{result:9} {took:6} s  {len(chosen):4}  {mutant.name}  {by}", flush=True)
     return {
