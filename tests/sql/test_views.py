@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 from psycopg import AsyncConnection
-from shop import APPROVED, DECLINED, Shop
+from shop import APPROVED, DECLINED, LONG, Shop
 
 from darkpearl import schema
 
@@ -201,7 +201,10 @@ async def test_a_saga_turning_back_shows_its_undo(shop: Shop) -> None:
 
 
 async def test_the_queue_in_one_row(shop: Shop, orders: dict[str, UUID]) -> None:
-    """engine_health counts what is ready, since when, what waits and what backs off."""
+    """engine_health counts what is ready, since when, what waits and what backs off.
+
+    What waits for an answer is ready when its lease has run out.
+    """
     assert orders
     health = await shop.row("select * from engine_health")
     assert (health["ready"], health["waiting"], health["backing_off"]) == (0, 1, 0)
@@ -218,6 +221,9 @@ async def test_the_queue_in_one_row(shop: Shop, orders: dict[str, UUID]) -> None
     assert (health["ready"], health["waiting"], health["backing_off"]) == (2, 1, 0)
     assert 20 <= health["oldest_ready_seconds"] < 25
     assert health["stuck"] == 0
+    await shop.turn_clock(LONG)
+    health = await shop.row("select * from engine_health")
+    assert (health["ready"], health["waiting"], health["backing_off"]) == (3, 0, 0)
 
 
 @pytest.mark.parametrize("role", ["darkpearl_app", "darkpearl_reader", "service_role"])
