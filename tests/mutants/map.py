@@ -166,16 +166,19 @@ class Map:
         if mutant.path.endswith(".py"):
             last = mutant.line + mutant.edit.put.count("\n") + mutant.before.count("\n")
             lines = set(range(mutant.line, last + 1))
-            found = {
-                test
+            near = {
+                test: set(each["lines"][mutant.path])
                 for test, each in self.tests.items()
-                if lines & set(each["lines"].get(mutant.path, ()))
+                if mutant.path in each["lines"]
             }
+            found = {test for test, run in near.items() if lines & run}
             name = Path(mutant.path).stem
+            if not found:  # an import runs it, or a process of its own
+                found = set(near) | {test for test in self.tests if name in test.split("::")[0]}
         else:
             name = mutant.edit.where.strip('"')
             found = set().union(*(self.users(each, set()) for each in {name, *tables}))
-        word = re.compile(rf"\b{re.escape(name)}\b")
+        word = re.compile(rf"\b({'|'.join(map(re.escape, {name, *tables}))})\b")
         topic = {each for each in re.split(r"[\W\d_]+", Path(mutant.path).stem) if len(each) > 3}
 
         def rank(test: str) -> tuple[int, int, int, float]:

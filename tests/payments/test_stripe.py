@@ -107,6 +107,16 @@ async def test_the_bank_s_reason_counts_before_the_general_one(
     assert answer.message == "Your card has insufficient funds."
 
 
+async def test_a_capture_may_be_declined_as_a_card_is(
+    server: Stripe, gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """What Stripe says of the card is the answer, whichever call it says it to."""
+    held = await gateway.authorize(order())
+    server.fail("/capture", 402, type="card_error", code="expired_card", message="Too old.")
+    answer = await gateway.capture(order("capture", reference=held.reference))
+    assert (answer.outcome, answer.code, answer.message) == ("declined", "expired_card", "Too old.")
+
+
 @pytest.mark.parametrize(
     ("asked", "code"),
     [

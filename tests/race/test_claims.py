@@ -135,3 +135,18 @@ async def test_lines_cannot_be_added_by_a_later_transaction(shop: Shop, connect:
         )
     assert refused.value.sqlstate == "DP012"
     assert await shop.value("select total_amount from orders") == 10
+
+
+async def test_of_two_pauses_at_once_the_longer_counts(
+    shop: Shop, connect: Any, waits: Any
+) -> None:
+    """Whoever pauses calls while another does cuts nothing short of what the other said."""
+    await shop.order((await shop.product(on_hand=1), 1))
+    one, other = await connect(autocommit=False), await connect()
+    await one.execute("select pause_external_steps(3600, 'an hour')")
+    async with anyio.create_task_group() as group:
+        group.start_soon(other.execute, "select pause_external_steps(60, 'a minute')")
+        await waits(other.info.backend_pid)
+        await one.commit()
+    await shop.turn_clock(600)
+    assert await shop.advance() == []
