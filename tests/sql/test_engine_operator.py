@@ -33,6 +33,7 @@ async def test_an_undo_that_fails_leaves_the_saga_stuck(shop: Shop, undo: str) -
     stuck = await shop.row("select * from stuck_sagas")
     assert (stuck["id"], stuck["current_step"]) == (order, undo)
     assert stuck["amount_held"] == (10 if undo == "void_payment" else 0)
+    assert stuck["amount_owed"] == (10 if undo == "void_payment" else None)
     await shop.turn_clock(LONG)
     await shop.advance()
     assert shop.claimed == 0
