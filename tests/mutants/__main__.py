@@ -72,6 +72,11 @@ class Noticed:
 
     found: tuple[str, str] | None = None
 
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A file of tests can't be read any more."""
+        if report.failed and not self.found:
+            self.found = ("noticed", report.nodeid)
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """The database can't be built from what was mutated, or a test fails."""
         if report.failed and not self.found:
@@ -163,7 +168,9 @@ def child(copy: Path, tests: list[str], *, anew: bool, answer: Any) -> None:
     code = quietly([*OPTIONS, *functions(tests)], plugin, Chosen(tests))
     if plugin.found:
         answer.put(plugin.found)
-    elif code in {0, 5}:
+    elif code == pytest.ExitCode.INTERRUPTED:
+        answer.put(("interrupted", ""))
+    elif code in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
         answer.put(("unnoticed", ""))
     else:
         answer.put(("noticed", f"pytest: {code}"))
@@ -189,7 +196,10 @@ def run(copy: Path, url: str, tests: list[str], seconds: float, *, anew: bool) -
         process.join()
     if not ended:
         return "noticed", "out of time"
-    return ("noticed", "no end") if answer.empty() else answer.get()
+    found: tuple[str, str] = ("noticed", "no end") if answer.empty() else answer.get()
+    if found[0] == "interrupted":
+        raise KeyboardInterrupt
+    return found
 
 
 def record(copy: Path, url: str, tests: list[str]) -> None:
