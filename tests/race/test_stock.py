@@ -109,12 +109,13 @@ async def test_a_promise_that_lost_a_race_is_taken_back(
     assert await shop.stock(product) == (1, 0)
 
 
+@pytest.mark.parametrize(("on_hand", "quantity"), [(5, 3), (1, 1)])
 async def test_a_scarce_product_is_locked_before_it_is_promised(
-    shop: Shop, connect: Any, waits: Any
+    shop: Shop, connect: Any, waits: Any, on_hand: int, quantity: int
 ) -> None:
     """When others could take what is left, a pass waits for them instead of being done again."""
-    product = await shop.product(on_hand=5)
-    order = await shop.order((product, 3))
+    product = await shop.product(on_hand=on_hand)
+    order = await shop.order((product, quantity))
     other = await connect(autocommit=False)
     step = await connect()
     await other.execute("select adjust_stock(%s, %s, -1)", [shop.lisbon, product])
