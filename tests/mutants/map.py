@@ -179,7 +179,8 @@ class Map:
             name = mutant.edit.where.strip('"')
             found = set().union(*(self.users(each, set()) for each in {name, *tables}))
         word = re.compile(rf"\b({'|'.join(map(re.escape, {name, *tables}))})\b")
-        topic = {each for each in re.split(r"[\W\d_]+", Path(mutant.path).stem) if len(each) > 3}
+        words = re.split(r"[\W\d_]+", f"{Path(mutant.path).stem} {mutant.edit.where}".lower())
+        topic = {each.rstrip("s") for each in words if len(each) > 3}
 
         def rank(test: str) -> tuple[int, int, int, float]:
             return (

@@ -150,3 +150,17 @@ async def test_of_two_pauses_at_once_the_longer_counts(
         await one.commit()
     await shop.turn_clock(600)
     assert await shop.advance() == []
+
+
+async def test_who_waits_for_the_idle_lock_has_not_got_it(connect: Any, waits: Any) -> None:
+    """While a writer that rings nobody is at work, no listener takes another one for asleep."""
+    writer, drowsy, other = await connect(autocommit=False), await connect(), await connect()
+    await writer.execute("select pg_advisory_lock_shared(idle_lock_key())")
+    async with anyio.create_task_group() as group:
+        group.start_soon(drowsy.execute, "select pg_advisory_lock(idle_lock_key())")
+        await waits(drowsy.info.backend_pid)
+        cursor = await other.execute("select take_idle_lock()")
+        assert await cursor.fetchone() == (False,)
+        await writer.execute("select pg_advisory_unlock_all()")
+    cursor = await other.execute("select take_idle_lock()")
+    assert await cursor.fetchone() == (True,)
