@@ -356,10 +356,10 @@ def tried(mutant: Mutant, tests: Map, copy: Path, url: str, budget: float) -> di
     chosen: list[str] = []
     seconds = 0.0
     for name in tests.tests_of(mutant, about(mutant, source)):
-        seconds += tests.tests[name]["seconds"]
-        if chosen and seconds > budget:
-            break
-        chosen.append(name)
+        needed = tests.tests[name]["seconds"]
+        if not chosen or seconds + needed <= budget:
+            chosen.append(name)
+            seconds += needed
     begun = time.monotonic()
     write(file, mutant.text(source))
     try:
