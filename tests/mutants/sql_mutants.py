@@ -237,7 +237,8 @@ class Statements:
                 if word in {"unique", "foreign"} and self.word(at - 2) == "constraint":
                     item = self.until(at, frozenset({","}))
                     yield self.edit(name, word, at, item, "check (true)")
-            yield from self.clause(name, at)
+            if kind != "index":
+                yield from self.clause(name, at)
             if kind in {"function", "view"}:
                 yield from self.lock(where, at)
             if kind in {"function", "view"} or "constraint" in self.words[max(0, at - 30) : at]:
