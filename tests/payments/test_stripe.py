@@ -267,6 +267,20 @@ async def test_what_stripe_cannot_find_may_be_found_later(
         assert call.payment_key in str(answer.message)
 
 
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [({}, "invalid_request"), ({"code": "resource_missing"}, "resource_missing")],
+)
+async def test_a_look_that_is_refused_says_why(
+    server: Stripe, gateway: StripeGateway, order: Callable[..., Call], said: Json, code: str
+) -> None:
+    """To ask wrongly says nothing of the payment; the code says that Stripe has answered."""
+    server.fail("/payment_intents", 400, type="invalid_request_error", message="no", **said)
+    found = await gateway.lookup(order())
+    assert found is not None
+    assert (found.outcome, found.code) == ("unknown", code)
+
+
 async def test_another_amount_under_a_used_key_is_no_answer(
     gateway: StripeGateway, order: Callable[..., Call]
 ) -> None:
