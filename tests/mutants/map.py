@@ -61,14 +61,17 @@ class Recorder:
         if report.outcome != "passed":
             self.failed.add(report.nodeid)
 
-    def _functions(self) -> list[str]:
-        """What the database of the last test has called, once its sessions have said so."""
+    def _functions(self) -> list[str] | None:
+        """What the database of a test has called, once its sessions have said so.
+
+        None for the last test of a run, whose database is gone.
+        """
         if not self.url:
             return []
         try:
             connection = psycopg.connect(self.url, autocommit=True)
-        except psycopg.OperationalError:  # the last test's is gone: it is like the one before
-            return next((each["functions"] for each in reversed(self.tests.values())), [])
+        except psycopg.OperationalError:
+            return None
         with connection:
             deadline = time.monotonic() + PATIENCE_SECONDS
             while time.monotonic() < deadline:
@@ -94,6 +97,11 @@ class Recorder:
                         lines.setdefault(str(Path(file).relative_to(root)), []).append(line)
         known = json.loads(path.read_text()) if path.exists() else {}
         known |= {name: each for name, each in self.tests.items() if name not in self.failed}
+        for name, each in known.items():
+            if each["functions"] is None:  # it is like the others of its file
+                file = name.split("::")[0]
+                others = (t["functions"] for n, t in known.items() if n.startswith(f"{file}::"))
+                each["functions"] = sorted({f for functions in others for f in functions or ()})
         path.write_text(json.dumps(known))
 
 
