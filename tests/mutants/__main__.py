@@ -302,7 +302,9 @@ def main() -> int:
     parser.add_argument("--seed", default="1", help="chooses which")
     parser.add_argument("--only", default="", help="part of a name: file/function/rule")
     parser.add_argument("--budget", type=float, default=30, help="seconds of tests for each")
-    parser.add_argument("--again", action="store_true", help="those that went unnoticed, again")
+    parser.add_argument(
+        "--again", action="store_true", help="those that went unnoticed for no reason, again"
+    )
     parser.add_argument(
         "--tests", nargs="+", default=["tests"], help="patterns of the tests that may notice"
     )
@@ -322,6 +324,7 @@ def main() -> int:
         if unknown:
             record(copy, url, unknown)
         tests = Map(table, copy, set(collected.names))
+        known = accepted()
         results: dict[str, dict[str, Any]] = {}
         for line in results_file.read_text().splitlines() if results_file.exists() else ():
             one = json.loads(line)
@@ -332,7 +335,9 @@ def main() -> int:
                 if born == options.number:
                     break
                 result = results.get(mutant.name)
-                if result is None or (options.again and result["result"] == "unnoticed"):
+                unexplained = mutant.name not in known
+                again = options.again and unexplained and result and result["result"] == "unnoticed"
+                if result is None or again:
                     result = results[mutant.name] = tried(mutant, tests, copy, url, options.budget)
                     book.write(json.dumps(result) + "\n")
                     book.flush()
