@@ -158,9 +158,9 @@ class Map:
     def users(self, name: str, seen: set[str]) -> set[str]:
         """The tests that come by a function, view or table."""
         seen.add(name)
-        if found := self.by_function.get(name):
-            return found
         found = {test for test in self.tests if re.search(rf"\b{name}\b", self.said(test))}
+        if name in self.by_function:
+            return found | self.by_function[name]
         for user, words in self.bodies.items():
             if name in words and user not in seen:
                 found |= self.users(user, seen)
