@@ -25,6 +25,7 @@ FUNCTION = re.compile(
     r"^create (?:or replace )?(?:function|view) (\w+)(.*?)(?=^create |\Z)", re.DOTALL | re.MULTILINE
 )
 PATIENCE_SECONDS = 2.0
+SET_UP_SECONDS = 0.1
 
 
 class Recorder:
@@ -36,15 +37,15 @@ class Recorder:
         self.tests: dict[str, dict[str, Any]] = {}
         self.failed: set[str] = set()
         self.url = ""
+        self.seconds = 0.0
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         """One test, with its set-up and what comes after."""
         self.coverage.switch_context(item.nodeid)
-        begun = time.monotonic()
         found = yield
         self.tests[item.nodeid] = {
-            "seconds": round(time.monotonic() - begun, 3),
+            "seconds": round(self.seconds + SET_UP_SECONDS, 3),
             "functions": self._functions(),
             "lines": {},
         }
@@ -57,7 +58,9 @@ class Recorder:
         return (yield)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Takes note of a failure."""
+        """Takes note of a failure, and of the time without what a run begins and ends with."""
+        if report.when == "call":
+            self.seconds = report.duration
         if report.outcome != "passed":
             self.failed.add(report.nodeid)
 

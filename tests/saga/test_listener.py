@@ -592,7 +592,7 @@ async def test_a_listener_that_is_killed_waits_for_no_answer(
     """It ends at once, and the request is handed out again when its lease has run out."""
     order = await shop.order((await shop.product(on_hand=1), 1))
     gateway = Gated()
-    listener = await listening(gateway, shutdown_seconds=40)
+    listener = await listening(gateway, shutdown_seconds=40, payment_timeout_seconds=60)
     await asyncio.wait_for(gateway.called.wait(), 20)
     listener.stop()
     listener.kill()
