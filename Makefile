@@ -11,7 +11,7 @@ BIN := .venv/bin
 DARKPEARL := $(BIN)/darkpearl
 SQL = $(wildcard sql/*.sql sql/*/*.sql)
 
-.PHONY: help run demo token api listener test chaos siege check bench soak fuzz format migrate openapi compiled wheel clean \
+.PHONY: help run demo token api listener test chaos siege mutants check bench soak fuzz format migrate openapi compiled wheel clean \
 	db-start db-stop db-reset db-seed db-diff db-status db-url
 
 help: ## list these targets
@@ -37,6 +37,9 @@ chaos: .venv/dev ## everything fails at once, then the books are compared; ORDER
 
 siege: .venv/dev ## all that a stranger can do at once, beside fifty customers; SECONDS=60
 	@DARKPEARL_TEST_SIEGE_SECONDS=$(or $(SECONDS),60) $(BIN)/pytest -q -s tests/api/siege.py
+
+mutants: .venv/mutants ## take guards away one at a time: does the suite notice? ARGS="--number 50 --seed 2"
+	@$(BIN)/python tests/mutants $(ARGS)
 
 check: .venv/dev ## lint, formatting, types, SQL lint, schema drift
 	@$(BIN)/ruff check --quiet .
@@ -101,8 +104,9 @@ clean: ## remove what make and the tools made; the data in .darkpearl stays
 
 .venv/run: EXTRAS := embedded
 .venv/dev: EXTRAS := embedded,dev
+.venv/mutants: EXTRAS := embedded,dev,mutants
 
-.venv/run .venv/dev: pyproject.toml | $(BIN)/python
+.venv/run .venv/dev .venv/mutants: pyproject.toml | $(BIN)/python
 	@echo 'installing into .venv, once: $(EXTRAS)'
 	@if command -v uv >/dev/null; then \
 		uv pip install --quiet --python $(BIN)/python -e '.[$(EXTRAS)]'; \

@@ -50,7 +50,7 @@ language sql stable
 return coalesce(
     case
         when session_user = 'darkpearl_api'
-            then nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub'
+            then nullif(nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub', '')
     end,
     session_user
 );

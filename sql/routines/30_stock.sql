@@ -265,7 +265,7 @@ comment on function find_movement(movement_type, uuid, uuid, uuid) is
 
 -- One movement that a person or a program asks for. Idempotent by its
 -- correlation id: the same again returns what was written the first time.
--- Makes the inventory row when goods arrive that were never stocked there.
+-- Makes the inventory row where the product was never stocked; a refusal takes it back.
 -- Locks: inventory by (product_id, warehouse_id).
 -- Raises: DP006 when more would leave than can be sold, DP010 for an unknown
 -- product or warehouse, DP011 when the correlation id stands for another
@@ -296,9 +296,7 @@ begin
         );
     end if;
 
-    if p_movement_type <> 'transfer_out' then
-        perform make_shelf(p_warehouse_id, p_product_id);
-    end if;
+    perform make_shelf(p_warehouse_id, p_product_id);
     v_locked := lock_stock(array[p_warehouse_id], array[p_product_id]);
 
     v_movement := find_movement(p_movement_type, p_warehouse_id, p_product_id, p_correlation_id);

@@ -138,7 +138,7 @@ begin
             format('A refund of %s was asked for.', p_amount),
             'Give a positive amount, or none for all that is left.'
         );
-    elsif coalesce(p_amount, 1) > v_left or v_left = 0 then
+    elsif p_amount > v_left or v_left = 0 then
         perform refuse(
             'DP020', 'not so much is left to refund',
             format('Of order %s, %s %s can still be given back.', p_order_id, v_left, p_payment.currency),

@@ -36,7 +36,7 @@ end
 $$;
 comment on function lock_fulfilled_order(uuid) is 'Internal: locks a fulfilled order for a return.';
 
--- The goods that p_items names, a row for each product. Locks nothing.
+-- The goods that p_items names, a row for each product; none for null. Locks nothing.
 -- Raises: DP015 for items that make no sense.
 create or replace function goods_of_items(p_items jsonb) returns table (product_id uuid, quantity integer)
 language plpgsql
@@ -130,10 +130,8 @@ declare
     v_quantities integer[];
     v_line record;
 begin
-    if p_items is not null then
-        select array_agg(g.product_id), array_agg(g.quantity) into v_products, v_quantities
-        from goods_of_items(p_items) as g;
-    end if;
+    select array_agg(g.product_id), array_agg(g.quantity) into v_products, v_quantities
+    from goods_of_items(p_items) as g;
 
     return query
     select m.* from stock_movements as m

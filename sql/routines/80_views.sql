@@ -191,7 +191,6 @@ select
         when 'compensation_started' then 'compensating'
         when 'step_compensated' then 'compensating'
         when 'retried' then case when l.forward then 'running' else 'compensating' end
-        when 'skipped' then case when l.forward then 'running' else 'compensating' end
         when 'step_waiting' then case when l.forward then 'waiting' else 'compensating' end
         when 'step_failed' then case when l.forward then 'running' else 'compensating' end
         when 'step_deferred' then case when l.forward then 'running' else 'compensating' end

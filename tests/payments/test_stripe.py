@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 from stripe_as_documented import Json, Stripe
 
-from darkpearl.gateways import Call, GatewayPayment
+from darkpearl.gateways import Call, GatewayPayment, Operation
 from darkpearl.gateways.money import AmountError
 from darkpearl.gateways.stripe import StripeGateway
 from darkpearl.gateways.stripe_objects import from_stripe, to_stripe
@@ -160,6 +160,16 @@ async def test_the_bank_s_reason_counts_before_the_general_one(
     assert answer.message == "Your card has insufficient funds."
 
 
+async def test_a_capture_may_be_declined_as_a_card_is(
+    server: Stripe, gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """What Stripe says of the card is the answer, whichever call it says it to."""
+    held = await gateway.authorize(order())
+    server.fail("/capture", 402, type="card_error", code="expired_card", message="Too old.")
+    answer = await gateway.capture(order("capture", reference=held.reference))
+    assert (answer.outcome, answer.code, answer.message) == ("declined", "expired_card", "Too old.")
+
+
 @pytest.mark.parametrize(
     ("asked", "code"),
     [
@@ -295,6 +305,43 @@ async def test_trouble_is_no_answer(
     found = await gateway.lookup(order())
     assert found is not None
     assert found.outcome == "unknown"
+
+
+@pytest.mark.parametrize("operation", ["capture", "refund"])
+async def test_what_stripe_cannot_find_may_be_found_later(
+    gateway: StripeGateway, order: Callable[..., Call], operation: Operation
+) -> None:
+    """A search lags behind: not to find the payment declines nothing, asked or looked up."""
+    call = order(operation)
+    ask = gateway.capture if operation == "capture" else gateway.refund
+    for answer in (await ask(call), await gateway.lookup(call)):
+        assert answer is not None
+        assert (answer.outcome, answer.code) == ("unknown", "not_found")
+        assert call.payment_key in str(answer.message)
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [({}, "invalid_request"), ({"code": "resource_missing"}, "resource_missing")],
+)
+async def test_a_look_that_is_refused_says_why(
+    server: Stripe, gateway: StripeGateway, order: Callable[..., Call], said: Json, code: str
+) -> None:
+    """To ask wrongly says nothing of the payment; the code says that Stripe has answered."""
+    server.fail("/payment_intents", 400, type="invalid_request_error", message="no", **said)
+    found = await gateway.lookup(order())
+    assert found is not None
+    assert (found.outcome, found.code) == ("unknown", code)
+
+
+async def test_another_amount_under_a_used_key_is_no_answer(
+    gateway: StripeGateway, order: Callable[..., Call]
+) -> None:
+    """Stripe refuses it; the payment under the key stays as it was asked for."""
+    await gateway.authorize(order())
+    answer = await gateway.authorize(order(amount=Decimal("7.00")))
+    assert (answer.outcome, answer.code) == ("unknown", "idempotency_error")
+    assert await money(gateway, order()) == ("20.00", "0.00", "0.00", False)
 
 
 # Undoing.

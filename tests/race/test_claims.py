@@ -135,3 +135,32 @@ async def test_lines_cannot_be_added_by_a_later_transaction(shop: Shop, connect:
         )
     assert refused.value.sqlstate == "DP012"
     assert await shop.value("select total_amount from orders") == 10
+
+
+async def test_of_two_pauses_at_once_the_longer_counts(
+    shop: Shop, connect: Any, waits: Any
+) -> None:
+    """Whoever pauses calls while another does cuts nothing short of what the other said."""
+    await shop.order((await shop.product(on_hand=1), 1))
+    one, other = await connect(autocommit=False), await connect()
+    await one.execute("select pause_external_steps(3600, 'an hour')")
+    async with anyio.create_task_group() as group:
+        group.start_soon(other.execute, "select pause_external_steps(60, 'a minute')")
+        await waits(other.info.backend_pid)
+        await one.commit()
+    await shop.turn_clock(600)
+    assert await shop.advance() == []
+
+
+async def test_who_waits_for_the_idle_lock_has_not_got_it(connect: Any, waits: Any) -> None:
+    """While a writer that rings nobody is at work, no listener takes another one for asleep."""
+    writer, drowsy, other = await connect(autocommit=False), await connect(), await connect()
+    await writer.execute("select pg_advisory_lock_shared(idle_lock_key())")
+    async with anyio.create_task_group() as group:
+        group.start_soon(drowsy.execute, "select pg_advisory_lock(idle_lock_key())")
+        await waits(drowsy.info.backend_pid)
+        cursor = await other.execute("select take_idle_lock()")
+        assert await cursor.fetchone() == (False,)
+        await writer.execute("select pg_advisory_unlock_all()")
+    cursor = await other.execute("select take_idle_lock()")
+    assert await cursor.fetchone() == (True,)

@@ -192,3 +192,25 @@ async def test_the_end_of_a_pause_finds_who_begins_to_wait_for_it(
 
     await shop.turn_clock(2)
     assert [each["saga_id"] for each in await shop.advance()] == [str(order)]
+
+
+async def test_refunds_lock_their_payments_in_order(shop: Shop, connect: Any, waits: Any) -> None:
+    """Whatever the order of the answers, who waits for a payment holds none behind it."""
+    product = await shop.product(on_hand=9)
+    orders = sorted([await shop.fulfilled((product, 1)) for _ in range(4)])
+    refunds = [(await shop.refund(order))["id"] for order in reversed(orders)]
+    holder, recorder = await connect(autocommit=False), await connect()
+    lock = "select from payments where order_id = %s for update nowait"
+    await holder.execute(lock, [orders[0]])
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(
+            recorder.execute,
+            "select record_refund(array[%s], %s, %s)",
+            [shop.lisbon, refunds, [Jsonb(APPROVED)] * len(refunds)],
+        )
+        await waits(recorder.info.backend_pid)
+        for order in orders[1:]:
+            await holder.execute(lock, [order])
+        await holder.commit()
+    shop.audited = False  # the sagas know nothing of it

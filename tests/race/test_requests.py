@@ -30,6 +30,19 @@ async def test_a_duplicate_waits_for_the_first(connect: Any, waits: Any) -> None
     assert answers == [("the answer",)]
 
 
+async def test_old_keys_go_but_for_one_that_somebody_is_at(shop: Shop, connect: Any) -> None:
+    """Two that clean up at once share the work, and wait for nobody."""
+    for key in ("a", "b", "c"):
+        await shop.run("select end_request(%s, sha256('x'), 'old')", key)
+    await shop.turn_clock(7200)
+    one, other = await connect(autocommit=False), await connect()
+    await one.execute("select from idempotency_keys where idempotency_key = 'b' for update")
+    await other.execute("set lock_timeout = '200ms'")
+    cursor = await other.execute("select forget_idempotency_keys(1)")
+    assert await cursor.fetchone() == (2,)
+    assert await shop.values("select idempotency_key from idempotency_keys") == ["b"]
+
+
 async def test_a_duplicate_goes_on_when_the_first_failed(connect: Any, waits: Any) -> None:
     """It waits for a first that is then rolled back, and is the first itself."""
     first = await connect("service_role", autocommit=False)

@@ -56,6 +56,22 @@ async def test_reservations_of_one_product_queue_behind_each_other(
     assert await shop.order_status(second) == "cancelled"
 
 
+@pytest.mark.parametrize("busy", ["another product", "another warehouse"])
+async def test_what_is_done_to_one_shelf_keeps_no_other(
+    shop: Shop, connect: Any, busy: str
+) -> None:
+    """A shelf that somebody is at is its own business: others are moved meanwhile."""
+    product, other = await shop.product(on_hand=9), await shop.product(on_hand=9)
+    await shop.receive(product, 9, shop.rotterdam)
+    one = await connect(autocommit=False)
+    place = (shop.lisbon, other) if busy == "another product" else (shop.rotterdam, product)
+    await one.execute("select count_stock(%s, %s, 8)", place)
+    await shop.run("set lock_timeout = '200ms'")
+    await shop.run("select adjust_stock(%s, %s, -1)", shop.lisbon, product)
+    assert await shop.stock(product) == (8, 0)
+    await one.rollback()
+
+
 async def test_a_reservation_is_written_over_the_one_it_waited_for(
     shop: Shop, connect: Any, waits: Any
 ) -> None:

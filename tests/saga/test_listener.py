@@ -274,6 +274,15 @@ async def test_a_ring_after_a_claim_has_begun_is_kept(database_url: str) -> None
     assert claims == ["begun", "begun"]
 
 
+async def test_who_had_stopped_listening_is_not_asleep_yet(database_url: str) -> None:
+    """What rang while nobody listened is looked for once more before anybody sleeps."""
+    async with Bell.connect(database_url) as bell:
+        await bell._connection.execute("unlisten *")
+        for sleeps in (False, True):
+            await bell.take_idle_lock()
+            assert bell.holds_idle_lock is sleeps
+
+
 async def test_a_session_says_what_became_of_its_statement(database_url: str) -> None:
     """A failure is raised, and the session goes on; a parameter may be as large as it likes."""
     statements = {"divide": "select 6 / $1::int, null", "measure": "select length($1::text)"}
@@ -712,6 +721,28 @@ async def test_stop_finishes_what_is_in_hand(shop: Shop, listening: Any, until: 
         return await shop.statuses() == {"fulfilled": 1, "pending": 1}
 
     await until(done)
+
+
+async def test_a_listener_that_is_killed_waits_for_no_answer(
+    shop: Shop, listening: Any, until: Any
+) -> None:
+    """It ends at once, and the request is handed out again when its lease has run out."""
+    order = await shop.order((await shop.product(on_hand=1), 1))
+    gateway = Gated()
+    listener = await listening(gateway, shutdown_seconds=40, payment_timeout_seconds=60)
+    await asyncio.wait_for(gateway.called.wait(), 20)
+    listener.stop()
+    listener.kill()
+
+    async def gone() -> bool:
+        return await shop.value(
+            "select count(*) = 0 from pg_stat_activity where application_name ~ '^darkpearl (b|l)'"
+            " and datname = current_database()"
+        )
+
+    await until(gone)
+    (again,) = await shop.ask_again() or await shop.ask_again()
+    assert again["saga_id"] == str(order)
 
 
 async def test_a_stop_in_the_middle_of_a_look_is_not_missed(database_url: str) -> None:

@@ -396,10 +396,12 @@ def test_the_plans_columns_are_these(catalogue: psycopg.Connection[Any]) -> None
 
 @pytest.mark.parametrize("name", NAMES)
 def test_functions_in_the_prose_are_there(catalogue: psycopg.Connection[Any], name: str) -> None:
-    """Every function that a page names with its parentheses exists."""
+    """Every function that a page names with its parentheses exists, here or in PostgreSQL."""
     real = set(
         column(
-            catalogue, "select proname from pg_proc where pronamespace = 'darkpearl'::regnamespace"
+            catalogue,
+            "select proname from pg_proc"
+            " where pronamespace in ('darkpearl'::regnamespace, 'pg_catalog'::regnamespace)",
         )
     )
     named = re.findall(r"\b(\w+)\(", " ".join(ticked(prose(name))))

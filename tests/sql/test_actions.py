@@ -4,6 +4,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 from shop import APPROVED, Shop
 
 
@@ -69,6 +70,23 @@ async def test_an_unmatched_event_is_acknowledged(shop: Shop) -> None:
     assert await shop.told("none:of_ours", APPROVED, "evt_1") == "duplicate"
     assert await refused(shop, call, "evt_1") == "DP015"
     assert await refused(shop, call, "evt_2") == "DP010"
+
+
+async def test_an_acknowledgement_is_of_one_event(shop: Shop) -> None:
+    """Neither the gateway's other events nor another gateway's of that name have been looked at."""
+    for gateway, event in (("mock", "evt_1"), ("mock", "evt_2"), ("other", "evt_1")):
+        await shop.run(
+            "select record_gateway_event(%s, %s, 'none:of_ours', %s)",
+            gateway,
+            event,
+            Jsonb(APPROVED),
+        )
+    async with shop.acting_as("service_role"):
+        await shop.run("select ack_gateway_event('mock', 'evt_1', 'of the other shop')")
+    assert await shop.values(
+        "select gateway || ' ' || event_id from gateway_events where disposition = 'unmatched'"
+        " order by 1"
+    ) == ["mock evt_2", "other evt_1"]
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,7 @@ async def test_claims_of_the_api_are_believed(log_in: LogIn) -> None:
     nobody = {"actor": "darkpearl_api", "customer": None}
     assert await told("") == nobody
     assert await told("{}") == nobody
+    assert await told('{"sub": ""}') == nobody
 
 
 async def test_a_refusal_says_all_it_was_given(shop: Shop) -> None:

@@ -155,7 +155,10 @@ async def test_while_nobody_answers(shop: Shop, order: UUID, product: UUID) -> N
 
 
 async def test_between_two_tries(shop: Shop, order: UUID, product: UUID) -> None:
-    """It turns back without waiting for the backoff, and voids what the try may have taken."""
+    """It turns back without waiting for the backoff, and voids what the try may have taken.
+
+    Where the charge was never answered, the void's answer says at which gateway it was.
+    """
     await shop.settle(await shop.advance(), UNKNOWN)
     assert (await shop.saga(order))["status"] == "running"
     await shop.cancel(order)
@@ -163,6 +166,8 @@ async def test_between_two_tries(shop: Shop, order: UUID, product: UUID) -> None
     assert void["step_name"] == "void_payment"
     await shop.settle([void], APPROVED)
     await ends_cancelled(shop, order, product, "voided")
+    payment = await shop.payment(order)
+    assert (payment["gateway"], payment["gateway_reference"]) == ("mock", "ch_1")
 
 
 async def test_when_the_money_is_held(shop: Shop, product: UUID) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from psycopg.types.json import Jsonb
 from releases import Releases, rename
 from shop import APPROVED, COMPENSATED, DECLINED, PENDING, UNKNOWN, Row, Shop
 
@@ -181,6 +182,14 @@ async def test_an_event_is_taken_once(shop: Shop, order: UUID) -> None:
     assert await shop.told(*told) == "duplicate"
     assert await dispositions(shop) == ["applied"]
     assert (await shop.events(order)).count("step_completed process_payment") == 1
+
+
+async def test_gateways_number_their_events_each_by_itself(shop: Shop, order: UUID) -> None:
+    """An id that another gateway has used before is another event."""
+    tell = "select record_gateway_event(%s, 'evt_1', %s, %s)"
+    assert await shop.value(tell, "other", "none:of_ours", Jsonb(APPROVED)) == "unmatched"
+    assert await shop.value(tell, "mock", f"{order}:process_payment", Jsonb(APPROVED)) == "applied"
+    assert await dispositions(shop) == ["unmatched", "applied"]
 
 
 @pytest.mark.parametrize(("first", "then"), [(APPROVED, DECLINED), (DECLINED, APPROVED)])

@@ -199,6 +199,23 @@ async def test_dropping_partitions_keeps_nobody_waiting(shop: Shop, connect: Con
     assert gone[0]["name"] not in await bounds(shop)
 
 
+async def test_a_partition_that_is_read_by_its_own_name_is_busy_too(
+    shop: Shop, connect: Connect
+) -> None:
+    """Whatever a transaction has of the history, housekeeping says so, and raises nothing."""
+    await shop.turn_clock(200 * 86400)
+    (first, *_) = await shop.rows(
+        "select * from drop_event_partitions(%s, 'disk', true)", await latest(shop)
+    )
+    reader = await connect()
+    async with reader.transaction():
+        await reader.execute(f"select from {first['name']}")
+        (busy,) = await shop.rows(
+            "select * from drop_event_partitions(%s, 'disk')", await latest(shop)
+        )
+    assert busy == {**first, "outcome": "busy"}
+
+
 async def test_partitions_are_made_beside_a_writer(shop: Shop, connect: Connect) -> None:
     """Who is placing an order is in nobody's way: partitions are attached all the same."""
     product = await shop.product(on_hand=1)

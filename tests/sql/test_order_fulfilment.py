@@ -137,6 +137,18 @@ async def test_a_demand_beyond_all_bounds_is_refused(shop: Shop) -> None:
     assert await reserve(shop, small, huge) == ["done", "refused"]
 
 
+async def test_a_shortage_is_of_one_shelf(shop: Shop) -> None:
+    """In one pass over two warehouses, who finds enough where they ordered is not refused."""
+    orders: dict[UUID, str] = {}
+    for short in (shop.rotterdam, shop.lisbon, shop.lisbon, shop.rotterdam):
+        product = await shop.product()
+        for warehouse in (shop.lisbon, shop.rotterdam):
+            await shop.receive(product, 1 if warehouse == short else 10, warehouse)
+            order = await shop.order((product, 2), warehouse=warehouse)
+            orders[order] = "refused" if warehouse == short else "done"
+    assert await reserve(shop, *orders) == list(orders.values())
+
+
 async def test_stock_of_another_warehouse_doesnt_count(shop: Shop) -> None:
     """An order is served from its own warehouse alone."""
     product = await shop.product(on_hand=5)

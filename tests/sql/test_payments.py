@@ -83,6 +83,18 @@ async def test_an_approval_captures_the_total(shop: Shop) -> None:
     assert (payment["gateway"], payment["gateway_reference"]) == ("mock", "ch_1")
 
 
+async def test_what_costs_nothing_pays_for_nobody_else(shop: Shop) -> None:
+    """In one batch with an order that is free, the other is asked for its money all the same."""
+    free = await shop.order((await shop.product("0", on_hand=1), 1))
+    other = await shop.order((await shop.product("10", on_hand=1), 1))
+    (request,) = await shop.advance()
+    assert request["saga_id"] == str(other)
+    assert await shop.order_status(free) == "fulfilled"
+    assert await shop.order_status(other) == "payment_processing"
+    await shop.settle([request], APPROVED)
+    assert await shop.order_status(other) == "fulfilled"
+
+
 async def test_a_decline_captures_nothing(shop: Shop) -> None:
     """A declined payment holds no money and says why."""
     order = await shop.order((await shop.product(on_hand=1), 1))

@@ -120,6 +120,24 @@ async def test_a_deadline_is_kept_within_bounds(
     assert seconds - 1 < waits <= seconds
 
 
+@pytest.mark.parametrize(
+    ("answer", "seconds"),
+    [
+        ({"outcome": "pending"}, 300),  # the step's own time
+        ({"outcome": "unknown"}, 40),  # its backoff
+        ({"outcome": "unknown", "deadline_seconds": 3000}, 40),
+    ],
+)
+async def test_who_names_no_deadline_has_the_steps(
+    shop: Shop, requested: UUID, answer: Row, seconds: float
+) -> None:
+    """An answer says how long it is waited for only where it is pending, and names a time."""
+    await shop.run("update step_settings set timeout_seconds = 300, backoff_seconds = 40")
+    await shop.settle([await shop.lease(requested)], answer)
+    waits = await shop.value("select extract(epoch from ready_at - clock()) from sagas")
+    assert 0.4 * seconds < waits <= 1.5 * seconds
+
+
 async def test_a_deadline_that_is_none_is_a_failed_try(shop: Shop, requested: UUID) -> None:
     """An answer that can't be read is no answer: it is asked again."""
     assert (

@@ -90,3 +90,14 @@ async def test_a_saga_is_followed_from_any_event_on(shop: Shop) -> None:
     assert [event["id"] for event in part["events"]] == ids[2:4]
     assert (await shop.row(look, order, ids[-1], 100))["events"] == []
     assert await shop.rows(look, uuid4(), 0, 100) == []
+
+
+async def test_stocking_a_product_stocks_it_alone(shop: Shop) -> None:
+    """Opening stock is of one product in one warehouse, whatever else there is."""
+    old, new = await shop.product(on_hand=5), await shop.product()
+    await shop.receive(new, 3, shop.rotterdam)
+    await shop.run("select stock_product(%s, %s, 7, 1, 2)", new, shop.lisbon)
+    assert await shop.stock(old) == (5, 0)
+    assert await shop.stock(new) == (7, 0)
+    assert await shop.stock(new, shop.rotterdam) == (3, 0)
+    assert await shop.value("select count(*) from inventory") == 3

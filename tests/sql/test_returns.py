@@ -1,6 +1,7 @@
 """routines/63_returns.sql: money and goods come back, each by itself, never more than left."""
 
 import json
+from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -86,6 +87,14 @@ async def test_money_goes_back_in_parts(shop: Shop, order: UUID) -> None:
         "0.99",
         "19.00",
     ]
+
+
+@pytest.mark.parametrize("left", ["0.01", "0.99"])
+async def test_the_last_cents_go_back_too(shop: Shop, order: UUID, left: str) -> None:
+    """Without an amount all that is left is refunded, however little that is."""
+    await shop.refund(order, Decimal(30) - Decimal(left))
+    await shop.settle(await shop.advance(), APPROVED)
+    assert str((await shop.refund(order))["amount"]) == left
 
 
 async def test_two_refunds_of_one_order_in_one_batch_add_up(shop: Shop, order: UUID) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from shop import Shop
+from shop import APPROVED, Shop
 
 MOVES = {
     "receive": "select * from receive_stock(%s, %s, %s, %s)",
@@ -71,6 +71,37 @@ async def test_a_transfer_moves_both_shelves(shop: Shop) -> None:
     assert {out["correlation_id"], into["correlation_id"]} == {key}
     assert await shop.stock(product) == (7, 0)
     assert await shop.stock(product, shop.rotterdam) == (3, 0)
+
+
+async def test_a_transfer_makes_the_shelf_it_needs_and_no_other(shop: Shop) -> None:
+    """Goods are stocked where they arrive: not elsewhere, and nothing else is stocked there."""
+    product, _ = await shop.product(on_hand=5), await shop.product()
+    await shop.run("insert into warehouses (code, name) values ('PAR', 'Paris')")
+    with shop.refused("DP010"):
+        await shop.run("select transfer_stock(%s, %s, %s, 1)", shop.lisbon, uuid4(), product)
+    assert await shop.values("select warehouse_id from inventory") == [shop.lisbon]
+    await transfer(shop, product, 1)
+    shelves = await shop.rows("select product_id, warehouse_id from inventory")
+    assert {tuple(shelf.values()) for shelf in shelves} == {
+        (product, shop.lisbon),
+        (product, shop.rotterdam),
+    }
+
+
+@pytest.mark.parametrize("orders", [1, 2])
+async def test_whatever_moves_on_a_shelf_is_its_next_version(shop: Shop, orders: int) -> None:
+    """Who has read a shelf sees by its version that a step of orders has moved it since."""
+    product = await shop.product(on_hand=9)
+    versions = [await shop.value("select version from inventory")]
+    for _ in range(orders):
+        await shop.order((product, 1))
+    requests = await shop.advance()
+    versions.append(await shop.value("select version from inventory"))
+    await shop.settle(requests, APPROVED)
+    versions.append(await shop.value("select version from inventory"))
+    await shop.run("select count_stock(%s, %s, 5)", shop.lisbon, product)
+    versions.append(await shop.value("select version from inventory"))
+    assert versions == list(range(versions[0], versions[0] + 4))
 
 
 async def test_counting_writes_the_difference(shop: Shop) -> None:
@@ -247,7 +278,7 @@ async def test_a_movement_is_signed_by_its_type(shop: Shop, movement: str, quant
 
 async def test_past_stock_can_be_read(shop: Shop) -> None:
     """The stock of any past moment is what the last movement before it left."""
-    product = await shop.product()
+    product, other = await shop.product(), await shop.product()
     moments = []
 
     async def an_hour_passes() -> None:
@@ -256,6 +287,8 @@ async def test_past_stock_can_be_read(shop: Shop) -> None:
 
     await an_hour_passes()
     await shop.receive(product, 10)
+    await shop.receive(other, 7)
+    await shop.receive(product, 8, shop.rotterdam)
     await an_hour_passes()
     await shop.order((product, 4))
     requests = await shop.advance()
@@ -271,7 +304,7 @@ async def test_past_stock_can_be_read(shop: Shop) -> None:
         [(10, 4)],
         [(6, 0)],
     ]
-    assert await shop.rows(ask, shop.rotterdam, product, moments[-1]) == []
+    assert await shop.rows(ask, shop.rotterdam, other, moments[-1]) == []
 
 
 async def test_a_shelf_with_stock_stays(shop: Shop) -> None:

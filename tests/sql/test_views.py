@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 from psycopg import AsyncConnection
-from shop import APPROVED, DECLINED, Shop
+from shop import APPROVED, DECLINED, LONG, Shop
 
 from darkpearl import schema
 
@@ -161,6 +161,31 @@ async def test_the_audit_finds_it(
     assert all(row["subject"] and row["detail"] for row in found)
 
 
+async def test_the_audit_holds_nothing_against_another(shop: Shop) -> None:
+    """Orders in every state, of other products and amounts, side by side: each balances alone."""
+    one, other = await shop.product("10", on_hand=50), await shop.product("7", on_hand=50)
+    await shop.receive(one, 9, shop.rotterdam)
+    lines = [(one, 1), (one, 2), (other, 3)]
+    for line in lines:
+        await shop.order(line, (other, 1), warehouse=shop.lisbon)
+        await shop.order((one, 1), warehouse=shop.rotterdam)
+        assert await shop.audit() == []
+        declined = await shop.order(line)
+        requests = await shop.advance()
+        asked = [each for each in requests if each["saga_id"] == str(declined)]
+        await shop.settle(asked, DECLINED)
+        assert await shop.audit() == []
+        assert await shop.told(f"{declined}:process_payment", APPROVED) == "applied"
+        fulfilled = await shop.fulfilled(line)
+        await shop.refund(fulfilled, line[1])
+        await shop.take_back(fulfilled)
+        assert await shop.audit() == []
+    while requests := await shop.ask_again() or await shop.ask_again():
+        assert await shop.audit() == []
+        await shop.settle(requests, APPROVED)
+    assert set(await shop.statuses()) == {"fulfilled", "cancelled"}
+
+
 def test_every_finding_is_tried() -> None:
     """Each rule of the audit is shown to find something."""
     (views,) = (each for each in schema.files("routines") if each.stem == "80_views")
@@ -209,7 +234,10 @@ async def test_a_saga_turning_back_shows_its_undo(shop: Shop) -> None:
 
 
 async def test_the_queue_in_one_row(shop: Shop, orders: dict[str, UUID]) -> None:
-    """engine_health counts what is ready, since when, what waits and what backs off."""
+    """engine_health counts what is ready, since when, what waits and what backs off.
+
+    What waits for an answer is ready when its lease has run out.
+    """
     assert orders
     health = await shop.row("select * from engine_health")
     assert (health["ready"], health["waiting"], health["backing_off"]) == (0, 1, 0)
@@ -226,6 +254,9 @@ async def test_the_queue_in_one_row(shop: Shop, orders: dict[str, UUID]) -> None
     assert (health["ready"], health["waiting"], health["backing_off"]) == (2, 1, 0)
     assert 20 <= health["oldest_ready_seconds"] < 25
     assert health["stuck"] == 0
+    await shop.turn_clock(LONG)
+    health = await shop.row("select * from engine_health")
+    assert (health["ready"], health["waiting"], health["backing_off"]) == (3, 0, 0)
 
 
 @pytest.mark.parametrize("role", ["darkpearl_app", "darkpearl_reader", "service_role"])
