@@ -155,8 +155,8 @@ class Map:
         return found
 
     def said(self, test: str) -> str:
-        """What a test says."""
-        return self.sources.get(test.split("[", maxsplit=1)[0], "")
+        """What a test says, its parameters too."""
+        return f"{test} {self.sources.get(test.split('[', maxsplit=1)[0], '')}"
 
     def users(self, name: str, seen: set[str]) -> set[str]:
         """The tests that come by a function, view or table."""

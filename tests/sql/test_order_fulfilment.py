@@ -238,6 +238,19 @@ async def test_only_what_may_have_been_charged_is_voided(shop: Shop) -> None:
     shop.audited = False
 
 
+async def test_who_owes_nothing_is_done_and_who_owes_is_asked(shop: Shop) -> None:
+    """In one batch each order has its own outcome: paid already, or a call to make."""
+    free = await shop.order((await shop.product("0", on_hand=1), 1))
+    other = await shop.order((await shop.product("10", on_hand=1), 1))
+    outcomes = await step(shop, "process_payment", free, other)
+    assert {saga: outcome["result"] for saga, outcome in outcomes.items()} == {
+        free: "done",
+        other: "waiting",
+    }
+    assert outcomes[free]["request"] is None
+    assert outcomes[other]["request"]["amount"] == "10"
+
+
 async def test_asking_for_money_again_asks_the_same(shop: Shop) -> None:
     """The second request for a charge is the first one, word for word."""
     order = await shop.order((await shop.product("3", on_hand=2), 2))
