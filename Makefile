@@ -30,7 +30,7 @@ listener: .venv/run ## run one listener alone
 	@exec $(DARKPEARL) listener
 
 test: .venv/dev ## the whole suite, on a PostgreSQL of its own
-	@$(BIN)/pytest -q $(PYTEST)
+	@$(BIN)/pytest -q -n 2 --dist loadfile $(PYTEST)
 
 chaos: .venv/dev ## everything fails at once, then the books are compared; ORDERS=20000 for more
 	@DARKPEARL_TEST_CHAOS_ORDERS=$(or $(ORDERS),5000) $(BIN)/pytest -q -s tests/saga/chaos.py

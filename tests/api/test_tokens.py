@@ -292,6 +292,7 @@ async def test_the_scheme_is_in_any_case(client: Client) -> None:
         signed("x" * 32, "HS256", kid="s1"),
         signed(RSA, "RS256", kid="enc"),
     ],
+    ids=range(9),
 )
 async def test_a_key_serves_its_own_algorithm_alone(
     issuer: Issuer, verifier: Verifier, confused: str

@@ -207,7 +207,9 @@ async def test_an_event_that_cant_be_kept_as_it_is_is_cleaned(
     assert await orders(shop) == {"cancelled": 1}
 
 
-@pytest.mark.parametrize("header", ["", "t=1,v1=0", f"t={int(time.time())},v1=0"])
+@pytest.mark.parametrize(
+    "header", ["", "t=1,v1=0", f"t={int(time.time())},v1=0"], ids=["none", "old", "wrong"]
+)
 async def test_what_is_not_signed_changes_nothing(
     shop: Shop, api: httpx.AsyncClient, problem: Callable[..., Json], header: str
 ) -> None:

@@ -129,21 +129,27 @@ async def nested() -> Sent:
 @asynccontextmanager
 async def serving(send: Callable[[], Sent]) -> AsyncIterator[str]:
     """The address of a service that answers each connection with that, whatever it is asked."""
+    answering: set[asyncio.Task[None]] = set()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
+        if task := asyncio.current_task():
+            answering.add(task)
+        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
             await reader.readuntil(b"\r\n\r\n")
             async for part in send():
                 writer.write(part)
                 await writer.drain()
             await reader.read()
-        writer.close()
+        writer.transport.abort()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
+        for each in answering:
+            each.cancel()
+        await asyncio.gather(*answering)
 
 
 OF_ANY_KIND = [bomb, long_answer, endless_chunks, slow_body, endless_head, redirects]
