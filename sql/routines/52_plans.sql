@@ -252,3 +252,12 @@ begin atomic
 end;
 comment on function functions_in_use() is
     'The functions that sagas which have not ended still need, with how many of which version of a plan.';
+
+-- Whether a step, or with p_backwards its undo, asks somebody outside. Locks nothing.
+create or replace function is_external(p_step plan_step, p_backwards boolean) returns boolean
+language sql immutable
+return case
+    when p_backwards then p_step.undo_settle_function is not null
+    else p_step.settle_function is not null and p_step.on_deadline is null
+end;
+comment on function is_external(plan_step, boolean) is 'Internal: whether a step, or its undo, asks somebody outside.';

@@ -345,11 +345,9 @@ begin
         select from orders as o
         where o.id = p_order_id and (o.customer_id = current_customer() or not acts_as_customer())
     ) then
-        raise exception using
-            errcode = 'DP010',
-            message = 'no such order',
-            detail = format('There is no order %s.', p_order_id),
-            hint = 'Look it up in order_overview.';
+        perform refuse(
+            'DP010', 'no such order', format('There is no order %s.', p_order_id), 'Look it up in order_overview.'
+        );
     end if;
 
     select s.* into v_saga
@@ -371,14 +369,14 @@ begin
             and (v_saga.position > v_pivot or (v_saga.position = v_pivot and v_saga.attempts > 0))
         )
     then
-        raise exception using
-            errcode = 'DP007',
-            message = 'order cannot be cancelled any more',
-            detail = format('Order %s is %s, its saga is %s.', p_order_id, v_order.status, v_saga.status),
-            hint = case v_saga.status
+        perform refuse(
+            'DP007', 'order cannot be cancelled any more',
+            format('Order %s is %s, its saga is %s.', p_order_id, v_order.status, v_saga.status),
+            case v_saga.status
                 when 'stuck' then 'An operator has to look at it first: see stuck_sagas.'
                 else 'What leaves can only come back: return_items() takes the goods, refund_order() gives the money.'
-            end;
+            end
+        );
     end if;
 
     if not v_saga.cancel_requested and v_saga.status in ('running', 'waiting') then
