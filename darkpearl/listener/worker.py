@@ -61,11 +61,11 @@ class Listener:
         self._limits = limits
         self._tracing = tracing
         self._gateway = metrics.observed(gateway)
-        breaker = Breaker(limits.call_failures)
-        metrics.breaker.set_function(lambda: breaker.state)
+        self._breaker = Breaker(limits.call_failures)
+        metrics.breaker.set_function(lambda: self._breaker.state)
         self._calls = Calls(
             self._gateway,
-            breaker,
+            self._breaker,
             concurrency=limits.concurrency,
             timeout_seconds=limits.call_seconds,
             operations=operations,
@@ -148,6 +148,8 @@ class Listener:
         while not self._stopping:
             await self._housekeeping.keep(self._engine)
             await bell.correct_waits()
+            if self._breaker.state:
+                await self._look_for_peers(bell)
             if not bell.holds_idle_lock:
                 await self._work_off(bell)
                 await bell.take_idle_lock()
@@ -219,10 +221,13 @@ class Listener:
         """There is more than one claim takes: writers need not ring, and peers may be at it."""
         if bell.holds_idle_lock:
             await bell.release_idle_lock()
+        await self._look_for_peers(bell)
+        await bell.correct_waits()
+
+    async def _look_for_peers(self, bell: Bell) -> None:
         if time.monotonic() - self._counted_peers_at > PEERS_SECONDS:
             self._counted_peers_at = time.monotonic()
             self._has_peers = await bell.has_peers()
-            await bell.correct_waits()
 
     def _due(self, passes: Passes) -> dict[str, Coroutine[Any, Any, Pass]]:
         """A settle if there are answers, and an advance if one is wanted and there is room.
@@ -263,8 +268,12 @@ class Listener:
         """How many sagas may be claimed now. What is being settled is on its way out.
 
         No more than the gateway gets to before leases run out. Of crowded warehouses none are
-        claimed, and what waits of them takes nothing from what the others may have.
+        claimed, and what waits of them takes nothing from what the others may have. When the
+        gateway doesn't answer this listener, what peers may have better luck with is left to
+        them, but for one now and then, to see.
         """
+        if self._breaker.state and self._has_peers:
+            return int(not (self._breaker.open or self._outstanding))
         self._crowded = self._calls.crowded()
         waits = min(sum(self._crowded.values()), self._most_outstanding)
         return min(

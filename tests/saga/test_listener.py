@@ -594,6 +594,39 @@ async def test_an_outage_of_the_gateway_costs_time_and_no_order(
     assert await shop.value("select max(attempt) < 5 from saga_events")
 
 
+async def test_who_cant_reach_the_gateway_leaves_the_work_to_peers(
+    shop: Shop, listening: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its breaker open for a minute, it gives no order back that another could have charged."""
+    monkeypatch.setattr(calls, "FIRST_PAUSE_SECONDS", 60.0)
+    product = await shop.product(on_hand=1000)
+    await shop.run("update step_settings set backoff_seconds = 0.1")
+    for _ in range(10):
+        await shop.order((product, 1))
+    lost = await listening(Down(), poll_seconds=0.05, payment_failures=3, payment_concurrency=4)
+
+    async def open_breaker() -> bool:
+        return REGISTRY.get_sample_value("darkpearl_listener_breaker_state") == 2
+
+    await until(open_breaker)
+    await listening(MockGateway(1.0), poll_seconds=0.05)
+
+    async def knows_of_its_peer() -> bool:
+        return lost._has_peers
+
+    await until(knows_of_its_peer)
+    orders = [await shop.order((product, 1)) for _ in range(200)]
+
+    async def done() -> bool:
+        return await shop.value(
+            "select count(*) = 200 from orders where id = any(%s) and status = 'fulfilled'", orders
+        )
+
+    await until(done)
+    deferred = "select count(*) from saga_events where event_type = 'step_deferred' and saga_id"
+    assert await shop.value(f"{deferred} = any(%s)", orders) == 0
+
+
 class Refusing(StandIn):
     """Answers some charges with what says nothing; the others are approved."""
 
