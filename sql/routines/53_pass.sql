@@ -306,6 +306,25 @@ $$;
 comment on function end_of_pause(saga_group, plan_step) is
     'Internal: until when calls of the step at which a group stands are paused; null when they are not.';
 
+-- Whether a request of the step at which a group stands was ever made, for any of its
+-- members: one that was given back unasked counts for no attempt, and what was written down
+-- for it is to be undone all the same. Locks nothing.
+create or replace function was_asked(p_group saga_group, p_warehouse_ids uuid[]) returns boolean
+language plpgsql
+as $$
+declare
+    v_step constant plan_step := p_group.plan[p_group.position];
+begin
+    return is_external(v_step, false) and exists (
+        select from saga_events as e
+        where e.saga_id = any(p_group.saga_ids) and e.warehouse_id = any(p_warehouse_ids)
+            and e.event_type = 'step_waiting' and e.step_name = v_step.step_name
+    );
+end
+$$;
+comment on function was_asked(saga_group, uuid[]) is
+    'Internal: whether a request was ever made of the step at which a group stands.';
+
 -- Takes a group through its steps as long as its members come out of them alike, until it
 -- is parked. Returns what becomes of it: one group as a rule, more when members came out
 -- differently, which then go on by themselves. p_once: takes one step at the most.
@@ -335,7 +354,9 @@ begin
         elsif p_group.cancel_requested and p_group.status in ('running', 'waiting') then
             -- No call is out any more. A step that was tried may have had its effect, but not
             -- one that waits for a signal.
-            return array[start_compensation(p_group, p_group.attempts > 0 and not v_waits, 'cancelled on request')];
+            return array[start_compensation(
+                p_group, not v_waits and (p_group.attempts > 0 or was_asked(p_group, p_warehouse_ids)), 'cancelled on request'
+            )];
         elsif p_group.status = 'waiting' then
             return case
                 when v_waits then wake_signalled(end_wait(p_group, p_warehouse_ids), p_warehouse_ids)

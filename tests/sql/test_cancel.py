@@ -237,6 +237,17 @@ async def test_while_it_turns_back(shop: Shop, order: UUID, product: UUID) -> No
     await ends_cancelled(shop, order, product, "voided")
 
 
+async def test_when_its_request_was_given_back(shop: Shop, order: UUID, product: UUID) -> None:
+    """What was written down for a call that was never made is undone, and voided to be sure."""
+    await shop.advance()
+    lease = await shop.lease(order)
+    await shop.bring([{**lease, "deferred_seconds": 60, "answer": {"message": "not asked"}}])
+    await shop.cancel(order)
+    (void,) = await shop.advance()
+    await shop.settle([void], APPROVED)
+    await ends_cancelled(shop, order, product, "voided")
+
+
 async def test_when_it_is_stuck(shop: Shop, order: UUID) -> None:
     """A person has to look at it first, and is told where."""
     await shop.give_up_after(0)
