@@ -18,7 +18,7 @@
 `PROBLEMS` is the one table from SQLSTATE to class and title; the class knows the HTTP status.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
 
@@ -298,14 +298,20 @@ def from_psycopg(error: psycopg.Error) -> DarkPearlError:
     return DarkPearlError()
 
 
-def why_read_only(connection: psycopg.AsyncConnection[Any]) -> str:
-    """Why nothing can be written here, as the server says of itself unasked; '' if it can."""
-    reasons = {
-        "in_hot_standby": "it is a standby",
-        "default_transaction_read_only": "default_transaction_read_only is on",
-    }
-    status = connection.info.parameter_status
-    return " and ".join(reason for name, reason in reasons.items() if status(name) == "on")
+READ_ONLY = {
+    "in_hot_standby": "it is a standby",
+    "default_transaction_read_only": "default_transaction_read_only is on",
+}
+"""The settings of a server with which nothing can be written to it, in words."""
+
+
+def why_read_only(setting: Callable[[str], str | None]) -> str:
+    """Why nothing can be written to a server; '' if it can.
+
+    Args:
+        setting: what the server says of itself under a name of READ_ONLY.
+    """
+    return " and ".join(why for name, why in READ_ONLY.items() if setting(name) == "on")
 
 
 def refuse_read_only(connection: psycopg.AsyncConnection[Any]) -> None:
@@ -314,7 +320,7 @@ def refuse_read_only(connection: psycopg.AsyncConnection[Any]) -> None:
     Raises:
         psycopg.errors.ReadOnlySqlTransaction: it can't be done here.
     """
-    if why := why_read_only(connection):
+    if why := why_read_only(connection.info.parameter_status):
         raise psycopg.errors.ReadOnlySqlTransaction(f"the server can't be written to: {why}")
 
 

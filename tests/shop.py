@@ -91,6 +91,19 @@ class Shop:
             await self.receive(product, on_hand)
         return product
 
+    async def shelves(self, count: int) -> None:
+        """So many products more, each with an empty shelf in Lisbon."""
+        async with self.unguarded():
+            await self.run(
+                "insert into products (sku, name) select n, n from generate_series(1, %s) as n",
+                count,
+            )
+            await self.run(
+                "insert into inventory (product_id, warehouse_id) select id, %s from products"
+                " on conflict do nothing",
+                self.lisbon,
+            )
+
     async def receive(self, product: UUID, quantity: int, warehouse: UUID | None = None) -> None:
         """Goods arrive."""
         await self.run(

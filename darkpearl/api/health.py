@@ -11,7 +11,7 @@ from darkpearl.api.access import Caller
 from darkpearl.api.problems import refusals
 from darkpearl.api.tokens import ANONYMOUS
 from darkpearl.database import Pool
-from darkpearl.errors import DarkPearlError, UnavailableError
+from darkpearl.errors import READ_ONLY, DarkPearlError, UnavailableError, why_read_only
 
 READY_SECONDS = 2.0
 """Longer than this the database counts as away; a probe doesn't wait for ever."""
@@ -25,9 +25,8 @@ class Health(Struct):
 
 HINT = "Run `darkpearl db migrate`."
 
-_READY = (
-    "select to_regclass('orders') is not null as here, pg_is_in_recovery() as is_standby,"
-    " current_setting('default_transaction_read_only') = 'on' as is_read_only"
+_READY = "select to_regclass('orders') is not null as here, " + ", ".join(
+    f"current_setting('{name}') as {name}" for name in READ_ONLY
 )
 
 
@@ -63,12 +62,8 @@ async def _probe(pool: Pool) -> None:
         raise UnavailableError("The database is not set up.", hint=HINT) from error
     if not row or not row["here"]:
         raise UnavailableError("The schema is not there.", hint=HINT)
-    if row["is_standby"]:
-        raise UnavailableError("The database can't be written to: it is a standby.")
-    if row["is_read_only"]:
-        raise UnavailableError(
-            "The database can't be written to: default_transaction_read_only is on."
-        )
+    if why := why_read_only(row.get):
+        raise UnavailableError(f"The database can't be written to: {why}.")
 
 
 router = Router(

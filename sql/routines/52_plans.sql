@@ -261,3 +261,9 @@ return case
     else p_step.settle_function is not null and p_step.on_deadline is null
 end;
 comment on function is_external(plan_step, boolean) is 'Internal: whether a step, or its undo, asks somebody outside.';
+
+-- The name of a step, or with p_backwards of its undo. Locks nothing.
+create or replace function name_of(p_step plan_step, p_backwards boolean) returns text
+language sql immutable
+return case when p_backwards then p_step.undo_name else p_step.step_name end;
+comment on function name_of(plan_step, boolean) is 'Internal: the name of a step, or of its undo.';

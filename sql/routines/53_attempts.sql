@@ -112,7 +112,7 @@ begin
         select g.saga_id
         from unnest(p_group.saga_ids, p_group.warehouse_ids) as g (saga_id, warehouse_id)
         where v_seconds <= seconds_tried(
-            g.saga_id, g.warehouse_id, case when v_backwards then v_step.undo_name else v_step.step_name end,
+            g.saga_id, g.warehouse_id, name_of(v_step, v_backwards),
             is_external(v_step, v_backwards)
         )
         order by g.saga_id
@@ -165,7 +165,7 @@ begin
         from unnest(p_group.saga_ids, p_group.warehouse_ids) as m (saga_id, warehouse_id)
         cross join lateral (
             select o.began_at, o.until
-            from tries_of(m.saga_id, m.warehouse_id, case when v_backwards then v_step.undo_name else v_step.step_name end) as o
+            from tries_of(m.saga_id, m.warehouse_id, name_of(v_step, v_backwards)) as o
             where o.kind = 'pending' order by o.id limit 1
         ) as t
         where clock() >= greatest(t.until, t.began_at + v_seconds * interval '1 second')

@@ -206,7 +206,7 @@ declare
     v_backwards constant boolean := p_group.status = 'compensating';
     v_done constant boolean := p_outcome.result = 'done';
     v_will_retry constant boolean := p_outcome.result in ('waiting', 'failed', 'deferred');
-    v_name constant text := case when v_backwards then v_step.undo_name else v_step.step_name end;
+    v_name constant text := name_of(v_step, v_backwards);
 begin
     p_group.token_increments := p_group.token_increments + 1;
     p_group.ready_at := v_now;

@@ -155,7 +155,7 @@ begin
             from unnest(p_group.saga_ids, p_group.warehouse_ids) with ordinality as g (saga_id, warehouse_id, n)
             left join lateral (
                 select o.kind, o.began_at, o.until
-                from tries_of(g.saga_id, g.warehouse_id, case when v_backwards then v_step.undo_name else v_step.step_name end) as o
+                from tries_of(g.saga_id, g.warehouse_id, name_of(v_step, v_backwards)) as o
                 where o.kind in ('asked', 'pending')
                 order by o.id desc limit 1
             ) as t on true
@@ -405,7 +405,7 @@ begin
         select
             json_agg(row(
                 s.saga_id, s.warehouse_id, s.lease_token + p_group.token_increments, p_group.attempts, v_step.timeout_seconds,
-                case p_group.status when 'compensating' then v_step.undo_name else v_step.step_name end, s.request
+                name_of(v_step, p_group.status = 'compensating'), s.request
             )::external_request)
         from unnest(p_group.saga_ids, p_group.warehouse_ids, p_group.lease_tokens, p_group.requests)
             as s (saga_id, warehouse_id, lease_token, request)
@@ -544,3 +544,17 @@ end
 $$;
 comment on function run_groups(uuid[], saga_group[], integer) is
     'Internal: runs claimed sagas step by step; returns the external requests.';
+
+-- Brings a saga an answer for which no call is out: a person's, or a webhook's to one that is
+-- stuck. What comes after it is advance()'s. Locks: as run_groups(); the caller has locked the saga.
+create or replace function answer_saga(p_group saga_group, p_answer jsonb) returns void
+language plpgsql
+as $$
+begin
+    p_group.attempts := 1;
+    p_group.were_ready_at := array[clock()];
+    p_group.answers := array[p_answer];
+    perform run_groups(p_group.warehouse_ids, settle_group(p_group, p_group.warehouse_ids), 0);
+end
+$$;
+comment on function answer_saga(saga_group, jsonb) is 'Internal: brings a saga an answer for which no call is out.';

@@ -201,10 +201,9 @@ begin
         v_result := case when cardinality(out_of_time(v_group, true)) > 0 then 'stuck' else 'deferred' end;
         v_wait_seconds := least(greatest(1, 10 * extract(epoch from clock_timestamp() - statement_timestamp())), 3600);
     end if;
-    if v_result = 'deferred' then
-        -- A request that was made stays counted, so that the next one looks what became of it.
-        v_group.attempts := least(v_group.attempts, 32766) + 1;
-    elsif v_group.status <> 'waiting' and not p_counted and v_step.position is not null then
+    -- What is put off gives its try back: a request that was made stays counted, so that the
+    -- next one looks what became of it.
+    if v_result = 'deferred' or (v_group.status <> 'waiting' and not p_counted and v_step.position is not null) then
         v_group.attempts := least(v_group.attempts, 32766) + 1;
     end if;
     if v_result = 'failed' and cardinality(out_of_time(v_group)) > 0 then
@@ -228,7 +227,7 @@ begin
     if v_failed.status = 'stuck' then
         saga_id := v_group.saga_ids[1];
         error_code := p_sqlstate;
-        step_name := coalesce(case v_group.status when 'compensating' then v_step.undo_name else v_step.step_name end, 'no step');
+        step_name := coalesce(name_of(v_step, v_group.status = 'compensating'), 'no step');
     end if;
 end
 $$;

@@ -48,7 +48,7 @@ set search_path = darkpearl, pg_temp
 as $$
 declare
     v_step constant plan_step := p_group.plan[p_group.position];
-    v_name constant text := case p_group.status when 'compensating' then v_step.undo_name else v_step.step_name end;
+    v_name constant text := name_of(v_step, p_group.status = 'compensating');
 begin
     perform refuse_no_reason(p_reason);
     insert into saga_events (saga_id, warehouse_id, event_type, step_name, message, actor)
@@ -117,7 +117,7 @@ begin
             'DP007', 'saga cannot turn back',
             format(
                 'Saga %s is stuck at %s, %s.', p_saga_id,
-                case v_group.status when 'compensating' then v_step.undo_name else v_step.step_name end,
+                name_of(v_step, v_group.status = 'compensating'),
                 case v_group.status when 'compensating' then 'on its way back' else 'from where it only goes forward' end
             ),
             'Remove the cause and call retry_saga(); or skip_step(), when it was done by hand.'
@@ -160,10 +160,9 @@ begin
     perform call_step(
         case when v_backwards then v_step.undo_function else v_step.step_function end, v_group.warehouse_ids, v_group.saga_ids
     );
-    v_group.attempts := 1;
-    v_group.were_ready_at := array[clock()];
-    v_group.answers := array[jsonb_build_object('outcome', 'approved', 'gateway', 'by hand', 'message', p_reason)];
-    perform run_groups(v_group.warehouse_ids, settle_group(v_group, v_group.warehouse_ids), 0);
+    perform answer_saga(
+        v_group, jsonb_build_object('outcome', 'approved', 'gateway', 'by hand', 'message', p_reason)
+    );
     return send_on(v_group);
 end
 $$;

@@ -120,7 +120,7 @@ comment on function forget_payment_tokens(integer) is
     'Housekeeping: removes the payment tokens of orders whose sagas have ended, and says how many.';
 
 -- An amount of an answer; null where it names none. What can be none of ours (NaN, a word, a
--- negative number) is NaN, which equals nothing that was asked for. Like the next two it has
+-- negative number) is NaN, which equals nothing that was asked for. Like those that follow it has
 -- no SET clause, so that it is inlined. Locks nothing.
 create or replace function told_amount(p_answer jsonb, p_field text) returns numeric
 language sql immutable
@@ -141,6 +141,21 @@ return case
         then round(told_amount(p_answer, p_field), least(scale(told_amount(p_answer, p_field)), 4))
 end;
 comment on function told_money(jsonb, text, text) is 'Internal: an amount of an answer that can be written down.';
+
+-- What an answer says was taken of a payment: in all, else by this call. Null where that is
+-- nothing to write down. Locks nothing.
+create or replace function told_taken(p_answer jsonb, p_currency text) returns numeric
+language sql immutable
+return coalesce(told_money(p_answer, 'captured', p_currency), told_money(p_answer, 'amount', p_currency));
+comment on function told_taken(jsonb, text) is 'Internal: what an answer says was taken of a payment.';
+
+-- Whether an answer that undoes a payment leaves money with us: less has gone back than was
+-- taken, as far as the answer or p_captured says, or an amount is none. Locks nothing.
+create or replace function leaves_money(p_answer jsonb, p_captured numeric) returns boolean
+language sql immutable
+return told_amount(p_answer, 'refunded') < greatest(p_captured, told_amount(p_answer, 'captured'))
+    or 'NaN' in (told_amount(p_answer, 'captured'), told_amount(p_answer, 'refunded'));
+comment on function leaves_money(jsonb, numeric) is 'Internal: whether an answer that undoes a payment leaves money with us.';
 
 -- Whether an approval is one of what was asked for, as far as it says: its amount and
 -- currency; with p_captured, what is captured in all; and the payment's name, if it has one.
@@ -298,10 +313,7 @@ begin
     from (
         select
             q.order_id, t.answer, told_money(t.answer, 'amount', q.currency) as held,
-            case
-                when p_capture
-                    then coalesce(told_money(t.answer, 'captured', q.currency), told_money(t.answer, 'amount', q.currency))
-            end as taken
+            case when p_capture then told_taken(t.answer, q.currency) end as taken
         from unnest(p_saga_ids, p_answers) as t (saga_id, answer)
         inner join payments as q on q.order_id = t.saga_id
         where q.order_id = any(p_wrong_ids) and q.warehouse_id = any(p_warehouse_ids)
@@ -467,7 +479,7 @@ begin
             q.order_id, t.answer,
             case
                 when w.saga_id is not null and coalesce(t.answer ->> 'reference' = q.gateway_reference, true)
-                    then coalesce(told_money(t.answer, 'captured', q.currency), told_money(t.answer, 'amount', q.currency), 0)
+                    then coalesce(told_taken(t.answer, q.currency), 0)
                 else 0
             end as taken
         from unnest(p_saga_ids, p_answers) as t (saga_id, answer)
@@ -547,11 +559,7 @@ begin
         inner join payments as p on p.order_id = a.saga_id
         where a.answer ->> 'outcome' = 'approved'
             and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
-            and (
-                told_amount(a.answer, 'refunded') < greatest(p.captured_amount, told_amount(a.answer, 'captured'))
-                or 'NaN' in (told_amount(a.answer, 'captured'), told_amount(a.answer, 'refunded'))
-                or p.gateway_reference <> a.answer ->> 'reference'
-            )
+            and (leaves_money(a.answer, p.captured_amount) or p.gateway_reference <> a.answer ->> 'reference')
     );
 end
 $$;

@@ -210,7 +210,6 @@ declare
     v_payment constant payments := lock_payment(p_order_id);
     v_refund refunds := refund_again(p_refund_id, p_order_id, p_amount);
     v_saga sagas;
-    v_group saga_group;
 begin
     perform refuse_no_reason(p_reason);
     if v_refund.id is not null then
@@ -222,9 +221,7 @@ begin
     from sagas as s
     where s.id = v_refund.id and s.warehouse_id = v_refund.warehouse_id
     for no key update;
-    v_saga.attempts := 1;
-    v_group := group_of_saga(v_saga, p_answers => array[jsonb_build_object('outcome', 'approved', 'gateway', 'other means')]);
-    perform run_groups(v_group.warehouse_ids, settle_group(v_group, v_group.warehouse_ids), 0);
+    perform answer_saga(group_of_saga(v_saga), jsonb_build_object('outcome', 'approved', 'gateway', 'other means'));
     select r.* into strict v_refund
     from refunds as r
     where r.id = v_saga.id and r.warehouse_id = v_saga.warehouse_id;
@@ -299,8 +296,7 @@ begin
                 when 'declined' then o.status <> 'fulfilled'
                 when 'approved' then case o.status
                     when 'fulfilled' then not is_as_asked(a.answer, r.amount, r.currency, false, null)
-                    else told_amount(a.answer, 'refunded') < told_amount(a.answer, 'captured')
-                        or 'NaN' in (told_amount(a.answer, 'captured'), told_amount(a.answer, 'refunded'))
+                    else leaves_money(a.answer, 0)
                 end
             end
     );

@@ -157,8 +157,7 @@ begin
         return false;
     end if;
     v_taken := coalesce(
-        told_money(p_answer, 'captured', v_payment.currency), told_money(p_answer, 'amount', v_payment.currency),
-        v_payment.requested_amount
+        told_taken(p_answer, v_payment.currency), v_payment.requested_amount
     );
     if v_taken = 0 then
         return false;
@@ -323,15 +322,12 @@ begin
     elsif p_answer ->> 'outcome' not in ('approved', 'declined') then
         return 'stale';
     elsif awaits_answer(p_saga, v_backwards, p_call) then
-        v_group := group_of_saga(
-            p_saga, case when p_saga.status = 'stuck' then case when v_backwards then 'compensating' else 'running' end end::saga_status,
-            array[p_answer]
-        );
         if p_saga.status = 'stuck' then
-            v_group.attempts := 1;
-            v_group.were_ready_at := array[clock()];
+            perform answer_saga(lock_stuck_saga(p_saga.id), p_answer);
+        else
+            v_group := group_of_saga(p_saga, p_answers => array[p_answer]);
+            perform run_groups(v_group.warehouse_ids, settle_group(v_group, v_group.warehouse_ids), 0);
         end if;
-        perform run_groups(v_group.warehouse_ids, settle_group(v_group, v_group.warehouse_ids), 0);
         perform ring_bell();
         return 'applied';
     elsif contradicts_books(p_saga, p_call, p_answer) then

@@ -267,15 +267,8 @@ async def test_nobody_sorts_by_what_it_may_not_see(
 @pytest.fixture
 async def many(shop: Shop) -> None:
     """Two thousand rows in each list but that of warehouses."""
+    await shop.shelves(2000)
     async with shop.unguarded():
-        await shop.run(
-            "insert into products (sku, name) select n, n from generate_series(1, 2000) as n"
-        )
-        await shop.run(
-            "insert into inventory (product_id, warehouse_id) select id, %s from products"
-            " on conflict do nothing",
-            shop.lisbon,
-        )
         await shop.run(
             "insert into orders (warehouse_id) select %s from generate_series(1, 2000)", shop.lisbon
         )

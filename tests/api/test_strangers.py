@@ -243,15 +243,7 @@ async def test_a_page_is_cut_before_it_is_looked_up(
 ) -> None:
     """Of rows that are left out, the names of their products are never read."""
     del app
-    async with shop.unguarded():
-        await shop.run(
-            "insert into products (sku, name) select n, n from generate_series(1, 2000) as n"
-        )
-        await shop.run(
-            "insert into inventory (product_id, warehouse_id) select id, %s from products"
-            " on conflict do nothing",
-            shop.lisbon,
-        )
+    await shop.shelves(2000)
     read: list[int] = []
 
     async def run(caller: Caller, *statements: Statement) -> Json | None:
