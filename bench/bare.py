@@ -21,7 +21,8 @@ from darkpearl import database, embedded
 from darkpearl.api import access, orders
 from darkpearl.api.access import document
 from darkpearl.config import Settings
-from darkpearl.serving import API_ROLE, Http
+from darkpearl.connections import Http
+from darkpearl.serving import API_ROLE
 
 CLIENTS = 16
 SECONDS = 5

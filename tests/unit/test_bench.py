@@ -1,8 +1,11 @@
 """bench/: what stands outside the package and would break unseen."""
 
+import importlib
+import pkgutil
 import re
 from pathlib import Path
 
+import bench
 from bench.peers import steps
 
 ROOT = Path(__file__).parents[2]
@@ -21,3 +24,11 @@ def test_every_benchmark_is_described() -> None:
     sections = set(re.findall(r"^## ([a-z_]+)$", page.read_text(), re.MULTILINE))
     assert names
     assert sections == names
+
+
+def test_every_benchmark_can_be_imported() -> None:
+    """No benchmark names what the package doesn't have any more."""
+    names = {module.name for module in pkgutil.iter_modules(bench.__path__)} - {"__main__"}
+    assert "bare" in names
+    for name in sorted(names):
+        importlib.import_module(f"bench.{name}")
