@@ -36,6 +36,7 @@
 --   DP035  a row that has changed since it was read
 --   DP036  an idempotency key that stands for another request
 --   DP037  an idempotency key whose first request is still under way
+--   DP038  an id, or a moment, of what retention has removed
 --   DP039  too many requests (over HTTP)
 
 set local role darkpearl_owner;
@@ -94,12 +95,21 @@ $$;
 comment on function refuse(text, text, text, text) is
     'Raises an error of ours: SQLSTATE, message, detail and hint. For functions that refuse what was asked.';
 
--- Trigger: history is only ever added to. Raises DP005.
+-- Trigger: history is only ever added to. An argument names a column: the rows whose id there
+-- is spent by this transaction are retention's to remove, see 15_spent_ids.sql. Raises DP005.
 create or replace function refuse_change() returns trigger
 language plpgsql
 set search_path = darkpearl, pg_temp
 as $$
 begin
+    if tg_nargs = 1 then
+        if exists (
+            select from spent_ids as s
+            where s.id = (to_jsonb(old) ->> tg_argv[0])::uuid and s.spent_in = pg_current_xact_id()
+        ) then
+            return case tg_op when 'DELETE' then old else new end;
+        end if;
+    end if;
     perform refuse(
         'DP005', format('%s is append-only', tg_table_name),
         format('A %s was refused; what happened stays written.', tg_op),
@@ -107,7 +117,7 @@ begin
     );
 end
 $$;
-comment on function refuse_change() is 'Trigger of append-only tables: refuses UPDATE, DELETE and TRUNCATE.';
+comment on function refuse_change() is 'Trigger of append-only tables: refuses UPDATE, DELETE and TRUNCATE, but for what retention removes.';
 
 create or replace trigger action_log_refuses_change
 before update or delete on action_log

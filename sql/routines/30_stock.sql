@@ -8,9 +8,26 @@
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
+create or replace trigger stock_movements_refuse_removal
+before delete on stock_movements
+for each row execute function refuse_change('correlation_id');
+
 create or replace trigger stock_movements_refuse_change
-before update or delete on stock_movements
-for each row execute function refuse_change();
+before update on stock_movements
+for each row
+when (
+    new.movement_type <> 'balance'
+    or (old.id, old.product_id, old.warehouse_id, old.available_after, old.reserved_after, old.created_at)
+    is distinct from
+    (new.id, new.product_id, new.warehouse_id, new.available_after, new.reserved_after, new.created_at)
+)
+execute function refuse_change();
+
+create or replace trigger stock_movements_become_balances
+before update on stock_movements
+for each row
+when (new.movement_type = 'balance')
+execute function refuse_change('correlation_id');
 
 create or replace trigger stock_movements_refuse_truncate
 before truncate on stock_movements
@@ -269,7 +286,8 @@ comment on function find_movement(movement_type, uuid, uuid, uuid) is
 -- Locks: inventory by (product_id, warehouse_id).
 -- Raises: DP006 when more would leave than can be sold, DP010 for an unknown
 -- product or warehouse, DP011 when the correlation id stands for another
--- quantity or refers to something else, DP015 for a quantity of zero or below.
+-- quantity or refers to something else, DP015 for a quantity of zero or below, DP038
+-- when it stands for something that retention has removed.
 create or replace function move_stock(
     p_movement_type movement_type,
     p_warehouse_id uuid,
@@ -317,6 +335,7 @@ begin
         end if;
         return v_movement;
     end if;
+    perform refuse_spent_ids(array[p_correlation_id]);
 
     if v_change < 0 and coalesce(v_locked[1].quantity_available - v_locked[1].quantity_reserved, 0) < -v_change then
         perform refuse(
@@ -475,8 +494,29 @@ $$;
 comment on function transfer_stock(uuid, uuid, uuid, integer, uuid, text) is
     'Moves units between two warehouses, both movements or none. Safe to repeat with the same correlation id.';
 
+-- Refuses a moment of which the ledger doesn't tell any more. Locks nothing. Raises: DP038.
+create or replace function is_remembered(p_moment timestamptz) returns boolean
+language plpgsql stable
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_from constant timestamptz := (select max(r.removed_before) from retention as r where r.kind in ('orders', 'movements'));
+begin
+    if p_moment < v_from then
+        perform refuse(
+            'DP038', 'history of that time is gone',
+            format('Retention has removed movements from before %s.', v_from),
+            'Ask for a later moment, or see what was exported.'
+        );
+    end if;
+    return true;
+end
+$$;
+comment on function is_remembered(timestamptz) is 'Internal: true for a moment of which the ledger tells; refuses others.';
+
 -- The stock of a product at a past moment, from the last movement before it.
--- Reads one index entry. Locks nothing.
+-- Locks nothing. Raises: DP038 for a moment from which retention has removed movements.
 create or replace function stock_at(p_warehouse_id uuid, p_product_id uuid, p_moment timestamptz)
 returns table (quantity_available integer, quantity_reserved integer)
 language sql stable
@@ -485,6 +525,7 @@ begin atomic
     select m.available_after, m.reserved_after
     from stock_movements as m
     where m.product_id = p_product_id and m.warehouse_id = p_warehouse_id and m.created_at <= p_moment
+        and is_remembered(p_moment)
     order by m.id desc
     limit 1;
 end;

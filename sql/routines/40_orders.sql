@@ -147,8 +147,12 @@ referencing new table as new_items
 for each statement execute function add_up_order_items();
 
 create or replace trigger order_items_refuse_change
-before update or delete on order_items
+before update on order_items
 for each row execute function refuse_change();
+
+create or replace trigger order_items_refuse_removal
+before delete on order_items
+for each row execute function refuse_change('order_id');
 
 create or replace trigger order_items_refuse_truncate
 before truncate on order_items
@@ -245,7 +249,7 @@ execute function refuse_change();
 
 create or replace trigger orders_refuse_removal
 before delete on orders
-for each row execute function refuse_change();
+for each row execute function refuse_change('id');
 
 create or replace trigger orders_refuse_truncate
 before truncate on orders

@@ -75,7 +75,7 @@ comment on function refuse_id_of_saga(uuid) is 'Internal: refuses an id that an 
 -- Starts a saga of a type, by its newest plan, and notes who did and why. Its id is that of
 -- what it is about. The bell rings at commit. Locks nothing, and waits for another that is
 -- just starting one under the id. Raises: DP010 when no plan of the type is declared, DP011
--- when the id is taken, in whatever warehouse.
+-- when the id is taken, in whatever warehouse, DP038 when it was, before retention removed it.
 create or replace function start_saga(p_saga_type text, p_saga_id uuid, p_warehouse_id uuid, p_reason text default null)
 returns void
 language plpgsql
@@ -96,6 +96,7 @@ begin
     if not found then
         perform refuse_id_of_saga(p_saga_id);
     end if;
+    perform refuse_spent_ids(array[p_saga_id]);
     insert into saga_events (saga_id, warehouse_id, event_type, message, actor)
     values (p_saga_id, p_warehouse_id, 'saga_started', p_reason, current_actor());
 end

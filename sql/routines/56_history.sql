@@ -4,8 +4,12 @@ set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
 create or replace trigger saga_events_refuse_change
-before update or delete on saga_events
+before update on saga_events
 for each row execute function refuse_change();
+
+create or replace trigger saga_events_refuse_removal
+before delete on saga_events
+for each row execute function refuse_change('saga_id');
 
 create or replace trigger saga_events_refuse_truncate
 before truncate on saga_events
@@ -332,6 +336,11 @@ begin
                 execute format('alter table saga_events detach partition %I', name);
                 execute format('drop table %I', name);
                 perform note_action('drop_event_partitions', name, p_reason, jsonb_build_object('events', events));
+                update retention as r
+                set
+                    removed = r.removed + 1,
+                    removed_before = (to_date(right(name, 7), 'YYYY_MM') + interval '1 month') at time zone 'UTC'
+                where r.kind = 'events';
             else
                 outcome := 'busy';
             end if;

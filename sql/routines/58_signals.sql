@@ -10,7 +10,7 @@ set local search_path = darkpearl, pg_temp;
 
 create or replace trigger saga_signals_refuse_removal
 before delete on saga_signals
-for each row execute function refuse_change();
+for each row execute function refuse_change('saga_id');
 
 create or replace trigger saga_signals_refuse_truncate
 before truncate on saga_signals

@@ -17,7 +17,7 @@ set local search_path = darkpearl, pg_temp;
 
 create or replace trigger payments_refuse_removal
 before delete on payments
-for each row execute function refuse_change();
+for each row execute function refuse_change('order_id');
 
 create or replace trigger payments_refuse_truncate
 before truncate on payments

@@ -23,7 +23,7 @@ set local search_path = darkpearl, pg_temp;
 
 -- Trigger after a set of new orders: starts their sagas, by the newest plan of the type
 -- that their warehouses' capture method asks for. The saga carries the order's id.
--- Locks nothing.
+-- Locks nothing. Raises: DP038 for the id of an order that retention has removed.
 create or replace function start_order_sagas() returns trigger
 language plpgsql
 security definer
@@ -50,6 +50,7 @@ begin
     insert into saga_events (saga_id, warehouse_id, event_type, actor, created_at)
     select s.id, s.warehouse_id, 'saga_started', current_actor(), v_now
     from started as s;
+    perform refuse_spent_ids(array(select n.id from new_orders as n));
     return null;
 end
 $$;

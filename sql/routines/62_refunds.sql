@@ -27,7 +27,7 @@ execute function refuse_change();
 
 create or replace trigger refunds_refuse_removal
 before delete on refunds
-for each row execute function refuse_change();
+for each row execute function refuse_change('order_id');
 
 create or replace trigger refunds_refuse_truncate
 before truncate on refunds

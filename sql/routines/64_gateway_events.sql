@@ -10,10 +10,6 @@
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
-create or replace trigger gateway_events_refuse_removal
-before delete on gateway_events
-for each row execute function refuse_change();
-
 create or replace trigger gateway_events_refuse_truncate
 before truncate on gateway_events
 for each statement execute function refuse_change();

@@ -113,7 +113,7 @@ adjust_stock(uuid, uuid, integer, uuid, text, text, uuid),
 count_stock(uuid, uuid, integer, text),
 transfer_stock(uuid, uuid, uuid, integer, uuid, text)
 to service_role;
-grant execute on function stock_at(uuid, uuid, timestamptz) to service_role, darkpearl_app, darkpearl_reader;
+grant execute on function stock_at(uuid, uuid, timestamptz), is_remembered(timestamptz) to service_role, darkpearl_app, darkpearl_reader;
 
 -- Orders: placed and read. Status, total and number are not among the columns.
 grant select on orders, order_items to authenticated, service_role, darkpearl_app, darkpearl_reader;
@@ -175,8 +175,16 @@ grant execute on function expect_version(bigint, bigint[]) to service_role;
 grant execute on function
 advance(integer, uuid[]), advance_elsewhere(integer, uuid[]), settle(jsonb, uuid[]), take_idle_lock(), release_idle_lock(), idle_lock_key(),
 correct_future_waits(timestamptz),
-ensure_event_partitions(integer), place_events(bigint), forget_idempotency_keys(integer, integer), forget_payment_tokens(integer), trace_contexts(uuid[])
+ensure_event_partitions(integer), place_events(bigint), forget_idempotency_keys(integer, integer), forget_payment_tokens(integer), trace_contexts(uuid[]),
+retention_to_do(boolean), apply_retention(text, integer)
 to darkpearl_listener;
+
+-- Retention: staff say how long things are kept, housekeeping removes them. Nobody writes down
+-- ids as spent but the owner's functions.
+grant select on retention, retention_exports, spent_ids, spent_up_to, audit_runs to service_role, darkpearl_reader;
+grant update (keep_days, export_first) on retention to service_role;
+grant execute on function retention_due() to service_role, darkpearl_reader;
+grant execute on function record_export(text, date, bigint) to service_role;
 
 grant execute on function events_out_of_place(), blocking_sessions() to service_role, darkpearl_app, darkpearl_reader;
 grant execute on function engine_state(), step_tally(timestamptz, double precision[])
@@ -185,7 +193,9 @@ to darkpearl_listener, service_role, darkpearl_reader;
 -- Views show what the caller may see of the tables under them.
 grant select on order_overview, saga_overview, stuck_sagas, disputed_payments, failed_refunds, engine_health, sagas_from_events
 to service_role, darkpearl_app, darkpearl_reader;
-grant select on audit to service_role, darkpearl_reader;
+grant select on audit, audit_rules to service_role, darkpearl_reader;
+grant execute on function is_spent(uuid), time_of_id(uuid), audit_since(timestamptz) to service_role, darkpearl_reader;
+grant execute on function run_audit(timestamptz) to service_role, darkpearl_reader, darkpearl_listener;
 
 -- So do the shapes of the API's resources, which all of its callers may ask for.
 grant select on
@@ -233,7 +243,7 @@ begin
     foreach v_table in array array[
         'products', 'warehouses', 'inventory', 'stock_movements', 'orders', 'order_items',
         'payments', 'refunds', 'disputes', 'gateway_events', 'saga_steps', 'step_settings', 'sagas', 'saga_events',
-        'saga_signals', 'action_log'
+        'saga_signals', 'action_log', 'retention', 'retention_exports', 'spent_ids', 'spent_up_to', 'audit_runs'
     ] loop
         execute format(
             'create policy "staff, applications and reports read everything" on %I for select '
@@ -241,7 +251,7 @@ begin
         );
     end loop;
     -- Staff edit what their grants let them edit.
-    foreach v_table in array array['products', 'warehouses', 'inventory', 'step_settings'] loop
+    foreach v_table in array array['products', 'warehouses', 'inventory', 'step_settings', 'retention'] loop
         execute format(
             'create policy "staff edit" on %I to service_role using (true) with check (true)', v_table
         );

@@ -42,7 +42,7 @@ create type order_status as enum (
 );
 
 create type movement_type as enum (
-    'receive', 'transfer_out', 'transfer_in', 'adjust', 'reserve', 'release', 'fulfill'
+    'receive', 'transfer_out', 'transfer_in', 'adjust', 'reserve', 'release', 'fulfill', 'balance'
 );
 
 create type payment_status as enum (

@@ -49,7 +49,7 @@ create table stock_movements (
     constraint stock_movements_happen_once
     primary key (correlation_id, movement_type, product_id, warehouse_id) with (fillfactor = 50),
     constraint stock_movements_quantity_is_signed_by_type
-    check (quantity > 0 or (movement_type = 'adjust' and quantity < 0)),
+    check (quantity > 0 or (movement_type = 'adjust' and quantity < 0) or (movement_type = 'balance' and quantity = 0)),
     constraint stock_movements_reference_type_is_bounded check (length(reference_type) <= 50)
 );
 create index stock_movements_newest_idx on stock_movements (id);
@@ -62,6 +62,9 @@ comment on table stock_movements is
     'The ledger: append-only, one row per change of stock, with the quantities after it.';
 comment on column stock_movements.correlation_id is
     'The operation this row belongs to; a movement of a saga carries the id of its order. Repeating an operation adds nothing.';
-comment on column stock_movements.quantity is 'Units moved: positive, except for adjust, which is signed.';
+comment on column stock_movements.movement_type is
+    'balance: an opening balance, in the place of older movements that retention has removed.';
+comment on column stock_movements.quantity is
+    'Units moved: positive, except for adjust, which is signed; of a balance, the units that were there.';
 comment on column stock_movements.available_after is 'quantity_available of the inventory row after this movement.';
 comment on column stock_movements.reserved_after is 'quantity_reserved of the inventory row after this movement.';

@@ -52,8 +52,8 @@ create table refunds (
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
     constraint refunds_pkey primary key (id, warehouse_id),
-    constraint refunds_order_exists
-    foreign key (order_id, warehouse_id) references orders (id, warehouse_id),
+    constraint refunds_payment_exists
+    foreign key (order_id, warehouse_id) references payments (order_id, warehouse_id),
     constraint refunds_give_something_back check (amount > 0)
 );
 create index refunds_order_idx on refunds (order_id, id);

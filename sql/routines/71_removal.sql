@@ -1,0 +1,399 @@
+-- Removal of what retention lets go: of whole orders that are over, of movements that people
+-- wrote, of payments and events of gateways. Each function takes a bite, some rows of the
+-- oldest, and says where the next begins; 72_retention.sql says when.
+--
+-- Rows that somebody holds are left for another time. An id goes into spent_ids before its
+-- rows go, see 15_spent_ids.sql. In the ledger an opening balance stays where movements were,
+-- so that each movement still follows from the one before.
+--
+-- Lock order: sagas, payments, orders; nothing of inventory, which removal doesn't change.
+
+set local role darkpearl_owner;
+set local search_path = darkpearl, pg_temp;
+
+-- Whether retention may remove a row of a kind: always, or, where the kind is to be exported
+-- first, when its month was exported since it last changed. Locks nothing.
+create or replace function is_exported(p_kind text, p_created_at timestamptz, p_changed_at timestamptz) returns boolean
+language sql stable
+return not (select r.export_first from retention as r where r.kind = p_kind) or exists (
+    select from retention_exports as e
+    where e.kind = p_kind and e.month = date_trunc('month', p_created_at at time zone 'UTC')::date
+        and e.exported_at > p_changed_at
+);
+comment on function is_exported(text, timestamptz, timestamptz) is
+    'Internal: whether a row of a kind was exported since it changed, where that is wanted.';
+
+-- Of some orders those that are over, and were before a moment: fulfilled or cancelled, with
+-- nothing stuck, owed, refunded, returned, disputed or told since. Locks nothing.
+create or replace function orders_that_are_over(p_order_ids uuid[], p_before timestamptz) returns setof uuid
+language sql stable
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+begin atomic
+    select o.id
+    from orders as o
+    inner join sagas as s on s.id = any(array[o.id]) and s.warehouse_id = o.warehouse_id
+    where o.id = any(p_order_ids) and o.status in ('fulfilled', 'cancelled') and o.created_at < p_before
+        and s.status in ('completed', 'compensated') and s.updated_at < p_before
+        and not exists (
+            select from payments as p
+            where p.order_id = o.id
+                and (p.updated_at >= p_before or (o.status = 'cancelled' and p.captured_amount > p.refunded_amount))
+        )
+        and not exists (
+            select from disputes as d
+            where d.order_id = o.id and (d.status = 'open' or d.updated_at >= p_before)
+        )
+        and not exists (
+            select from refunds as r
+            left join sagas as t on t.id = r.id
+            where r.order_id = o.id and (
+                (t.status in ('completed', 'compensated') and t.updated_at < p_before and r.updated_at < p_before)
+                is not true
+                or (r.status = 'failed' and not exists (
+                    select from refunds as n
+                    where n.order_id = o.id and n.created_at > r.updated_at and n.status = 'refunded'
+                ))
+            )
+        )
+        and not exists (
+            select from stock_movements as m
+            where m.reference_id = o.id and m.reference_type = 'return' and m.created_at >= p_before
+        )
+        and is_exported('orders', o.created_at, greatest(s.updated_at, o.updated_at));
+end;
+comment on function orders_that_are_over(uuid[], timestamptz) is
+    'Internal: of some orders those that ended before a moment, with nothing open since.';
+
+-- Of some orders those that are over and that nobody holds, locked.
+-- Locks: sagas, of refunds too, payments, orders; those that are held are left out.
+create or replace function lock_orders_that_are_over(p_order_ids uuid[], p_before timestamptz) returns uuid[]
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_ids uuid[] := array(select o from orders_that_are_over(p_order_ids, p_before) as o);
+    v_refunds constant uuid[] := array(select r.id from refunds as r where r.order_id = any(v_ids));
+    v_sagas uuid[];
+    v_payments uuid[];
+begin
+    v_sagas := array(
+        select s.id from sagas as s where s.id = any(v_ids || v_refunds) order by s.id for update skip locked
+    );
+    v_payments := array(
+        select p.order_id from payments as p where p.order_id = any(v_ids) order by p.order_id for update skip locked
+    );
+    v_ids := array(
+        select i from unnest(v_ids) as i
+        where i = any(v_sagas)
+            and not exists (select from refunds as r where r.order_id = i and r.id <> all(v_sagas))
+            and (i = any(v_payments) or not exists (select from payments as p where p.order_id = any(array[i])))
+    );
+    v_ids := array(
+        select o.id from orders as o where o.id = any(v_ids) order by o.id for update skip locked
+    );
+    -- What has changed until it was locked is seen now.
+    return array(select o from orders_that_are_over(v_ids, p_before) as o);
+end
+$$;
+comment on function lock_orders_that_are_over(uuid[], timestamptz) is
+    'Internal: locks those of some orders that are over and held by nobody.';
+
+-- Takes movements out of the ledger. The last of each run of neighbours becomes an opening
+-- balance, of what was there after it, unless one follows; a balance before them has nothing
+-- to say any more. Their correlation ids are spent already. Locks: the movements.
+create or replace function fold_movements(p_ids bigint[]) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_last bigint[];
+    v_balances bigint[];
+begin
+    select array_agg(m.id) filter (where n.id is null or (n.id <> all(p_ids) and n.movement_type <> 'balance'))
+    into v_last
+    from stock_movements as m
+    left join lateral (
+        select f.id, f.movement_type
+        from stock_movements as f
+        where f.product_id = m.product_id and f.warehouse_id = m.warehouse_id and f.id > m.id
+        order by f.id
+        limit 1
+    ) as n on true
+    where m.id = any(p_ids);
+
+    select array_agg(b.id) into v_balances
+    from stock_movements as m
+    cross join lateral (
+        select f.id, f.movement_type
+        from stock_movements as f
+        where f.product_id = m.product_id and f.warehouse_id = m.warehouse_id and f.id < m.id
+        order by f.id desc
+        limit 1
+    ) as b
+    where m.id = any(p_ids) and b.movement_type = 'balance' and b.id <> all(p_ids);
+
+    perform spend_ids(array_agg(m.correlation_id), array_agg(clock()))
+    from stock_movements as m
+    where m.id = any(v_balances);
+    update stock_movements as m
+    set
+        movement_type = 'balance', quantity = m.available_after, correlation_id = new_id(),
+        reference_type = null, reference_id = null, notes = null, actor = null
+    where m.id = any(v_last);
+    delete from stock_movements as m
+    where m.id = any(p_ids || coalesce(v_balances, '{}')) and (m.id = any(v_last)) is not true;
+end
+$$;
+comment on function fold_movements(bigint[]) is
+    'Internal: takes movements out of the ledger, and leaves opening balances in their place.';
+
+-- Removes whole orders, with all that belongs to them but their payments, refunds and
+-- disputes, which have a rule of their own. The orders are locked. Locks: what goes.
+create or replace function remove_orders(p_order_ids uuid[]) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_sagas constant uuid[] := p_order_ids || array(select r.id from refunds as r where r.order_id = any(p_order_ids));
+    v_movements bigint[];
+begin
+    perform spend_ids(array_agg(s.id), array_agg(s.created_at)) from sagas as s where s.id = any(v_sagas);
+    -- In halves, so that each is a look-up in an index of its own.
+    with going as (
+        select m.id, m.correlation_id, m.created_at from stock_movements as m
+        where m.correlation_id = any(p_order_ids) and m.movement_type in ('reserve', 'release', 'fulfill')
+        union all
+        select m.id, m.correlation_id, m.created_at from stock_movements as m
+        where m.reference_id = any(p_order_ids) and m.reference_type = 'return'
+    ),
+    spent as (
+        select spend_ids(array_agg(g.correlation_id), array_agg(g.created_at)) from going as g
+    )
+    select array_agg(g.id) into v_movements from going as g, spent;
+    perform fold_movements(v_movements);
+    delete from payment_tokens as t where t.order_id = any(p_order_ids);
+    delete from order_items as i where i.order_id = any(p_order_ids);
+    delete from saga_signals as g where g.saga_id = any(v_sagas);
+    delete from saga_events as e where e.saga_id = any(v_sagas);
+    delete from sagas as s where s.id = any(v_sagas);
+    delete from orders as o where o.id = any(p_order_ids);
+end
+$$;
+comment on function remove_orders(uuid[]) is 'Internal: removes orders with all that belongs to them but money.';
+
+-- A bite of orders: of the next p_limit in the order of their numbers those that are over. Returns
+-- how many went, and where the next bite begins; nothing, when what follows is too young.
+-- Locks: as lock_orders_that_are_over().
+create or replace function remove_next_orders(p_before timestamptz, p_next text, p_limit integer)
+returns table (removed bigint, next_key text)
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_ids uuid[];
+    v_last bigint;
+    v_is_old boolean;
+begin
+    select array_agg(o.id), max(o.order_number), bool_and(o.created_at < p_before) and count(*) = p_limit
+    into v_ids, v_last, v_is_old
+    from (
+        select n.id, n.order_number, n.created_at
+        from orders as n
+        where n.order_number > coalesce(p_next::bigint, 0)
+        order by n.order_number
+        limit p_limit
+    ) as o;
+    v_ids := lock_orders_that_are_over(v_ids, p_before);
+    perform remove_orders(v_ids);
+    return query select cardinality(v_ids)::bigint, case when v_is_old then v_last::text end;
+end
+$$;
+comment on function remove_next_orders(timestamptz, text, integer) is 'Internal: removes those of the next orders that are over.';
+
+-- Of some movements those that people and programs wrote before a moment. Those of a return go
+-- with its order. Locks nothing.
+create or replace function movements_that_are_over(p_ids bigint[], p_before timestamptz) returns setof bigint
+language sql stable
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+begin atomic
+    select m.id
+    from stock_movements as m
+    where m.id = any(p_ids) and m.created_at < p_before
+        and m.movement_type in ('receive', 'adjust', 'transfer_out', 'transfer_in')
+        and (m.reference_type is distinct from 'return' or not exists (
+            select from orders as o where o.id = any(array[m.reference_id])
+        ))
+        and is_exported('movements', m.created_at, m.created_at);
+end;
+comment on function movements_that_are_over(bigint[], timestamptz) is
+    'Internal: of some movements those that people wrote before a moment.';
+
+-- A bite of the movements that people and programs wrote, as remove_next_orders().
+-- Locks: what goes; rows that somebody holds are left.
+create or replace function remove_next_movements(p_before timestamptz, p_next text, p_limit integer)
+returns table (removed bigint, next_key text)
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_ids bigint[];
+    v_last bigint;
+    v_is_old boolean;
+begin
+    select array_agg(m.id), max(m.id), bool_and(m.created_at < p_before) and count(*) = p_limit
+    into v_ids, v_last, v_is_old
+    from (
+        select n.id, n.created_at
+        from stock_movements as n
+        where n.id > coalesce(p_next::bigint, 0)
+        order by n.id
+        limit p_limit
+    ) as m;
+    v_ids := array(
+        select m.id from stock_movements as m
+        where m.id in (select i from movements_that_are_over(v_ids, p_before) as i)
+        order by m.id
+        for update skip locked
+    );
+    perform spend_ids(array_agg(m.correlation_id), array_agg(m.created_at)) from stock_movements as m where m.id = any(v_ids);
+    perform fold_movements(v_ids);
+    return query select cardinality(v_ids)::bigint, case when v_is_old then v_last::text end;
+end
+$$;
+comment on function remove_next_movements(timestamptz, text, integer) is
+    'Internal: removes movements that people wrote, and leaves opening balances.';
+
+-- Of some payments those whose orders are gone, and of which nothing was heard since a moment.
+-- Locks nothing.
+create or replace function payments_that_are_over(p_order_ids uuid[], p_before timestamptz) returns setof uuid
+language sql stable
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+begin atomic
+    select p.order_id
+    from payments as p
+    where p.order_id = any(p_order_ids) and p.updated_at < p_before
+        and not exists (select from orders as o where o.id = any(array[p.order_id]))
+        and not exists (
+            select from refunds as r where r.order_id = p.order_id and (r.status = 'requested' or r.updated_at >= p_before)
+        )
+        and not exists (
+            select from disputes as d where d.order_id = p.order_id and (d.status = 'open' or d.updated_at >= p_before)
+        )
+        and is_exported('payments', p.created_at, p.updated_at);
+end;
+comment on function payments_that_are_over(uuid[], timestamptz) is
+    'Internal: of some payments those whose orders are gone and that are long settled.';
+
+-- A bite of payments whose orders are gone, with their refunds and disputes, in the order of
+-- their keys, which is no order of time: none is too young to go on. As remove_next_orders().
+-- Locks: what goes; payments that somebody holds are left.
+create or replace function remove_next_payments(p_before timestamptz, p_next text, p_limit integer)
+returns table (removed bigint, next_key text)
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_ids uuid[];
+    v_last uuid;
+begin
+    v_ids := array(
+        select p.order_id from payments as p
+        where p_next is null or p.order_id > p_next::uuid
+        order by p.order_id
+        limit p_limit
+    );
+    v_last := case when cardinality(v_ids) = p_limit then v_ids[p_limit] end;
+    v_ids := array(
+        select p.order_id from payments as p
+        where p.order_id in (select i from payments_that_are_over(v_ids, p_before) as i)
+        order by p.order_id
+        for update skip locked
+    );
+    perform spend_ids(array_agg(p.order_id), array_agg(p.created_at)) from payments as p where p.order_id = any(v_ids);
+    perform spend_ids(array_agg(r.id), array_agg(r.created_at)) from refunds as r where r.order_id = any(v_ids);
+    delete from disputes as d where d.order_id = any(v_ids);
+    delete from refunds as r where r.order_id = any(v_ids);
+    delete from payments as p where p.order_id = any(v_ids);
+    return query select cardinality(v_ids)::bigint, v_last::text;
+end
+$$;
+comment on function remove_next_payments(timestamptz, text, integer) is
+    'Internal: removes payments of orders that are gone, with their refunds and disputes.';
+
+-- Whether an event of a gateway came before a moment and needs nobody any more. Locks nothing.
+create or replace function is_event_over(p_event gateway_events, p_before timestamptz) returns boolean
+language sql stable
+return p_event.received_at < p_before and p_event.disposition <> 'unmatched'
+    and is_exported('gateway_events', p_event.received_at, p_event.received_at);
+comment on function is_event_over(gateway_events, timestamptz) is 'Internal: whether an event of a gateway may go.';
+
+-- Trigger: an event of a gateway goes when retention says so, and no earlier; one that a person
+-- has not looked at stays. Locks nothing. Raises: DP005.
+create or replace function refuse_early_removal() returns trigger
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    if is_event_over(old, clock() - (select r.keep_days from retention as r where r.kind = 'gateway_events') * interval '1 day')
+    then
+        return old;
+    end if;
+    perform refuse(
+        'DP005', format('%s is append-only', tg_table_name), 'A DELETE was refused; what happened stays written.',
+        'See retention for how long it is kept.'
+    );
+end
+$$;
+comment on function refuse_early_removal() is 'Trigger: refuses to remove what retention doesn''t let go yet.';
+
+create or replace trigger gateway_events_refuse_removal
+before delete on gateway_events
+for each row execute function refuse_early_removal();
+
+-- A bite of the events of gateways, in the order of their keys. As remove_next_payments(); an
+-- event that is unmatched waits for a person. The next key is a JSON array.
+-- Locks: what goes; events that somebody holds are left.
+create or replace function remove_next_gateway_events(p_before timestamptz, p_next text, p_limit integer)
+returns table (removed bigint, next_key text)
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_gateways text[];
+    v_ids text[];
+    v_removed bigint;
+begin
+    select array_agg(e.gateway), array_agg(e.event_id) into v_gateways, v_ids
+    from (
+        select g.gateway, g.event_id
+        from gateway_events as g
+        where p_next is null or (g.gateway, g.event_id) > (p_next::jsonb ->> 0, p_next::jsonb ->> 1)
+        order by g.gateway, g.event_id
+        limit p_limit
+    ) as e;
+    delete from gateway_events as e
+    using (
+        select g.gateway, g.event_id
+        from gateway_events as g
+        inner join unnest(v_gateways, v_ids) as k (gateway, event_id) using (gateway, event_id)
+        where is_event_over(g, p_before)
+        for update of g skip locked
+    ) as old
+    where e.gateway = old.gateway and e.event_id = old.event_id;
+    get diagnostics v_removed = row_count;
+    return query select v_removed, case
+        when cardinality(v_ids) = p_limit then jsonb_build_array(v_gateways[p_limit], v_ids[p_limit])::text
+    end;
+end
+$$;
+comment on function remove_next_gateway_events(timestamptz, text, integer) is 'Internal: removes events of gateways that are old enough.';
