@@ -11,7 +11,7 @@ BIN := .venv/bin
 DARKPEARL := $(BIN)/darkpearl
 SQL = $(wildcard sql/*.sql sql/*/*.sql)
 
-.PHONY: help run demo token api listener test chaos siege mutants check bench soak fuzz format migrate openapi compiled wheel clean \
+.PHONY: help run demo token api listener test chaos years siege mutants check bench soak fuzz format migrate openapi compiled wheel clean \
 	db-start db-stop db-reset db-seed db-diff db-status db-url
 
 help: ## list these targets
@@ -34,6 +34,9 @@ test: .venv/dev ## the whole suite, on a PostgreSQL of its own
 
 chaos: .venv/dev ## everything fails at once, then the books are compared; ORDERS=20000 for more
 	@DARKPEARL_TEST_CHAOS_ORDERS=$(or $(ORDERS),5000) $(BIN)/pytest -q -s tests/saga/chaos.py
+
+years: .venv/dev ## three years of a shop with the clock turned, retention on; ORDERS=1000 a day
+	@DARKPEARL_TEST_YEARS_ORDERS=$(or $(ORDERS),100) $(BIN)/pytest -q -s tests/saga/years.py
 
 siege: .venv/dev ## all that a stranger can do at once, beside fifty customers; SECONDS=60
 	@DARKPEARL_TEST_SIEGE_SECONDS=$(or $(SECONDS),60) $(BIN)/pytest -q -s tests/api/siege.py

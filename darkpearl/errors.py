@@ -212,6 +212,7 @@ PROBLEMS: dict[str, Problem] = {
     "DP035": Problem(PreconditionFailedError, "The row has changed"),
     "DP036": Problem(InvalidError, "The idempotency key stands for another request"),
     "DP037": Problem(ConflictError, "The first request is still under way"),
+    "DP038": Problem(ConflictError, "It belongs to a time that is gone"),
     "DP039": Problem(RateLimitError, "Too many requests"),
     "22001": Problem(InvalidError, "A text is too long"),
     "22003": Problem(InvalidError, "A number is out of range"),

@@ -79,7 +79,7 @@ async def list_stock_movements(
 async def get_stock_movement(
     caller: NamedDependency[Caller], movement_id: FromPath[int]
 ) -> StockMovement:
-    """One line of the ledger. It never changes."""
+    """One line of the ledger. It never changes, and is there for as long as it is kept."""
     query = "select * from stock_ledger where id = %(id)s"
     return await caller.get(StockMovement, (query, {"id": movement_id}))
 

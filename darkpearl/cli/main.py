@@ -20,10 +20,12 @@ from darkpearl import __version__, database, demo, embedded, schema, serving
 from darkpearl.api import tokens
 from darkpearl.api.app import openapi_yaml
 from darkpearl.cli import where
+from darkpearl.cli.audit import audit
 from darkpearl.cli.console import fail, out
 from darkpearl.cli.db import db
 from darkpearl.cli.payments import payments
 from darkpearl.cli.paysim import paysim
+from darkpearl.cli.retention import retention
 from darkpearl.config import ConfigError, Settings, variables
 from darkpearl.paysim.ledger import LedgerError
 from darkpearl.reconcile import ReconcileError
@@ -175,7 +177,7 @@ def show_demo(settings: Settings) -> None:
         asyncio.run(_demonstrate(settings, server.url))
 
 
-for each in (db, payments, paysim):
+for each in (audit, db, payments, paysim, retention):
     command.add_command(each)
 
 

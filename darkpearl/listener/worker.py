@@ -22,6 +22,7 @@ from darkpearl.listener.engine import Engine
 from darkpearl.listener.housekeeping import Housekeeping
 from darkpearl.listener.limits import Limits
 from darkpearl.listener.pace import Pace, first_line
+from darkpearl.listener.retention import Retention
 from darkpearl.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class Listener:
     async def run(self) -> None:
         """Work until told to stop. Outlives restarts of the database."""
         calling = asyncio.create_task(self._calls.run())
+        removing = asyncio.create_task(Retention(self._url).run())
         self._main = asyncio.create_task(self._work_through_outages())
         try:
             await asyncio.wait([self._main, calling], return_when=asyncio.FIRST_COMPLETED)
@@ -107,7 +109,8 @@ class Listener:
         finally:
             self._main.cancel()
             calling.cancel()
-            ended = await asyncio.gather(self._main, calling, return_exceptions=True)
+            removing.cancel()
+            ended = await asyncio.gather(self._main, calling, removing, return_exceptions=True)
             await self._gateway.close()
         for outcome in ended:
             if isinstance(outcome, Exception):

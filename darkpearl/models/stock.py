@@ -9,9 +9,13 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from darkpearl.models.catalogue import ProductSummary, WarehouseSummary
 from darkpearl.models.common import MAX_LINES, MAX_UNITS, Notes, Request, Units
 
-MovementType = Literal[
+NewMovementType = Literal[
     "receive", "transfer_out", "transfer_in", "adjust", "reserve", "release", "fulfill",
 ]  # fmt: skip
+MovementType = Literal[
+    "receive", "transfer_out", "transfer_in", "adjust", "reserve", "release", "fulfill", "balance",
+]  # fmt: skip
+"""A balance stands where retention has removed older movements."""
 OnHand = Annotated[int, Meta(description="On the shelf, reserved units included")]
 Counted = Annotated[Units, Meta(description="A count; the difference becomes an adjust movement")]
 Reserved = Annotated[int, Meta(description="Refused: only orders reserve")]
@@ -97,7 +101,8 @@ class CreateStockMovement(Request):
     product_id: UUID
     warehouse_id: UUID
     movement_type: Annotated[
-        MovementType, Meta(description="reserve, release and fulfill are the orders' own: refused")
+        NewMovementType,
+        Meta(description="reserve, release and fulfill are the orders' own: refused"),
     ]
     quantity: Annotated[
         int,

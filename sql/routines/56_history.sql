@@ -353,4 +353,66 @@ $$;
 comment on function drop_event_partitions(date, text, boolean) is
     'Retention: drops the monthly partitions of saga_events that end before a day, sparing sagas that have not ended. A dry run tells what would go.';
 
+-- The primary keys of months of saga_events that are closed, where they take twice the room
+-- that they would when built anew: events of many sagas come at once, each amid those of its
+-- own, so there is room left on each page, which nobody needs any more. None where the caller
+-- may not rebuild them, who needs to own them before PostgreSQL 17. Locks nothing.
+create or replace function sparse_event_indexes() returns setof text
+language sql stable
+set search_path = darkpearl, pg_temp
+begin atomic
+    select i.relname::text
+    from pg_inherits as h
+    inner join pg_class as c on c.oid = h.inhrelid
+    inner join pg_index as x on x.indrelid = c.oid and x.indisprimary
+    inner join pg_class as i on i.oid = x.indexrelid
+    where h.inhparent = 'saga_events'::regclass and c.relname ~ '^saga_events_[0-9]{4}_[0-9]{2}$'
+        and to_date(right(c.relname, 7), 'YYYY_MM') + interval '1 month' < clock() at time zone 'UTC' - interval '1 day'
+        and c.reltuples > 0 and pg_relation_size(i.oid) > 1000000 and pg_relation_size(i.oid) > 130 * c.reltuples
+        and (current_setting('server_version_num')::int >= 170000 or pg_has_role(c.relowner, 'usage'))
+    order by i.relname;
+end;
+comment on function sparse_event_indexes() is
+    'Housekeeping: primary keys of closed months of saga_events that take more room than they need.';
+
+-- Makes ready that reindex index concurrently, which no function can call, builds an index of
+-- sparse_event_indexes() dense: its pages are to be full, the listener may do it, and what an
+-- attempt that failed has left is gone. Locks: the index; the partition if there is such a rest,
+-- and raises 55P03 when that isn't to be had. Raises: DP010 for any other index.
+create or replace function prepare_dense_index(p_index text) returns void
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+set lock_timeout = '200ms'
+as $$
+declare
+    v_table constant regclass := (
+        select x.indrelid
+        from pg_index as x
+        inner join pg_inherits as h on h.inhrelid = x.indrelid and h.inhparent = 'saga_events'::regclass
+        where x.indexrelid = to_regclass(quote_ident(p_index)) and x.indisprimary
+    );
+    v_rest name;
+begin
+    if v_table is null then
+        perform refuse(
+            'DP010', 'no such index', format('There is no primary key %s of a month of saga_events.', p_index),
+            'See sparse_event_indexes().'
+        );
+    end if;
+    for v_rest in
+        select c.relname from pg_index as x inner join pg_class as c on c.oid = x.indexrelid
+        where x.indrelid = v_table and not x.indisvalid
+    loop
+        execute format('drop index %I', v_rest);
+    end loop;
+    execute format('alter index %I set (fillfactor = 100)', p_index);
+    if current_setting('server_version_num')::int >= 170000 then
+        execute format('grant maintain on %s to darkpearl_listener', v_table);
+    end if;
+end
+$$;
+comment on function prepare_dense_index(text) is
+    'Housekeeping: makes ready that a listener rebuilds the primary key of a closed month of saga_events.';
+
 do $$ begin perform ensure_event_partitions(); end $$;

@@ -54,26 +54,29 @@ create or replace trigger retention_refuses_removal
 before delete on retention
 for each row execute function refuse_change();
 
--- Writes down that a month of a kind was copied elsewhere, with the number of its rows; what
--- changes later is to be copied again. Locks nothing. Raises: DP015 for a month that isn't
--- over; a foreign key violation for an unknown kind.
-create or replace function record_export(p_kind text, p_month date, p_row_count bigint) returns void
+-- Writes down that a month of a kind was copied elsewhere, with the number of its rows, as they
+-- were at a moment; what changes later is to be copied again. Locks nothing. Raises: DP015 for
+-- a month that wasn't over, or a moment to come; a foreign key violation for an unknown kind.
+create or replace function record_export(
+    p_kind text, p_month date, p_row_count bigint, p_exported_at timestamptz default clock()
+) returns void
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
 as $$
 begin
-    if (p_month + interval '1 month' <= clock() at time zone 'UTC') is not true then
+    if (p_month + interval '1 month' <= p_exported_at at time zone 'UTC' and p_exported_at <= clock()) is not true then
         perform refuse(
-            'DP015', 'month is not over', format('Month %s was to be exported.', coalesce(p_month::text, 'null')),
+            'DP015', 'month is not over',
+            format('Month %s was to be exported at %s.', coalesce(p_month::text, 'null'), coalesce(p_exported_at::text, 'null')),
             'Name the first day of a month that has passed.'
         );
     end if;
-    insert into retention_exports (kind, month, row_count, actor)
-    values (p_kind, p_month, p_row_count, current_actor());
+    insert into retention_exports (kind, month, row_count, exported_at, actor)
+    values (p_kind, p_month, p_row_count, p_exported_at, current_actor());
 end
 $$;
-comment on function record_export(text, date, bigint) is
+comment on function record_export(text, date, bigint, timestamptz) is
     'Writes down that a month of a kind was exported, so that retention may remove it.';
 
 -- The kinds that housekeeping should look at: those that are not kept for ever and were not
@@ -165,14 +168,25 @@ end;
 comment on function retention_due() is
     'What retention would remove now: rows of each kind by month, and about how many bytes that is.';
 
--- Months of events that are too old, see drop_event_partitions(). Locks: as that.
+-- Months of events that are too old, up to the first that is to be exported and wasn't: see
+-- drop_event_partitions(). Locks: as that.
 create or replace function remove_next_events(p_before timestamptz) returns bigint
 language sql
 set search_path = darkpearl, pg_temp
 begin atomic
     select count(*)
     from drop_event_partitions(
-        least(p_before at time zone 'UTC', date_trunc('month', clock() at time zone 'UTC') - interval '1 month')::date,
+        least(
+            p_before at time zone 'UTC', date_trunc('month', clock() at time zone 'UTC') - interval '1 month',
+            (
+                select min(to_date(right(c.relname, 7), 'YYYY_MM'))
+                from pg_inherits as i
+                inner join pg_class as c on c.oid = i.inhrelid
+                cross join lateral event_month(to_date(right(c.relname, 7), 'YYYY_MM')::timestamp at time zone 'UTC') as m
+                where i.inhparent = 'saga_events'::regclass and c.relname ~ '^saga_events_[0-9]{4}_[0-9]{2}$'
+                    and not is_exported('events', m.starts_at, m.ends_at)
+            )
+        )::date,
         'retention'
     ) as d
     where d.outcome = 'dropped';

@@ -176,7 +176,7 @@ grant execute on function
 advance(integer, uuid[]), advance_elsewhere(integer, uuid[]), settle(jsonb, uuid[]), take_idle_lock(), release_idle_lock(), idle_lock_key(),
 correct_future_waits(timestamptz),
 ensure_event_partitions(integer), place_events(bigint), forget_idempotency_keys(integer, integer), forget_payment_tokens(integer), trace_contexts(uuid[]),
-retention_to_do(boolean), apply_retention(text, integer)
+retention_to_do(boolean), apply_retention(text, integer), sparse_event_indexes(), prepare_dense_index(text)
 to darkpearl_listener;
 
 -- Retention: staff say how long things are kept, housekeeping removes them. Nobody writes down
@@ -184,7 +184,7 @@ to darkpearl_listener;
 grant select on retention, retention_exports, spent_ids, spent_up_to, audit_runs to service_role, darkpearl_reader;
 grant update (keep_days, export_first) on retention to service_role;
 grant execute on function retention_due() to service_role, darkpearl_reader;
-grant execute on function record_export(text, date, bigint) to service_role;
+grant execute on function record_export(text, date, bigint, timestamptz) to service_role;
 
 grant execute on function events_out_of_place(), blocking_sessions() to service_role, darkpearl_app, darkpearl_reader;
 grant execute on function engine_state(), step_tally(timestamptz, double precision[])
@@ -195,7 +195,7 @@ grant select on order_overview, saga_overview, stuck_sagas, disputed_payments, f
 to service_role, darkpearl_app, darkpearl_reader;
 grant select on audit, audit_rules to service_role, darkpearl_reader;
 grant execute on function is_spent(uuid), time_of_id(uuid), audit_since(timestamptz) to service_role, darkpearl_reader;
-grant execute on function run_audit(timestamptz) to service_role, darkpearl_reader, darkpearl_listener;
+grant execute on function run_audit(timestamptz) to service_role, darkpearl_reader;
 
 -- So do the shapes of the API's resources, which all of its callers may ask for.
 grant select on

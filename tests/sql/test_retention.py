@@ -331,7 +331,9 @@ async def test_events_of_gateways_have_an_end(shop: Shop) -> None:
     """Old ones go; one that belongs to nothing stays until a person has seen it."""
     for event in ("a", "b", "c"):
         await shop.told(f"{uuid4()}:process_payment", APPROVED, event)
-    await shop.run("select ack_gateway_event('mock', 'a', 'ours'), ack_gateway_event('mock', 'c', 'too')")
+    await shop.run(
+        "select ack_gateway_event('mock', 'a', 'ours'), ack_gateway_event('mock', 'c', 'too')"
+    )
     await keep(shop, "gateway_events", 30)
     assert await housekeep(shop, "gateway_events") == 0
     with shop.refused("DP005"):
@@ -385,7 +387,12 @@ async def test_a_dry_run_says_how_much(shop: Shop) -> None:
     await shop.run("select ack_gateway_event('mock', 'a', 'ours'), run_audit()")
     await shop.turn_clock(400 * DAY)
     await shop.run("analyze")
-    for kind, days in [("orders", 30), ("movements", 30), ("gateway_events", 30), ("payments", 180)]:
+    for kind, days in [
+        ("orders", 30),
+        ("movements", 30),
+        ("gateway_events", 30),
+        ("payments", 180),
+    ]:
         await keep(shop, kind, days)
     async with shop.acting_as("darkpearl_reader"):
         due = await shop.rows("select * from retention_due()")
@@ -504,7 +511,9 @@ async def test_an_audit_of_what_changed(shop: Shop) -> None:
     async with shop.unguarded():
         await shop.run("update orders set total_amount = 1")
         await shop.run("update inventory set quantity_available = 90")
-        await shop.run("update stock_movements set available_after = 7 where movement_type = 'receive'")
+        await shop.run(
+            "update stock_movements set available_after = 7 where movement_type = 'receive'"
+        )
     rows = await shop.rows(ask, since)
     assert finding(rows) >= {
         "order total is not the sum of its lines",
@@ -520,7 +529,7 @@ async def test_an_audit_of_what_changed(shop: Shop) -> None:
 async def test_audits_are_kept(shop: Shop) -> None:
     """What an audit found is in audit_runs, whole or of what changed, with who ran it."""
     await shop.fulfilled((await shop.product(on_hand=9), 1))
-    async with shop.acting_as("darkpearl_listener"):
+    async with shop.acting_as("service_role"):
         await shop.run("select run_audit(clock() - interval '1 hour')")
     async with shop.unguarded():
         await shop.run("update inventory set quantity_available = 90")

@@ -24,6 +24,7 @@ LEVELS = {
     "paysim": 2,
     "demo": 3,
     "reconcile": 3,
+    "retention": 3,
     "serving": 3,
     "cli": 4,
     "__main__": 5,
