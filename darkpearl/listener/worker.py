@@ -98,8 +98,8 @@ class Listener:
 
     async def run(self) -> None:
         """Work until told to stop. Outlives restarts of the database."""
-        calling = asyncio.create_task(self._calls.run())
-        removing = asyncio.create_task(Retention(self._url).run())
+        works = (self._calls.run(), Retention(self._url).run())
+        calling, removing = map(asyncio.create_task, works)
         self._main = asyncio.create_task(self._work_through_outages())
         try:
             await asyncio.wait([self._main, calling], return_when=asyncio.FIRST_COMPLETED)
@@ -107,10 +107,9 @@ class Listener:
                 with contextlib.suppress(asyncio.CancelledError):
                     self._main.result()
         finally:
-            self._main.cancel()
-            calling.cancel()
-            removing.cancel()
-            ended = await asyncio.gather(self._main, calling, removing, return_exceptions=True)
+            for task in (tasks := (self._main, calling, removing)):
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
             await self._gateway.close()
         for outcome in ended:
             if isinstance(outcome, Exception):
