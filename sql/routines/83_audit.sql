@@ -237,6 +237,7 @@ returns table (finding text, subject uuid, detail text)
 language plpgsql stable
 set search_path = darkpearl, pg_temp
 set plan_cache_mode = force_custom_plan
+set jit = off
 as $$
 declare
     v_sagas uuid[] := array(
@@ -271,6 +272,7 @@ create or replace function run_audit(p_since timestamptz default null) returns a
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set jit = off
 as $$
 declare
     v_run audit_runs;
