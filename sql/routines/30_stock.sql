@@ -8,9 +8,12 @@
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
+-- Trigger: the ledger is only added to. A row becomes history with the quantities after it, at
+-- the end of the statement that inserts it: see 31_movements.sql.
 create or replace trigger stock_movements_refuse_change
 before update or delete on stock_movements
-for each row execute function refuse_change();
+for each row when (old.available_after >= 0)
+execute function refuse_change();
 
 create or replace trigger stock_movements_refuse_truncate
 before truncate on stock_movements

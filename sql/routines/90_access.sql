@@ -100,13 +100,15 @@ to public;
 grant select on products, warehouses to anon, authenticated, service_role, darkpearl_app, darkpearl_reader;
 grant insert, update, delete on products, warehouses to service_role;
 
--- Stock: read, never write; quantities move by the functions alone.
+-- Stock: read; quantities move by the functions, and by movements that are inserted.
 grant select on inventory to service_role, darkpearl_app, darkpearl_reader;
 grant select (id, product_id, warehouse_id, quantity_sellable, created_at) on inventory to anon, authenticated;
 grant insert (product_id, warehouse_id, reorder_point, reorder_quantity) on inventory to service_role;
 grant update (reorder_point, reorder_quantity) on inventory to service_role;
 grant delete on inventory to service_role;
 grant select on stock_movements to service_role, darkpearl_app, darkpearl_reader;
+grant insert (correlation_id, warehouse_id, product_id, movement_type, quantity, reference_type, reference_id, notes)
+on stock_movements to service_role, darkpearl_app;
 grant execute on function
 receive_stock(uuid, uuid, integer, uuid, text, text, uuid),
 adjust_stock(uuid, uuid, integer, uuid, text, text, uuid),
@@ -250,6 +252,9 @@ end
 $$;
 
 create policy "staff and applications place orders" on orders
+for insert to service_role, darkpearl_app with check (true);
+
+create policy "staff and applications move stock" on stock_movements
 for insert to service_role, darkpearl_app with check (true);
 
 create policy "staff and applications annotate orders" on orders

@@ -60,7 +60,18 @@ ACCESS: dict[str, dict[str, Grants]] = {
         "update": [(STAFF, "reorder_point reorder_quantity")],
         "delete": [(STAFF, ALL)],
     },
-    "stock_movements": {"select": [(INSIDERS, ALL)]},
+    "stock_movements": {
+        "select": [(INSIDERS, ALL)],
+        "insert": [
+            (
+                f"{STAFF} {APP}",
+                (
+                    "correlation_id warehouse_id product_id movement_type quantity"
+                    " reference_type reference_id notes"
+                ),
+            ),
+        ],
+    },
     "orders": {
         "select": [(f"authenticated {INSIDERS}", ALL)],
         "insert": [(PLACE, "id warehouse_id customer_id currency notes")],
@@ -257,6 +268,7 @@ DEFINERS = {
     "events_out_of_place",
     "forget_idempotency_keys",
     "forget_payment_tokens",
+    "move_inserted_stock",
     "note_step_settings",
     "pause_external_steps",
     "receive_stock",
@@ -274,6 +286,7 @@ DEFINERS = {
     "start_order_sagas",
     "signal_saga",
     "step_tally",
+    "take_in_movement",
     "told_decline_code",
     "told_message",
     "trace_contexts",
