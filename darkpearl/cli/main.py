@@ -22,6 +22,7 @@ from darkpearl.api.app import openapi_yaml
 from darkpearl.cli import where
 from darkpearl.cli.console import fail, out
 from darkpearl.cli.db import db
+from darkpearl.cli.imports import export_file, import_file
 from darkpearl.cli.payments import payments
 from darkpearl.cli.paysim import paysim
 from darkpearl.config import ConfigError, Settings, variables
@@ -175,7 +176,7 @@ def show_demo(settings: Settings) -> None:
         asyncio.run(_demonstrate(settings, server.url))
 
 
-for each in (db, payments, paysim):
+for each in (db, import_file, export_file, payments, paysim):
     command.add_command(each)
 
 

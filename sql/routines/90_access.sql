@@ -129,6 +129,20 @@ authenticated, service_role, darkpearl_app;
 grant insert (order_id, warehouse_id, token) on payment_tokens to authenticated, service_role, darkpearl_app;
 grant execute on function cancel_order(uuid, text) to authenticated, service_role, darkpearl_app;
 
+-- Imports: each does with the lines that it has staged what its grants above let it do.
+grant execute on function
+open_import(text), resolve_lines(text), read_uuid(text), read_integer(text), read_amount(text), is_units(text),
+asked_movement(bigint, uuid, uuid, uuid, movement_type, integer, text, uuid, text), check_movement_lines(),
+record_movements(stock_movements[], boolean), import_movements(boolean),
+referred_order_id(text, text), find_imported_orders(text), check_order_lines(), place_imported_orders(text, boolean)
+to service_role, darkpearl_app;
+grant execute on function
+import_products(boolean), count_shelves(uuid[], uuid[], integer[], boolean), import_inventory(boolean)
+to service_role;
+
+grant select on exported_products, exported_inventory, exported_movements, exported_orders to
+service_role, darkpearl_app, darkpearl_reader;
+
 -- Payments, sagas and history: read; by customers without the engine's keys, and without what
 -- gateways, operators and errors say, of which told_message() and told_decline_code() tell them.
 grant select on payments, refunds, disputes, sagas, saga_events, saga_steps, step_settings, saga_signals to

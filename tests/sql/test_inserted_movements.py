@@ -8,7 +8,10 @@ import psycopg
 import pytest
 from shop import Row, Shop
 
-INSERT = "insert into stock_movements (correlation_id, warehouse_id, product_id, movement_type, quantity)"
+INSERT = (
+    "insert into stock_movements (correlation_id, warehouse_id, product_id, movement_type,"
+    " quantity)"
+)
 
 
 async def insert(shop: Shop, *movements: tuple[Any, ...], role: str = "darkpearl_app") -> None:
