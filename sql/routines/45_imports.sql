@@ -39,6 +39,15 @@ language sql immutable
 return case when p_text ~ '^[0-9]{1,12}([.][0-9]{1,4}0{0,8})?$' then p_text::numeric end;
 comment on function read_amount(text) is 'Internal: the amount that a text is; null when it is none.';
 
+-- The session's table for an import of a kind; null for what can't be imported.
+create or replace function staging_table(p_kind text) returns text
+language sql immutable
+return case p_kind
+    when 'products' then 'product_imports' when 'inventory' then 'inventory_imports'
+    when 'movements' then 'movement_imports' when 'orders' then 'order_imports'
+end;
+comment on function staging_table(text) is 'Internal: the session''s table for an import of a kind.';
+
 -- Makes the session's table for the lines of an import, empty: product_imports,
 -- inventory_imports, movement_imports or order_imports. line and problem are filled in by who
 -- copies lines from a file, or else by the import. Returns the columns that a file may have.
@@ -49,10 +58,7 @@ set search_path = darkpearl, pg_temp
 set client_min_messages = warning
 as $$
 declare
-    v_table constant text := case p_kind
-        when 'products' then 'product_imports' when 'inventory' then 'inventory_imports'
-        when 'movements' then 'movement_imports' when 'orders' then 'order_imports'
-    end;
+    v_table constant text := staging_table(p_kind);
     v_columns constant text[] := array['product_id', 'sku', 'warehouse_id', 'warehouse'] || case p_kind
         when 'products' then '{name, description, unit_price, currency, is_active}'::text[]
         when 'inventory' then '{quantity_available, reorder_point, reorder_quantity}'

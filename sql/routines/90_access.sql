@@ -132,12 +132,13 @@ grant execute on function cancel_order(uuid, text) to authenticated, service_rol
 -- Imports: each does with the lines that it has staged what its grants above let it do. Their
 -- parts run as their caller, on the caller's own tables.
 grant execute on function
-read_uuid(text), read_integer(text), read_amount(text), is_units(text), referred_order_id(text, text),
+staging_table(text), read_uuid(text), read_integer(text), read_amount(text), is_units(text), referred_order_id(text, text),
 asked_movement(bigint, uuid, uuid, uuid, movement_type, integer, text, uuid, text),
 resolve_lines(text), check_movement_lines(), find_imported_orders(text), check_order_lines()
 to public;
 grant execute on function
-open_import(text), record_movements(stock_movements[], boolean), import_movements(boolean), place_imported_orders(text, boolean)
+open_import(text), record_movements(stock_movements[], boolean), import_movements(boolean), place_imported_orders(text, boolean),
+import_rows(text, jsonb, boolean)
 to service_role, darkpearl_app;
 grant execute on function
 import_products(boolean), count_shelves(uuid[], uuid[], integer[], boolean), import_inventory(boolean)

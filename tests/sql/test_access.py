@@ -205,6 +205,7 @@ EVERYBODYS = {
     "current_actor",
     "current_customer",
     # Parts of imports, which run as their caller on the caller's own tables.
+    "staging_table",
     "read_uuid",
     "read_integer",
     "read_amount",
@@ -257,6 +258,7 @@ CALLS = {
     "told_decline_code": f"authenticated {INSIDERS}",
     "follow_saga": f"{CUSTOMERS} {STAFF}",
     "stock_product": f"{CUSTOMERS} {STAFF}",
+    "import_rows": f"{STAFF} {APP}",
     "open_import": f"{STAFF} {APP}",
     "record_movements": f"{STAFF} {APP}",
     "import_movements": f"{STAFF} {APP}",
