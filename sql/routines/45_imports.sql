@@ -18,7 +18,7 @@ set local search_path = darkpearl, pg_temp;
 -- A UUID or a whole number out of text; null for what isn't one.
 create or replace function read_uuid(p_text text) returns uuid
 language sql immutable
-return case when p_text ~ '^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$' then p_text::uuid end;
+return case when p_text ~ '^[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}$' then p_text::uuid end;
 comment on function read_uuid(text) is 'Internal: the UUID that a text is; null when it is none.';
 
 -- The same for whole numbers of at most eighteen digits.
