@@ -204,6 +204,7 @@ PROBLEMS: dict[str, Problem] = {
     "DP021": Problem(ConflictError, "More would come back than was sent"),
     "DP022": Problem(InvalidError, "The plan names what isn't there"),
     "DP023": Problem(ConflictError, "The goods would leave unpaid"),
+    "DP025": Problem(InvalidError, "Some rows can't be taken"),
     "DP026": Problem(GatewayError, "The gateway did something else than it was asked"),
     "DP027": Problem(ConflictError, "The payment is disputed"),
     "DP028": Problem(GatewayError, "Money that is owed did not go back"),

@@ -15,6 +15,7 @@ from darkpearl import database
 from darkpearl.api import (
     events,
     health,
+    imports,
     inventory,
     monitoring,
     orders,
@@ -93,6 +94,7 @@ def create_app(settings: Settings, database_url: str, tracing: "Tracing | None" 
             warehouses.router,
             inventory.router,
             stock_movements.router,
+            imports.router,
             webhooks.router,
             health.router,
             problems.router,

@@ -35,6 +35,7 @@ MOST_ERRORS = 50
 LONGEST_TEXT = 1000
 """Of what a problem document repeats or explains, in characters."""
 JSON = "application/json"
+CSV = "text/csv"
 MERGE_PATCH = "application/merge-patch+json"
 
 T = TypeVar("T")
@@ -97,9 +98,13 @@ class JsonRequest(Request[Any, Any, Any]):
             BadRequestError: it isn't what the type wants.
         """
         taken = (JSON, MERGE_PATCH) if self.method == "PATCH" else (JSON,)
+        if "csv" in self.route_handler.opt:
+            taken = (JSON, CSV)
         if self.content_type[0] not in taken:
             given = self.content_type[0] or "of no type"
             raise MediaTypeError(f"The body is {given}.", hint=f"Send {' or '.join(taken)}.")
+        if self.content_type[0] == CSV:
+            return self.route_handler.opt["csv"](await self.body())
         field = self.route_handler.parsed_data_field
         hint = "PUT replaces the whole; PATCH changes what is sent." if self.method == "PUT" else ""
         return decode(await self.body(), field.annotation if field else Any, hint=hint)

@@ -47,6 +47,7 @@ _TAGS = [
     Tag("warehouses", "Where stock lies."),
     Tag("inventory", "How much there is. Quantities move through the ledger alone."),
     Tag("stock movements", "The ledger: append-only, idempotent by correlation id."),
+    Tag("imports", "Many rows in one request, all of them or none."),
     Tag("payments", "What payment gateways tell by themselves, signed."),
     Tag("health", "For probes."),
     Tag("problems", "What the type of a problem document stands for."),

@@ -23,6 +23,7 @@ from darkpearl.cli import where
 from darkpearl.cli.audit import audit
 from darkpearl.cli.console import fail, out
 from darkpearl.cli.db import db
+from darkpearl.cli.imports import export_file, import_file
 from darkpearl.cli.payments import payments
 from darkpearl.cli.paysim import paysim
 from darkpearl.cli.retention import retention
@@ -177,7 +178,7 @@ def show_demo(settings: Settings) -> None:
         asyncio.run(_demonstrate(settings, server.url))
 
 
-for each in (audit, db, payments, paysim, retention):
+for each in (audit, db, import_file, export_file, payments, paysim, retention):
     command.add_command(each)
 
 

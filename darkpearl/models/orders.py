@@ -6,7 +6,7 @@ from uuid import UUID
 
 from msgspec import Meta, Struct
 
-from darkpearl.models.catalogue import ProductSummary, WarehouseSummary
+from darkpearl.models.catalogue import ProductSummary, Sku, WarehouseSummary
 from darkpearl.models.common import MAX_LINES, Amount, Currency, Notes, Request, check_amount
 from darkpearl.models.payments import Payment, PaymentToken, Refund
 from darkpearl.models.sagas import Saga
@@ -53,15 +53,18 @@ class OrderDetails(Order):
     saga: Saga | None
 
 
-class CreateOrderItem(Request):
-    """A line to order."""
+class CreateOrderItem(Request, kw_only=True, omit_defaults=True):
+    """A line to order; its product is named by `product_id` or by `sku`."""
 
-    product_id: UUID
+    product_id: UUID | None = None
+    sku: Sku | None = None
     quantity: Annotated[int, Meta(ge=1, le=1_000_000)]
     unit_price: Annotated[Amount | None, Meta(description="The catalogue's when left out")] = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError for an amount that can't be one."""
+        """Raise ValueError for an amount that can't be one, or a product that isn't one."""
+        if (self.product_id is None) == (self.sku is None):
+            raise ValueError("Expected either product_id or sku")
         if self.unit_price is not None:
             check_amount(self.unit_price)
 

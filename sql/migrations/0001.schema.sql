@@ -291,7 +291,7 @@ comment on column inventory.reorder_point is 'At or below this many units on the
 
 create table stock_movements (
     id bigint generated always as identity,
-    correlation_id uuid not null,
+    correlation_id uuid not null default new_id(),
     warehouse_id uuid not null,
     product_id uuid not null,
     movement_type movement_type not null,

@@ -28,6 +28,7 @@
 --   DP021  a return of more than was sent
 --   DP022  a plan that names what isn't there
 --   DP023  goods that would leave before their money is there
+--   DP025  rows of a set that can't be taken, for several reasons
 --   DP026  an answer of a gateway about another amount than was asked for
 --   DP027  money of a disputed payment
 --   DP028  money that is owed and did not go back

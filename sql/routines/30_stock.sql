@@ -8,18 +8,25 @@
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
+-- Triggers: the ledger is only added to. A row becomes history with the quantities after it, at
+-- the end of the statement that inserts it: see 31_movements.sql. Retention alone may take it
+-- away, or leave a balance in its place.
 create or replace trigger stock_movements_refuse_removal
 before delete on stock_movements
-for each row execute function refuse_change('correlation_id');
+for each row
+when (old.available_after >= 0)
+execute function refuse_change('correlation_id');
 
 create or replace trigger stock_movements_refuse_change
 before update on stock_movements
 for each row
 when (
-    new.movement_type <> 'balance'
-    or (old.id, old.product_id, old.warehouse_id, old.available_after, old.reserved_after, old.created_at)
-    is distinct from
-    (new.id, new.product_id, new.warehouse_id, new.available_after, new.reserved_after, new.created_at)
+    old.available_after >= 0 and (
+        new.movement_type <> 'balance'
+        or (old.id, old.product_id, old.warehouse_id, old.available_after, old.reserved_after, old.created_at)
+        is distinct from
+        (new.id, new.product_id, new.warehouse_id, new.available_after, new.reserved_after, new.created_at)
+    )
 )
 execute function refuse_change();
 

@@ -100,13 +100,15 @@ to public;
 grant select on products, warehouses to anon, authenticated, service_role, darkpearl_app, darkpearl_reader;
 grant insert, update, delete on products, warehouses to service_role;
 
--- Stock: read, never write; quantities move by the functions alone.
+-- Stock: read; quantities move by the functions, and by movements that are inserted.
 grant select on inventory to service_role, darkpearl_app, darkpearl_reader;
 grant select (id, product_id, warehouse_id, quantity_sellable, created_at) on inventory to anon, authenticated;
 grant insert (product_id, warehouse_id, reorder_point, reorder_quantity) on inventory to service_role;
 grant update (reorder_point, reorder_quantity) on inventory to service_role;
 grant delete on inventory to service_role;
 grant select on stock_movements to service_role, darkpearl_app, darkpearl_reader;
+grant insert (correlation_id, warehouse_id, product_id, movement_type, quantity, reference_type, reference_id, notes)
+on stock_movements to service_role, darkpearl_app;
 grant execute on function
 receive_stock(uuid, uuid, integer, uuid, text, text, uuid),
 adjust_stock(uuid, uuid, integer, uuid, text, text, uuid),
@@ -126,6 +128,24 @@ grant execute on function place_order(uuid, jsonb, uuid, text, text, uuid, text)
 authenticated, service_role, darkpearl_app;
 grant insert (order_id, warehouse_id, token) on payment_tokens to authenticated, service_role, darkpearl_app;
 grant execute on function cancel_order(uuid, text) to authenticated, service_role, darkpearl_app;
+
+-- Imports: each does with the lines that it has staged what its grants above let it do. Their
+-- parts run as their caller, on the caller's own tables.
+grant execute on function
+staging_table(text), read_uuid(text), read_integer(text), read_amount(text), is_units(text), referred_order_id(text, text),
+asked_movement(bigint, uuid, uuid, uuid, movement_type, integer, text, uuid, text),
+resolve_lines(text), check_movement_lines(), find_imported_orders(text), check_order_lines()
+to public;
+grant execute on function
+open_import(text), record_movements(stock_movements[], boolean), import_movements(boolean), place_imported_orders(text, boolean),
+import_rows(text, jsonb, boolean)
+to service_role, darkpearl_app;
+grant execute on function
+import_products(boolean), count_shelves(uuid[], uuid[], integer[], boolean), import_inventory(boolean)
+to service_role;
+
+grant select on exported_products, exported_inventory, exported_movements, exported_orders to
+service_role, darkpearl_app, darkpearl_reader;
 
 -- Payments, sagas and history: read; by customers without the engine's keys, and without what
 -- gateways, operators and errors say, of which told_message() and told_decline_code() tell them.
@@ -260,6 +280,9 @@ end
 $$;
 
 create policy "staff and applications place orders" on orders
+for insert to service_role, darkpearl_app with check (true);
+
+create policy "staff and applications move stock" on stock_movements
 for insert to service_role, darkpearl_app with check (true);
 
 create policy "staff and applications annotate orders" on orders
