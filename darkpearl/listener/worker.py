@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from darkpearl.database import PoolerError
 from darkpearl.gateways import Gateway
 from darkpearl.listener.bell import Bell
 from darkpearl.listener.calls import TURN, Breaker, Calls, Operation, Request, Settlement
@@ -76,8 +77,7 @@ class Listener:
         self._wake = self._calls.answered
         self._unasked: list[Request] = []
         self._unsettled: list[Settlement] = []
-        self._outstanding = 0
-        self._settling = 0
+        self._outstanding = self._settling = 0
         self._pace = Pace(limits.batch_size)
         metrics.standstill.set_function(lambda: self._pace.failures)
         self._engine: Engine
@@ -96,7 +96,7 @@ class Listener:
         self._latest = ""
 
     async def run(self) -> None:
-        """Work until told to stop. Outlives restarts of the database."""
+        """Work until told to stop. Outlives restarts of the database, ends with PoolerError."""
         calling = asyncio.create_task(self._calls.run())
         self._main = asyncio.create_task(self._work_through_outages())
         try:
@@ -136,6 +136,8 @@ class Listener:
                 if self._pace.halve(error):
                     continue
                 await self._back_off(f"database: {first_line(error)}")
+            except PoolerError:
+                raise
             except Exception:  # noqa: BLE001 - a defect of ours ends no listener; leases run out
                 _log.exception("the listener stumbled")
                 await self._back_off("begins anew")
