@@ -24,13 +24,15 @@ LEVELS = {
     "paysim": 2,
     "demo": 3,
     "reconcile": 3,
+    "restored": 3,
     "serving": 3,
     "cli": 4,
     "__main__": 5,
 }
 """Rooms and files of the package; each imports only lower ones."""
 CONFINED = {
-    "psycopg": {"errors", "database", "schema", "fingerprint", "listener", "api.pipeline"},
+    "psycopg": {"errors", "database", "schema", "fingerprint", "listener", "api.pipeline"}
+    | {"restored"},
     "psycopg_pool": {"database"},
     "litestar": {"api", "monitor", "cli", "paysim"},
     "yoyo": {"schema"},
