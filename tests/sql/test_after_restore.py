@@ -108,6 +108,19 @@ async def test_a_second_run_changes_nothing(shop: Shop, database_url: str) -> No
     assert "LOOK" not in again
 
 
+async def test_a_newer_server_makes_the_ids(shop: Shop, database_url: str) -> None:
+    """A schema from a server before 18 gets the ids of 18, which cost less; not on an older one."""
+    await shop.run(
+        "create or replace function new_id() returns uuid language sql volatile parallel safe"
+        " return gen_random_uuid()"
+    )
+    newer = await shop.value("select current_setting('server_version_num')::int >= 180000")
+    assert ("ids: PostgreSQL's own" in await said(database_url)) == newer
+    assert "ids:" not in await said(database_url)
+    is_version_7 = "select substring(new_id()::text from 15 for 1) = '7'"
+    assert await shop.value(is_version_7) == newer
+
+
 async def test_the_planner_knows_the_tables_again(shop: Shop, database_url: str) -> None:
     """Statistics are in no dump; without them each plan is a guess until autovacuum comes by."""
     await shop.shelves(20)

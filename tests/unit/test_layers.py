@@ -7,6 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "darkpearl"
 LEVELS = {
+    "laws": -1,
     "config": 0,
     "errors": 0,
     "fingerprint": 0,
