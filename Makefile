@@ -7,15 +7,15 @@
 NEED := (3, 11)
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < $(NEED))' 2>/dev/null && echo $$p && break; done)
-BIN := .venv/bin
-DARKPEARL := $(BIN)/darkpearl
+VENV := .venv/bin
+DARKPEARL := $(VENV)/darkpearl
 SQL = $(wildcard sql/*.sql sql/*/*.sql)
 
-.PHONY: help run demo token api listener test chaos years siege mutants check bench soak fuzz format migrate openapi compiled wheel clean \
+.PHONY: help run demo token api listener test test-server chaos years siege mutants check bench soak fuzz format migrate openapi compiled wheel clean \
 	db-start db-stop db-reset db-seed db-diff db-status db-url
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 run: .venv/run ## everything in one process: PostgreSQL, API, listener, a demo order; Ctrl-C stops
 	@exec $(DARKPEARL) up
@@ -30,36 +30,44 @@ listener: .venv/run ## run one listener alone
 	@exec $(DARKPEARL) listener
 
 test: .venv/dev ## the whole suite, on a PostgreSQL of its own
-	@$(BIN)/pytest -q -n 2 --dist loadfile $(PYTEST)
+	@$(VENV)/pytest -q -n 2 --dist loadfile $(PYTEST)
+
+# What goes by the server's version: its SQL, what runs at once, the model, the listener.
+OF_THE_SERVER := tests/sql tests/race $(addprefix tests/saga/test_,$(addsuffix .py, \
+	crash extending listener model plan_versions turned_clock))
+
+test-server: .venv/dev ## the tests of the database, on other programs: BIN=/usr/lib/postgresql/15/bin
+	@test -x '$(BIN)/postgres' || { echo 'BIN=… names the folder of a postgres, not "$(BIN)"' >&2; exit 2; }
+	@DARKPEARL_TEST_BINARIES='$(BIN)' $(VENV)/pytest -q -n 2 --dist loadfile $(OF_THE_SERVER) $(PYTEST)
 
 chaos: .venv/dev ## everything fails at once, then the books are compared; ORDERS=20000 for more
-	@DARKPEARL_TEST_CHAOS_ORDERS=$(or $(ORDERS),5000) $(BIN)/pytest -q -s tests/saga/chaos.py
+	@DARKPEARL_TEST_CHAOS_ORDERS=$(or $(ORDERS),5000) $(VENV)/pytest -q -s tests/saga/chaos.py
 
 years: .venv/dev ## three years of a shop with the clock turned, retention on; ORDERS=1000 a day
-	@DARKPEARL_TEST_YEARS_ORDERS=$(or $(ORDERS),100) $(BIN)/pytest -q -s tests/saga/years.py
+	@DARKPEARL_TEST_YEARS_ORDERS=$(or $(ORDERS),100) $(VENV)/pytest -q -s tests/saga/years.py
 
 siege: .venv/dev ## all that a stranger can do at once, beside fifty customers; SECONDS=60
-	@DARKPEARL_TEST_SIEGE_SECONDS=$(or $(SECONDS),60) $(BIN)/pytest -q -s tests/api/siege.py
+	@DARKPEARL_TEST_SIEGE_SECONDS=$(or $(SECONDS),60) $(VENV)/pytest -q -s tests/api/siege.py
 
 mutants: .venv/mutants ## take guards away one at a time: does the suite notice? ARGS="--number 50 --seed 2"
-	@$(BIN)/python tests/mutants $(ARGS)
+	@$(VENV)/python tests/mutants $(ARGS)
 
 check: .venv/dev ## lint, formatting, types, SQL lint, schema drift
-	@$(BIN)/ruff check --quiet .
-	@$(BIN)/ruff format --check --quiet .
-	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/squawk $(SQL)
+	@$(VENV)/ruff check --quiet .
+	@$(VENV)/ruff format --check --quiet .
+	@$(VENV)/mypy --no-error-summary
+	@$(VENV)/squawk $(SQL)
 	@$(DARKPEARL) db drift
 
 bench: .venv/dev ## measure; ARGS="drain --rounds 5" chooses (docs/performance.md says what)
-	@$(BIN)/python -m bench $(ARGS)
+	@$(VENV)/python -m bench $(ARGS)
 
 soak: .venv/dev ## API and listener under load for MINUTES (30): memory must stay flat
-	@$(BIN)/python -m bench soak --minutes $(or $(MINUTES),30)
+	@$(VENV)/python -m bench soak --minutes $(or $(MINUTES),30)
 
 format: .venv/dev ## write the formatting that check wants
-	@$(BIN)/ruff format --quiet .
-	@$(BIN)/ruff check --quiet --fix .
+	@$(VENV)/ruff format --quiet .
+	@$(VENV)/ruff check --quiet --fix .
 
 migrate: .venv/run ## bring the database to the newest schema
 	@$(DARKPEARL) db migrate
@@ -92,14 +100,14 @@ openapi: .venv/run ## write docs/openapi.yaml
 	@$(DARKPEARL) openapi > docs/openapi.yaml
 
 fuzz: .venv/dev ## long: requests made up from the API's description, as each role
-	@DARKPEARL_TEST_EXAMPLES=$(or $(EXAMPLES),200) $(BIN)/pytest -q tests/api/test_schema.py $(PYTEST)
+	@DARKPEARL_TEST_EXAMPLES=$(or $(EXAMPLES),200) $(VENV)/pytest -q tests/api/test_schema.py $(PYTEST)
 
 compiled: .venv/dev ## write sql/compiled, what the plans have the fast path call
-	@DARKPEARL_TEST_WRITE_COMPILED=1 $(BIN)/pytest -q tests/sql/test_fast_path.py -k compiled_calls_are
+	@DARKPEARL_TEST_WRITE_COMPILED=1 $(VENV)/pytest -q tests/sql/test_fast_path.py -k compiled_calls_are
 
 wheel: .venv/run ## build dist/*.whl
 	@if command -v uv >/dev/null; then uv build --quiet --wheel; \
-	else $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .; fi
+	else $(VENV)/python -m pip wheel --quiet --no-deps --wheel-dir dist .; fi
 
 clean: ## remove what make and the tools made; the data in .darkpearl stays
 	@rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -109,16 +117,16 @@ clean: ## remove what make and the tools made; the data in .darkpearl stays
 .venv/dev: EXTRAS := embedded,dev
 .venv/mutants: EXTRAS := embedded,dev,mutants
 
-.venv/run .venv/dev .venv/mutants: pyproject.toml | $(BIN)/python
+.venv/run .venv/dev .venv/mutants: pyproject.toml | $(VENV)/python
 	@echo 'installing into .venv, once: $(EXTRAS)'
 	@if command -v uv >/dev/null; then \
-		uv pip install --quiet --python $(BIN)/python -e '.[$(EXTRAS)]'; \
+		uv pip install --quiet --python $(VENV)/python -e '.[$(EXTRAS)]'; \
 	else \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'; \
+		$(VENV)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'; \
 	fi
 	@touch .venv/run $@
 
-$(BIN)/python:
+$(VENV)/python:
 	@if command -v uv >/dev/null; then \
 		uv venv --quiet --python '>=3.11' .venv; \
 	elif [ -z '$(PYTHON)' ]; then \

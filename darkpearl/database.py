@@ -1,8 +1,12 @@
 """Connections, alone or in a pool.
 
-Every connection of ours is made here, so that each has the schema in its search path, and each end
-notices when the other is gone: the server within a second, so a killed listener's locks do not
-outlive it, and the client of a server that vanished without a word within half a minute.
+Every connection of ours is made here, so that each has the schema in its search path and read
+committed, whatever the database's defaults are, and each end notices when the other is gone: the
+server within a second, so a killed listener's locks do not outlive it, and the client of a server
+that vanished without a word within half a minute.
+
+A pooler in transaction mode, such as PgBouncer, gives a client another session of the server for
+each transaction. A pool does with that; who needs a session of its own is told.
 """
 
 import contextlib
@@ -23,11 +27,35 @@ RECONNECT_SECONDS = 2.0
 _KEEPALIVES = "keepalives_idle=10 keepalives_interval=5 keepalives_count=3 tcp_user_timeout=25000"
 """A server that vanishes without a word, as in a failover, is given up after 25 seconds; by what
 systems do when nothing is said, after a quarter of an hour or, at rest, two hours."""
-_OPTIONS = "-c search_path=darkpearl -c client_connection_check_interval=1s -c jit=off"
+_SETTINGS = {
+    "search_path": "darkpearl",
+    "client_connection_check_interval": "1s",
+    "jit": "off",
+    "default_transaction_isolation": "read committed",
+}
+_SET = "select " + ", ".join(f"set_config('{each}', %s, false)" for each in _SETTINGS)
+_POOLER_TRIES = 10
+"""Transactions after which a pooler counts as one that leaves sessions alone."""
 
 Row = dict[str, Any]
 Connection = psycopg.AsyncConnection[Row]
-Pool = AsyncConnectionPool[Connection]
+
+
+class PoolerError(ConfigError):
+    """The address is that of a pooler that doesn't give its clients sessions of their own."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the address leads through a pooler, which in transaction mode loses what a session"
+            " listens to, locks and prepares; give DARKPEARL_LISTENER_DATABASE_URL PostgreSQL's"
+            " own address"
+        )
+
+
+class Pool(AsyncConnectionPool[Connection]):
+    """Connections, and how long a statement on them may take, as PostgreSQL writes it."""
+
+    statement_timeout = "0"
 
 
 def check_address(name: str, url: str) -> None:
@@ -56,9 +84,29 @@ def as_role(url: str, role: str) -> str:
     return with_options(url, f"-c role={role}")
 
 
-def _ours(url: str) -> str:
-    """The address with what every connection of ours has; what it says of keepalives stays."""
-    return make_conninfo(_KEEPALIVES, **conninfo_to_dict(with_options(url, _OPTIONS)))
+def _with_keepalives(url: str) -> str:
+    """The address with what keeps watch on the server; what it says of that itself stays."""
+    return make_conninfo(_KEEPALIVES, **conninfo_to_dict(url))
+
+
+async def _is_direct(connection: psycopg.AsyncConnection[Any]) -> bool:
+    """Nobody stands between: the session is the process that its login was answered by.
+
+    A pooler answers logins itself, and hands out process ids of its own making, which cancel
+    requests come back to it with.
+    """
+    return await _backend_pid(connection) == connection.info.backend_pid
+
+
+async def _backend_pid(connection: psycopg.AsyncConnection[Any]) -> int:
+    found = await connection.execute("select pg_backend_pid() as pid")
+    row = await found.fetchone()
+    return int(row["pid"] if isinstance(row, dict) else row[0])  # type: ignore[index]
+
+
+async def _make_ours(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Give a session of our own what every session of ours has."""
+    await connection.execute(_SET.encode(), list(_SETTINGS.values()))
 
 
 @contextlib.asynccontextmanager
@@ -66,15 +114,42 @@ async def connect(url: str, name: str) -> AsyncIterator[Connection]:
     """One connection in autocommit, which `pg_stat_activity` shows under a name.
 
     Raises:
+        PoolerError: the address is that of a pooler in transaction mode.
         psycopg.OperationalError: no server can be had.
         psycopg.errors.ReadOnlySqlTransaction: it can't be written to.
     """
-    connection = await Connection.connect(
-        _ours(url), autocommit=True, row_factory=dict_row, application_name=name
-    )
+    try:
+        connection = await _open(url, name)
+    except psycopg.OperationalError as error:
+        if "unsupported startup parameter" in str(error):  # PgBouncer takes no options
+            raise PoolerError from None
+        raise
     async with connection:
         refuse_read_only(connection)
+        if not await _is_direct(connection):
+            await _refuse_transaction_mode(connection, url, name)
+        await _make_ours(connection)
         yield connection
+
+
+async def _open(url: str, name: str) -> Connection:
+    return await Connection.connect(
+        _with_keepalives(url), autocommit=True, row_factory=dict_row, application_name=name
+    )
+
+
+async def _refuse_transaction_mode(connection: Connection, url: str, name: str) -> None:
+    """Refuse a pooler that has two clients share a session, or one change it, between transactions.
+
+    Raises:
+        PoolerError: it was seen to.
+    """
+    seen = set()
+    async with await _open(url, name) as another:
+        for _ in range(_POOLER_TRIES):
+            seen.add(await _backend_pid(connection))
+            if len(seen) > 1 or await _backend_pid(another) in seen:
+                raise PoolerError
 
 
 async def _check(connection: psycopg.AsyncConnection[Row]) -> None:
@@ -88,34 +163,49 @@ async def _check(connection: psycopg.AsyncConnection[Row]) -> None:
         await AsyncConnectionPool.check_connection(connection)
 
 
-def open_pool(url: str, *, size: int, name: str, login: str = "") -> Pool:
+def open_pool(
+    url: str, *, size: int, name: str, login: str = "", statement_timeout: str = "0"
+) -> Pool:
     """A pool, not yet opened: `async with` it. Its connections are in autocommit.
+
+    Through a pooler nothing is left in a session: what isn't set by the transaction itself is what
+    the login has by itself, and no statement is prepared.
 
     Args:
         url: where to connect to.
         size: connections at most.
         name: what `pg_stat_activity` shows as application_name.
         login: whose session it is to be, whatever the address says. Only a superuser can be
-            somebody else; without the right a connection isn't had.
+            somebody else, and only without a pooler; else a connection isn't had.
+        statement_timeout: kept with the pool, for its transactions to set.
     """
 
-    async def log_in(connection: psycopg.AsyncConnection[Row]) -> None:
-        await connection.execute(
-            sql.SQL("set session authorization {}").format(sql.Identifier(login))
-        )
+    async def configure(connection: psycopg.AsyncConnection[Row]) -> None:
+        if not await _is_direct(connection):
+            connection.prepare_threshold = None
+            if login and connection.info.user != login:
+                raise psycopg.OperationalError(f"through a pooler the login has to be {login}")
+            return
+        if login:
+            await connection.execute(
+                sql.SQL("set session authorization {}").format(sql.Identifier(login))
+            )
+        await _make_ours(connection)
 
-    return AsyncConnectionPool(
-        _ours(url),
+    pool = Pool(
+        _with_keepalives(url),
         min_size=1,
         max_size=size,
         open=False,
         timeout=5,
         # Then the next who needs one tries at once, so that no long backoff outlasts an outage.
         reconnect_timeout=RECONNECT_SECONDS,
-        configure=log_in if login else None,
+        configure=configure,
         check=_check,
         kwargs={"row_factory": dict_row, "application_name": name, "autocommit": True},
     )
+    pool.statement_timeout = statement_timeout
+    return pool
 
 
 async def fetch_all(

@@ -24,6 +24,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import psycopg
 
+from darkpearl.laws import LAWS
+
 RETRY_AFTER_SECONDS = 1
 """The wait that a client is told when the database is away; a reconnect takes about as long."""
 
@@ -243,17 +245,6 @@ TRANSIENT_CLASSES: dict[str, Problem] = {
 }
 """By the first two characters, for codes that PROBLEMS doesn't list."""
 
-_ID_IS_TAKEN = (
-    "The id is taken: an order's, a refund's or a saga's id is one in the whole database.",
-    "Look up what you have sent already, or give a new one a new id.",
-)
-LAWS: dict[str, tuple[str, str]] = {
-    "orders_pkey": _ID_IS_TAKEN,
-    "refunds_pkey": _ID_IS_TAKEN,
-    "sagas_id_is_one_in_the_database": _ID_IS_TAKEN,
-}
-"""Detail and hint of constraints whose name alone would say too little."""
-
 UNKNOWN = Problem(DarkPearlError, DarkPearlError.standard_title)
 AWAY = TRANSIENT_CLASSES["08"]
 
@@ -270,6 +261,7 @@ def from_sqlstate(
     detail: str = "",
     hint: str = "",
     constraint: str = "",
+    column: str = "",
 ) -> DarkPearlError:
     """The error that a SQLSTATE stands for. What a caller must not see is left out."""
     kind, title = problem_of(code) or UNKNOWN
@@ -279,6 +271,8 @@ def from_sqlstate(
     if code in {"23505", "23514"} and constraint:
         # A law of the schema reads like one; the server's detail would be the whole row.
         said, hint = LAWS.get(constraint, (constraint.replace("_", " "), hint))
+    elif code == "23502" and column:  # the same of null
+        said = f"{column} is needed, and is null."
     return kind(said, title=title, hint=hint, code=code, constraint=constraint)
 
 
@@ -292,6 +286,7 @@ def from_psycopg(error: psycopg.Error) -> DarkPearlError:
             detail=told.message_detail or "",
             hint=told.message_hint or "",
             constraint=told.constraint_name or "",
+            column=told.column_name or "",
         )
     if isinstance(error, psycopg.OperationalError):  # no server to speak of, or the pool is empty
         return AWAY.kind(title=AWAY.title)

@@ -1,7 +1,8 @@
 """One server for the session, one template database, and a fresh clone of it for every test.
 
 The server is the embedded one, with its data in memory where there is room and without fsync.
-DARKPEARL_TEST_DATABASE_URL runs the suite on another server, as a superuser of it.
+DARKPEARL_TEST_BINARIES names the programs of another PostgreSQL to start in its place, and
+DARKPEARL_TEST_DATABASE_URL a server that runs already, as a superuser of it.
 """
 
 import asyncio
@@ -61,7 +62,8 @@ def server_url() -> Iterator[str]:
     if url := os.environ.get("DARKPEARL_TEST_DATABASE_URL"):
         yield url
         return
-    with embedded.temporary() as server:
+    other = os.environ.get("DARKPEARL_TEST_BINARIES")
+    with embedded.temporary(Path(other) if other else None) as server:
         yield server.url
 
 

@@ -27,11 +27,15 @@ from darkpearl.errors import (
 )
 from darkpearl.telemetry import request_context
 
+_BEGIN = b"begin isolation level read committed"
 _FOR_THE_CALLER = (
     b"select set_config('role', %s, true), set_config('request.jwt.claims', %s, true),"
+    b" set_config('statement_timeout', %s, true),"
     b" set_config('application_name', %s, true), set_config('request.id', %s, true)"
 )
-"""Settings that tell a transaction of its caller, and are gone with it."""
+"""Settings that tell a transaction of its caller, and are gone with it.
+
+Nothing of a request is told to the session, which behind a pooler is somebody else's next."""
 _TRACED = _FOR_THE_CALLER + b", set_config('request.traceparent', %s, true)"
 
 T = TypeVar("T")
@@ -76,10 +80,11 @@ class Caller:
             # BEGIN and COMMIT by hand: the driver's own would end the pipeline's flight twice.
             # All is answered by the end of the block, what a COMMIT finds wrong included.
             async with self._pool.connection() as connection, pipeline(connection) as pipelined:
-                pipelined.enqueue(b"begin")
+                pipelined.enqueue(_BEGIN)
                 settings = [
                     self._identity.role,
                     self._identity.claims,
+                    self._pool.statement_timeout,
                     f"darkpearl api {context.request_id}".rstrip(),
                     context.request_id,
                 ]

@@ -146,10 +146,7 @@ def _connected(settings: Settings, database_url: str) -> Lifespan:
 
     def pool(name: str, size: int, timeout: str) -> database.Pool:
         return database.open_pool(
-            database.with_options(database_url, f"-c statement_timeout={timeout}"),
-            size=size,
-            name=name,
-            login=LOGIN,
+            database_url, size=size, name=name, login=LOGIN, statement_timeout=timeout
         )
 
     @asynccontextmanager

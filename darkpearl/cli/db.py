@@ -4,7 +4,7 @@ import asyncio
 
 import rich_click as click
 
-from darkpearl import embedded, schema
+from darkpearl import embedded, restored, schema
 from darkpearl.cli import where
 from darkpearl.cli.console import out
 from darkpearl.config import Settings
@@ -64,6 +64,20 @@ def migrate(settings: Settings, *, with_demo: bool) -> None:
         f"applied: {', '.join(applied) or 'nothing new'}; routines are up to date"
         + ("; demo data loaded" if seeded else "")
     )
+
+
+@db.command(name="after-restore")
+@click.pass_obj
+def after_restore(settings: Settings) -> None:
+    """Do what a restore, an upgrade or a promotion leaves undone; again is harmless."""
+
+    async def run(url: str) -> None:
+        async for line in restored.put_in_order(url):
+            out.print(line, markup=False, soft_wrap=True)
+
+    with where.database(settings) as url:
+        asyncio.run(run(url))
+    out.print("next: select * from audit; darkpearl payments reconcile --grace 0", markup=False)
 
 
 @db.command()

@@ -8,10 +8,12 @@ import tempfile
 from pathlib import Path
 
 from darkpearl.embedded.home import failure, kept_secret
-from darkpearl.embedded.wheel import Account, environment
+from darkpearl.embedded.wheel import Account, environment, version_of
 
 OWNER = "darkpearl"
 """Name of the superuser and of the database."""
+
+FIRST_WITH_BUILTIN_LOCALE = 17
 
 HBA = """\
 local all all              peer map=owner
@@ -30,10 +32,11 @@ def create(data: Path, home: Path, account: Account, binaries: Path) -> None:
         file.touch(mode=0o600)
         file.write_text(password)
         account.give(file)
+        locale = ["--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"]
         initdb: list[str | Path] = [
             binaries / "initdb", "--pgdata", fresh, "--username", OWNER, "--pwfile", file,
             "--encoding", "UTF8", "--locale", "C",
-            "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8",
+            *(locale if version_of(binaries) >= FIRST_WITH_BUILTIN_LOCALE else ()),
             "--auth", "scram-sha-256", "--no-instructions",
         ]  # fmt: skip
         single: list[str | Path] = [binaries / "postgres", "--single", "-D", fresh, "postgres"]

@@ -53,6 +53,7 @@ def serve(
     exclusive: bool = False,
     keep: bool = False,
     say: Callable[[str], None] = print,
+    binaries: Path | None = None,
 ) -> Iterator[Server]:
     """A running server; one that wasn't running is stopped at the end.
 
@@ -62,6 +63,7 @@ def serve(
         exclusive: insist on owning it, so that it is stopped at the end in any case.
         keep: leave it running all the same.
         say: told where the data went when it can't be in the home.
+        binaries: the folder of another server's programs than the wheel's.
 
     Raises:
         EmbeddedError: no server could be had, or (exclusive) another process owns it.
@@ -71,7 +73,7 @@ def serve(
     with (home / "lock").open("a+") as lock:
         while exclusive or not (server := running(home)):
             if _take(lock):
-                server = running(home) or start(home, options, say=say)
+                server = running(home) or start(home, options, say=say, binaries=binaries)
                 try:
                     yield server
                 finally:
@@ -89,8 +91,11 @@ def serve(
 
 
 @contextlib.contextmanager
-def temporary() -> Iterator[Server]:
+def temporary(binaries: Path | None = None) -> Iterator[Server]:
     """A server that is thrown away at the end: in memory where there is room, and unsafe.
+
+    Args:
+        binaries: the folder of another server's programs than the wheel's.
 
     Raises:
         EmbeddedError: no server could be had.
@@ -98,7 +103,7 @@ def temporary() -> Iterator[Server]:
     roomy = os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM_BYTES
     with tempfile.TemporaryDirectory(prefix="darkpearl-", dir=MEMORY if roomy else None) as home:
         Path(home).chmod(0o711)  # for root's `nobody`
-        with serve(Path(home), UNSAFE, exclusive=True) as server:
+        with serve(Path(home), UNSAFE, exclusive=True, binaries=binaries) as server:
             yield server
 
 
@@ -120,6 +125,7 @@ def start(
     options: Mapping[str, str] | None = None,
     *,
     say: Callable[[str], None] = print,
+    binaries: Path | None = None,
 ) -> Server:
     """Start a server that goes on running when this process ends; `serve` is for everyday use.
 
@@ -130,7 +136,7 @@ def start(
     home = made(home)
     account = account_for(home)
     place = place_of(home, account, say)
-    binaries = binaries_for(account)
+    binaries = binaries_for(account, binaries)
     try:
         run = socket_folder(place, account)
         data = place / "data"

@@ -69,6 +69,14 @@ def binaries() -> Path:
     return folder
 
 
+def version_of(folder: Path) -> int:
+    """The major version of the programs in a folder, such as 18."""
+    done = subprocess.run(
+        [folder / "postgres", "--version"], capture_output=True, text=True, check=True, cwd="/"
+    )
+    return int(done.stdout.split()[2].partition(".")[0])
+
+
 def account_for(home: Path) -> Account:
     """The user that runs the server of a home: we; for root the data's owner, at first `nobody`."""
     try:
@@ -83,8 +91,20 @@ def account_for(home: Path) -> Account:
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
-def binaries_for(user: Account) -> Path:
-    """The programs where the server's user can run them: the wheel's, or a copy."""
+def binaries_for(user: Account, given: Path | None = None) -> Path:
+    """The programs where the server's user can run them: those given, the wheel's, or a copy.
+
+    Args:
+        user: who runs them.
+        given: a folder of programs to use as they are, in place of the wheel's.
+
+    Raises:
+        EmbeddedError: there are none, or the user can't run those that were given.
+    """
+    if given:
+        if not user.reaches(given / "postgres"):
+            raise EmbeddedError(f"{given} has no postgres that {user.name} can run")
+        return given
     original = binaries()
     if user.reaches(original / "postgres"):
         return original

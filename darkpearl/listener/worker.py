@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from darkpearl.database import PoolerError
 from darkpearl.gateways import Gateway
 from darkpearl.listener.bell import Bell
 from darkpearl.listener.calls import TURN, Breaker, Calls, Operation, Request, Settlement
@@ -77,8 +78,7 @@ class Listener:
         self._wake = self._calls.answered
         self._unasked: list[Request] = []
         self._unsettled: list[Settlement] = []
-        self._outstanding = 0
-        self._settling = 0
+        self._outstanding = self._settling = 0
         self._pace = Pace(limits.batch_size)
         metrics.standstill.set_function(lambda: self._pace.failures)
         self._engine: Engine
@@ -97,7 +97,7 @@ class Listener:
         self._latest = ""
 
     async def run(self) -> None:
-        """Work until told to stop. Outlives restarts of the database."""
+        """Work until told to stop. Outlives restarts of the database, ends with PoolerError."""
         works = (self._calls.run(), Retention(self._url).run())
         calling, removing = map(asyncio.create_task, works)
         self._main = asyncio.create_task(self._work_through_outages())
@@ -138,6 +138,8 @@ class Listener:
                 if self._pace.halve(error):
                     continue
                 await self._back_off(f"database: {first_line(error)}")
+            except PoolerError:
+                raise
             except Exception:  # noqa: BLE001 - a defect of ours ends no listener; leases run out
                 _log.exception("the listener stumbled")
                 await self._back_off("begins anew")

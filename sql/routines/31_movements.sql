@@ -228,6 +228,7 @@ return case
     when p_movement.movement_type is null then 'movement_type is missing'
     when p_movement.movement_type in ('reserve', 'release', 'fulfill')
         then format('a %s is written by an order''s saga alone', p_movement.movement_type)
+    when p_movement.movement_type = 'balance' then 'a balance is written by retention alone'
     when coalesce(p_movement.quantity, 0) = 0 then 'quantity is zero or missing'
     when p_movement.quantity < 0 and p_movement.movement_type <> 'adjust' then 'only an adjust may be negative'
     when abs(p_movement.quantity::bigint) > 1000000000 then 'quantity is more than a shelf can hold'
@@ -374,7 +375,7 @@ comment on function complete_movements(bigint[], uuid[], uuid[], integer[], inte
 -- each, and writes into the movements what is there after them; or refuses them all, with all
 -- that is wrong.
 -- Locks: inventory by (product_id, warehouse_id).
--- Raises: DP006, DP010, DP011, DP015; DP025 when several of them are the case.
+-- Raises: DP006, DP010, DP011, DP015, DP038; DP025 when several of them are the case.
 create or replace function move_inserted_stock() returns trigger
 language plpgsql
 security definer
@@ -392,9 +393,17 @@ declare
     v_wrong jsonb[];
 begin
     -- Transfers that have no other end among the rows come first, while that can be told.
+    -- Spent ids are looked for now that others see the rows, see refuse_spent_ids().
     select array_agg(w.problem) into v_wrong
     from (
         select i.notes::jsonb as problem from inserted_movements as i where i.available_after = -2
+        union all
+        select describe_row(
+            i.reserved_after, 'DP038', format('correlation id %s was used before, or may have been', i.correlation_id),
+            i.product_id, i.warehouse_id
+        )
+        from inserted_movements as i
+        where i.available_after = -1 and is_spent(i.correlation_id)
         union all
         select describe_row(
             t.reserved_after, 'DP015', 'the other end of the transfer is missing: a row of its own that names this warehouse',

@@ -33,6 +33,7 @@ begin atomic
             when c.known_quantity is not null
                 then format('the correlation id stands for %s of %s units', (c.m).movement_type, c.known_quantity)
             when c.fault is not null then c.fault
+            when is_spent((c.m).correlation_id) then 'the correlation id was used before, or may have been'
             when c.place > 1 then 'another line has the same correlation id, type, product and warehouse'
             when c.ends <> 2 and (c.m).movement_type in ('transfer_out', 'transfer_in')
                 then 'the other end of the transfer is missing'

@@ -55,13 +55,13 @@ async def test_a_sku_is_given_once(api: Api, problem: Problem) -> None:
     await api.post("/products", json=PRODUCT)
     told = problem(await api.post("/products", json=PRODUCT), 409, "23505")
     assert told["constraint"] == "products_sku_is_unique"
-    assert told["detail"] == "products sku is unique"
+    assert told["detail"] == "There is a product with this SKU already."
 
 
 async def test_a_law_of_the_schema_is_told(api: Api, problem: Problem) -> None:
     """A value that only a CHECK refuses is 422, without the row's other columns."""
     told = problem(await api.post("/products", json={**PRODUCT, "name": "   "}), 422, "23514")
-    assert told["detail"] == "products name is short and not blank"
+    assert told["detail"].startswith("A product's name has 1 to 255 characters")
     assert "LAMP" not in str(told)
 
 

@@ -7,6 +7,7 @@ import pytest
 from shop import Shop
 
 from darkpearl import schema
+from darkpearl.laws import LAWS
 
 TEXTS = {each.stem: each.read_text() for each in schema.files("routines")}
 FUNCTION = re.compile(r"^create (?:or replace )?function (\w+)", re.MULTILINE)
@@ -110,3 +111,27 @@ async def test_policies_are_sentences(shop: Shop) -> None:
     )
     assert terse == []
     assert await shop.value("select count(*) > 10 from pg_policies where schemaname = 'darkpearl'")
+
+
+async def test_laws_are_told_in_words(shop: Shop) -> None:
+    """Who breaks a rule of what users write reads what is allowed, not a name alone."""
+    written = "{products,warehouses,inventory,stock_movements,orders,order_items,refunds}"
+    checked = await shop.values(
+        "select conname from pg_constraint where contype = 'c' and conname !~ '_not_null$'"
+        " and (conrelid = any(%s::text[]::regclass[]) or contypid in"
+        " (select oid from pg_type where typnamespace = 'darkpearl'::regnamespace))",
+        written,
+    )
+    assert set(checked) - set(LAWS) == set()
+    there = await shop.values(
+        "select conname from pg_constraint where connamespace = 'darkpearl'::regnamespace"
+    )
+    assert set(LAWS) - set(there) == set()
+
+
+def test_laws_are_on_the_page() -> None:
+    """docs/sql.md has each law in the same words, for who has its name from psql."""
+    page = (schema.folder().parent / "docs" / "sql.md").read_text()
+    listed = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", page.split("## Laws")[1], re.MULTILINE))
+    told = {name: said for name, (said, _) in LAWS.items() if not name.endswith("_pkey")}
+    assert listed == told

@@ -277,3 +277,12 @@ def test_a_test_run_that_is_told_to_end_leaves_no_server(tmp_path: Path) -> None
         finally:
             run.kill()
     assert [each for each in servers if each.is_running()] == []
+
+
+def test_other_programs_have_to_be_there(tmp_path: Path) -> None:
+    """Whoever names the programs of another server is told when there are none, in one line."""
+    with (
+        pytest.raises(EmbeddedError, match=r"^[^\n]+ has no postgres that \w+ can run$"),
+        embedded.temporary(tmp_path),
+    ):
+        pass

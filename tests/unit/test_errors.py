@@ -103,3 +103,17 @@ def test_other_exceptions_pass_untouched() -> None:
     """Only what the driver raises is translated."""
     with pytest.raises(KeyError), errors.translated():
         raise KeyError
+
+
+def test_what_is_missing_is_named() -> None:
+    """The server's detail of a null would be the whole row; the column is what its writer needs."""
+    error = errors.from_sqlstate(
+        "23502", message="null value …", detail="Failing row contains (…)", column="name"
+    )
+    assert error.detail == "name is needed, and is null."
+
+
+def test_a_law_says_what_is_allowed() -> None:
+    """Bounds and letters, in place of the name of a constraint."""
+    error = errors.from_sqlstate("23514", constraint="order_items_quantity_is_sane")
+    assert error.detail == "A line is of 1 to 1000000 units."
