@@ -54,6 +54,7 @@ create or replace function count_inventory_version() returns trigger
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 begin
     update inventory as i
@@ -296,8 +297,12 @@ begin
         );
     end if;
 
-    perform make_shelf(p_warehouse_id, p_product_id);
     v_locked := lock_stock(array[p_warehouse_id], array[p_product_id]);
+    if v_locked is null then
+        -- Not before: what can fail is a subtransaction, and thousands of those keep others waiting.
+        perform make_shelf(p_warehouse_id, p_product_id);
+        v_locked := lock_stock(array[p_warehouse_id], array[p_product_id]);
+    end if;
 
     v_movement := find_movement(p_movement_type, p_warehouse_id, p_product_id, p_correlation_id);
     if v_movement.id is not null then
@@ -354,6 +359,7 @@ create or replace function receive_stock(
 language sql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 return move_stock(
     'receive', p_warehouse_id, p_product_id, p_quantity, p_correlation_id,
     p_notes, p_reference_type, p_reference_id
@@ -374,6 +380,7 @@ create or replace function adjust_stock(
 language sql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 return move_stock(
     'adjust', p_warehouse_id, p_product_id, p_quantity, p_correlation_id,
     p_notes, p_reference_type, p_reference_id
@@ -395,6 +402,7 @@ create or replace function count_stock(
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 declare
     v_locked locked_stock[] := lock_stock(array[p_warehouse_id], array[p_product_id]);
@@ -444,6 +452,7 @@ create or replace function transfer_stock(
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 begin
     if p_from_warehouse_id = p_to_warehouse_id then
@@ -476,11 +485,14 @@ comment on function transfer_stock(uuid, uuid, uuid, integer, uuid, text) is
     'Moves units between two warehouses, both movements or none. Safe to repeat with the same correlation id.';
 
 -- The stock of a product at a past moment, from the last movement before it.
--- Reads one index entry. Locks nothing.
+-- Reads one index entry: it sorts nothing, however few movements of the shelf are expected.
+-- Locks nothing.
 create or replace function stock_at(p_warehouse_id uuid, p_product_id uuid, p_moment timestamptz)
 returns table (quantity_available integer, quantity_reserved integer)
 language sql stable
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+set enable_sort = off
 begin atomic
     select m.available_after, m.reserved_after
     from stock_movements as m

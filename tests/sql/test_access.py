@@ -187,6 +187,7 @@ EVERYBODYS = {
     "is_visible",
     "refuse",
     "refuse_unpayable",
+    "read_items",
     "current_actor",
     "current_customer",
 }
