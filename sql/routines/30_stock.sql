@@ -242,6 +242,25 @@ end
 $$;
 comment on function make_shelf(uuid, uuid) is 'Internal: makes an inventory row where a product is stocked for the first time.';
 
+-- Locks a shelf, and makes it if there is none: not before, since what can fail is a
+-- subtransaction, and thousands of those in a transaction keep others waiting.
+-- Locks: inventory by (product_id, warehouse_id). Raises: as make_shelf().
+create or replace function lock_shelf(p_warehouse_id uuid, p_product_id uuid) returns locked_stock[]
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_locked locked_stock[] := lock_stock(array[p_warehouse_id], array[p_product_id]);
+begin
+    if v_locked is null then
+        perform make_shelf(p_warehouse_id, p_product_id);
+        v_locked := lock_stock(array[p_warehouse_id], array[p_product_id]);
+    end if;
+    return v_locked;
+end
+$$;
+comment on function lock_shelf(uuid, uuid) is 'Internal: locks an inventory row, which is made if there is none.';
+
 -- The movement that an operation has written already, or a row of nulls. Locks nothing.
 create or replace function find_movement(
     p_movement_type movement_type, p_warehouse_id uuid, p_product_id uuid, p_correlation_id uuid
@@ -297,13 +316,7 @@ begin
         );
     end if;
 
-    v_locked := lock_stock(array[p_warehouse_id], array[p_product_id]);
-    if v_locked is null then
-        -- Not before: what can fail is a subtransaction, and thousands of those keep others waiting.
-        perform make_shelf(p_warehouse_id, p_product_id);
-        v_locked := lock_stock(array[p_warehouse_id], array[p_product_id]);
-    end if;
-
+    v_locked := lock_shelf(p_warehouse_id, p_product_id);
     v_movement := find_movement(p_movement_type, p_warehouse_id, p_product_id, p_correlation_id);
     if v_movement.id is not null then
         if (v_movement.quantity, v_movement.reference_type, v_movement.reference_id)

@@ -181,6 +181,7 @@ create or replace function pause_external_steps(p_seconds numeric, p_reason text
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 declare
     v_now constant timestamptz := clock();

@@ -30,6 +30,7 @@ for each statement execute function refuse_change();
 create or replace function refuse_less_money() returns trigger
 language plpgsql
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 begin
     if new.captured_amount < old.captured_amount

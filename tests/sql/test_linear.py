@@ -290,6 +290,25 @@ async def test_calls_of_stock_functions(counted: Counted) -> None:
     assert counted.superlinear() == []
 
 
+async def test_functions_that_begin_a_call_dont_scan_what_grows(shop: Shop) -> None:
+    """What runs in a session of others' says itself how it reads, for its plans stay.
+
+    A function that is called by these goes by their settings.
+    """
+    grows = (
+        "orders|order_items|payments|payment_tokens|refunds|products|inventory|stock_movements"
+        "|sagas|saga_events|saga_signals|gateway_events|disputes|idempotency_keys"
+    )
+    careless = await shop.values(
+        "select proname::text from pg_proc where pronamespace = 'darkpearl'::regnamespace"
+        " and (prosecdef or prorettype = 'trigger'::regtype)"
+        " and pg_get_functiondef(oid) ~ %s"
+        " and 'enable_seqscan=off' <> all (coalesce(proconfig, '{}'))",
+        rf"(from|join|update|into)\s+({grows})\M",
+    )
+    assert careless == []
+
+
 @pytest.mark.skipif(not FULL, reason="takes a while: make linear")
 async def test_the_largest_statement_is_half_as_fast_as_the_smallest(counted: Counted) -> None:
     """Orders per second in one statement, the largest set beside the smallest, in one run."""
