@@ -11,7 +11,7 @@ VENV := .venv/bin
 DARKPEARL := $(VENV)/darkpearl
 SQL = $(wildcard sql/*.sql sql/*/*.sql)
 
-.PHONY: help run demo token api listener test test-server chaos years siege mutants check bench soak fuzz format migrate openapi compiled wheel clean \
+.PHONY: help run demo token api listener test test-server chaos years siege linear mutants check bench soak fuzz format migrate openapi compiled wheel clean \
 	db-start db-stop db-reset db-seed db-diff db-status db-url
 
 help: ## list these targets
@@ -48,6 +48,10 @@ years: .venv/dev ## three years of a shop with the clock turned, retention on; O
 
 siege: .venv/dev ## all that a stranger can do at once, beside fifty customers; SECONDS=60
 	@DARKPEARL_TEST_SIEGE_SECONDS=$(or $(SECONDS),60) $(VENV)/pytest -q -s tests/api/siege.py
+
+linear: .venv/dev ## sets of up to 64,000 rows, beside ORDERS=300000 orders: what is read stays in proportion
+	@DARKPEARL_TEST_LINEAR=1000,4000,16000,64000 DARKPEARL_TEST_ORDERS=$(or $(ORDERS),300000) \
+		$(VENV)/pytest -q tests/sql/test_linear.py $(PYTEST)
 
 mutants: .venv/mutants ## take guards away one at a time: does the suite notice? ARGS="--number 50 --seed 2"
 	@$(VENV)/python tests/mutants $(ARGS)

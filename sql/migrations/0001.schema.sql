@@ -576,9 +576,10 @@ create type saga_transition as (
 -- Sagas of a pass that stand at the same place of the same plan. The arrays of its
 -- members are aligned, in order of saga_ids; the lease tokens are those before the
 -- pass, and count as higher by token_increments, one for each outcome. Each member is
--- ready again at ready_at, and its share of spread_seconds later. requests is what
+-- ready again at ready_at, and its share of spread_seconds later, or its own wait_seconds
+-- where those differ from one to the next. requests is what
 -- each asks for, if any does; answers what each was answered, or told by a signal, and
--- deferred_seconds is set for those whose request was given back unasked. A parked group
+-- deferred_seconds is set where their requests were given back unasked. A parked group
 -- goes no further in this pass.
 create type saga_group as (
     saga_type text,
@@ -593,13 +594,14 @@ create type saga_group as (
     were_ready_at timestamptz[],
     ready_at timestamptz,
     spread_seconds double precision,
+    wait_seconds double precision[],
     parked boolean,
     order_status order_status,
     token_increments integer,
     transitions saga_transition[],
     requests json[],
     answers jsonb[],
-    deferred_seconds numeric
+    deferred_seconds numeric[]
 );
 
 -- What a step says of one saga.
@@ -613,10 +615,10 @@ create type step_outcome as (
 );
 
 -- What a step function returns: the sagas that came out of it alike, as aligned arrays in
--- order of saga_ids. error_codes, messages and requests are null where there are none.
+-- order of saga_ids. wait_seconds, error_codes, messages and requests are null where there are none.
 create type outcome_group as (
     result step_result,
-    wait_seconds numeric,
+    wait_seconds numeric[],
     saga_ids uuid[],
     error_codes text[],
     messages text[],

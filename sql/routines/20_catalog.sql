@@ -23,12 +23,12 @@ create or replace function refuse_to_drop_history() returns trigger
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 begin
-    if exists (
-        select from stock_movements as m
-        where case tg_table_name when 'products' then m.product_id else m.warehouse_id end = old.id
-    ) then
+    if (tg_table_name = 'products' and exists (select from stock_movements as m where m.product_id = old.id))
+        or (tg_table_name = 'warehouses' and exists (select from stock_movements as m where m.warehouse_id = old.id))
+    then
         perform refuse(
             'DP016', format('%s has a history', rtrim(tg_table_name, 's')),
             format('The ledger has movements of %s %s.', rtrim(tg_table_name, 's'), old.id),

@@ -78,6 +78,7 @@ create or replace function count_inventory_version() returns trigger
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 begin
     update inventory as i
@@ -265,6 +266,25 @@ end
 $$;
 comment on function make_shelf(uuid, uuid) is 'Internal: makes an inventory row where a product is stocked for the first time.';
 
+-- Locks a shelf, and makes it if there is none: not before, since what can fail is a
+-- subtransaction, and thousands of those in a transaction keep others waiting.
+-- Locks: inventory by (product_id, warehouse_id). Raises: as make_shelf().
+create or replace function lock_shelf(p_warehouse_id uuid, p_product_id uuid) returns locked_stock[]
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_locked locked_stock[] := lock_stock(array[p_warehouse_id], array[p_product_id]);
+begin
+    if v_locked is null then
+        perform make_shelf(p_warehouse_id, p_product_id);
+        v_locked := lock_stock(array[p_warehouse_id], array[p_product_id]);
+    end if;
+    return v_locked;
+end
+$$;
+comment on function lock_shelf(uuid, uuid) is 'Internal: locks an inventory row, which is made if there is none.';
+
 -- The movement that an operation has written already, or a row of nulls. Locks nothing.
 create or replace function find_movement(
     p_movement_type movement_type, p_warehouse_id uuid, p_product_id uuid, p_correlation_id uuid
@@ -321,9 +341,7 @@ begin
         );
     end if;
 
-    perform make_shelf(p_warehouse_id, p_product_id);
-    v_locked := lock_stock(array[p_warehouse_id], array[p_product_id]);
-
+    v_locked := lock_shelf(p_warehouse_id, p_product_id);
     v_movement := find_movement(p_movement_type, p_warehouse_id, p_product_id, p_correlation_id);
     if v_movement.id is not null then
         if (v_movement.quantity, v_movement.reference_type, v_movement.reference_id)
@@ -380,6 +398,7 @@ create or replace function receive_stock(
 language sql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 return move_stock(
     'receive', p_warehouse_id, p_product_id, p_quantity, p_correlation_id,
     p_notes, p_reference_type, p_reference_id
@@ -400,6 +419,7 @@ create or replace function adjust_stock(
 language sql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 return move_stock(
     'adjust', p_warehouse_id, p_product_id, p_quantity, p_correlation_id,
     p_notes, p_reference_type, p_reference_id
@@ -421,6 +441,7 @@ create or replace function count_stock(
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 declare
     v_locked locked_stock[] := lock_stock(array[p_warehouse_id], array[p_product_id]);
@@ -470,6 +491,7 @@ create or replace function transfer_stock(
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 begin
     if p_from_warehouse_id = p_to_warehouse_id then
@@ -523,11 +545,14 @@ $$;
 comment on function is_remembered(timestamptz) is 'Internal: true for a moment of which the ledger tells; refuses others.';
 
 -- The stock of a product at a past moment, from the last movement before it.
+-- Reads one index entry: it sorts nothing, however few movements of the shelf are expected.
 -- Locks nothing. Raises: DP038 for a moment from which retention has removed movements.
 create or replace function stock_at(p_warehouse_id uuid, p_product_id uuid, p_moment timestamptz)
 returns table (quantity_available integer, quantity_reserved integer)
 language sql stable
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+set enable_sort = off
 begin atomic
     select m.available_after, m.reserved_after
     from stock_movements as m

@@ -46,6 +46,7 @@ begin
         perform refuse(
             'DP003', 'product cannot be ordered',
             case
+                when new.product_id is null then 'A line has no product_id.'
                 when v_active is null then format('There is no product %s.', new.product_id)
                 else format('Product %s is not sold any more.', new.product_id)
             end,
@@ -261,6 +262,7 @@ for each statement execute function refuse_change();
 create or replace function start_order_clean() returns trigger
 language plpgsql
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 begin
     new.status := 'pending';
@@ -286,10 +288,10 @@ for each row execute function start_order_clean();
 -- Places an order in one call, as the two inserts would: all rules are the
 -- tables' own.
 --
--- p_items: [{"product_id": uuid, "quantity": int, "unit_price": number}, …],
--- unit_price only from service_role. p_payment_token: the payer's means of
+-- p_items: [{"product_id": uuid, "quantity": int, "unit_price": number}, …], or "sku"
+-- instead of product_id; unit_price only from service_role. p_payment_token: the payer's means of
 -- payment, as the gateway calls it. Locks only the rows that it inserts.
--- Raises: DP001, DP002, DP003, DP015 for items that are no such array.
+-- Raises: DP001, DP002, DP003, DP015 for items that are no such array: see read_items().
 create or replace function place_order(
     p_warehouse_id uuid,
     p_items jsonb,
@@ -306,12 +308,8 @@ as $$
 declare
     v_order orders;
 begin
-    if p_items is null or jsonb_typeof(p_items) <> 'array' then
-        perform refuse(
-            'DP015', 'items must be an array',
-            format('p_items is %s.', coalesce('a JSON ' || jsonb_typeof(p_items), 'null')),
-            'Pass [{"product_id": "…", "quantity": 1}].'
-        );
+    if p_items is null then
+        perform refuse('DP015', 'items must be an array', 'p_items is null.', 'Pass [{"product_id": "…", "quantity": 1}].');
     end if;
 
     insert into orders (id, warehouse_id, customer_id, notes, currency)
@@ -319,7 +317,7 @@ begin
 
     insert into order_items (order_id, warehouse_id, product_id, quantity, unit_price)
     select p_order_id, p_warehouse_id, i.product_id, i.quantity, i.unit_price
-    from jsonb_to_recordset(p_items) as i (product_id uuid, quantity integer, unit_price numeric);
+    from read_items(p_items, '{product_id, sku, quantity, unit_price}') as i;
 
     if not found then
         perform refuse(

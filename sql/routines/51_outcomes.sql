@@ -25,21 +25,22 @@ begin
     return (
         select array_agg(
             row(
-                g.result, g.wait_seconds, g.saga_ids,
+                g.result, case when g.waits > 0 then g.wait_seconds end, g.saga_ids,
                 case when g.errors > 0 then g.error_codes end, case when g.errors > 0 then g.messages end,
                 case when g.asking > 0 then g.requests end
             )::outcome_group
         )
         from (
             select
-                o.result, o.wait_seconds, array_agg(o.saga_id order by o.saga_id) as saga_ids,
+                o.result, array_agg(o.saga_id order by o.saga_id) as saga_ids,
+                array_agg(o.wait_seconds order by o.saga_id) as wait_seconds,
                 array_agg(o.error_code order by o.saga_id) as error_codes,
                 array_agg(o.message order by o.saga_id) as messages,
                 array_agg(o.request order by o.saga_id) as requests,
                 count(coalesce(o.error_code, o.message)) as errors,
-                count(o.request) as asking
+                count(o.wait_seconds) as waits, count(o.request) as asking
             from unnest(p_outcomes) as o
-            group by o.result, o.wait_seconds
+            group by o.result
         ) as g
     );
 end

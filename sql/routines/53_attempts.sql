@@ -124,20 +124,23 @@ comment on function out_of_time(saga_group, boolean) is 'Internal: the members o
 -- The named members of an outcome, as an outcome of their own. Locks nothing.
 create or replace function split_outcome(p_outcome outcome_group, p_saga_ids uuid[]) returns outcome_group
 language plpgsql immutable
+set enable_nestloop = off
 as $$
 declare
-    v_places constant integer[] := array(
-        select o.n::integer from unnest(p_outcome.saga_ids) with ordinality as o (saga_id, n)
-        where o.saga_id = any(p_saga_ids) order by o.n
-    );
+    v_part outcome_group;
 begin
-    return row(
-        p_outcome.result, p_outcome.wait_seconds,
-        array(select p_outcome.saga_ids[n] from unnest(v_places) as n),
-        case when p_outcome.error_codes is not null then array(select p_outcome.error_codes[n] from unnest(v_places) as n) end,
-        case when p_outcome.messages is not null then array(select p_outcome.messages[n] from unnest(v_places) as n) end,
-        case when p_outcome.requests is not null then array(select p_outcome.requests[n] from unnest(v_places) as n) end
-    )::outcome_group;
+    select
+        p_outcome.result,
+        case when p_outcome.wait_seconds is not null then array_agg(o.wait_seconds order by o.n) end,
+        coalesce(array_agg(o.saga_id order by o.n), '{}'),
+        case when p_outcome.error_codes is not null then array_agg(o.error_code order by o.n) end,
+        case when p_outcome.messages is not null then array_agg(o.message order by o.n) end,
+        case when p_outcome.requests is not null then array_agg(o.request order by o.n) end
+    into v_part
+    from unnest(p_outcome.saga_ids, p_outcome.wait_seconds, p_outcome.error_codes, p_outcome.messages, p_outcome.requests)
+        with ordinality as o (saga_id, wait_seconds, error_code, message, request, n)
+    inner join unnest(p_saga_ids) as i (saga_id) using (saga_id);
+    return v_part;
 end
 $$;
 comment on function split_outcome(outcome_group, uuid[]) is 'Internal: the named members of an outcome, as an outcome of their own.';

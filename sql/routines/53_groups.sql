@@ -40,7 +40,7 @@ create or replace function new_group(
     p_lease_tokens bigint[],
     p_were_ready_at timestamptz[],
     p_answers jsonb[] default null,
-    p_deferred_seconds numeric default null
+    p_deferred_seconds numeric[] default null
 ) returns saga_group
 language plpgsql
 as $$
@@ -48,12 +48,12 @@ begin
     return row(
         p_saga_type, plan_of(p_saga_type, p_plan_version), p_status, p_position, p_attempts, p_cancel_requested,
         p_saga_ids, p_warehouse_ids, p_lease_tokens, p_were_ready_at,
-        clock(), 0, false, null, 0, null, null, p_answers, p_deferred_seconds
+        clock(), 0, null, false, null, 0, null, null, p_answers, p_deferred_seconds
     )::saga_group;
 end
 $$;
 comment on function new_group(
-    text, smallint, saga_status, smallint, smallint, boolean, uuid[], uuid[], bigint[], timestamptz[], jsonb[], numeric
+    text, smallint, saga_status, smallint, smallint, boolean, uuid[], uuid[], bigint[], timestamptz[], jsonb[], numeric[]
 ) is 'Internal: a group of sagas that stand at the same place of the same plan.';
 
 -- One saga as a group, as it stands or, with p_status, as if it stood so. Locks nothing.
@@ -71,6 +71,39 @@ end
 $$;
 comment on function group_of_saga(sagas, saga_status, jsonb[]) is 'Internal: one saga as a group.';
 
+-- These ids but for those, in order. (A condition <> all (array) goes through the array for
+-- each of them.) Locks nothing.
+create or replace function ids_besides(p_ids uuid[], p_others uuid[]) returns uuid[]
+language plpgsql immutable
+as $$
+begin
+    return array(
+        select i.id from unnest(p_ids) as i (id)
+        except
+        select o.id from unnest(p_others) as o (id)
+        order by id
+    );
+end
+$$;
+comment on function ids_besides(uuid[], uuid[]) is 'Internal: these ids but for those, each once and in order.';
+
+-- The members of an array that stand at these places, as they are named. An array of texts is
+-- gone through from its start for each subscript, so it is joined instead. Locks nothing.
+create or replace function texts_at(p_texts text[], p_places integer[]) returns text[]
+language plpgsql immutable
+set enable_nestloop = off
+as $$
+begin
+    return array(
+        select t.text
+        from unnest(p_texts) with ordinality as t (text, place)
+        inner join unnest(p_places) with ordinality as p (place, n) on p.place = t.place
+        order by p.n
+    );
+end
+$$;
+comment on function texts_at(text[], integer[]) is 'Internal: the members of an array of texts at these places.';
+
 -- The members of a group that are named, as a group of their own. Locks nothing.
 create or replace function split_group(p_group saga_group, p_saga_ids uuid[]) returns saga_group
 language plpgsql
@@ -82,18 +115,22 @@ begin
     select
         array_agg(g.place::integer order by g.saga_id),
         array_agg(g.saga_id order by g.saga_id), array_agg(g.warehouse_id order by g.saga_id),
-        array_agg(g.lease_token order by g.saga_id), array_agg(g.was_ready_at order by g.saga_id)
-    into v_places, p_group.saga_ids, p_group.warehouse_ids, p_group.lease_tokens, p_group.were_ready_at
-    from unnest(p_group.saga_ids, p_group.warehouse_ids, p_group.lease_tokens, p_group.were_ready_at)
-        with ordinality as g (saga_id, warehouse_id, lease_token, was_ready_at, place)
+        array_agg(g.lease_token order by g.saga_id), array_agg(g.was_ready_at order by g.saga_id),
+        case when p_group.wait_seconds is not null then array_agg(g.wait_seconds order by g.saga_id) end
+    into
+        v_places, p_group.saga_ids, p_group.warehouse_ids, p_group.lease_tokens, p_group.were_ready_at,
+        p_group.wait_seconds
+    from unnest(
+        p_group.saga_ids, p_group.warehouse_ids, p_group.lease_tokens, p_group.were_ready_at, p_group.wait_seconds
+    ) with ordinality as g (saga_id, warehouse_id, lease_token, was_ready_at, wait_seconds, place)
     inner join unnest(p_saga_ids) as i (saga_id) using (saga_id);
 
     for i in 1..coalesce(cardinality(p_group.transitions), 0) loop
         if (p_group.transitions[i]).error_codes is not null then
-            p_group.transitions[i].error_codes := array(select (p_group.transitions[i]).error_codes[n] from unnest(v_places) as n);
+            p_group.transitions[i].error_codes := texts_at((p_group.transitions[i]).error_codes, v_places);
         end if;
         if (p_group.transitions[i]).messages is not null then
-            p_group.transitions[i].messages := array(select (p_group.transitions[i]).messages[n] from unnest(v_places) as n);
+            p_group.transitions[i].messages := texts_at((p_group.transitions[i]).messages, v_places);
         end if;
     end loop;
     return p_group;
@@ -109,7 +146,8 @@ language plpgsql
 as $$
 begin
     return array[row(
-        p_result, p_wait_seconds, p_group.saga_ids,
+        p_result, case when p_wait_seconds is not null then array_fill(p_wait_seconds, array[cardinality(p_group.saga_ids)]) end,
+        p_group.saga_ids,
         array_fill(p_error_code, array[cardinality(p_group.saga_ids)]),
         array_fill(p_message, array[cardinality(p_group.saga_ids)]), null
     )::outcome_group];
@@ -211,6 +249,7 @@ begin
     p_group.token_increments := p_group.token_increments + 1;
     p_group.ready_at := v_now;
     p_group.spread_seconds := 0;
+    p_group.wait_seconds := null;
     if v_name is not null or not v_done then
         p_group.transitions := p_group.transitions || transition(
             case p_outcome.result
@@ -265,12 +304,15 @@ declare
     v_step constant plan_step := p_group.plan[p_group.position];
     v_backwards constant boolean := p_group.status = 'compensating';
     v_seconds double precision;
+    v_own_seconds numeric[];  -- of each member, where they differ
+    v_spread_seconds double precision := 0;  -- by how much they come apart then, at the most
 begin
     p_group.parked := true;
     if p_outcome.result = 'waiting' then
         -- Who waits for a signal asks nobody.
         p_group.requests := case when v_step.on_deadline is null then p_outcome.requests end;
-        v_seconds := coalesce(p_outcome.wait_seconds, v_step.timeout_seconds);
+        v_seconds := v_step.timeout_seconds;
+        v_own_seconds := p_outcome.wait_seconds;
         if not v_backwards then
             p_group.status := 'waiting';
             p_group.order_status := coalesce(v_step.order_status_waiting, p_group.order_status);
@@ -278,8 +320,8 @@ begin
     else
         if p_outcome.result = 'deferred' then
             p_group.attempts := p_group.attempts - 1;
-            v_seconds := p_outcome.wait_seconds;
-            p_group.spread_seconds := least(v_seconds, 1);
+            v_own_seconds := p_outcome.wait_seconds;
+            v_spread_seconds := 1;
         else
             -- Half of the wait is fixed and half of it each saga's own.
             v_seconds := backoff_seconds(v_step.backoff_seconds, p_group.attempts) / 2;
@@ -287,7 +329,18 @@ begin
         end if;
         p_group.status := case when v_backwards then 'compensating' else 'running' end;
     end if;
-    p_group.ready_at := p_group.ready_at + v_seconds * interval '1 second';
+    if v_own_seconds is null then
+        p_group.ready_at := p_group.ready_at + v_seconds * interval '1 second';
+    else
+        p_group.wait_seconds := array(
+            select m.seconds + least(m.seconds, v_spread_seconds) * jitter(m.saga_id, p_group.attempts)
+            from (
+                select w.saga_id, w.n, coalesce(w.seconds::double precision, v_seconds) as seconds
+                from unnest(p_group.saga_ids, v_own_seconds) with ordinality as w (saga_id, seconds, n)
+            ) as m
+            order by m.n
+        );
+    end if;
     return p_group;
 end
 $$;
@@ -324,6 +377,7 @@ begin
             p_group := apply_outcome(p_group, p_outcome, p_started_at);
             p_group.parked := false;
             p_group.ready_at := clock();
+            p_group.wait_seconds := null;
             return array[p_group];
         elsif p_group.attempts > 1 then
             v_given_up := not_confirmed(p_group);
@@ -332,7 +386,7 @@ begin
     if coalesce(cardinality(v_given_up.saga_ids), 0) = 0 then
         return array[apply_outcome(p_group, p_outcome, p_started_at)];
     end if;
-    v_others := array(select i from unnest(p_group.saga_ids) as i where i <> all(v_given_up.saga_ids));
+    v_others := ids_besides(p_group.saga_ids, v_given_up.saga_ids);
     if cardinality(v_others) = 0 then
         return array[apply_outcome(p_group, v_given_up, p_started_at)];
     end if;

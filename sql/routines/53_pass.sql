@@ -175,7 +175,7 @@ language plpgsql
 as $$
 declare
     v_given_up constant uuid[] := out_of_time(p_group);
-    v_others constant uuid[] := array(select i from unnest(p_group.saga_ids) as i where i <> all(v_given_up));
+    v_others constant uuid[] := ids_besides(p_group.saga_ids, v_given_up);
     v_part constant saga_group := split_group(p_group, v_given_up);
     v_became constant saga_group[] := array[apply_outcome(v_part, (wait_in_vain(v_part, 'given_up'))[1], clock())];
 begin
@@ -219,7 +219,7 @@ begin
         v_part.answers := v_payloads;
         v_became := settle_group(v_part, p_warehouse_ids);
     end if;
-    v_silent := array(select i from unnest(p_group.saga_ids) as i where i <> all(v_heard));
+    v_silent := ids_besides(p_group.saga_ids, v_heard);
     if cardinality(v_silent) > 0 then
         p_group := split_group(p_group, v_silent);
         v_became := v_became || split_by_outcome(
@@ -258,16 +258,18 @@ begin
             where v_group.status = 'waiting' and g.saga_id = any(v_group.saga_ids) and g.warehouse_id = any(p_warehouse_ids)
                 and g.step_name = v_step.step_name and g.taken_at is null
         );
-        v_untold := array(select i from unnest(v_group.saga_ids) as i where i <> all(v_told));
         if cardinality(v_told) = 0 then
             v_woken := v_woken || v_group;
             continue;
-        elsif cardinality(v_untold) > 0 then
+        end if;
+        v_untold := ids_besides(v_group.saga_ids, v_told);
+        if cardinality(v_untold) > 0 then
             v_woken := v_woken || split_group(v_group, v_untold);
             v_group := split_group(v_group, v_told);
         end if;
         v_group.parked := false;
         v_group.ready_at := clock();
+        v_group.wait_seconds := null;
         -- What began in this pass had no lease, and isn't tried again.
         v_group.were_ready_at := array_fill(null::timestamptz, array[cardinality(v_told)]);
         v_group.transitions[cardinality(v_group.transitions)].will_retry := false;
@@ -416,6 +418,23 @@ end
 $$;
 comment on function build_requests(saga_group) is 'Internal: the external requests of a group as they are handed out.';
 
+-- Writes when each member of a group is ready again, where they wait for different times:
+-- a second update of their rows, so that all others do without the join.
+-- Locks: sagas.
+create or replace function write_own_waits(p_group saga_group, p_warehouse_ids uuid[]) returns void
+language plpgsql
+set enable_nestloop = off
+as $$
+begin
+    update sagas as s
+    set ready_at = p_group.ready_at + w.seconds * interval '1 second'
+    from unnest(p_group.saga_ids, p_group.wait_seconds) as w (saga_id, seconds)
+    where s.id = w.saga_id and s.id = any(p_group.saga_ids) and s.warehouse_id = any(p_warehouse_ids);
+end
+$$;
+comment on function write_own_waits(saga_group, uuid[]) is
+    'Internal: writes when each member of a group is ready again, where that differs.';
+
 -- Writes what happened to a group, where its sagas stand now and the status of their orders.
 -- Returns the requests to make, in one JSON array; none for none.
 -- Locks: sagas, orders.
@@ -446,10 +465,11 @@ begin
         next_attempt_at, started_at, created_at
     )
     select
-        s.saga_id, s.warehouse_id, t.event_type, t.step_name, t.attempt, t.error_codes[s.n], t.messages[s.n],
+        s.saga_id, s.warehouse_id, t.event_type, t.step_name, t.attempt, w.error_code, w.message,
         case
             when t.will_retry
-                then p_group.ready_at + p_group.spread_seconds * jitter(s.saga_id, p_group.attempts) * interval '1 second'
+                then p_group.ready_at + interval '1 second'
+                    * coalesce(s.wait_seconds, p_group.spread_seconds * jitter(s.saga_id, p_group.attempts))
         end,
         -- A pending answer may have put the end of the lease off.
         case
@@ -458,9 +478,18 @@ begin
             else t.started_at
         end,
         t.created_at
-    from unnest(p_group.saga_ids, p_group.warehouse_ids, p_group.were_ready_at)
-        with ordinality as s (saga_id, warehouse_id, was_ready_at, n)
-    cross join unnest(p_group.transitions) as t;
+    from unnest(p_group.saga_ids, p_group.warehouse_ids, p_group.were_ready_at, p_group.wait_seconds)
+        with ordinality as s (saga_id, warehouse_id, was_ready_at, wait_seconds, n)
+    cross join unnest(p_group.transitions) with ordinality as t
+    left join (
+        -- Joined, for an array of texts is gone through from its start for each subscript.
+        select m.ordinality, e.n, e.error_code, e.message
+        from unnest(p_group.transitions) with ordinality as m
+        cross join lateral unnest(m.error_codes, m.messages) with ordinality as e (error_code, message, n)
+    ) as w on w.ordinality = t.ordinality and w.n = s.n;
+    if p_group.wait_seconds is not null then
+        perform write_own_waits(p_group, p_warehouse_ids);
+    end if;
     return case when p_group.requests is null then '{}' else build_requests(p_group) end;
 end
 $$;

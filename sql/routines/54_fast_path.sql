@@ -150,7 +150,7 @@ declare
     v_steps constant integer := cardinality(p_names);
     v_waits constant boolean := p_outcome.result = 'waiting';
     v_ready_at constant timestamptz := case
-        when v_waits then p_ended[v_steps] + coalesce(p_outcome.wait_seconds, v_step.timeout_seconds) * interval '1 second'
+        when v_waits then p_ended[v_steps] + coalesce(p_outcome.wait_seconds[1], v_step.timeout_seconds) * interval '1 second'
     end;
 begin
     with stand as (

@@ -20,6 +20,7 @@ set local search_path = darkpearl, pg_temp;
 -- Locks: orders, payments and refunds of the others, as far as they can be had at once.
 create or replace function sagas_with_held_order(p_warehouse_ids uuid[], p_saga_ids uuid[]) returns uuid[]
 language plpgsql
+set enable_nestloop = off
 as $$
 declare
     -- A refund is paid from the payment of its order.
@@ -43,15 +44,27 @@ declare
     );
 begin
     return array(
-        select o.id from orders as o
-        where o.id = any(p_saga_ids) and o.warehouse_id = any(p_warehouse_ids) and o.id <> all(v_orders)
+        (
+            select o.id from orders as o
+            where o.id = any(p_saga_ids) and o.warehouse_id = any(p_warehouse_ids)
+            except select unnest(v_orders)
+        )
         union
-        select p.order_id from payments as p
-        where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids) and p.order_id <> all(v_payments)
+        (
+            select p.order_id from payments as p
+            where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
+            except select unnest(v_payments)
+        )
         union
-        select r.id from refunds as r
-        where r.id = any(p_saga_ids) and r.warehouse_id = any(p_warehouse_ids)
-            and (r.id <> all(v_refunds) or r.order_id <> all(v_payments))
+        (
+            select r.id from refunds as r
+            where r.id = any(p_saga_ids) and r.warehouse_id = any(p_warehouse_ids)
+            except
+            select r.id from refunds as r
+            inner join unnest(v_refunds) as had (id) on had.id = r.id
+            inner join unnest(v_payments) as paid (id) on paid.id = r.order_id
+            where r.id = any(p_saga_ids) and r.warehouse_id = any(p_warehouse_ids)
+        )
     );
 end
 $$;
@@ -156,7 +169,7 @@ begin
         perform put_off(p_warehouse_ids, v_held);
     end if;
     foreach v_group in array p_work loop
-        v_saga_ids := array(select i from unnest(v_group.saga_ids) as i where i <> all(v_held));
+        v_saga_ids := ids_besides(v_group.saga_ids, v_held);
         if cardinality(v_saga_ids) > 0 then
             v_left := v_left || split_group(v_group, v_saga_ids);
         end if;

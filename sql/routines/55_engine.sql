@@ -444,12 +444,14 @@ begin
             s.saga_type, s.plan_version, s.status, s.position, s.attempts, s.cancel_requested,
             array_agg(s.id order by s.id), array_agg(s.warehouse_id order by s.id),
             array_agg(s.lease_token order by s.id), array_agg(s.ready_at order by s.id),
-            array_agg(s.answer order by s.id), s.deferred_seconds
+            array_agg(s.answer order by s.id),
+            case when s.was_deferred then array_agg(s.deferred_seconds order by s.id) end
         )
         from (
             select
                 s.id, s.warehouse_id, s.saga_type, s.plan_version, s.status, s.position, s.attempts,
-                s.cancel_requested, s.lease_token, s.ready_at, a.answer, a.deferred_seconds
+                s.cancel_requested, s.lease_token, s.ready_at, a.answer, a.deferred_seconds,
+                a.deferred_seconds is not null as was_deferred
             from answers as a
             inner join sagas as s on s.id = a.saga_id and s.lease_token = a.lease_token
             where s.id = any(array(select b.saga_id from answers as b))
@@ -458,7 +460,7 @@ begin
             order by s.id
             for no key update of s
         ) as s
-        group by s.saga_type, s.plan_version, s.status, s.position, s.attempts, s.cancel_requested, s.deferred_seconds
+        group by s.saga_type, s.plan_version, s.status, s.position, s.attempts, s.cancel_requested, s.was_deferred
         order by s.position, s.status desc, s.attempts desc, s.saga_type, s.plan_version
     );
 end
@@ -501,12 +503,27 @@ begin
     requests := run_groups(v_warehouse_ids, v_work, p_steps);
     if cardinality(v_settled) < jsonb_array_length(p_answers) then
         perform refuse_odd_answers(p_answers);
-        stale := array(select a.saga_id from answers_of(p_answers) as a where a.saga_id <> all(v_settled));
+        stale := ids_besides(array(select a.saga_id from answers_of(p_answers) as a), v_settled);
     end if;
 end
 $$;
 comment on function settle_pass(uuid[], jsonb, integer) is
     'Internal: records the answers to external requests and runs the sagas on.';
+
+-- An array of answers but for those of some sagas. Locks nothing.
+create or replace function answers_besides(p_answers jsonb, p_saga_ids uuid[]) returns jsonb
+language plpgsql stable
+set enable_nestloop = off
+as $$
+begin
+    return coalesce((
+        select jsonb_agg(a.value)
+        from jsonb_array_elements(p_answers) as a
+        where not exists (select from unnest(p_saga_ids) as s (id) where s.id = (a.value ->> 'saga_id')::uuid)
+    ), '[]');
+end
+$$;
+comment on function answers_besides(jsonb, uuid[]) is 'Internal: an array of answers but for those of some sagas.';
 
 -- Records those of these answers whose sagas, orders and payments nobody else holds; what
 -- comes after them is advance()'s. held: the sagas of the others, to which the answers are to
@@ -532,14 +549,11 @@ begin
     update sagas as s
     set ready_at = greatest(s.ready_at, clock() + interval '10 seconds')
     where s.id = any(held) and s.warehouse_id = any(v_warehouse_ids) and s.status in ('waiting', 'compensating');
-    held := held || array(
-        select s.id from sagas as s
-        where s.id = any(v_answered) and s.id <> all(coalesce(v_had, '{}'))
-    );
+    held := held || ids_besides(array(select s.id from sagas as s where s.id = any(v_answered)), v_had);
     select p.requests, p.stale into requests, stale
     from settle_pass(
         p_warehouse_ids,
-        coalesce((select jsonb_agg(e) from jsonb_array_elements(p_answers) as e where (e ->> 'saga_id')::uuid <> all(held)), '[]'),
+        answers_besides(p_answers, held),
         0
     ) as p;
 end
@@ -667,6 +681,7 @@ returns table (saga_id uuid, traceparent text)
 language sql stable
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
     select s.id, s.traceparent
     from sagas as s

@@ -87,6 +87,7 @@ create or replace function retry_saga(p_saga_id uuid, p_reason text) returns sag
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 declare
     v_group constant saga_group := lock_stuck_saga(p_saga_id);
@@ -107,6 +108,7 @@ create or replace function turn_back_saga(p_saga_id uuid, p_reason text) returns
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 declare
     v_group saga_group := lock_stuck_saga(p_saga_id);
@@ -179,6 +181,7 @@ create or replace function pause_external_steps(p_seconds numeric, p_reason text
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 declare
     v_now constant timestamptz := clock();

@@ -67,6 +67,7 @@ create or replace function signal_saga(
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 declare
     v_saga constant sagas := lock_signalled_saga(p_saga_id, p_step_name);

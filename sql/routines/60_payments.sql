@@ -30,6 +30,7 @@ for each statement execute function refuse_change();
 create or replace function refuse_less_money() returns trigger
 language plpgsql
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 begin
     if new.captured_amount < old.captured_amount
@@ -89,6 +90,7 @@ create or replace function forget_payment_tokens(p_limit integer default 10000) 
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 declare
     v_forgotten bigint;
@@ -527,7 +529,8 @@ begin
     set status = 'void_requested', updated_at = clock()
     where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
         and p.status in ('requested', 'pending', 'authorized', 'capture_requested', 'captured')
-        and p.requested_amount > 0 and p.order_id <> all(array(select d.saga_id from unnest(v_disputed) as d));
+        and p.requested_amount > 0
+        and not exists (select from unnest(v_disputed) as d where d.saga_id = p.order_id);
 
     return group_outcomes(v_disputed || array(
         select row(
@@ -538,7 +541,7 @@ begin
         left join payments as p
             on p.order_id = i and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
                 and p.status = 'void_requested'
-        where i <> all(array(select d.saga_id from unnest(v_disputed) as d))
+        where not exists (select from unnest(v_disputed) as d where d.saga_id = i)
     ));
 end
 $$;

@@ -28,6 +28,7 @@ create or replace function start_order_sagas() returns trigger
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 declare
     v_now constant timestamptz := clock();
@@ -112,6 +113,7 @@ returns outcome_group[]
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
+set enable_nestloop = off
 as $$
 declare
     v_sagas uuid[];

@@ -165,6 +165,7 @@ create or replace function refund_order(
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 declare
     v_payment constant payments := lock_payment(p_order_id);
@@ -334,7 +335,7 @@ begin
             updated_at = clock()
         from unnest(p_saga_ids, p_answers) as a (saga_id, answer)
         where a.answer ->> 'outcome' in ('approved', 'declined') and r.id = a.saga_id
-            and r.id <> all(array(select o.saga_id from unnest(v_owed) as o))
+            and not exists (select from unnest(v_owed) as o where o.saga_id = r.id)
             and r.id = any(p_saga_ids) and r.warehouse_id = any(p_warehouse_ids)
         returning r.order_id, r.warehouse_id, r.status, r.amount
     )

@@ -37,33 +37,31 @@ $$;
 comment on function lock_fulfilled_order(uuid) is 'Internal: locks a fulfilled order for a return.';
 
 -- The goods that p_items names, a row for each product; none for null. Locks nothing.
--- Raises: DP015 for items that make no sense.
+-- Raises: as read_items(); DP015 when there are none, or none of a product.
 create or replace function goods_of_items(p_items jsonb) returns table (product_id uuid, quantity integer)
 language plpgsql
 set search_path = darkpearl, pg_temp
 as $$
+declare
+    v_hint constant text := 'Pass [{"product_id": "…", "quantity": 1}], or null for everything.';
+    v_place bigint;
 begin
-    if jsonb_typeof(p_items) <> 'array' then
-        perform refuse(
-            'DP015', 'items must be an array',
-            format('p_items is a JSON %s.', jsonb_typeof(p_items)),
-            'Pass [{"product_id": "…", "quantity": 1}], or null for everything.'
-        );
+    if p_items = '[]' then
+        perform refuse('DP015', 'return has no items', 'p_items is an empty array.', v_hint);
     end if;
-    if jsonb_array_length(p_items) = 0 or exists (
-        select from jsonb_to_recordset(p_items) as j (product_id uuid, quantity integer)
-        where j.product_id is null or coalesce(j.quantity, 0) <= 0
-    ) then
+    select min(i.n) - 1 into v_place
+    from read_items(p_items, '{product_id, sku, quantity}') with ordinality as i (product_id, quantity, unit_price, n)
+    where i.quantity <= 0;
+    if v_place is not null then
         perform refuse(
-            'DP015', 'quantity makes no sense',
-            'Each returned item needs a product and a positive number of units.',
-            'Pass [{"product_id": "…", "quantity": 1}], or null for everything.'
+            'DP015', 'quantity makes no sense', format('items[%s] names %s units.', v_place, p_items -> v_place::integer ->> 'quantity'),
+            v_hint
         );
     end if;
     return query
-    select j.product_id, least(sum(j.quantity), 2000000000)::integer
-    from jsonb_to_recordset(p_items) as j (product_id uuid, quantity integer)
-    group by j.product_id;
+    select i.product_id, least(sum(i.quantity), 2000000000)::integer
+    from read_items(p_items, '{product_id, sku, quantity}') as i
+    group by i.product_id;
 end
 $$;
 comment on function goods_of_items(jsonb) is 'Internal: the goods that a return is asked for, added up by product.';
@@ -113,8 +111,8 @@ comment on function is_same_return(uuid, uuid, uuid[], integer[]) is
 -- The same p_return_id again returns the movements it made. The money is
 -- another matter: see refund_order().
 -- Locks: orders, then inventory by (product_id, warehouse_id).
--- Raises: DP010 when there is no such order, DP011 when the id stands for
--- another return, an order or a saga, DP015 for items that make no sense, DP019 when the order is
+-- Raises: DP003 for an unknown SKU, DP010 when there is no such order, DP011 when the id stands
+-- for another return, an order or a saga, DP015 for items that make no sense, DP019 when the order is
 -- not fulfilled, DP021 when more would come back than was sent.
 create or replace function return_items(
     p_order_id uuid, p_items jsonb default null, p_reason text default null, p_return_id uuid default new_id()

@@ -68,6 +68,7 @@ create or replace function record_gateway_event(
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 set lock_timeout = '2s'
 as $$
 declare
@@ -352,6 +353,7 @@ create or replace function ack_gateway_event(p_gateway text, p_event_id text, p_
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 declare
     v_event gateway_events;

@@ -32,6 +32,7 @@ create or replace function begin_request(p_idempotency_key text, p_request_hash 
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 set lock_timeout = '5s'
 as $$
 declare
@@ -87,6 +88,7 @@ returns bigint
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 declare
     v_before constant timestamptz := clock() - p_hours * interval '1 hour';

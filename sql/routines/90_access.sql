@@ -93,7 +93,7 @@ grant usage on schema darkpearl to
 anon, authenticated, service_role, darkpearl_app, darkpearl_listener, darkpearl_reader, darkpearl_api;
 grant execute on function
 clock(), new_id(), minor_units(text), is_visible(text), is_visible_throughout(text), refuse(text, text, text, text), refuse_unpayable(numeric, text),
-current_actor(), current_customer()
+read_items(jsonb, text[]), current_actor(), current_customer()
 to public;
 
 -- The catalogue.

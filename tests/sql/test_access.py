@@ -216,6 +216,7 @@ EVERYBODYS = {
     "is_visible",
     "refuse",
     "refuse_unpayable",
+    "read_items",
     "current_actor",
     "current_customer",
     # Parts of imports, which run as their caller on the caller's own tables.

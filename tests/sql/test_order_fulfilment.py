@@ -25,10 +25,11 @@ async def step(shop: Shop, name: str, *sagas: UUID) -> dict[UUID, Any]:
     if plan["function"]:
         rows = await shop.rows(
             f"""
-            select s.saga_id, g.result, s.error_code, s.message, s.request, g.wait_seconds
+            select s.saga_id, g.result, s.error_code, s.message, s.request, s.wait_seconds
             from unnest(call_step(%s, {EVERYWHERE}, %s, null)) as g
-            cross join lateral unnest(g.saga_ids, g.error_codes, g.messages, g.requests)
-                as s (saga_id, error_code, message, request)
+            cross join lateral
+                unnest(g.saga_ids, g.error_codes, g.messages, g.requests, g.wait_seconds)
+                as s (saga_id, error_code, message, request, wait_seconds)
             """,
             plan["function"],
             [*sagas],
