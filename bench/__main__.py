@@ -23,6 +23,7 @@ from bench import end_to_end as ends
 from bench import floor as floors
 from bench import gateway as gateways
 from bench import growth as growths
+from bench import horizon as horizons
 from bench import imports as importing
 from bench import latency as latencies
 from bench import open_loop as open_loops
@@ -147,6 +148,12 @@ async def growth(running: embedded.Server, options: Namespace) -> Rows:
             await target.check()
 
 
+async def horizon(running: embedded.Server, options: Namespace) -> Rows:
+    """A snapshot held for --held orders: the last drained and alone beside the first; peers."""
+    async for row in interleaved(options.rounds, horizons.variants(running, options.held)):
+        yield row
+
+
 async def imports(running: embedded.Server, options: Namespace) -> Rows:
     """A file of movements (--movements), and one INSERT of them; ratio to a plain COPY."""
     measured = importing.variants(running, options.movements)
@@ -187,7 +194,7 @@ BY_DEFAULT = (
     warehouses,
     bell,
 )
-ALL = (*BY_DEFAULT, growth, imports, peers, peers_latency, soak)
+ALL = (*BY_DEFAULT, growth, horizon, imports, peers, peers_latency, soak)
 BENCHES: dict[str, Callable[[embedded.Server, Namespace], Rows]] = {b.__name__: b for b in ALL}
 
 
@@ -241,6 +248,9 @@ parser.add_argument(
     "--finished", type=int, nargs="+", default=[1_000_000], help="orders for growth, one or more"
 )
 parser.add_argument("--movements", type=int, default=1_000_000, help="movements for imports")
+parser.add_argument(
+    "--held", type=int, default=200_000, help="orders for horizon, of which peers get a tenth"
+)
 parser.add_argument("--minutes", type=float, default=30, help="how long to soak")
 parser.add_argument("--orders", type=int, default=3000, help="orders for each peer")
 parser.add_argument(

@@ -51,11 +51,13 @@ select count(*) from pg_stat_activity
 where datname = current_database() and application_name = %s
     and state = 'idle' and query like '%%take_idle_lock%%'
 """
-OTHERS = """
+REPORT = "report"
+"""The application of a session that is to be there all the time."""
+OTHERS = f"""
 select exists (
     select from pg_stat_activity
     where datname = current_database() and backend_type = 'client backend'
-        and pid <> pg_backend_pid()
+        and pid <> pg_backend_pid() and application_name <> '{REPORT}'
 )
 """
 

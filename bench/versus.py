@@ -89,7 +89,7 @@ PEERS = {
 }
 
 
-def _url(target: Shop) -> str:
+def url_of(target: Shop) -> str:
     """Its address as a URL: not every driver reads another form."""
     parts = {name: quote(str(value)) for name, value in conninfo_to_dict(target.url).items()}
     name, password = parts["user"], parts.get("password", "")
@@ -109,7 +109,7 @@ def _install(home: Path, python: Path, requirements: list[str]) -> None:
             raise SystemExit(f"{home.name} can't be installed (exit {done})")
 
 
-async def _prepare(target: Shop, peer: Peer, schema: str | None, orders: int) -> None:
+async def prepare(target: Shop, peer: Peer, schema: str | None, orders: int) -> None:
     """The tables without what is DarkPearl's, orders in them, the engine's own tables and jobs."""
     execute = target.connection.execute
     await execute("alter table orders disable trigger orders_start_sagas")
@@ -122,21 +122,22 @@ async def _prepare(target: Shop, peer: Peer, schema: str | None, orders: int) ->
         await execute(schema.encode())
         await execute("set search_path = darkpearl")
     prepared = await asyncio.to_thread(
-        subprocess.run, **peer.command("prepare", _url(target)), check=False
+        subprocess.run, **peer.command("prepare", url_of(target)), check=False
     )
     if prepared.returncode:
         raise SystemExit(f"{peer.script} can't be prepared (exit {prepared.returncode})")
     await target.settle_down()
 
 
-async def _audit(target: Shop) -> None:
+async def audit(target: Shop) -> None:
+    """Stop the benchmark if the books of another engine's orders disagree, or one isn't done."""
     await target.check(*SAGALESS)
     if wrong := await target.value(UNPAID):
         raise SystemExit(f"{wrong} orders are not fulfilled and paid")
 
 
 @contextlib.contextmanager
-def _workers(peer: Peer, url: str, processes: int, concurrency: int) -> Iterator[list[Any]]:
+def workers_of(peer: Peer, url: str, processes: int, concurrency: int) -> Iterator[list[Any]]:
     """Processes that are connected and wait for a line."""
     started = [
         subprocess.Popen(
@@ -168,8 +169,8 @@ async def _drain(
     concurrency: int,
 ) -> dict[str, Any]:
     async with shop(running) as target:
-        await _prepare(target, peer, schema, orders)
-        with _workers(peer, _url(target), processes, concurrency) as workers:
+        await prepare(target, peer, schema, orders)
+        with workers_of(peer, url_of(target), processes, concurrency) as workers:
             hellos = [await asyncio.to_thread(worker.stdout.readline) for worker in workers]
             if not all(hellos):
                 raise SystemExit(f"{peer.script} ended before it began")
@@ -181,8 +182,8 @@ async def _drain(
             await _until_fulfilled(target, workers)
             await meter.end()
         figures = await meter.per_order(orders)
-        await _audit(target)
-    return {**figures, **_told(hellos[0])}
+        await audit(target)
+    return {**figures, **told(hellos[0])}
 
 
 async def _until_fulfilled(target: Shop, workers: list[Any]) -> None:
@@ -195,23 +196,24 @@ async def _until_fulfilled(target: Shop, workers: list[Any]) -> None:
         await asyncio.sleep(0.05)
 
 
-def _told(hello: str) -> dict[str, str]:
-    told = json.loads(hello)
-    settings = ", ".join(f"{name} {value}" for name, value in told["settings"].items())
+def told(hello: str) -> dict[str, str]:
+    """The version and the settings that a worker says hello with."""
+    words = json.loads(hello)
+    settings = ", ".join(f"{name} {value}" for name, value in words["settings"].items())
     return {"settings": f"{told['version']}, {settings}"}
 
 
 async def _latency(running: embedded.Server, peer: Peer, schema: str | None) -> dict[str, Any]:
     async with shop(running) as target:
-        await _prepare(target, peer, schema, 0)
+        await prepare(target, peer, schema, 0)
         run = await asyncio.to_thread(
             subprocess.run,
-            **peer.command("latency", _url(target), str(LATENCY_ORDERS)),
+            **peer.command("latency", url_of(target), str(LATENCY_ORDERS)),
             check=False,
         )
         if run.returncode:
             raise SystemExit(f"{peer.script} failed (exit {run.returncode})")
-        await _audit(target)
+        await audit(target)
         return await commit_latency(target)
 
 

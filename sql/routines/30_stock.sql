@@ -102,6 +102,11 @@ execute function count_inventory_version();
 -- Locks the named inventory rows in key order, the first p_limit of them or all, and
 -- returns them as they stand. Duplicates in the arguments are fine; rows that do not
 -- exist are left out.
+--
+-- Where a snapshot is held, every version of a row stays, and the index has an entry for each
+-- page that it ever was on. Entries of one key lie in the order of those pages, and a table
+-- grows at its end: so each row is looked up from the end of its entries, where the newest is.
+-- The comparison of rows is what keeps the planner from dropping the order of one key.
 -- Locks: inventory by (product_id, warehouse_id).
 create or replace function lock_stock(p_warehouse_ids uuid[], p_product_ids uuid[], p_limit integer default null)
 returns locked_stock[]
@@ -113,42 +118,91 @@ declare
     v_locked locked_stock[];
 begin
     -- A record of no named type would go through text to become one.
-    select array_agg(row(l.product_id, l.warehouse_id, l.quantity_available, l.quantity_reserved)::locked_stock)
+    select array_agg(row(i.product_id, i.warehouse_id, i.quantity_available, i.quantity_reserved)::locked_stock)
     into v_locked
     from (
-        select i.product_id, i.warehouse_id, i.quantity_available, i.quantity_reserved
-        from (
-            select distinct k.product_id, k.warehouse_id
-            from unnest(p_product_ids, p_warehouse_ids) as k (product_id, warehouse_id)
-            order by k.product_id, k.warehouse_id
-            limit p_limit
-        ) as k
-        inner join inventory as i
-            on i.product_id = any(array[k.product_id]) and i.warehouse_id = any(array[k.warehouse_id])
-        order by i.product_id, i.warehouse_id
-        for no key update of i
-    ) as l;
+        select distinct k.product_id, k.warehouse_id
+        from unnest(p_product_ids, p_warehouse_ids) as k (product_id, warehouse_id)
+        order by k.product_id, k.warehouse_id
+        limit p_limit
+    ) as k
+    cross join lateral (
+        select s.product_id, s.warehouse_id, s.quantity_available, s.quantity_reserved
+        from inventory as s
+        where (s.product_id, s.warehouse_id) >= (k.product_id, k.warehouse_id)
+            and (s.product_id, s.warehouse_id) <= (k.product_id, k.warehouse_id)
+        order by s.product_id desc, s.warehouse_id desc
+        limit 1
+        for no key update
+    ) as i;
     return v_locked;
 end
 $$;
 comment on function lock_stock(uuid[], uuid[], integer) is
     'Internal: locks inventory rows in key order and returns their quantities.';
 
--- The refusal that all writers of movements share. Locks nothing. Raises DP010.
-create or replace function refuse_unstocked(p_missing integer, p_movements integer) returns void
+-- What one unit of a movement of a type adds to what is on the shelf. Like the next it is
+-- inlined. Locks nothing.
+create or replace function available_sign(p_movement_type movement_type) returns integer
+language sql immutable parallel safe
+return case
+    when p_movement_type in ('reserve', 'release') then 0
+    when p_movement_type in ('fulfill', 'transfer_out') then -1
+    else 1
+end;
+comment on function available_sign(movement_type) is 'Internal: what one unit of a movement adds to quantity_available.';
+
+-- What one unit of it adds to what is promised. Locks nothing.
+create or replace function reserved_sign(p_movement_type movement_type) returns integer
+language sql immutable parallel safe
+return case
+    when p_movement_type = 'reserve' then 1
+    when p_movement_type in ('fulfill', 'release') then -1
+    else 0
+end;
+comment on function reserved_sign(movement_type) is 'Internal: what one unit of a movement adds to quantity_reserved.';
+
+-- Writes those of a set of movements that apply_movements() has not written, whose shelves it
+-- has locked as another session left them, or which are not stocked. Returns how many they were.
+-- Locks: inventory by (product_id, warehouse_id). Raises: DP010 when a row is not stocked.
+create or replace function apply_rest(
+    p_movement_type movement_type,
+    p_correlation_ids uuid[], p_warehouse_ids uuid[], p_product_ids uuid[], p_quantities integer[],
+    p_notes text, p_reference_type text, p_reference_id uuid
+) returns integer
 language plpgsql
-set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
+declare
+    v_movements constant integer := cardinality(p_quantities);
+    v_missing integer;
 begin
-    perform refuse(
-        'DP010', 'product is not stocked in this warehouse',
-        format('%s of %s movements name no inventory row.', p_missing, p_movements),
-        'Receive stock of the product there first.'
+    select
+        count(*) filter (where r.id is null), array_agg(r.correlation_id order by r.n),
+        array_agg(r.warehouse_id order by r.n), array_agg(r.product_id order by r.n), array_agg(r.quantity order by r.n)
+    into v_missing, p_correlation_ids, p_warehouse_ids, p_product_ids, p_quantities
+    from (
+        select
+            l.*,
+            (select i.id from inventory as i where i.product_id = l.product_id and i.warehouse_id = l.warehouse_id) as id
+        from unnest(p_correlation_ids, p_warehouse_ids, p_product_ids, p_quantities)
+            with ordinality as l (correlation_id, warehouse_id, product_id, quantity, n)
+    ) as r
+    where (find_movement(p_movement_type, r.warehouse_id, r.product_id, r.correlation_id)).id is null;
+    if v_missing > 0 then
+        perform refuse(
+            'DP010', 'product is not stocked in this warehouse',
+            format('%s of %s movements name no inventory row.', v_missing, v_movements),
+            'Receive stock of the product there first.'
+        );
+    end if;
+    return apply_movements(
+        p_movement_type, p_correlation_ids, p_warehouse_ids, p_product_ids, p_quantities, p_notes, p_reference_type, p_reference_id
     );
 end
 $$;
-comment on function refuse_unstocked(integer, integer) is
-    'Internal: refuses movements of products that are not stocked where they should move.';
+comment on function apply_rest(movement_type, uuid[], uuid[], uuid[], integer[], text, text, uuid) is
+    'Internal: writes the movements of shelves that another session changed meanwhile; see apply_movements().';
 
 -- Writes one set of movements: moves each inventory row once and appends the
 -- movements to the ledger, those of a row in the order given, each with the
@@ -158,8 +212,10 @@ comment on function refuse_unstocked(integer, integer) is
 -- state of the saga, the functions below look first, and the constraint
 -- stock_movements_happen_once has the last word.
 --
--- An UPDATE locks row by row, in the order in which its join finds them: here
--- that of the sorted keys, since a look-up for each is the only plan there is.
+-- Each row is looked up, newest version first as in lock_stock(), locked, and updated where it
+-- was found, in key order. One that another session has changed since the statement began is
+-- locked and no more: what was found is newer than what the statement can see.
+-- apply_rest() does it then.
 -- Returns how many were written: all of them.
 -- Locks: inventory by (product_id, warehouse_id).
 -- Raises: DP010 when a row is not stocked; a CHECK violation when a quantity
@@ -171,73 +227,82 @@ create or replace function apply_movements(
 ) returns integer
 language plpgsql
 set enable_seqscan = off
-set enable_nestloop = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 declare
     v_now constant timestamptz := clock();
     -- The effect of one unit of this type on each of the two quantities.
-    v_available_sign constant integer := case
-        when p_movement_type in ('reserve', 'release') then 0
-        when p_movement_type in ('fulfill', 'transfer_out') then -1
-        else 1
-    end;
-    v_reserved_sign constant integer := case p_movement_type
-        when 'reserve' then 1
-        when 'fulfill' then -1
-        when 'release' then -1
-        else 0
-    end;
+    v_available_sign constant integer := available_sign(p_movement_type);
+    v_reserved_sign constant integer := reserved_sign(p_movement_type);
     -- The saga's own movements need no signature: the saga is the actor.
     v_actor constant text := case when v_reserved_sign = 0 then current_actor() end;
     v_written integer;
 begin
-    -- An UPDATE that comes upon a row of another pass waits in its middle, and works out
-    -- each row that the other has changed a second time. A large batch shares some of its
-    -- first rows with any other: it waits here, and its UPDATE begins when the other has
-    -- committed.
+    -- A large batch shares some of its first rows with any other: it waits for that one here,
+    -- and not in the middle of its own.
     if cardinality(p_quantities) > 50 then
         perform lock_stock(p_warehouse_ids, p_product_ids, 20);
     end if;
-
     with moved as (
         update inventory as i
         set
             quantity_available = i.quantity_available + v_available_sign * m.quantity,
             quantity_reserved = i.quantity_reserved + v_reserved_sign * m.quantity,
-            updated_at = v_now,
-            version = i.version + 1
+            updated_at = v_now, version = i.version + 1
         from (
-            select l.product_id, l.warehouse_id, sum(l.quantity)::integer as quantity
-            from unnest(p_product_ids, p_warehouse_ids, p_quantities) as l (product_id, warehouse_id, quantity)
-            group by l.product_id, l.warehouse_id
-            order by l.product_id, l.warehouse_id
+            select f.place, l.quantity
+            from (
+                select l.product_id, l.warehouse_id, sum(l.quantity)::integer as quantity
+                from unnest(p_product_ids, p_warehouse_ids, p_quantities) as l (product_id, warehouse_id, quantity)
+                group by l.product_id, l.warehouse_id
+                order by l.product_id, l.warehouse_id
+            ) as l
+            cross join lateral (
+                select s.ctid as place from inventory as s
+                where (s.product_id, s.warehouse_id) >= (l.product_id, l.warehouse_id)
+                    and (s.product_id, s.warehouse_id) <= (l.product_id, l.warehouse_id)
+                order by s.product_id desc, s.warehouse_id desc
+                limit 1
+                for no key update
+            ) as f
         ) as m
-        where i.product_id = any(array[m.product_id]) and i.warehouse_id = any(array[m.warehouse_id])
+        where i.ctid = m.place
         returning
             i.product_id, i.warehouse_id,
-            i.quantity_available - v_available_sign * m.quantity as quantity_available,
-            i.quantity_reserved - v_reserved_sign * m.quantity as quantity_reserved
+            i.quantity_available - v_available_sign * m.quantity as available,
+            i.quantity_reserved - v_reserved_sign * m.quantity as reserved
+    ),
+    -- What was on a shelf comes before its movements, and is added up with them.
+    running as (
+        select
+            l.*, sum(l.available) over shelf as available_after, sum(l.reserved) over shelf as reserved_after,
+            min(l.n) over shelf as first_n
+        from (
+            select m.*, null::uuid as correlation_id, null::integer as quantity, 0 as n from moved as m
+            union all
+            select
+                l.product_id, l.warehouse_id, v_available_sign * l.quantity, v_reserved_sign * l.quantity,
+                l.correlation_id, l.quantity, l.n
+            from unnest(p_product_ids, p_warehouse_ids, p_correlation_ids, p_quantities)
+                with ordinality as l (product_id, warehouse_id, correlation_id, quantity, n)
+        ) as l
+        window shelf as (partition by l.product_id, l.warehouse_id order by l.n)
     )
     insert into stock_movements (
         correlation_id, warehouse_id, product_id, movement_type, quantity,
         available_after, reserved_after, reference_type, reference_id, notes, actor, created_at
     )
     select
-        l.correlation_id, l.warehouse_id, l.product_id, p_movement_type, l.quantity,
-        m.quantity_available + v_available_sign * l.running,
-        m.quantity_reserved + v_reserved_sign * l.running,
-        p_reference_type, p_reference_id, p_notes, v_actor, v_now
-    from (
-        select
-            l.*,
-            (sum(l.quantity) over (partition by l.product_id, l.warehouse_id order by l.n))::integer as running
-        from unnest(p_product_ids, p_warehouse_ids, p_correlation_ids, p_quantities)
-            with ordinality as l (product_id, warehouse_id, correlation_id, quantity, n)
-    ) as l
-    inner join moved as m using (product_id, warehouse_id);
+        r.correlation_id, r.warehouse_id, r.product_id, p_movement_type, r.quantity,
+        r.available_after, r.reserved_after, p_reference_type, p_reference_id, p_notes, v_actor, v_now
+    from running as r
+    where r.n > 0 and r.first_n = 0;
     get diagnostics v_written = row_count;
-    if v_written <> cardinality(p_quantities) then
-        perform refuse_unstocked(cardinality(p_quantities) - v_written, cardinality(p_quantities));
+    if v_written < cardinality(p_quantities) then
+        v_written := v_written + apply_rest(
+            p_movement_type, p_correlation_ids, p_warehouse_ids, p_product_ids, p_quantities, p_notes, p_reference_type, p_reference_id
+        );
     end if;
     return v_written;
 end

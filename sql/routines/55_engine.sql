@@ -123,17 +123,86 @@ end
 $$;
 comment on function warehouses_of(saga_group[]) is 'Internal: the warehouses of the sagas of some groups, each once.';
 
+-- Notes in the session where its next claim begins, after one that read so many index entries:
+-- where this one ended, if it came to its limit, but a second ago at the latest. So who commits
+-- within a second of its ready_at is always found. Who takes longer, was given up by another
+-- listener, or was passed over for its warehouse, is found by a look from the beginning.
+-- p_place: where this one began; null: at the beginning. Locks nothing.
+create or replace function keep_place(
+    p_place claim_place, p_now timestamptz, p_work saga_group[], p_limit integer, p_read bigint
+) returns void
+language plpgsql
+as $$
+declare
+    v_claimed integer;
+    v_last_at timestamptz;
+    v_last_id uuid;
+begin
+    select count(*), max(w.ready_at), (array_agg(w.id order by w.ready_at desc, w.id desc))[1]
+    into v_claimed, v_last_at, v_last_id
+    from unnest(p_work) as g
+    cross join lateral unnest(g.were_ready_at, g.saga_ids) as w (ready_at, id);
+
+    if p_place.ready_at is null then
+        p_place.looked_at := p_now;
+        p_place.passed := p_read - v_claimed;
+    end if;
+    p_place.ready_at := p_now - interval '1 second';
+    p_place.id := '00000000-0000-0000-0000-000000000000';
+    if v_claimed = p_limit and v_last_at < p_place.ready_at then
+        p_place.ready_at := v_last_at;
+        p_place.id := v_last_id;
+    end if;
+    perform set_config('darkpearl.claim_place', p_place::text, false);
+end
+$$;
+comment on function keep_place(claim_place, timestamptz, saga_group[], integer, bigint) is
+    'Internal: notes in the session where its next claim begins.';
+
+-- Where this session's claim begins now: at the place that it has kept; null for the beginning.
+-- The more entries the last look from there passed, the longer it is to the next, so that these
+-- take a small part of the time, and a minute at most. It is due when the clock was set back.
+-- Locks nothing.
+create or replace function claim_from(p_place claim_place, p_now timestamptz) returns claim_place
+language plpgsql
+as $$
+begin
+    if p_now > p_place.looked_at
+        and p_now < p_place.looked_at + least(p_place.passed * interval '20 microseconds', interval '1 minute')
+    then
+        return p_place;
+    end if;
+    return null;
+end
+$$;
+comment on function claim_from(claim_place, timestamptz) is 'Internal: where a claim begins, given where the last one ended.';
+
 -- Takes up to p_limit ready sagas, those that have waited longest first, and
 -- returns them in groups, each in id order; the group furthest on is the last.
 -- Sagas that another listener holds are skipped.
+--
+-- A saga leaves an entry of the index behind whenever it moves, and while a snapshot is held
+-- nothing takes them away: a session passes them once, and goes on where it was, see keep_place().
 -- Locks: sagas, until the end of the transaction.
 create or replace function claim_sagas(p_warehouse_ids uuid[], p_limit integer) returns saga_group[]
 language plpgsql
 as $$
 declare
     v_now constant timestamptz := clock();
+    v_index constant regclass := 'sagas_ready_idx'::regclass;
+    v_kept constant text := current_setting('darkpearl.claim_place', true);
+    v_place claim_place;
+    v_from_at timestamptz := '-infinity'::timestamptz;
+    v_from_id uuid := '00000000-0000-0000-0000-000000000000'::uuid;
+    v_read bigint := pg_stat_get_xact_tuples_returned(v_index);
+    v_work saga_group[];
 begin
-    return array(
+    if v_kept <> '' then
+        v_place := claim_from(v_kept::claim_place, v_now);
+        v_from_at := coalesce(v_place.ready_at, v_from_at);
+        v_from_id := coalesce(v_place.id, v_from_id);
+    end if;
+    v_work := array(
         select new_group(
             s.saga_type, s.plan_version, s.status, s.position, s.attempts, s.cancel_requested,
             array_agg(s.id order by s.id), array_agg(s.warehouse_id order by s.id),
@@ -145,6 +214,7 @@ begin
                 s.cancel_requested, s.lease_token, s.ready_at
             from sagas as s
             where (p_warehouse_ids is null or s.warehouse_id = any(p_warehouse_ids)) and s.ready_at <= v_now
+                and (s.ready_at, s.id) > (v_from_at, v_from_id)
             order by s.ready_at, s.id
             limit p_limit
             for no key update skip locked
@@ -152,6 +222,12 @@ begin
         group by s.saga_type, s.plan_version, s.status, s.position, s.attempts, s.cancel_requested
         order by s.position, s.status desc, s.attempts desc, s.saga_type, s.plan_version
     );
+    v_read := pg_stat_get_xact_tuples_returned(v_index) - v_read;
+    -- While few entries are passed, every claim begins at the beginning.
+    if v_read > p_limit + 500 or v_place.ready_at is not null then
+        perform keep_place(v_place, v_now, v_work, p_limit, v_read);
+    end if;
+    return v_work;
 end
 $$;
 comment on function claim_sagas(uuid[], integer) is 'Internal: locks ready sagas, skipping those that are taken, and groups them.';

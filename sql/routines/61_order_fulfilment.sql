@@ -76,7 +76,8 @@ for each statement execute function start_order_sagas();
 -- pass that locked some shelves here and others at its end would wait for one that
 -- holds those. Who loses a race for the last units is rolled back by the CHECK on
 -- inventory, and tried again with all shelves locked first: see advance().
--- Where each shelf holds what is asked of it, nobody is refused.
+-- Where each shelf holds what is asked of it, nobody is refused. Each is looked up newest
+-- version first, see lock_stock().
 -- Locks nothing.
 create or replace function reserve_stock(p_warehouse_ids uuid[], p_saga_ids uuid[])
 returns outcome_group[]
@@ -90,7 +91,10 @@ begin
         group by o.product_id, o.warehouse_id
         having sum(o.quantity) > coalesce((
             select i.quantity_sellable from inventory as i
-            where i.product_id = o.product_id and i.warehouse_id = o.warehouse_id
+            where (i.product_id, i.warehouse_id) >= (o.product_id, o.warehouse_id)
+                and (i.product_id, i.warehouse_id) <= (o.product_id, o.warehouse_id)
+            order by i.product_id desc, i.warehouse_id desc
+            limit 1
         ), 0)
     ) then
         return outcome_for_all('done', p_saga_ids);
@@ -145,7 +149,10 @@ begin
             l.product_id, l.warehouse_id, sum(l.quantity::bigint) as quantity,
             coalesce((
                 select i.quantity_sellable from inventory as i
-                where i.product_id = l.product_id and i.warehouse_id = l.warehouse_id
+                where (i.product_id, i.warehouse_id) >= (l.product_id, l.warehouse_id)
+                    and (i.product_id, i.warehouse_id) <= (l.product_id, l.warehouse_id)
+                order by i.product_id desc, i.warehouse_id desc
+                limit 1
             ), 0) as sellable
         from unnest(v_products, v_warehouses, v_quantities) as l (product_id, warehouse_id, quantity)
         group by l.product_id, l.warehouse_id

@@ -5,6 +5,8 @@
 -- quantity_available is what is physically on the shelf, promised units
 -- included; quantity_reserved the promised part; the difference can be sold.
 
+-- While a snapshot is held, all versions of a row stay. They share pages as far as these are kept
+-- free, and the index says in the order of their places which is the newest: see lock_stock().
 create table inventory (
     id uuid not null default new_id(),
     product_id uuid not null references products (id),
@@ -18,12 +20,12 @@ create table inventory (
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
     constraint inventory_pkey primary key (id, warehouse_id),
-    constraint inventory_product_is_stocked_once unique (product_id, warehouse_id),
+    constraint inventory_product_is_stocked_once unique (product_id, warehouse_id) with (deduplicate_items = off),
     constraint inventory_reserved_within_available
     check (0 <= quantity_reserved and quantity_reserved <= quantity_available),
     constraint inventory_quantity_is_bounded check (quantity_available <= 1000000000),
     version bigint not null default 1
-) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
+) with (fillfactor = 25, autovacuum_vacuum_scale_factor = 0.05);
 create index inventory_newest_idx on inventory (created_at, id);
 comment on table inventory is 'How much of a product a warehouse has. Quantities change only through the ledger.';
 comment on column inventory.quantity_available is 'Units on the shelf, reserved ones included.';

@@ -264,6 +264,15 @@ create type external_request as (
     request json
 );
 
+-- How far a session's claims have come in the order of ready_at and id, when it looked from the
+-- beginning for the last time, and how many index entries it passed there that were no ready saga's.
+create type claim_place as (
+    ready_at timestamptz,
+    id uuid,
+    looked_at timestamptz,
+    passed integer
+);
+
 -- An inventory row that this transaction has locked, as it was found.
 create type locked_stock as (
     product_id uuid,
