@@ -185,12 +185,17 @@ EVERYBODYS = {
     "minor_units",
     "is_visible_throughout",
     "is_visible",
+    "words_of",
+    "search_words",
     "refuse",
     "refuse_unpayable",
     "current_actor",
     "current_customer",
 }
 CALLS = {
+    "search_query": EVERYBODY,
+    "find_products": EVERYBODY,
+    "find_payments": INSIDERS,
     "place_order": PLACE,
     "cancel_order": PLACE,
     "receive_stock": STAFF,
@@ -237,6 +242,7 @@ CALLS = {
 """Who may call what; what isn't here, nobody may."""
 
 DEFINERS = {
+    "find_products",
     "ack_gateway_event",
     "add_up_order_items",
     "adjust_stock",
