@@ -4,13 +4,17 @@ import json
 import re
 from typing import Any
 
+import psycopg
 import pytest
+from click.testing import CliRunner
 from pages import blocks
 from psycopg import AsyncConnection, sql
 from shop import Shop
 
 from darkpearl import schema
 from darkpearl.api import orders, stock_movements
+from darkpearl.cli import db
+from darkpearl.config import Settings
 
 ORDERS = 12_000
 ELSE = re.compile(r"gset|:'|for no key update|from \w+\(|from audit")
@@ -164,6 +168,20 @@ async def test_a_superuser_shows_statistics_of_statuses(database_url: str, shop:
     assert (await schema.status(database_url)).hides_statistics
     await schema.migrate(database_url)
     assert not (await schema.status(database_url)).hides_statistics
+
+
+def test_the_command_line_says_when_statistics_are_hidden(database_url: str) -> None:
+    """`db status` has a line for it, and none where all is well."""
+
+    def told() -> str:
+        done = CliRunner().invoke(db.status, obj=Settings(database_url=database_url))
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    assert "hidden" not in told()
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("alter function enum_eq(anyenum, anyenum) not leakproof")
+    assert "hidden   statistics" in told()
 
 
 async def test_a_payment_is_found_by_its_reference(shop: Shop) -> None:
