@@ -63,9 +63,9 @@ from past, lateral (select 10 * (quantities[1] + quantities[2]) as amount) as a
 order by n;
 
 insert into sagas (
-    id, warehouse_id, saga_type, status, position, lease_token, ready_at, created_at, updated_at
+    id, warehouse_id, saga_type, plan_version, status, position, lease_token, ready_at, created_at, updated_at
 )
-select id, warehouse_id, 'order_fulfilment', 'completed', 3, 4, null, at, at
+select id, warehouse_id, 'order_fulfilment', 1, 'completed', 3, 4, null, at, at
 from past
 order by n;
 

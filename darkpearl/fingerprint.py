@@ -47,6 +47,9 @@ STATE = """
         from pg_db_role_setting as s inner join pg_database as d on d.oid = s.setdatabase
         where d.datname = current_database()
         union all
+        select format('enum_eq %s', proleakproof)
+        from pg_proc where oid = 'pg_catalog.enum_eq(anyenum,anyenum)'::regprocedure
+        union all
         select format('%s %s %s', m.rolname, r.rolname, pg_has_role(m.oid, r.oid, 'member'))
         from pg_roles as m, pg_roles as r
         where m.rolname in (current_user, 'darkpearl_api')

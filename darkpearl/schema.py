@@ -50,6 +50,12 @@ _HOLDS_SOMETHING = (
 )
 
 
+_HIDES_STATISTICS = (
+    "select not proleakproof from pg_proc"
+    " where oid = 'pg_catalog.enum_eq(anyenum,anyenum)'::regprocedure"
+)
+
+
 class SchemaError(RuntimeError):
     """The database can't be reached or brought to the schema; one line that says why."""
 
@@ -62,9 +68,11 @@ class Status(msgspec.Struct, frozen=True):
     """Where a database stands: server version as '18.4', ids of migrations in order.
 
     `unknown` are migrations that were applied and that this release doesn't have.
+    `hides_statistics`: the planner has to guess how many rows have a status.
     """
 
     server: str
+    hides_statistics: bool
     applied: list[str]
     pending: list[str]
     unknown: list[str]
@@ -165,8 +173,10 @@ async def _status(connection: AsyncConnection[Any]) -> Status:
         order = f"select migration_id from {books} order by migration_id"  # noqa: S608
         applied = [each for (each,) in await (await connection.execute(order)).fetchall()]
     known = [each.id for each in _migrations()]
+    hidden = await connection.execute(_HIDES_STATISTICS)
     return Status(
         _version(connection),
+        await hidden.fetchone() == (True,),
         applied,
         pending=[each for each in known if each not in applied],
         unknown=[each for each in applied if each not in known],

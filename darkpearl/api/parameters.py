@@ -31,7 +31,14 @@ CreatedBefore = Annotated[
 ]
 Search = Annotated[
     str | None,
-    QueryParameter(min_length=1, max_length=255, description="Part of the code or of the name"),
+    QueryParameter(
+        min_length=1,
+        max_length=255,
+        description=(
+            "Words, each of which begins a word of the code or of the name, in any order."
+            " Case, accents and punctuation don't count"
+        ),
+    ),
 ]
 
 
@@ -82,15 +89,6 @@ def refuse_unknown(request: Request[Any, Any, Any], handler: HTTPRouteHandler) -
     ]:
         takes = f"It takes {', '.join(sorted(known))}." if known else "It takes none."
         raise BadRequestError("Some parameters aren't known here.", hint=takes, errors=wrong)
-
-
-def contains(text: str | None) -> str | None:
-    """The pattern of LIKE that a text matches if it has this in it, taken literally."""
-    if text is None:
-        return None
-    for special in ("\\", "%", "_"):
-        text = text.replace(special, f"\\{special}")
-    return f"%{text}%"
 
 
 @cache

@@ -14,7 +14,7 @@ from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.description import ANYBODY
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
-from darkpearl.api.parameters import IsActive, Period, Search, contains
+from darkpearl.api.parameters import IsActive, Period, Search
 from darkpearl.api.problems import refusals
 from darkpearl.api.versions import UNCHANGED, IfMatch, IfNoneMatch, expect, tagged
 from darkpearl.models.catalogue import CreateProduct, Product, UpdateProduct
@@ -46,7 +46,7 @@ async def list_products(
     filters = Filters()
     filters.add("is_active = %(is_active)s", is_active=is_active)
     filters.add("sku = %(sku)s", sku=sku)
-    filters.add("sku ilike %(like)s or name ilike %(like)s", like=contains(search))
+    filters.add("id in (select find_products(%(search)s))", search=search)
     filters.within("created_at", created)
     return await listing.page(Product, "products", filters, sorts=SORTS)
 

@@ -20,6 +20,8 @@ SagaType = Annotated[
     str | None, QueryParameter(max_length=100, description="Such as order_fulfilment")
 ]
 
+UNDER_WAY = {"running", "waiting", "compensating"}
+"""The statuses in which a saga is to be looked at again; an index has just these."""
 _SIGNAL = "select signal_saga(%(saga_id)s, %(step)s, %(payload)s, %(event_id)s) as disposition"
 
 
@@ -34,6 +36,10 @@ async def list_sagas(
     """Sagas, newest first (by their ids, which sort by time unless a client chose them)."""
     filters = Filters()
     filters.add("status = %(status)s", status=status)
+    if status in UNDER_WAY:
+        filters.add("ready_at is not null")
+    elif status == "stuck":
+        filters.add("(status = 'stuck') is true")  # says how few, as in stuck_sagas
     filters.add("saga_type = %(saga_type)s", saga_type=saga_type)
     filters.add("warehouse_id = %(warehouse_id)s", warehouse_id=warehouse_id)
     if not caller.is_staff:  # the policies would look at every saga for the few that are its own

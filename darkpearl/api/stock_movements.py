@@ -23,6 +23,9 @@ from darkpearl.models.stock import (
     StockMovement,
 )
 
+BY_HAND = {"receive", "transfer_out", "transfer_in", "adjust"}
+"""What people move; an index has just these."""
+BY_HAND_IS = "(movement_type in ('receive', 'transfer_out', 'transfer_in', 'adjust')) is true"
 _RECORDED = (
     "select * from recorded_movements where correlation_id = %(id)s"
     " and movement_type = %(type)s and product_id = %(product)s and warehouse_id = %(warehouse)s"
@@ -63,6 +66,8 @@ async def list_stock_movements(
     filters.add("product_id = %(product_id)s", product_id=product_id)
     filters.add("warehouse_id = %(warehouse_id)s", warehouse_id=warehouse_id)
     filters.add("movement_type = %(movement_type)s", movement_type=movement_type)
+    if movement_type in BY_HAND:
+        filters.add(BY_HAND_IS)
     filters.add("reference_type = %(reference_type)s", reference_type=reference_type)
     filters.add(
         "reference_id = %(reference_id)s or correlation_id = %(reference_id)s",

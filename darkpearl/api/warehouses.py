@@ -12,7 +12,7 @@ from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.description import ANYBODY
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
-from darkpearl.api.parameters import IsActive, Period, Search, contains
+from darkpearl.api.parameters import IsActive, Period, Search
 from darkpearl.api.problems import refusals
 from darkpearl.api.versions import UNCHANGED, IfMatch, IfNoneMatch, expect, tagged
 from darkpearl.models.catalogue import CreateWarehouse, UpdateWarehouse, Warehouse
@@ -32,7 +32,7 @@ async def list_warehouses(
     filters = Filters()
     filters.add("is_active = %(is_active)s", is_active=is_active)
     filters.add("code = %(code)s", code=code)
-    filters.add("code ilike %(like)s or name ilike %(like)s", like=contains(search))
+    filters.add("search_words(code, name) @@ search_query(%(search)s)", search=search)
     filters.within("created_at", created)
     return await listing.page(Warehouse, "warehouses", filters, sorts=SORTS)
 

@@ -117,6 +117,8 @@ def status(settings: Settings) -> None:
         out.print(f"pending  {name}")
     for name in found.unknown:
         out.print(f"unknown  {name}")
+    if found.hides_statistics:
+        out.print("hidden   statistics of enums, from the planner (docs/operations.md)")
 
 
 @db.command()

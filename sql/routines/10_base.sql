@@ -82,6 +82,17 @@ return (
 );
 comment on function acts_as_customer() is 'Internal: true when the session has no more rights over orders than a customer.';
 
+-- True for a session that sees of the catalogue what is sold and no more, but for what it has
+-- ordered itself. For functions that run as their owner, whom row-level security lets see all.
+create or replace function acts_as_outsider() returns boolean
+language sql stable
+return (
+    select bool_and(not pg_has_role(caller.role, insider.role, 'usage'))
+    from (select coalesce(nullif(current_setting('role'), 'none'), session_user)) as caller (role),
+        (values ('service_role'), ('darkpearl_app'), ('darkpearl_reader')) as insider (role)
+);
+comment on function acts_as_outsider() is 'Internal: true when the session is a visitor''s or a customer''s.';
+
 -- Raises an error of ours, with all that its reader needs: message says what was refused,
 -- detail the case at hand, hint the way out. Nothing after a call of it runs.
 -- Rules in triggers call it under the role of the writer, so everybody may.

@@ -150,6 +150,25 @@ return p_text = btrim(p_text) and strpos(p_text, '  ') = 0 and not exists (
 );
 comment on function is_visible_throughout(text) is 'Whether a text has visible characters alone, and single spaces between them.';
 
+-- The words of a text, as a search compares them: lower case, without accents, and cut at
+-- whatever is neither letter nor digit. The cuts are named, so that they are the same in
+-- a database of any locale; a script without spaces is one word up to the next sign.
+create function words_of(p_text text) returns text[]
+language sql immutable parallel safe
+return array_remove(
+    regexp_split_to_array(
+        lower(normalize(regexp_replace(normalize(p_text, nfkd), '[\u0300-\u036f]+', '', 'g'), nfkc)),
+        '[\u0001-\u002f\u003a-\u0040\u005b-\u0060\u007b-\u00bf\u00d7\u00f7\u2000-\u2bff\u3000-\u303f]+'
+    ), ''
+);
+comment on function words_of(text) is 'The words of a text: letters and digits, in lower case and without accents.';
+
+-- What a search looks through.
+create function search_words(p_code text, p_name text) returns tsvector
+language sql immutable parallel safe
+return array_to_tsvector(words_of(p_code || ' ' || p_name));
+comment on function search_words(text, text) is 'The words of a code and a name, as search_query() is matched with.';
+
 -- The only clock. Every timer and time stamp of ours reads it, so that a test
 -- can turn it by replacing the function; in production there is nothing to turn.
 create function clock() returns timestamptz
@@ -197,3 +216,5 @@ grant execute on function is_visible_throughout(text) to public;
 grant execute on function is_visible(text) to public;
 grant execute on function minor_units(text) to public;
 grant execute on function new_id() to public;
+grant execute on function search_words(text, text) to public;
+grant execute on function words_of(text) to public;

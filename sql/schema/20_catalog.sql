@@ -23,6 +23,8 @@ create table products (
     version bigint not null default 1
 );
 create index products_newest_idx on products (created_at, id);
+create index products_search_idx on products using gin (search_words(sku, name))
+with (gin_pending_list_limit = 256);
 comment on table products is 'The catalogue. An order line takes its price from here.';
 comment on column products.unit_price is 'Price of one unit, in major units of currency.';
 comment on column products.version is 'Grows with every change: says whether the row is still what somebody has read.';

@@ -58,6 +58,11 @@ create index stock_movements_newest_idx on stock_movements (id);
 create index stock_movements_history_idx on stock_movements (product_id, warehouse_id, id);
 create index stock_movements_reference_idx on stock_movements (reference_id)
 where reference_id is not null;
+-- What people have moved, and no saga; and how much that is, as sagas_stuck_stats.
+create index stock_movements_by_hand_idx on stock_movements (movement_type, id)
+where movement_type in ('receive', 'transfer_out', 'transfer_in', 'adjust');
+create statistics stock_movements_by_hand_stats
+on (movement_type in ('receive', 'transfer_out', 'transfer_in', 'adjust')) from stock_movements;
 create index stock_movements_time_idx on stock_movements using brin (created_at)
 with (autosummarize = on);
 comment on table stock_movements is

@@ -106,7 +106,10 @@ create table sagas (
     check ((status >= 'completed') = (ready_at is null))
 ) with (fillfactor = 40, autovacuum_vacuum_scale_factor = 0.05);
 create index sagas_ready_idx on sagas (ready_at, id) where ready_at is not null;
-create index sagas_stuck_idx on sagas (updated_at) where status = 'stuck';
+create index sagas_troubles_idx on sagas (status, id) where status in ('compensated', 'stuck');
+-- How many are stuck: row-level security hides statistics of the status from the planner, these
+-- it doesn't; docs/decisions/hidden-statistics.md.
+create statistics sagas_stuck_stats on (status = 'stuck') from sagas;
 comment on table sagas is 'Where each saga stands. Narrow: what the claim reads. The story is in saga_events.';
 comment on column sagas.id is
     'For a saga about an order: the id of the order. One in the whole database, whoever chose it, and so is the id of every order and refund.';
@@ -134,6 +137,12 @@ create table saga_events (
     constraint saga_events_pkey primary key (saga_id, id, warehouse_id, created_at) with (fillfactor = 20)
 ) partition by range (created_at);
 create table saga_events_default partition of saga_events default;
+create index saga_events_time_idx on saga_events using brin (created_at) with (autosummarize = on);
+-- What is out of the ordinary: no event of an order that goes well.
+create index saga_events_troubles_idx on saga_events (event_type, created_at)
+where event_type in (
+    'step_failed', 'compensation_started', 'saga_stuck', 'retried', 'cancelled', 'skipped', 'reported'
+);
 comment on table saga_events is 'The history of every saga: append-only, one row per transition.';
 comment on column saga_events.error_code is 'SQLSTATE of what went wrong; class DP is ours.';
 comment on column saga_events.started_at is 'When the step began; created_at is when it ended.';

@@ -1,11 +1,13 @@
 """Products and warehouses."""
 
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
+from shop import Shop
 
 Api = httpx.AsyncClient
 Listed = Callable[..., Awaitable[list[dict[str, Any]]]]
@@ -157,14 +159,60 @@ async def test_what_is_not_there_is_404(api: Api, problem: Problem) -> None:
         problem(await api.delete(f"{path}/{uuid4()}"), 404)
 
 
-async def test_products_are_searched_by_literal_text(api: Api, listed: Listed) -> None:
-    """Search looks into SKU and name in any case, and takes % and _ as they are."""
-    for sku, name in (("LAMP_1", "Lamp"), ("LAMPX1", "Lamp 100%"), ("DESK", "lampless desk")):
+@pytest.mark.parametrize(
+    ("search", "found"),
+    [
+        ("lamp", ["DESK", "LAMP-14/B", "LAMPX1"]),
+        ("14 lamp", ["LAMP-14/B"]),
+        ("lamp-14", ["LAMP-14/B"]),
+        ("b", ["LAMP-14/B"]),
+        ("cafe grun", ["LAMP-14/B"]),
+        ("CAF\u00c9", ["LAMP-14/B"]),
+        ("less", []),
+        ("lamp 15", []),
+        ("des lampl", ["DESK"]),
+        ("100%", ["LAMPX1"]),
+        ("'; drop table products; -- | & !", []),
+        ("%", []),
+        ("\\", []),
+    ],
+)
+async def test_a_search_is_for_the_beginnings_of_words(
+    api: Api, client: Callable[..., Api], listed: Listed, search: str, found: list[str]
+) -> None:
+    """In any order, in SKU and name, without regard to case, accents and signs; for all callers."""
+    for sku, name in (
+        ("LAMP-14/B", "Lamp, gr\u00fcn, Caf\u00e9"),
+        ("LAMPX1", "Lamp 100%"),
+        ("DESK", "lampless desk"),
+    ):
         await api.post("/products", json={"sku": sku, "name": name, "unit_price": 1})
-    assert len(await listed("/products", search="lamp")) == 3
-    assert [each["sku"] for each in await listed("/products", search="P_1")] == ["LAMP_1"]
-    assert [each["sku"] for each in await listed("/products", search="0%")] == ["LAMPX1"]
-    assert await listed("/products", search="\\") == []
+    rows = await listed("/products", search=search, sort="sku")
+    assert [each["sku"] for each in rows] == found
+    shown = (await client().get("/products", params={"search": search, "sort": "sku"})).json()
+    assert [each["sku"] for each in shown["data"]] == found
+    assert shown["count"] == len(found)
+
+
+async def test_a_search_finds_nobody_what_they_may_not_see(
+    client: Callable[..., Api], listed: Listed, shop: Shop
+) -> None:
+    """An inactive product is found by staff, by customers who have ordered it, and nobody else."""
+    lamp = await shop.product(sku="LAMP-1", name="Lamp", on_hand=1)
+    mine, other = str(uuid4()), str(uuid4())
+    await shop.order((lamp, 1), p_customer_id=mine)
+    await shop.run("update products set is_active = false where id = %s", lamp)
+    assert len(await listed("/products", search="lamp")) == 1
+    for caller, seen in (
+        (client(), 0), (client("authenticated", other), 0), (client("authenticated", mine), 1)
+    ):  # fmt: skip
+        assert len((await caller.get("/products?search=lamp")).json()["data"]) == seen
+    await shop.run("set session authorization darkpearl_api")
+    for claims, seen in (({}, 0), ({"sub": other}, 0), ({"sub": mine}, 1)):
+        await shop.run("select set_config('request.jwt.claims', %s, false)", json.dumps(claims))
+        async with shop.acting_as("authenticated" if claims else "anon"):
+            assert await shop.value("select count(*) from find_products('lamp')") == seen
+    await shop.run("reset session authorization")
 
 
 async def test_lists_filter_by_is_active(api: Api, listed: Listed) -> None:

@@ -214,6 +214,8 @@ EVERYBODYS = {
     "minor_units",
     "is_visible_throughout",
     "is_visible",
+    "words_of",
+    "search_words",
     "refuse",
     "refuse_unpayable",
     "read_items",
@@ -233,6 +235,9 @@ EVERYBODYS = {
     "check_order_lines",
 }
 CALLS = {
+    "search_query": EVERYBODY,
+    "find_products": EVERYBODY,
+    "find_payments": INSIDERS,
     "place_order": PLACE,
     "cancel_order": PLACE,
     "receive_stock": STAFF,
@@ -298,6 +303,7 @@ CALLS = {
 """Who may call what; what isn't here, nobody may."""
 
 DEFINERS = {
+    "find_products",
     "ack_gateway_event",
     "add_up_order_items",
     "adjust_stock",

@@ -67,6 +67,8 @@ async def test_every_function_is_in_the_files(shop: Shop) -> None:
         "is_visible",
         "minor_units",
         "new_id",
+        "search_words",
+        "words_of",
     }
 
 
