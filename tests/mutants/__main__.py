@@ -156,6 +156,7 @@ def sweep(url: str) -> None:
             "select datname from pg_database where datname like 'darkpearl\\_%'"
         )
         for (name,) in left.fetchall():
+            connection.execute(f'alter database "{name}" is_template false'.encode())
             connection.execute(f'drop database "{name}" with (force)'.encode())
 
 
