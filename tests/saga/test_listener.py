@@ -774,6 +774,7 @@ async def test_a_listener_that_is_killed_waits_for_no_answer(
         )
 
     await until(gone)
+    assert (await shop.events(order))[-1] == "step_waiting process_payment"
     (again,) = await shop.ask_again() or await shop.ask_again()
     assert again["saga_id"] == str(order)
 

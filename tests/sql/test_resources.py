@@ -93,7 +93,7 @@ async def test_a_saga_is_followed_from_any_event_on(shop: Shop) -> None:
 
 
 async def test_stocking_a_product_stocks_it_alone(shop: Shop) -> None:
-    """Opening stock is of one product in one warehouse, whatever else there is."""
+    """Opening stock is of one product in one warehouse, however much or little it is."""
     old, new = await shop.product(on_hand=5), await shop.product()
     await shop.receive(new, 3, shop.rotterdam)
     await shop.run("select stock_product(%s, %s, 7, 1, 2)", new, shop.lisbon)
@@ -101,6 +101,10 @@ async def test_stocking_a_product_stocks_it_alone(shop: Shop) -> None:
     assert await shop.stock(new) == (7, 0)
     assert await shop.stock(new, shop.rotterdam) == (3, 0)
     assert await shop.value("select count(*) from inventory") == 3
+    for quantity in (0, 1):
+        product = await shop.product()
+        await shop.run("select stock_product(%s, %s, %s, 1, 2)", product, shop.lisbon, quantity)
+        assert await shop.stock(product) == (quantity, 0)
 
 
 async def test_an_order_is_told_with_its_own(shop: Shop) -> None:
