@@ -331,6 +331,16 @@ async def test_a_pause_that_ends_finds_those_that_a_pass_has_just_parked(
     assert UUID(request["saga_id"]) == order
 
 
+async def test_who_edits_a_step_holds_back_nothing(shop: Shop, holds: Holds) -> None:
+    """Settings that somebody is just changing stop no call, as long as they are no pause."""
+    product = await shop.product(on_hand=9)
+    for _ in range(2):
+        await shop.order((product, 1))
+    await holds("update step_settings set timeout_seconds = 60")
+    async with soon():
+        assert len(await shop.advance()) == 2
+
+
 async def test_who_is_in_the_way_is_named(shop: Shop, connect: Connect, holds: Holds) -> None:
     """Readers see the session that holds an order: who it is, since when, and whom it blocks now.
 
