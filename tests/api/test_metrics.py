@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,28 @@ async def test_the_queue_and_its_steps_are_told(
         assert told[(count, "completed", "reserve_stock")] == 2
         assert told[(count, "failed", "reserve_stock")] == 1
         assert told[(count, "completed", "process_payment")] == 2
+
+
+async def test_every_event_since_the_last_time_is_counted(shop: Shop) -> None:
+    """However many there were: reading goes back from the newest until all of a piece are older."""
+    tally = "select * from step_tally(%s, array[1])"
+    (row,) = await shop.rows(tally, None)
+    write = (
+        "insert into saga_events (saga_id, warehouse_id, event_type, step_name, message)"
+        " select %s, %s, 'reported', %s, repeat('x', 1900) from generate_series(1, %s)"
+    )
+    await shop.run(write, shop.lisbon, shop.lisbon, "told before", 600)
+    await shop.turn_clock(60)
+    (*_, row) = await shop.rows(tally, row["until"])
+    for step in ("first", "second", "third"):
+        await shop.run(write, shop.lisbon, shop.lisbon, step, 600)
+    shop.audited = False
+    await shop.turn_clock(10)
+    rows = await shop.rows(tally, row["until"])
+    told: Counter[str] = Counter()
+    for each in rows:
+        told[each["step_name"]] += each["events"]
+    assert +told == {"first": 600, "second": 600, "third": 600}
 
 
 async def test_without_a_database_the_page_comes_all_the_same() -> None:

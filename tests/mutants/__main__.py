@@ -156,6 +156,7 @@ def sweep(url: str) -> None:
             "select datname from pg_database where datname like 'darkpearl\\_%'"
         )
         for (name,) in left.fetchall():
+            connection.execute(f'alter database "{name}" is_template false'.encode())
             connection.execute(f'drop database "{name}" with (force)'.encode())
 
 
@@ -253,7 +254,7 @@ def sample(mutants: list[Mutant], options: Namespace) -> list[Mutant]:
 
 
 def about(mutant: Mutant, source: str) -> set[str]:
-    """The table and the function of a trigger, policy, index or constraint."""
+    """The table and the function of a trigger, policy, index or constraint; those of a domain."""
     if not mutant.path.endswith(".sql"):
         return set()
     text = source[: mutant.edit.end]
@@ -264,6 +265,9 @@ def about(mutant: Mutant, source: str) -> set[str]:
             r"^create (?:table|domain) (\w+)|^create .*index .* on (\w+)", text, re.MULTILINE
         )
         names |= set(tables[-1:])
+        # What a domain or the function of a check refuses, it refuses to the tables that use it.
+        used = rf"^create table (\w+) \((?:(?!^\)).)*\b{re.escape(mutant.edit.where)}\b"
+        names |= set(re.findall(used, source, re.MULTILINE | re.DOTALL))
     if mutant.edit.where.startswith('"') or mutant.edit.where == "policies":
         names |= set(re.findall(r"^create policy .* on (\w+)", text, re.MULTILINE)[-1:])
         if mutant.edit.where == "policies":

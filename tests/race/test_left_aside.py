@@ -22,6 +22,7 @@ LOCK_ORDER = "select from orders where id = %s for update"
 SHARE_ORDER = "select from orders where id = %s for share"
 LOCK_PAYMENT = "select from payments where order_id = %s for update"
 LOCK_SHELF = "select from inventory where product_id = %s for update"
+LOCK_SHELF_OF = "select from inventory where product_id = %s and warehouse_id = %s for update"
 CANCEL = "select cancel_order(%s, 'changed my mind')"
 
 
@@ -94,6 +95,20 @@ async def test_a_shelf_that_is_held_keeps_no_other(shop: Shop, holds: Holds, wha
     await shop.settle(await shop.advance(), APPROVED)
     assert {await shop.order_status(order) for order in held} == {"fulfilled"}
     assert await shop.values("select distinct attempt from saga_events where attempt > 1") == []
+
+
+async def test_a_shelf_that_is_held_is_of_one_warehouse(shop: Shop, holds: Holds) -> None:
+    """It keeps no order of its product elsewhere, nor one that no shelf of its warehouse is for."""
+    product, absent = await shop.product(on_hand=9), await shop.product()
+    for each in (product, absent):
+        await shop.receive(each, 9, shop.rotterdam)
+    held = await shop.order((product, 1), warehouse=shop.rotterdam)
+    here, short = await shop.order((product, 1)), await shop.order((absent, 1))
+    await holds(LOCK_SHELF_OF, product, shop.rotterdam)
+    async with soon():
+        await shop.settle(await shop.advance(), APPROVED)
+    statuses = [await shop.order_status(order) for order in (held, here, short)]
+    assert statuses == ["pending", "fulfilled", "cancelled"]
 
 
 @pytest.mark.parametrize("statement", [LOCK_ORDER, SHARE_ORDER, NOTE])
@@ -314,6 +329,16 @@ async def test_a_pause_that_ends_finds_those_that_a_pass_has_just_parked(
     await shop.turn_clock(1.5)  # they come one after the other
     (request,) = await shop.advance()
     assert UUID(request["saga_id"]) == order
+
+
+async def test_who_edits_a_step_holds_back_nothing(shop: Shop, holds: Holds) -> None:
+    """Settings that somebody is just changing stop no call, as long as they are no pause."""
+    product = await shop.product(on_hand=9)
+    for _ in range(2):
+        await shop.order((product, 1))
+    await holds("update step_settings set timeout_seconds = 60")
+    async with soon():
+        assert len(await shop.advance()) == 2
 
 
 async def test_who_is_in_the_way_is_named(shop: Shop, connect: Connect, holds: Holds) -> None:

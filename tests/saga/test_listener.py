@@ -774,6 +774,7 @@ async def test_a_listener_that_is_killed_waits_for_no_answer(
         )
 
     await until(gone)
+    assert (await shop.events(order))[-1] == "step_waiting process_payment"
     (again,) = await shop.ask_again() or await shop.ask_again()
     assert again["saga_id"] == str(order)
 
@@ -958,6 +959,37 @@ async def test_housekeeping_that_fails_keeps_nobody_from_work(
     await until(fulfilled)
     (said,) = [each.getMessage() for each in caplog.records if "housekeeping" in each.message]
     assert said == "housekeeping: disk full; trying again in 60 s"
+
+
+async def test_an_answer_that_was_in_the_way_is_brought_again(
+    shop: Shop, connect: Any, listening: Any, until: Any
+) -> None:
+    """With the poll an hour away, it is recorded soon after its order is let go of."""
+    gateway = Gated()
+    await listening(gateway, poll_seconds=3600)
+    order = await shop.order((await shop.product(on_hand=1), 1))
+    await asyncio.wait_for(gateway.called.wait(), 20)
+    holder = await connect(autocommit=False)
+    await holder.execute("update orders set notes = 'call first' where id = %s", [order])
+    moment = await shop.value("select clock_timestamp()")
+    gateway.answer.set()
+
+    async def given_back() -> bool:
+        return await shop.value(
+            "select count(*) > 0 from pg_stat_activity where datname = current_database()"
+            " and application_name = 'darkpearl listener' and query ~ 'settle'"
+            " and query_start > %s and state = 'idle'",
+            moment,
+        )
+
+    await until(given_back)
+    assert await shop.order_status(order) == "payment_processing"
+    await holder.rollback()
+
+    async def done() -> bool:
+        return await shop.order_status(order) == "fulfilled"
+
+    await until(done)
 
 
 async def test_what_others_hold_keeps_no_listener_from_the_rest(

@@ -87,14 +87,17 @@ async def test_an_authorisation_that_is_declined_holds_nothing(shop: Shop) -> No
     assert (await shop.event(order, "step_failed"))["error_code"] == "DP014"
 
 
+@pytest.mark.parametrize("told", [{}, {"amount": "20"}])
 async def test_a_capture_that_is_declined_is_voided(
-    shop: Shop, authorized: tuple[UUID, Row]
+    shop: Shop, authorized: tuple[UUID, Row], told: Row
 ) -> None:
-    """What can't be taken is let go of, and the stock with it."""
+    """What can't be taken is let go of, and the stock with it, also when told of what amount."""
     order, capture = authorized
-    (void,) = await shop.settle([capture], DECLINED)
+    (void,) = await shop.settle([capture], DECLINED | told)
     assert void["request"]["operation"] == "void"
     assert await shop.order_status(order) == "payment_failed"
+    payment = await shop.payment(order)
+    assert (payment["status"], payment["captured_amount"]) == ("void_requested", 0)
     assert await shop.settle([void], APPROVED) == []
     payment = await shop.payment(order)
     assert (payment["status"], payment["voided_amount"]) == ("voided", 20)

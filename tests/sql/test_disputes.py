@@ -30,7 +30,11 @@ async def told(shop: Shop, order: UUID, *news: Row) -> list[str]:
 
 
 async def test_a_dispute_is_marked_listed_and_counted(shop: Shop, order: UUID) -> None:
-    """Since when, how much, why, and what became of it: in a view, in history and in health."""
+    """Since when, how much, why, and what became of it: in a view, in history and in health.
+
+    A payment that nobody disputes is in none of them.
+    """
+    await shop.fulfilled((shop.products[0], 1))
     assert await told(shop, order, OPEN, OPEN) == ["applied", "stale"]
     dispute = await shop.row("select * from disputed_payments")
     assert (dispute["order_id"], dispute["status"], dispute["amount"]) == (order, "open", 10)

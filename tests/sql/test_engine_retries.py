@@ -300,6 +300,28 @@ async def test_backoff_doubles_and_jitters(shop: Shop) -> None:
         assert longest * 0.9 < max(waits) < longest + 0.1
 
 
+@pytest.mark.parametrize(
+    ("step", "error_code"), [("process_payment", "DP017"), ("reserve_stock", "22012")]
+)
+async def test_tries_are_counted_as_far_as_they_can_be(
+    shop: Shop, step: str, error_code: str
+) -> None:
+    """One more than can be counted is a try like those before it, and no failure of its own."""
+    await shop.give_up_after(100_000)
+    order = await shop.order((await shop.product(on_hand=1), 1))
+    if step == "reserve_stock":
+        await shop.poison(step, order)
+    await shop.settle(await shop.advance(), UNKNOWN)
+    async with shop.unguarded():
+        await shop.run("update sagas set attempts = 32767")
+    await shop.settle(await shop.ask_again(), UNKNOWN)
+    saga = await shop.saga(order)
+    assert (saga["status"], saga["attempts"]) == ("running", 32767)
+    failures = await shop.rows("select * from saga_events where event_type = 'step_failed'")
+    assert [each["step_name"] for each in failures] == [step, step]
+    assert {each["error_code"] for each in failures} == {error_code}
+
+
 async def test_each_step_has_its_own_backoff(shop: Shop) -> None:
     """The plan says how long a step waits before it is tried again."""
     await shop.run(

@@ -362,11 +362,12 @@ async def test_events_of_this_month_stay_until_it_is_over(shop: Shop) -> None:
     assert len(await shop.values("select place_events()")) == 1
 
 
-async def test_many_events_are_moved_by_hand_alone(shop: Shop) -> None:
-    """Housekeeping leaves more than its limit where they are; without one all of them go."""
+@pytest.mark.parametrize("limit", [4, None])
+async def test_many_events_are_moved_by_hand_alone(shop: Shop, limit: int | None) -> None:
+    """More than the limit stay where they are; as many as it, or without one, all of them go."""
     await stray(shop)
     assert await shop.values("select place_events(3)") == []
-    assert len(await shop.values("select place_events(null)")) == 2
+    assert len(await shop.values("select place_events(%s)", limit)) == 2
 
 
 async def test_what_isnt_seen_isnt_moved(shop: Shop) -> None:

@@ -62,13 +62,16 @@ async def test_a_refund_that_fails_late_frees_its_amount(shop: Shop, order: UUID
 
 
 async def test_a_part_that_fails_late_leaves_the_others(shop: Shop, order: UUID) -> None:
-    """Only its own amount is free again."""
+    """Only its own amount is free again, and nobody has to say why."""
     first, second = [await paid_back(shop, order, amount) for amount in (5, 7)]
     assert await shop.told(f"{first}:refund_payment", CLOSED) == "applied"
     assert (await shop.payment(order))["refunded_amount"] == 7
     with shop.refused("DP020"):
         await shop.refund(order, 14)
-    assert await shop.told(f"{second}:refund_payment", CLOSED) == "applied"
+    for_no_reason = {"outcome": "declined", "gateway": "mock"}
+    assert await shop.told(f"{second}:refund_payment", for_no_reason) == "applied"
+    told = await shop.event(second, "reported")
+    assert told["message"] == "refund failed after all: no reason given"
     await paid_back(shop, order, 20)
 
 
@@ -124,6 +127,13 @@ async def test_a_late_charge_that_is_back_already_moves_nothing(shop: Shop, void
     assert (payment["captured_amount"], payment["refunded_amount"]) == (10, 10)
     assert payment["status"] == "refunded"
     assert await shop.audit() == []
+
+
+async def test_a_late_charge_of_nothing_moves_nothing(shop: Shop, void: UUID) -> None:
+    """A voided payment of which no money was taken stays voided: there is nothing to give back."""
+    assert await shop.told(f"{void}:process_payment", APPROVED | {"captured": "0"}) == "stale"
+    assert (await shop.payment(void))["status"] == "voided"
+    assert await shop.rows("select from refunds") == []
 
 
 async def test_a_charge_told_after_its_void_was_done_by_hand_moves_nothing(shop: Shop) -> None:

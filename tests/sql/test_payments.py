@@ -1,10 +1,14 @@
 """routines/60_payments.sql: money adds up, and never goes back."""
 
 import json
+from itertools import product as combinations
+from string import ascii_uppercase
 from uuid import UUID
 
 import pytest
 from shop import APPROVED, DECLINED, UNKNOWN, Shop
+
+from darkpearl.gateways.money import minor_units
 
 
 @pytest.fixture
@@ -233,6 +237,17 @@ async def test_a_price_has_the_decimals_of_its_currency(
     items = json.dumps([{"product_id": str(product), "quantity": 1, "unit_price": price}])
     with shop.refused("DP015"):
         await shop.order(p_items=items, p_currency=currency)
+
+
+async def test_a_currency_has_the_same_decimals_for_gateways(shop: Shop) -> None:
+    """What the database takes for an amount of a currency is what is converted for a gateway."""
+    codes = ["".join(letters) for letters in combinations(ascii_uppercase, repeat=3)]
+    told = await shop.values(
+        "select minor_units(code) from unnest(%s::text[]) with ordinality as c (code, n)"
+        " order by n",
+        codes,
+    )
+    assert told == [minor_units(code) for code in codes]
 
 
 async def test_zeros_at_the_end_are_no_decimals(shop: Shop) -> None:

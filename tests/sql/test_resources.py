@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import msgspec
 import pytest
-from shop import Shop
+from shop import APPROVED, Shop
 
 from darkpearl.models.catalogue import Product, Warehouse
 from darkpearl.models.orders import Order, OrderDetails
@@ -93,7 +93,7 @@ async def test_a_saga_is_followed_from_any_event_on(shop: Shop) -> None:
 
 
 async def test_stocking_a_product_stocks_it_alone(shop: Shop) -> None:
-    """Opening stock is of one product in one warehouse, whatever else there is."""
+    """Opening stock is of one product in one warehouse, however much or little it is."""
     old, new = await shop.product(on_hand=5), await shop.product()
     await shop.receive(new, 3, shop.rotterdam)
     await shop.run("select stock_product(%s, %s, 7, 1, 2)", new, shop.lisbon)
@@ -101,3 +101,27 @@ async def test_stocking_a_product_stocks_it_alone(shop: Shop) -> None:
     assert await shop.stock(new) == (7, 0)
     assert await shop.stock(new, shop.rotterdam) == (3, 0)
     assert await shop.value("select count(*) from inventory") == 3
+    for quantity in (0, 1):
+        product = await shop.product()
+        await shop.run("select stock_product(%s, %s, %s, 1, 2)", product, shop.lisbon, quantity)
+        assert await shop.stock(product) == (quantity, 0)
+
+
+async def test_an_order_is_told_with_its_own(shop: Shop) -> None:
+    """Beside another of its warehouse, each has its own lines, payment, disputes, refunds, saga."""
+    product = await shop.product("10", on_hand=9)
+    orders = [await shop.fulfilled((product, quantity)) for quantity in (1, 2)]
+    for order in orders:
+        await shop.told(
+            f"{order}:process_payment",
+            APPROVED | {"outcome": "disputed", "dispute": "won", "reference": str(order)},
+        )
+        await shop.refund(order, 5)
+    told = await shop.rows("select * from order_details order by total_amount")
+    assert [each["id"] for each in told] == orders
+    for quantity, each in zip((1, 2), told, strict=True):
+        assert [line["quantity"] for line in each["items"]] == [quantity]
+        assert each["payment"]["captured_amount"] == 10 * quantity
+        assert [one["reference"] for one in each["payment"]["disputes"]] == [str(each["id"])]
+        assert [refund["order_id"] for refund in each["refunds"]] == [str(each["id"])]
+        assert each["saga"]["id"] == str(each["id"])

@@ -761,6 +761,22 @@ async def test_an_order_waits_for_its_approval(shop: Shop, signal: Signal) -> No
     assert await shop.stock(product) == (1, 0)
 
 
+async def test_a_wait_for_somebody_is_no_try(shop: Shop, signal: Signal) -> None:
+    """What meets an outage after a long wait is put off like anything else, and goes on."""
+    await shop.run(CHECKOUT)
+    await shop.give_up_after(60)
+    order = await shop.order((await shop.product(on_hand=1), 1))
+    await shop.advance()
+    await shop.turn_clock(LONG)
+    await signal(order)
+    await shop.poison("request_payment", order, sqlstate="40P01")
+    assert await shop.advance() == []
+    assert (await shop.events(order))[-1] == "step_deferred approval"
+    await shop.cure("request_payment")
+    await shop.settle(await shop.ask_again(), APPROVED)
+    assert await shop.order_status(order) == "fulfilled"
+
+
 async def test_a_waiting_order_is_cancelled_at_once(shop: Shop) -> None:
     """cancel_order() ends a wait: the order turns back at the next pass, not at its deadline."""
     await shop.run(CHECKOUT)

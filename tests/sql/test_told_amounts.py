@@ -141,13 +141,17 @@ async def test_amounts_are_in_major_units(
     assert (await shop.event(orders[1], "step_failed"))["error_code"] == "DP026"
 
 
-async def test_one_wrong_answer_in_a_batch_leaves_the_others(shop: Shop) -> None:
-    """The approved goes on, the wrong one is undone, the declined turns back, the pending waits."""
+async def test_wrong_answers_in_a_batch_leave_the_others(shop: Shop) -> None:
+    """The approved goes on, wrong ones are undone, the declined turns back, the pending waits.
+
+    What was taken of each is what was told of it.
+    """
     product = await shop.product("10", on_hand=9)
-    orders = [await shop.order((product, 1)) for _ in range(4)]
+    orders = [await shop.order((product, 1)) for _ in range(5)]
     said: list[Any] = [
         APPROVED,
         APPROVED | {"amount": "1.00"},
+        APPROVED | {"amount": "2.00"},
         {"outcome": "declined"},
         PENDING,
     ]
@@ -160,8 +164,33 @@ async def test_one_wrong_answer_in_a_batch_leaves_the_others(shop: Shop) -> None
     )
     await shop.advance()
     assert [(await shop.saga(each))["status"] for each in orders] == [
-        "completed", "compensating", "compensated", "waiting",
+        "completed", "compensating", "compensating", "compensated", "waiting",
     ]  # fmt: skip
+    taken = [(await shop.payment(each))["captured_amount"] for each in orders]
+    assert taken == [10, 1, 2, 0, 0]
+
+
+async def test_each_is_told_what_went_wrong_with_its_own(shop: Shop) -> None:
+    """Of two wrong answers in a batch that part on their way back, each has its own in history."""
+    product = await shop.product("10", on_hand=9)
+    orders = [await shop.order((product, 1)) for _ in range(2)]
+    requests = {UUID(each["saga_id"]): each for each in await shop.advance()}
+    disputed = {"outcome": "disputed", "gateway": "mock", "dispute": "open", "reference": "dp_1"}
+    assert await shop.told(f"{orders[1]}:process_payment", disputed) == "applied"
+    await shop.bring(
+        [
+            {
+                "saga_id": order,
+                "lease_token": requests[order]["lease_token"],
+                "answer": APPROVED | {"amount": amount},
+            }
+            for order, amount in zip(orders, ("1.00", "2.00"), strict=True)
+        ]
+    )
+    assert [(await shop.saga(each))["status"] for each in orders] == ["compensating", "stuck"]
+    for order, amount in zip(orders, ("1.00", "2.00"), strict=True):
+        message = "select message from saga_events where saga_id = %s and error_code = 'DP026'"
+        assert amount in await shop.value(message, order)
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,16 @@ async def test_the_audit_holds_nothing_against_another(shop: Shop) -> None:
     assert set(await shop.statuses()) == {"fulfilled", "cancelled"}
 
 
+async def test_an_empty_shelf_may_go(shop: Shop) -> None:
+    """Once all of it is sold, moved or counted away, the audit misses nothing but what is there."""
+    product = await shop.product(on_hand=9)
+    await shop.fulfilled((product, 4))
+    await shop.run("select transfer_stock(%s, %s, %s, 3)", shop.lisbon, shop.rotterdam, product)
+    await shop.run("select adjust_stock(%s, %s, -2)", shop.lisbon, product)
+    await shop.run("delete from inventory where warehouse_id = %s", shop.lisbon)
+    assert await shop.audit() == []
+
+
 def test_every_finding_is_tried() -> None:
     """Each rule of the audit is shown to find something."""
     (file,) = (each for each in schema.files("routines") if each.stem == "83_audit")
