@@ -392,18 +392,14 @@ declare
     v_reserved integer[];
     v_wrong jsonb[];
 begin
-    -- Transfers that have no other end among the rows come first, while that can be told.
-    -- Spent ids are looked for now that others see the rows, see refuse_spent_ids().
+    -- Transfers that have no other end among the rows come first, while that can be told; ids that
+    -- are spent are looked for now that others see the rows, see refuse_spent_ids().
     select array_agg(w.problem) into v_wrong
     from (
-        select i.notes::jsonb as problem from inserted_movements as i where i.available_after = -2
-        union all
-        select describe_row(
-            i.reserved_after, 'DP038', format('correlation id %s was used before, or may have been', i.correlation_id),
-            i.product_id, i.warehouse_id
-        )
-        from inserted_movements as i
-        where i.available_after = -1 and is_spent(i.correlation_id)
+        select case when i.available_after = -2 then i.notes::jsonb else describe_row(
+            i.reserved_after, 'DP038', 'the correlation id was used before, or may have been', i.product_id, i.warehouse_id
+        ) end as problem
+        from inserted_movements as i where i.available_after = -2 or is_spent(i.correlation_id)
         union all
         select describe_row(
             t.reserved_after, 'DP015', 'the other end of the transfer is missing: a row of its own that names this warehouse',
