@@ -5,7 +5,8 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,8 @@ Pooled = Callable[..., AbstractAsyncContextManager[str]]
 
 @pytest.fixture
 def pooled(
-    tmp_path: Path, database_url: str, shop: Shop, until: Callable[..., Awaitable[None]]
-) -> Pooled:
+    database_url: str, shop: Shop, until: Callable[..., Awaitable[None]]
+) -> Iterator[Pooled]:
     """Runs a PgBouncer in some mode, and gives the address of darkpearl_api through it."""
     server = conninfo_to_dict(database_url)
 
@@ -50,21 +51,19 @@ def pooled(
             f"alter role darkpearl_api in database {server['dbname']} set search_path = darkpearl"
         )
         port = free_port()
-        (tmp_path / "users").write_text(
+        (folder / "users").write_text(
             f'"darkpearl_api" "{PASSWORD}"\n"{server["user"]}" "{server["password"]}"\n'
         )
-        (tmp_path / "pgbouncer.ini").write_text(
+        (folder / "pgbouncer.ini").write_text(
             f"[databases]\n* = host={server['host']} port={server['port']}\n[pgbouncer]\n"
             f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = trust\n"
-            f"auth_file = {tmp_path}/users\npool_mode = {mode}\ndefault_pool_size = {SESSIONS}\n"
+            f"auth_file = {folder}/users\npool_mode = {mode}\ndefault_pool_size = {SESSIONS}\n"
             f"{more}\n"
         )
-        # It doesn't run as root; who does reads its files for it.
-        for each in (tmp_path, *tmp_path.parents[:2]):
-            each.chmod(0o755)
+        # It doesn't run as root.
         account: dict[str, Any] = {"user": "nobody"} if os.geteuid() == 0 else {}
         process = subprocess.Popen(  # noqa: ASYNC220 - it is at once
-            [str(PGBOUNCER), "--quiet", tmp_path / "pgbouncer.ini"],
+            [str(PGBOUNCER), "--quiet", folder / "pgbouncer.ini"],
             stderr=subprocess.PIPE,
             **account,
         )
@@ -83,7 +82,10 @@ def pooled(
             process.terminate()
             process.communicate(timeout=20)
 
-    return run
+    with tempfile.TemporaryDirectory(prefix="darkpearl-") as scratch:
+        folder = Path(scratch)
+        folder.chmod(0o755)  # for root's `nobody`
+        yield run
 
 
 def token(role: tokens.Role, subject: object = None) -> dict[str, str]:
