@@ -21,7 +21,7 @@ LOOK_SECONDS = 3600.0
 """How often there is a look; the database says of each kind when it is due."""
 RETRY_SECONDS = 60.0
 """After a look that failed."""
-BITE = 500
+BITE = 100
 """Rows that one transaction looks at."""
 MOST_SECONDS = 1800.0
 """What isn't done by then waits for the next look."""

@@ -14,12 +14,19 @@ set local search_path = darkpearl, pg_temp;
 -- Whether retention may remove a row of a kind: always, or, where the kind is to be exported
 -- first, when its month was exported since it last changed. Locks nothing.
 create or replace function is_exported(p_kind text, p_created_at timestamptz, p_changed_at timestamptz) returns boolean
-language sql stable
-return not (select r.export_first from retention as r where r.kind = p_kind) or exists (
-    select from retention_exports as e
-    where e.kind = p_kind and e.month = date_trunc('month', p_created_at at time zone 'UTC')::date
-        and e.exported_at > p_changed_at
-);
+language plpgsql stable
+as $$
+begin
+    if not (select r.export_first from retention as r where r.kind = p_kind) then
+        return true;
+    end if;
+    return exists (
+        select from retention_exports as e
+        where e.kind = p_kind and e.month = date_trunc('month', p_created_at at time zone 'UTC')::date
+            and e.exported_at > p_changed_at
+    );
+end
+$$;
 comment on function is_exported(text, timestamptz, timestamptz) is
     'Internal: whether a row of a kind was exported since it changed, where that is wanted.';
 

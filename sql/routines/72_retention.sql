@@ -198,7 +198,7 @@ comment on function remove_next_events(timestamptz) is 'Internal: drops the mont
 -- a transaction of its own.
 -- Locks: the row of retention, then what goes; waits 200 ms at most. Raises: DP010 for an
 -- unknown kind, DP015, 55P03.
-create or replace function apply_retention(p_kind text, p_limit integer default 500)
+create or replace function apply_retention(p_kind text, p_limit integer default 100)
 returns table (removed bigint, has_more boolean)
 language plpgsql
 security definer
