@@ -130,7 +130,7 @@ begin
         cross join (select count(*) from moved) as m;
 
         if v_lines is not null and not p_skip_bad then
-            raise exception using errcode = 'DP025';
+            perform refuse('DP025', 'some lines are bad', 'Each is returned with what is wrong.', 'Correct them, or leave them out.');
         end if;
     exception when sqlstate 'DP025' then
         null;  -- what was written is taken back, new shelves too; the problems stay
@@ -226,7 +226,7 @@ begin
             left join lateral count_shelves(l.warehouses, l.products, l.counted, p_skip_bad) as c on true
             group by l.lines;
             if array_remove(v_places, null) <> '{}' and not p_skip_bad then
-                raise exception using errcode = 'DP025';
+                perform refuse('DP025', 'some lines are bad', 'Each is returned with what is wrong.', 'Correct them, or leave them out.');
             end if;
             update inventory as i
             set reorder_point = coalesce(l.reorder_point::integer, i.reorder_point),
