@@ -39,6 +39,7 @@ class AwaPeer(Peer):
         orders = await pending(self.url)
         client = AsyncClient(self.url)
         await client.migrate()
+        await client.install_queue_storage(schema="awa")
         for start in range(0, len(orders), CHUNK):
             jobs = [FulfilOrder(order) for order in orders[start : start + CHUNK]]
             await client.enqueue_many_copy(jobs, queue=QUEUE)
