@@ -84,9 +84,8 @@ class Listener:
         self._engine: Engine
         self._complained: set[tuple[str, str]] = set()
         self._main: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._stopping = self._has_peers = False
         self._housekeeping = Housekeeping(limits.idempotency_key_hours)
-        self._has_peers = False
         self._counted_peers_at = float("-inf")
         self._wants_claim = False
         self._claims = 0
@@ -98,8 +97,9 @@ class Listener:
 
     async def run(self) -> None:
         """Work until told to stop. Outlives restarts of the database, ends with PoolerError."""
-        works = (self._calls.run(), Retention(self._url).run())
-        calling, removing = map(asyncio.create_task, works)
+        calling, removing = map(
+            asyncio.create_task, (self._calls.run(), Retention(self._url).run())
+        )
         self._main = asyncio.create_task(self._work_through_outages())
         try:
             await asyncio.wait([self._main, calling], return_when=asyncio.FIRST_COMPLETED)
