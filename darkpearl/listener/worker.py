@@ -78,17 +78,15 @@ class Listener:
         self._wake = self._calls.answered
         self._unasked: list[Request] = []
         self._unsettled: list[Settlement] = []
-        self._outstanding = self._settling = 0
+        self._outstanding = self._settling = self._claims = 0
         self._pace = Pace(limits.batch_size)
         metrics.standstill.set_function(lambda: self._pace.failures)
         self._engine: Engine
         self._complained: set[tuple[str, str]] = set()
         self._main: asyncio.Task[None] | None = None
-        self._stopping = self._has_peers = False
+        self._stopping = self._has_peers = self._wants_claim = False
         self._housekeeping = Housekeeping(limits.idempotency_key_hours)
         self._counted_peers_at = float("-inf")
-        self._wants_claim = False
-        self._claims = 0
         self._limit = 0
         """Of the latest claim: if it found as many, there may be more."""
         self._crowded: Mapping[str, int] = {}
