@@ -18,7 +18,7 @@ import pytest
 from shop import APPROVED, DECLINED, UNKNOWN, Row, Shop
 
 SIZES = [int(size) for size in os.environ.get("DARKPEARL_TEST_LINEAR", "200,800,2400").split(",")]
-CALLS = [int(size) for size in os.environ.get("DARKPEARL_TEST_LINEAR", "40,120,360").split(",")]
+CALLS = [int(size) for size in os.environ.get("DARKPEARL_TEST_LINEAR", "25,75,225").split(",")]
 ORDERS = int(os.environ.get("DARKPEARL_TEST_ORDERS", "10000"))
 FULL = "DARKPEARL_TEST_LINEAR" in os.environ
 
