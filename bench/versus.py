@@ -200,7 +200,7 @@ def told(hello: str) -> dict[str, str]:
     """The version and the settings that a worker says hello with."""
     words = json.loads(hello)
     settings = ", ".join(f"{name} {value}" for name, value in words["settings"].items())
-    return {"settings": f"{told['version']}, {settings}"}
+    return {"settings": f"{words['version']}, {settings}"}
 
 
 async def _latency(running: embedded.Server, peer: Peer, schema: str | None) -> dict[str, Any]:
