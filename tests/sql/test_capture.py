@@ -171,3 +171,32 @@ async def test_an_order_that_costs_nothing_asks_nobody(shop: Shop) -> None:
     await shop.order((product, 1))
     assert await shop.advance() == []
     assert await shop.statuses() == {"fulfilled": 2}
+
+
+async def test_an_outage_is_told_where_nothing_is_undone(shop: Shop) -> None:
+    """A saga that is put off on its way back, at a step without an undo, says why."""
+    await shop.capture_at_fulfilment()
+    order = await shop.order((await shop.product(on_hand=1), 1))
+    authorize = await shop.advance()
+    await shop.poison("request_capture", order, sqlstate="42883")
+    await shop.settle(authorize, APPROVED)
+    await shop.advance()
+    assert (await shop.saga(order))["status"] == "stuck"
+    await shop.run("select turn_back_saga(%s, 'not to be mended')", order)
+    await shop.poison("request_void", order, sqlstate="40P01")
+    assert await shop.advance() == []
+    assert (await shop.event(order, "step_deferred"))["error_code"] == "40P01"
+    await shop.cure("request_void")
+    await shop.settle(await shop.ask_again(), APPROVED)
+    assert await shop.order_status(order) == "cancelled"
+
+
+async def test_what_could_not_be_taken_is_held_still(
+    shop: Shop, authorized: tuple[UUID, Row]
+) -> None:
+    """Until it is voided, which a pause puts off here, it is authorised and not captured."""
+    order, capture = authorized
+    await shop.run("select pause_external_steps(60, 'maintenance')")
+    assert await shop.settle([capture], DECLINED) == []
+    payment = await shop.payment(order)
+    assert (payment["status"], payment["captured_amount"]) == ("authorized", 0)

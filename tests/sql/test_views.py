@@ -235,10 +235,12 @@ async def test_sagas_are_overseen(shop: Shop, orders: dict[str, UUID]) -> None:
 
 
 async def test_a_saga_turning_back_shows_its_undo(shop: Shop) -> None:
-    """While it compensates, the current step of a saga is the undo."""
+    """While it compensates, the current step of a saga is the undo, also when that has failed."""
     order = await shop.order((await shop.product(on_hand=1), 1))
     await shop.poison("release_stock", order)
     await shop.settle(await shop.advance(), DECLINED)
+    await shop.advance()
+    assert (await shop.events(order))[-1] == "step_failed release_stock"
     row = await shop.row("select * from saga_overview")
     assert (row["status"], row["current_step"]) == ("compensating", "release_stock")
 

@@ -432,6 +432,20 @@ async def test_a_crowded_warehouse_is_named() -> None:
         assert calls.capacity(calls.queue - 2) == 1
 
 
+async def test_a_quick_warehouse_is_not_crowded() -> None:
+    """One whose calls are known to be quick is no trouble as long as few of it wait."""
+    gateway = Doors()
+    gateway.let_out("first")
+    async with calling(gateway, concurrency=2) as calls:
+        calls.put(request("first", warehouse="a"))
+        await answers(calls, 1)
+        for name in ("second", "third", "fourth"):
+            calls.put(request(name, warehouse="a"))
+        await seen(lambda: len(gateway.inside) == 2)
+        assert calls.queue == 1
+        assert calls.crowded() == {}
+
+
 async def test_an_exception_is_no_answer() -> None:
     """Whatever a gateway raises is unknown, and the next call is made as ever."""
     gateway = Broken()

@@ -5,14 +5,16 @@ import pytest
 
 from darkpearl.listener.pace import Pace
 
-TROUBLE = ["25006", "53100", "53300", "57P03", "08006"]
+TROUBLE = ["25006", "53100", "53300", "57P03", "08006", ""]
+"""SQLSTATEs; a connection that is lost has none."""
 
 
 @pytest.mark.parametrize("sqlstate", TROUBLE)
 def test_trouble_of_the_server_makes_it_back_off(sqlstate: str) -> None:
     """After ten failures in a row it waits seconds, and is quick again once something was done."""
     pace = Pace(batch_size=500)
-    error = psycopg.errors.lookup(sqlstate)("trouble")
+    kind = psycopg.errors.lookup(sqlstate) if sqlstate else psycopg.OperationalError
+    error = kind("trouble")
     failures, waited = 0, 0.0
     while failures < 10:
         if not pace.halve(error):
