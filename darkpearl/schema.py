@@ -50,12 +50,6 @@ _HOLDS_SOMETHING = (
 )
 
 
-_HIDES_STATISTICS = (
-    "select not proleakproof from pg_proc"
-    " where oid = 'pg_catalog.enum_eq(anyenum,anyenum)'::regprocedure"
-)
-
-
 class SchemaError(RuntimeError):
     """The database can't be reached or brought to the schema; one line that says why."""
 
@@ -167,20 +161,16 @@ async def status(url: str) -> Status:
 
 async def _status(connection: AsyncConnection[Any]) -> Status:
     books = f"{BOOKS}.{default_migration_table}"
-    found = await connection.execute("select to_regclass(%s) is not null", [books])
+    found = await connection.execute("select to_regclass(%s)", [books])
     applied: list[str] = []
-    if (row := await found.fetchone()) and row[0]:
+    if await found.fetchone() != (None,):
         order = f"select migration_id from {books} order by migration_id"  # noqa: S608
         applied = [each for (each,) in await (await connection.execute(order)).fetchall()]
     known = [each.id for each in _migrations()]
-    hidden = await connection.execute(_HIDES_STATISTICS)
-    return Status(
-        _version(connection),
-        await hidden.fetchone() == (True,),
-        applied,
-        pending=[each for each in known if each not in applied],
-        unknown=[each for each in applied if each not in known],
-    )
+    pending = [each for each in known if each not in applied]
+    unknown = [each for each in applied if each not in known]
+    hides = await fingerprint.hides_statistics(connection)
+    return Status(_version(connection), hides, applied, pending, unknown)
 
 
 async def drift(url: str, pg_dump: Path) -> str:

@@ -28,10 +28,12 @@ from darkpearl.errors import (
 from darkpearl.telemetry import request_context
 
 _BEGIN = b"begin isolation level read committed"
-_FOR_THE_CALLER = (
-    b"select set_config('role', %s, true), set_config('request.jwt.claims', %s, true),"
-    b" set_config('statement_timeout', %s, true),"
-    b" set_config('application_name', %s, true), set_config('request.id', %s, true)"
+_FOR_THE_CALLER = b"select " + b", ".join(
+    b"set_config('%b', %%s, true)" % setting
+    for setting in (
+        *(b"role", b"request.jwt.claims", b"statement_timeout", b"application_name"),
+        b"request.id",
+    )
 )
 """Settings that tell a transaction of its caller, and are gone with it.
 

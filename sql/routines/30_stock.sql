@@ -350,7 +350,8 @@ end
 $$;
 comment on function lock_shelf(uuid, uuid) is 'Internal: locks an inventory row, which is made if there is none.';
 
--- The movement that an operation has written already, or a row of nulls. Locks nothing.
+-- The movement that an operation has written already, or a row of nulls. As rows, since the
+-- index of the key alone can be searched by that, under every plan. Locks nothing.
 create or replace function find_movement(
     p_movement_type movement_type, p_warehouse_id uuid, p_product_id uuid, p_correlation_id uuid
 ) returns stock_movements
@@ -362,10 +363,10 @@ declare
 begin
     select m.* into v_movement
     from stock_movements as m
-    where m.correlation_id = p_correlation_id
-        and m.movement_type = p_movement_type
-        and m.product_id = p_product_id
-        and m.warehouse_id = p_warehouse_id;
+    where (m.correlation_id, m.movement_type, m.product_id, m.warehouse_id)
+        >= (p_correlation_id, p_movement_type, p_product_id, p_warehouse_id)
+        and (m.correlation_id, m.movement_type, m.product_id, m.warehouse_id)
+        <= (p_correlation_id, p_movement_type, p_product_id, p_warehouse_id);
     return v_movement;
 end
 $$;
@@ -621,9 +622,10 @@ set enable_sort = off
 begin atomic
     select m.available_after, m.reserved_after
     from stock_movements as m
-    where m.product_id = p_product_id and m.warehouse_id = p_warehouse_id and m.created_at <= p_moment
-        and is_remembered(p_moment)
-    order by m.id desc
+    where (m.product_id, m.warehouse_id) >= (p_product_id, p_warehouse_id)
+        and (m.product_id, m.warehouse_id) <= (p_product_id, p_warehouse_id)
+        and m.created_at <= p_moment and is_remembered(p_moment)
+    order by m.product_id desc, m.warehouse_id desc, m.id desc
     limit 1;
 end;
 comment on function stock_at(uuid, uuid, timestamptz) is

@@ -74,6 +74,7 @@ returns table (line bigint, problem text)
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 set enable_nestloop = off
 as $$
 declare
@@ -135,8 +136,7 @@ begin
     exception when sqlstate 'DP025' then
         null;  -- what was written is taken back, new shelves too; the problems stay
     end;
-    return query
-    select distinct l.* from unnest(v_lines || v_known, v_problems) as l (line, problem);
+    return query select distinct l.* from unnest(v_lines || v_known, v_problems) as l (line, problem);
 end
 $$;
 comment on function record_movements(stock_movements[], boolean) is

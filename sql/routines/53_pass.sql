@@ -486,7 +486,9 @@ begin
         select m.ordinality, e.n, e.error_code, e.message
         from unnest(p_group.transitions) with ordinality as m
         cross join lateral unnest(m.error_codes, m.messages) with ordinality as e (error_code, message, n)
-    ) as w on w.ordinality = t.ordinality and w.n = s.n;
+    ) as w on w.ordinality = t.ordinality and w.n = s.n
+    -- Ids of events tell in which order they came.
+    order by s.n, t.ordinality;
     if p_group.wait_seconds is not null then
         perform write_own_waits(p_group, p_warehouse_ids);
     end if;

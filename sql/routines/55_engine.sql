@@ -189,7 +189,7 @@ language plpgsql
 as $$
 declare
     v_now constant timestamptz := clock();
-    v_index constant regclass := 'sagas_ready_idx'::regclass;
+    v_index constant regclass := to_regclass('sagas_ready_idx');
     v_kept constant text := current_setting('darkpearl.claim_place', true);
     v_place claim_place;
     v_from_at timestamptz := '-infinity'::timestamptz;

@@ -116,7 +116,7 @@ comment on view recorded_movements is 'Every movement of stock; for a transfer, 
 create or replace view order_returns with (security_invoker = true) as
 select m.correlation_id as id, m.reference_id as order_id, json_agg(m order by m.id) as movements
 from stock_ledger as m
-where m.movement_type = 'receive' and m.reference_type = 'return'
+where (m.movement_type = 'receive') is true and m.reference_type = 'return'
 group by m.correlation_id, m.reference_id;
 comment on view order_returns is 'What came back of each order, return by return, as the movements that made it stock again.';
 

@@ -188,7 +188,7 @@ inner join lateral (
         coalesce(sum(m.quantity) filter (where m.movement_type = 'fulfill'), 0) as fulfilled
     from (
         select r.product_id, r.movement_type, r.quantity from stock_movements as r
-        where r.reference_id = o.id and r.reference_type = 'return' and r.movement_type = 'receive'
+        where r.reference_id = o.id and r.reference_type = 'return' and (r.movement_type = 'receive') is true
         union all
         select f.product_id, f.movement_type, f.quantity from stock_movements as f
         where f.correlation_id = o.id and f.movement_type = 'fulfill'
