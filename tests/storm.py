@@ -26,6 +26,7 @@ from darkpearl.embedded import wheel
 from darkpearl.gateways.http import SIGNATURE_HEADER, sign
 
 KILL_SECONDS = 2.0
+"""Of its work a listener has so long alone, and so long again beside the next one."""
 SECRET = "whsec_" + "x" * 32
 SPARED = "the storm's own"
 """The application name of sessions that nobody ends."""
@@ -40,6 +41,8 @@ class Storm:
     server: embedded.Server
     counts: Counter[str] = field(default_factory=Counter)
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    turn_seconds: float = KILL_SECONDS
+    """From one listener killed to the next: what a command needs to begin here comes first."""
 
     @asynccontextmanager
     async def session(
@@ -140,13 +143,19 @@ class Storm:
 
 
 async def kill_listeners(storm: Storm, gateway_url: str) -> None:
-    """Two listeners, of which the older is killed and replaced every two seconds."""
+    """Two listeners, of which the older is killed and replaced every two seconds of work."""
+    began = time.monotonic()
+    command = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "darkpearl", "--version"), stdout=asyncio.subprocess.DEVNULL
+    )
+    await command.wait()
+    storm.turn_seconds = KILL_SECONDS + time.monotonic() - began
     settings = {"DARKPEARL_GATEWAY_URL": gateway_url, "DARKPEARL_PAYMENT_TIMEOUT_SECONDS": "2"}
     async with contextlib.AsyncExitStack() as older:
         while True:
             async with contextlib.AsyncExitStack() as newer:
                 await newer.enter_async_context(storm.process("listener", **settings))
-                await asyncio.sleep(KILL_SECONDS)
+                await asyncio.sleep(storm.turn_seconds)
                 await older.aclose()
                 storm.counts["listeners killed"] += 1
                 older.push_async_exit(newer.pop_all())

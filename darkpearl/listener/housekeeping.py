@@ -6,7 +6,7 @@ import time
 import psycopg
 
 from darkpearl.listener.engine import Engine
-from darkpearl.listener.pace import first_line
+from darkpearl.listener.pace import first_line, is_of_the_session
 
 HOUSEKEEPING_SECONDS = 3600.0
 RETRY_SECONDS = 60.0
@@ -43,6 +43,8 @@ class Housekeeping:
                 _log.error(
                     "housekeeping: %s; trying again in %.0f s", first_line(error), RETRY_SECONDS
                 )
+                if is_of_the_session(error):  # the others would only say so again
+                    break
         self._due_at = time.monotonic() + min(pauses)
 
     async def _make_partitions(self, engine: Engine) -> float:
