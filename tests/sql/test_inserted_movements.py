@@ -59,6 +59,7 @@ async def test_all_offending_rows_are_named_at_once(shop: Shop) -> None:
             (shop.lisbon, product, "adjust", -7),
             (shop.lisbon, nothing, "receive", 1),
             (shop.lisbon, product, "reserve", 1),
+            (shop.lisbon, product, "balance", 1),
             (shop.lisbon, product, "receive", 0),
             (shop.lisbon, product, "receive", -1),
             (shop.lisbon, product, "transfer_out", 1),
@@ -79,8 +80,9 @@ async def test_all_offending_rows_are_named_at_once(shop: Shop) -> None:
         8: "DP015",
         9: "DP015",
         10: "DP015",
+        11: "DP015",
     }
-    assert len({problem for _, problem in told.values()}) == 9
+    assert len({problem for _, problem in told.values()}) == 10
     (second, third, *_) = wrong_rows(raised.value)
     assert (second["product_id"], second["warehouse_id"]) == (str(product), str(shop.lisbon))
     assert third["product_id"] == str(nothing)

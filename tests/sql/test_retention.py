@@ -258,6 +258,7 @@ async def test_one_at_a_time(shop: Shop, connect: Connect) -> None:
 async def test_an_id_comes_once_for_ever(shop: Shop, kind: str) -> None:
     """The id of an order, refund, return or receipt that is gone can't be used for another."""
     product = await shop.product(on_hand=9)
+    sku = await shop.value("select sku from products where id = %s", product)
     make = "select new_id()" if kind == "timed" else "select gen_random_uuid()"
     order, refund, come_back, receipt = new = [await shop.value(make) for _ in range(4)]
     await shop.order((product, 2), p_order_id=order)
@@ -283,6 +284,19 @@ async def test_an_id_comes_once_for_ever(shop: Shop, kind: str) -> None:
             await shop.take_back(other, (product, 1), return_id=spent)
         with shop.refused("DP038"):
             await shop.run(receive, shop.lisbon, product, spent)
+        with shop.refused("DP038"):
+            await shop.run(
+                "insert into stock_movements (correlation_id, warehouse_id, product_id,"
+                " movement_type, quantity) values (%s, %s, %s, 'receive', 1)",
+                *(spent, shop.lisbon, product),
+            )
+        line = {"sku": sku, "warehouse": "LIS", "movement_type": "receive", "quantity": 1}
+        told = await shop.row(
+            "select bad, results from import_rows('movements', jsonb_build_array(%s::jsonb), true)",
+            json.dumps({**line, "correlation_id": str(spent), "line": 1}),
+        )
+        assert told["bad"] == 1
+        assert "was used before" in str(told["results"])
     await shop.fulfilled((product, 1))
     await shop.run(receive, shop.lisbon, product, uuid4())
 
