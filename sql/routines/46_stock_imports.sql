@@ -86,6 +86,7 @@ declare
     v_warehouses uuid[];
     v_products uuid[];
     v_changes integer[];
+    v_fit bigint[];
 begin
     select
         array_agg(distinct (c.movement).id) filter (where c.is_known and not c.is_bad),
@@ -120,16 +121,15 @@ begin
             from (select m.*, row_number() over (order by m.id, m.movement_type) as n from unnest(v_new) as m) as m
             inner join weighed as w on w.n = m.n and w.code is null
             order by m.n
-        ),
-        moved as (
-            select move_shelves(array_agg(v_warehouses[w.n]), array_agg(v_products[w.n]), array_agg(v_changes[w.n]))
-            from weighed as w where w.code is null
         )
-        select v_lines || array_agg(w.line), v_problems || array_agg(describe_misfit(w.code))
-        into v_lines, v_problems
-        from (select w.line, min(w.code) as code from weighed as w where w.code is not null group by w.line) as w
-        cross join (select count(*) from moved) as m;
-
+        select f.places, v_lines || b.lines, v_problems || b.problems into v_fit, v_lines, v_problems
+        from (select array_agg(w.n) as places from weighed as w where w.code is null) as f
+        cross join (
+            select array_agg(l.line) as lines, array_agg(describe_misfit(l.code)) as problems
+            from (select w.line, min(w.code) as code from weighed as w where w.code is not null group by w.line) as l
+        ) as b;
+        perform move_shelves(array_agg(v_warehouses[n]), array_agg(v_products[n]), array_agg(v_changes[n]))
+        from unnest(v_fit) as n;
         if v_lines is not null and not p_skip_bad then
             perform refuse('DP025', 'some lines are bad', 'Each is returned with what is wrong.', 'Correct them, or leave them out.');
         end if;
