@@ -676,7 +676,7 @@ create type external_request as (
 );
 
 -- How far a session's claims have come in the order of ready_at and id, when it looked from the
--- beginning for the last time, and how many index entries it passed there that were no ready saga's.
+-- beginning for the last time, and how many dead index entries it passed there.
 create type claim_place as (
     ready_at timestamptz,
     id uuid,
@@ -716,8 +716,8 @@ create table payments (
     constraint payments_amounts_add_up
     check (amounts_add_up(requested_amount, authorized_amount, captured_amount, refunded_amount, voided_amount))
 ) with (fillfactor = 45);
-create index payments_reference_idx on payments using brin (gateway_reference text_bloom_ops)
-with (autosummarize = on);
+create index payments_reference_idx on payments using brin (gateway_reference text_bloom_ops (n_distinct_per_range = 400))
+with (autosummarize = on, pages_per_range = 16);
 comment on table payments is 'What was asked, authorised, captured, refunded and voided for each order, in major units.';
 comment on column payments.idempotency_key is 'Sent with every call for this charge, so that asking again never charges again.';
 

@@ -212,10 +212,10 @@ comment on function apply_rest(movement_type, uuid[], uuid[], uuid[], integer[],
 -- state of the saga, the functions below look first, and the constraint
 -- stock_movements_happen_once has the last word.
 --
--- Each row is looked up, newest version first as in lock_stock(), locked, and updated where it
--- was found, in key order. One that another session has changed since the statement began is
--- locked and no more: what was found is newer than what the statement can see.
--- apply_rest() does it then.
+-- Each row is looked up, newest version first as in lock_stock(), and updated where it was
+-- found, in key order. One that another session has changed since the statement began is
+-- waited for and locked, and no more, since its newest version lies elsewhere. apply_rest()
+-- does it then.
 -- Returns how many were written: all of them.
 -- Locks: inventory by (product_id, warehouse_id).
 -- Raises: DP010 when a row is not stocked; a CHECK violation when a quantity
@@ -264,7 +264,6 @@ begin
                     and (s.product_id, s.warehouse_id) <= (l.product_id, l.warehouse_id)
                 order by s.product_id desc, s.warehouse_id desc
                 limit 1
-                for no key update
             ) as f
         ) as m
         where i.ctid = m.place

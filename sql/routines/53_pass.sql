@@ -465,7 +465,7 @@ begin
         next_attempt_at, started_at, created_at
     )
     select
-        s.saga_id, s.warehouse_id, t.event_type, t.step_name, t.attempt, w.error_code, w.message,
+        s.saga_id, s.warehouse_id, t.event_type, t.step_name, t.attempt, s.error_code, s.message,
         case
             when t.will_retry
                 then p_group.ready_at + interval '1 second'
@@ -478,17 +478,10 @@ begin
             else t.started_at
         end,
         t.created_at
-    from unnest(p_group.saga_ids, p_group.warehouse_ids, p_group.were_ready_at, p_group.wait_seconds)
-        with ordinality as s (saga_id, warehouse_id, was_ready_at, wait_seconds, n)
-    cross join unnest(p_group.transitions) with ordinality as t
-    left join (
-        -- Joined, for an array of texts is gone through from its start for each subscript.
-        select m.ordinality, e.n, e.error_code, e.message
-        from unnest(p_group.transitions) with ordinality as m
-        cross join lateral unnest(m.error_codes, m.messages) with ordinality as e (error_code, message, n)
-    ) as w on w.ordinality = t.ordinality and w.n = s.n
-    -- Ids of events tell in which order they came.
-    order by s.n, t.ordinality;
+    from unnest(p_group.transitions) as t
+    cross join lateral unnest(
+        p_group.saga_ids, p_group.warehouse_ids, p_group.were_ready_at, p_group.wait_seconds, t.error_codes, t.messages
+    ) as s (saga_id, warehouse_id, was_ready_at, wait_seconds, error_code, message);
     if p_group.wait_seconds is not null then
         perform write_own_waits(p_group, p_warehouse_ids);
     end if;

@@ -123,13 +123,13 @@ end
 $$;
 comment on function warehouses_of(saga_group[]) is 'Internal: the warehouses of the sagas of some groups, each once.';
 
--- Notes in the session where its next claim begins, after one that read so many index entries:
+-- Notes in the session where its next claim begins, after one that passed so many dead entries:
 -- where this one ended, if it came to its limit, but a second ago at the latest. So who commits
 -- within a second of its ready_at is always found. Who takes longer, was given up by another
 -- listener, or was passed over for its warehouse, is found by a look from the beginning.
 -- p_place: where this one began; null: at the beginning. Locks nothing.
 create or replace function keep_place(
-    p_place claim_place, p_now timestamptz, p_work saga_group[], p_limit integer, p_read bigint
+    p_place claim_place, p_now timestamptz, p_work saga_group[], p_limit integer, p_passed bigint
 ) returns void
 language plpgsql
 as $$
@@ -145,7 +145,7 @@ begin
 
     if p_place.ready_at is null then
         p_place.looked_at := p_now;
-        p_place.passed := p_read - v_claimed;
+        p_place.passed := p_passed;
     end if;
     p_place.ready_at := p_now - interval '1 second';
     p_place.id := '00000000-0000-0000-0000-000000000000';
@@ -194,7 +194,7 @@ declare
     v_place claim_place;
     v_from_at timestamptz := '-infinity'::timestamptz;
     v_from_id uuid := '00000000-0000-0000-0000-000000000000'::uuid;
-    v_read bigint := pg_stat_get_xact_tuples_returned(v_index);
+    v_passed bigint := pg_stat_get_xact_tuples_returned(v_index) - pg_stat_get_xact_tuples_fetched(v_index);
     v_work saga_group[];
 begin
     if v_kept <> '' then
@@ -222,10 +222,11 @@ begin
         group by s.saga_type, s.plan_version, s.status, s.position, s.attempts, s.cancel_requested
         order by s.position, s.status desc, s.attempts desc, s.saga_type, s.plan_version
     );
-    v_read := pg_stat_get_xact_tuples_returned(v_index) - v_read;
+    -- Entries of rows that are there, only locked, count for nothing: they are soon free.
+    v_passed := pg_stat_get_xact_tuples_returned(v_index) - pg_stat_get_xact_tuples_fetched(v_index) - v_passed;
     -- While few entries are passed, every claim begins at the beginning.
-    if v_read > p_limit + 500 or v_place.ready_at is not null then
-        perform keep_place(v_place, v_now, v_work, p_limit, v_read);
+    if v_passed > 500 or v_place.ready_at is not null then
+        perform keep_place(v_place, v_now, v_work, p_limit, v_passed);
     end if;
     return v_work;
 end

@@ -274,7 +274,7 @@ create type external_request as (
 );
 
 -- How far a session's claims have come in the order of ready_at and id, when it looked from the
--- beginning for the last time, and how many index entries it passed there that were no ready saga's.
+-- beginning for the last time, and how many dead index entries it passed there.
 create type claim_place as (
     ready_at timestamptz,
     id uuid,

@@ -232,6 +232,22 @@ async def test_where_few_are_passed_each_claim_begins_at_the_beginning(
     assert shop.claimed == 1
 
 
+async def test_what_others_held_is_claimed_when_they_let_go(shop: Shop, connect: Any) -> None:
+    """A claim that finds very many ready sagas locked keeps no place behind them."""
+    await set_clock(shop, 0)
+    product = await shop.product(on_hand=LEFT_BEHIND)
+    await place_at_once(shop, product, LEFT_BEHIND)
+    other = await connect("darkpearl_owner", autocommit=False)
+    await other.execute("select from sagas for no key update")
+    await set_clock(shop, 5)
+    await shop.advance()
+    assert shop.claimed == 0
+    await other.rollback()
+    await set_clock(shop, 5.001)
+    await shop.advance(LEFT_BEHIND)
+    assert shop.claimed == LEFT_BEHIND
+
+
 @pytest.mark.usefixtures("held")
 async def test_a_pass_reads_the_newest_version_of_a_shelf(shop: Shop) -> None:
     """An order reads as many rows of a shelf that has changed often as of one that hasn't."""
