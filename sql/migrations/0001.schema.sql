@@ -373,7 +373,7 @@ create table orders (
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
     constraint orders_pkey primary key (id, warehouse_id),
-    constraint orders_number_is_unique unique (order_number, warehouse_id)
+    constraint orders_number_is_unique unique (order_number)
 ) with (fillfactor = 50);
 create index orders_customer_idx on orders (customer_id, id) where customer_id is not null;
 create index orders_time_idx on orders using brin (created_at) with (autosummarize = on);

@@ -350,12 +350,14 @@ $$;
 comment on function lock_shelf(uuid, uuid) is 'Internal: locks an inventory row, which is made if there is none.';
 
 -- The movement that an operation has written already, or a row of nulls. As rows, since the
--- index of the key alone can be searched by that, under every plan. Locks nothing.
+-- index of the key alone can be searched by that, under every plan; and planned once, since for
+-- the newest id of all the planner would look up the ends of that index each time. Locks nothing.
 create or replace function find_movement(
     p_movement_type movement_type, p_warehouse_id uuid, p_product_id uuid, p_correlation_id uuid
 ) returns stock_movements
 language plpgsql stable
 set search_path = darkpearl, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_movement stock_movements;

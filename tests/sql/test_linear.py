@@ -71,8 +71,13 @@ class Counted:
 
 @pytest.fixture(params=["new", "analysed while small", "large"])
 async def counted(request: pytest.FixtureRequest, shop: Shop) -> Counted:
-    """A shop in one of the three databases."""
+    """A shop in one of the three databases, of which nobody tells the planner more meanwhile."""
     await shop.run("set statement_timeout = 0")
+    for table in await shop.values(
+        "select oid::regclass from pg_class where relkind = 'r'"
+        " and relnamespace = 'darkpearl'::regnamespace"
+    ):
+        await shop.run(f"alter table {table} set (autovacuum_enabled = off)")
     if request.param == "analysed while small":
         for _ in range(10):
             order = await shop.fulfilled((await shop.product(on_hand=9), 1))
@@ -197,7 +202,7 @@ async def test_orders_in_one_statement(counted: Counted) -> None:
             answers = [{**answer(0, request), "answer": APPROVED} for request in requests]
             await settle(counted, f"answers {number}", size, answers)
         assert set(await shop.statuses()) <= {"fulfilled", "cancelled"}
-    assert counted.superlinear() == []
+    assert "\n".join(counted.superlinear()) == ""
 
 
 async def test_members_that_wait_for_different_times_are_one_group(shop: Shop) -> None:
@@ -287,7 +292,7 @@ async def test_calls_of_stock_functions(counted: Counted) -> None:
         await shop.settle(requests[size:], APPROVED)
         while requests := await shop.advance(10000):
             await shop.settle(requests, APPROVED)
-    assert counted.superlinear() == []
+    assert "\n".join(counted.superlinear()) == ""
 
 
 async def test_functions_that_begin_a_call_dont_scan_what_grows(shop: Shop) -> None:
