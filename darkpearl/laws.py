@@ -22,6 +22,10 @@ LAWS: dict[str, tuple[str, str]] = {
         "",
     ),
     "currency_is_iso_4217": ("A currency is three capital letters, such as USD (ISO 4217).", ""),
+    "customer_id_is_visible_throughout": (
+        "A customer's id has 1 to 255 visible characters and single spaces between them.",
+        "It is the sub of the customer's tokens, to the letter.",
+    ),
     "note_is_bounded": ("A note, a reason and the like have 2000 characters at most.", ""),
     "stock_level_is_sane": ("A stock level is a whole number from 0 to 1000000000.", ""),
     "products_sku_is_unique": (

@@ -18,7 +18,14 @@ from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.parameters import Period
 from darkpearl.api.problems import refusals
-from darkpearl.models.orders import CreatedOrder, CreateOrder, Order, OrderDetails, OrderStatus
+from darkpearl.models.orders import (
+    CreatedOrder,
+    CreateOrder,
+    CustomerId,
+    Order,
+    OrderDetails,
+    OrderStatus,
+)
 
 Reason = Annotated[str | None, QueryParameter(max_length=500, description="Why, for the history")]
 
@@ -62,7 +69,7 @@ async def list_orders(
     listing: NamedDependency[Listing],
     created: NamedDependency[Period],
     status: FromQuery[OrderStatus | None] = None,
-    customer_id: FromQuery[UUID | None] = None,
+    customer_id: FromQuery[CustomerId | None] = None,
     warehouse_id: FromQuery[UUID | None] = None,
     order_number: FromQuery[int | None] = None,
 ) -> JsonResponse[Page[Order]]:

@@ -16,6 +16,15 @@ OrderStatus = Literal[
     "fulfilled", "cancelled",
 ]  # fmt: skip
 
+CustomerId = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=255,
+        description="The `sub` of the customer's tokens, to the letter",
+    ),
+]
+
 
 class Order(Struct):
     """An order of a customer."""
@@ -23,7 +32,7 @@ class Order(Struct):
     id: UUID
     order_number: Annotated[int, Meta(description="Short, for people")]
     status: OrderStatus
-    customer_id: UUID | None
+    customer_id: str | None
     warehouse_id: UUID
     currency: str
     total_amount: Annotated[Amount, Meta(description="The sum of the lines")]
@@ -74,7 +83,7 @@ class CreateOrder(Request):
 
     warehouse_id: UUID
     items: Annotated[list[CreateOrderItem], Meta(max_length=MAX_LINES)]
-    customer_id: UUID | None = None
+    customer_id: CustomerId | None = None
     notes: Notes | None = None
     currency: Currency = "USD"
     id: Annotated[

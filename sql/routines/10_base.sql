@@ -61,11 +61,11 @@ comment on function current_actor() is 'The actor: the token''s subject for API 
 -- The customer that the caller's token names, or null. Same rule as above; the
 -- subject of a member of staff is no customer. The setting `role` is what the
 -- session acts as, inside of its functions too, where current_user is another.
-create or replace function current_customer() returns uuid
+create or replace function current_customer() returns text
 language sql stable
 return case
     when session_user = 'darkpearl_api' and current_setting('role') = 'authenticated'
-        then nullif(nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub', '')::uuid
+        then nullif(nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub', '')
 end;
 comment on function current_customer() is 'The customer the caller''s token names; null for sessions that carry none.';
 

@@ -295,7 +295,7 @@ for each row execute function start_order_clean();
 create or replace function place_order(
     p_warehouse_id uuid,
     p_items jsonb,
-    p_customer_id uuid default null,
+    p_customer_id text default null,
     p_notes text default null,
     p_currency text default 'USD',
     p_order_id uuid default new_id(),
@@ -338,5 +338,5 @@ begin
     return v_order;
 end
 $$;
-comment on function place_order(uuid, jsonb, uuid, text, text, uuid, text) is
+comment on function place_order(uuid, jsonb, text, text, text, uuid, text) is
     'Places an order: place_order(warehouse_id, ''[{"product_id": "…", "quantity": 2}]''). Returns the order; its saga starts at commit.';

@@ -132,7 +132,7 @@ authenticated, service_role, darkpearl_app;
 grant insert (order_id, warehouse_id, product_id, quantity, unit_price) on order_items to
 authenticated, service_role, darkpearl_app;
 grant update (notes) on orders to service_role, darkpearl_app;
-grant execute on function place_order(uuid, jsonb, uuid, text, text, uuid, text) to
+grant execute on function place_order(uuid, jsonb, text, text, text, uuid, text) to
 authenticated, service_role, darkpearl_app;
 grant insert (order_id, warehouse_id, token) on payment_tokens to authenticated, service_role, darkpearl_app;
 grant execute on function cancel_order(uuid, text) to authenticated, service_role, darkpearl_app;

@@ -150,6 +150,13 @@ return p_text = btrim(p_text) and strpos(p_text, '  ') = 0 and not exists (
 );
 comment on function is_visible_throughout(text) is 'Whether a text has visible characters alone, and single spaces between them.';
 
+-- Whom an order is for, by the subject of a token. One of ASCII alone, as nearly all are, is
+-- told by one pattern; any other is looked at character by character.
+create domain customer_id as text
+constraint customer_id_is_visible_throughout check (
+    length(value) between 1 and 255 and (value ~ '^[!-~]+$' or is_visible_throughout(value))
+);
+
 -- The words of a text, as a search compares them: lower case, without accents, and cut at
 -- whatever is neither letter nor digit. The cuts are named, so that they are the same in
 -- a database of any locale; a script without spaces is one word up to the next sign.

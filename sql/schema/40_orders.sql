@@ -6,7 +6,7 @@ create table orders (
     id uuid not null default new_id(),
     warehouse_id uuid not null references warehouses (id),
     order_number bigint generated always as identity,
-    customer_id uuid,
+    customer_id customer_id,
     status order_status not null default 'pending',
     currency currency_code not null default 'USD',
     total_amount amount not null default 0,
@@ -21,6 +21,7 @@ create index orders_customer_idx on orders (customer_id, id) where customer_id i
 create index orders_time_idx on orders using brin (created_at) with (autosummarize = on);
 comment on table orders is 'One row per order. Insert it with its order_items in one transaction; its saga does the rest.';
 comment on column orders.order_number is 'A short number for people. The database gives it; no two orders share one.';
+comment on column orders.customer_id is 'Whose order it is: the subject of the customer''s tokens, to the letter.';
 comment on column orders.status is 'Set by the saga alone, and only along the allowed transitions.';
 comment on column orders.total_amount is 'Always the sum of the lines, in major units of currency.';
 comment on column orders.placed_in is 'The transaction that placed the order; only it may add lines.';

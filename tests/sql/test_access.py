@@ -631,13 +631,13 @@ async def as_customer(log_in: LogIn) -> Callable[..., Awaitable[list[Any]]]:
     """Runs a statement as the API does for a customer: role and claims in a transaction."""
     connection = await log_in("darkpearl_api")
 
-    async def run(customer: UUID | None, query: str, *parameters: Any) -> list[Any]:
+    async def run(customer: str | None, query: str, *parameters: Any) -> list[Any]:
         async with connection.transaction():
             await connection.execute("set local role authenticated")
             if customer:
                 await connection.execute(
                     "select set_config('request.jwt.claims', %s, true)",
-                    [json.dumps({"sub": str(customer)})],
+                    [json.dumps({"sub": customer})],
                 )
             cursor = await connection.execute(query.encode(), parameters)
             return await cursor.fetchall() if cursor.description else []
@@ -654,7 +654,7 @@ async def test_customers_see_their_own(
     shop: Shop, as_customer: Callable[..., Awaitable[list[Any]]]
 ) -> None:
     """A customer sees its order with lines, payment, saga and events; of others' not a row."""
-    alice, bob = uuid4(), uuid4()
+    alice, bob = str(uuid4()), str(uuid4())
     product = await shop.product(on_hand=5)
     place = "select id from place_order(%s, %s, %s)"
     (hers,) = await as_customer(alice, place, shop.lisbon, items(product), alice)
@@ -678,7 +678,7 @@ async def test_customers_act_for_themselves_alone(
     shop: Shop, as_customer: Callable[..., Awaitable[list[Any]]]
 ) -> None:
     """An order is its customer's own; nobody adds to another's order, or sets a price."""
-    alice, bob = uuid4(), uuid4()
+    alice, bob = str(uuid4()), str(uuid4())
     product = await shop.product()
     place = "select id from place_order(%s, %s, %s)"
     with shop.refused("42501"):
@@ -706,7 +706,7 @@ async def test_customers_dont_order_what_isnt_sold(
     shop: Shop, as_customer: Callable[..., Awaitable[list[Any]]]
 ) -> None:
     """What a customer doesn't see, because it isn't sold or is closed, is refused as such."""
-    alice = uuid4()
+    alice = str(uuid4())
     retired = await shop.product(is_active=False)
     place = "select id from place_order(%s, %s, %s)"
     with shop.refused("DP003"):
