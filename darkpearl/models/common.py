@@ -1,9 +1,9 @@
 """The parts that shapes share: amounts, units, and what a body is."""
 
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Any
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 MAX_UNITS = 1_000_000_000
 MAX_LINES = 1000
@@ -17,11 +17,50 @@ Amount = Annotated[
 Notes = Annotated[str, Meta(max_length=2000)]
 Units = Annotated[int, Meta(ge=0, le=MAX_UNITS)]
 Currency = Annotated[str, Meta(pattern="^[A-Z]{3}$", description="ISO 4217", examples=["USD"])]
+Metadata = Annotated[
+    dict[str, Any],
+    Meta(description="The shop's own object, of 16384 bytes at most; customers don't write it"),
+]
+Email = Annotated[
+    str, Meta(max_length=254, pattern=r"^[^@\s]+@[^@\s]+$", examples=["ann@example.com"])
+]
 Version = Annotated[int, Meta(description="Grows with every change; in quotes, it is the ETag")]
 
 
 class Request(Struct, forbid_unknown_fields=True, kw_only=True):
     """A body that a client sends."""
+
+
+_Line = Annotated[str, Meta(min_length=1, max_length=255)]
+_Country = Annotated[str, Meta(pattern="^[A-Z]{2}$", description="ISO 3166-1", examples=["PT"])]
+
+
+class PostalAddress(Request, omit_defaults=True):
+    """Where to send goods, or a bill."""
+
+    name: _Line | None = None
+    company: _Line | None = None
+    line1: _Line | None = None
+    line2: _Line | None = None
+    city: _Line | None = None
+    region: _Line | None = None
+    postal_code: _Line | None = None
+    country: _Country | None = None
+    phone: _Line | None = None
+
+
+class UpdatePostalAddress(Request):
+    """Changes of an address; null takes a field away."""
+
+    name: _Line | UnsetType | None = UNSET
+    company: _Line | UnsetType | None = UNSET
+    line1: _Line | UnsetType | None = UNSET
+    line2: _Line | UnsetType | None = UNSET
+    city: _Line | UnsetType | None = UNSET
+    region: _Line | UnsetType | None = UNSET
+    postal_code: _Line | UnsetType | None = UNSET
+    country: _Country | UnsetType | None = UNSET
+    phone: _Line | UnsetType | None = UNSET
 
 
 def check_amount(amount: Decimal, name: str = "a unit_price") -> None:

@@ -4,10 +4,22 @@ from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from darkpearl.models.catalogue import ProductSummary, Sku, WarehouseSummary
-from darkpearl.models.common import MAX_LINES, Amount, Currency, Notes, Request, check_amount
+from darkpearl.models.common import (
+    MAX_LINES,
+    Amount,
+    Currency,
+    Email,
+    Metadata,
+    Notes,
+    PostalAddress,
+    Request,
+    UpdatePostalAddress,
+    Version,
+    check_amount,
+)
 from darkpearl.models.payments import Payment, PaymentToken, Refund
 from darkpearl.models.sagas import Saga
 
@@ -25,6 +37,11 @@ CustomerId = Annotated[
     ),
 ]
 
+Reference = Annotated[
+    str,
+    Meta(min_length=1, max_length=100, description="The shop's own name for the order, unique"),
+]
+
 
 class Order(Struct):
     """An order of a customer."""
@@ -40,6 +57,8 @@ class Order(Struct):
     created_at: datetime
     updated_at: datetime
     warehouse: WarehouseSummary
+    reference: str | None
+    email: str | None
 
 
 class OrderItem(Struct):
@@ -50,13 +69,23 @@ class OrderItem(Struct):
     quantity: int
     unit_price: Amount
     line_total: Amount
+    metadata: Metadata
     product: ProductSummary
 
 
-class OrderDetails(Order):
-    """An order with all that belongs to it."""
+class OrderParticulars(Order):
+    """An order with its lines, and what it is for."""
 
     items: list[OrderItem]
+    shipping_address: PostalAddress | None
+    billing_address: PostalAddress | None
+    metadata: Metadata
+    version: Version
+
+
+class OrderDetails(OrderParticulars):
+    """An order with all that belongs to it."""
+
     payment: Payment | None
     refunds: list[Refund]
     saga: Saga | None
@@ -69,6 +98,7 @@ class CreateOrderItem(Request, kw_only=True, omit_defaults=True):
     sku: Sku | None = None
     quantity: Annotated[int, Meta(ge=1, le=1_000_000)]
     unit_price: Annotated[Amount | None, Meta(description="The catalogue's when left out")] = None
+    metadata: Metadata | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for an amount that can't be one, or a product that isn't one."""
@@ -90,10 +120,24 @@ class CreateOrder(Request):
         UUID | None, Meta(description="Yours to choose: then the same again is refused with 409")
     ] = None
     payment_token: PaymentToken | None = None
+    reference: Reference | None = None
+    email: Email | None = None
+    shipping_address: PostalAddress | None = None
+    billing_address: PostalAddress | None = None
+    metadata: Metadata | None = None
 
 
-class CreatedOrder(Order):
+class UpdateOrder(Request):
+    """Changes of what an order is for; customers' are email and addresses."""
+
+    reference: Reference | UnsetType | None = UNSET
+    email: Email | UnsetType | None = UNSET
+    shipping_address: UpdatePostalAddress | UnsetType | None = UNSET
+    billing_address: UpdatePostalAddress | UnsetType | None = UNSET
+    metadata: Metadata | UnsetType | None = UNSET
+
+
+class CreatedOrder(OrderParticulars):
     """The order as it was placed."""
 
-    items: list[OrderItem]
     message: str

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from msgspec import Meta, Struct
 
-from darkpearl.models.common import Amount, Notes, Request, check_amount
+from darkpearl.models.common import Amount, Metadata, Notes, Request, check_amount
 
 PaymentStatus = Literal[
     "requested", "pending", "authorized", "capture_requested", "captured", "declined",
@@ -82,6 +82,7 @@ class Refund(Struct):
     decline_code: DeclineCode
     created_at: datetime
     updated_at: datetime
+    metadata: Metadata
 
 
 class CreateRefund(Request):
@@ -95,6 +96,7 @@ class CreateRefund(Request):
     despite_dispute: Annotated[
         bool, Meta(description="Pay although the payer's bank may have paid already")
     ] = False
+    metadata: Metadata | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for an amount that can't be one."""

@@ -116,6 +116,13 @@ begin atomic
 end;
 comment on function minor_units(text) is 'How many decimals an amount of a currency has: 2 for USD, 0 for JPY, 3 for KWD.';
 
+-- Data of a shop's own beside ours, which nothing here reads.
+create domain metadata as jsonb
+constraint metadata_is_a_small_object check (jsonb_typeof(value) = 'object' and octet_length(value::text) <= 16384);
+
+create domain email_address as text
+constraint email_address_has_a_name_and_a_host check (length(value) <= 254 and value ~ '^[^@[:space:]]+@[^@[:space:]]+$');
+
 -- What may be said of the money of one payment; a gateway may take more than was asked for,
 -- until that is undone. One function for all of it: a CHECK
 -- is read from text by every statement that writes to the table, and four of them
@@ -152,6 +159,24 @@ return p_text = btrim(p_text) and strpos(p_text, '  ') = 0 and not exists (
     select from regexp_split_to_table(p_text, '') as c where c <> ' ' and not is_visible(c)
 );
 comment on function is_visible_throughout(text) is 'Whether a text has visible characters alone, and single spaces between them.';
+
+-- Whether an object is a postal address: some of these fields, each a text that shows something,
+-- country a code of ISO 3166-1.
+create function is_postal_address(p_address jsonb) returns boolean
+language sql immutable strict parallel safe
+return case when jsonb_typeof(p_address) = 'object' then
+    p_address <> '{}'
+    and p_address - '{name,company,line1,line2,city,region,postal_code,country,phone}'::text[] = '{}'
+    and coalesce(p_address ->> 'country' ~ '^[A-Z]{2}$', true)
+    and not exists (
+        select from jsonb_each(p_address) as f (name, value)
+        where jsonb_typeof(f.value) <> 'string' or length(f.value #>> '{}') > 255 or not is_visible(f.value #>> '{}')
+    )
+else false end;
+comment on function is_postal_address(jsonb) is 'Whether a JSON object is a postal address.';
+
+create domain postal_address as jsonb
+constraint postal_address_has_its_fields check (is_postal_address(value));
 
 -- Whom an order is for, by the subject of a token. One of ASCII alone, as nearly all are, is
 -- told by one pattern; any other is looked at character by character.
@@ -222,6 +247,7 @@ comment on function new_id() is 'A new UUIDv7: unique, and sorted by the time it
 -- Called by column defaults and constraints, whoever inserts.
 grant execute on function amounts_add_up(amount, amount, amount, amount, amount) to public;
 grant execute on function clock() to public;
+grant execute on function is_postal_address(jsonb) to public;
 grant execute on function is_visible_throughout(text) to public;
 grant execute on function is_visible(text) to public;
 grant execute on function minor_units(text) to public;
@@ -240,6 +266,7 @@ create table products (
     unit_price amount not null default 0,
     currency currency_code not null default 'USD',
     is_active boolean not null default true,
+    metadata metadata not null default '{}',
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
     constraint products_sku_is_unique unique (sku),
@@ -257,6 +284,7 @@ create index products_newest_idx on products (created_at, id);
 create index products_search_idx on products using gin (search_words(sku, name))
 with (gin_pending_list_limit = 256);
 comment on table products is 'The catalogue. An order line takes its price from here.';
+comment on column products.metadata is 'The shop''s own, for its programs; nothing here reads it.';
 comment on column products.unit_price is 'Price of one unit, in major units of currency.';
 comment on column products.version is 'Grows with every change: says whether the row is still what somebody has read.';
 comment on column products.is_active is 'An inactive product stays in old orders and refuses new ones.';
@@ -399,6 +427,7 @@ create table order_items (
     quantity integer not null,
     unit_price amount not null,
     line_total numeric not null generated always as (quantity * unit_price) stored,
+    metadata metadata,
     constraint order_items_pkey primary key (order_id, warehouse_id, id),
     constraint order_items_quantity_is_sane check (quantity between 1 and 1000000)
 );
@@ -407,6 +436,31 @@ comment on column order_items.order_id is
     'An order of the same transaction and warehouse: the trigger that adds the lines up refuses any other.';
 comment on column order_items.unit_price is
     'Taken from the catalogue when left out. Only service_role may set another.';
+comment on column order_items.metadata is 'The shop''s own, such as what is engraved; customers can''t write it.';
+
+-- Stands apart from orders, which the engine rewrites at each step. No foreign key holds a row to
+-- its order: a trigger looks, orders never change their keys, and retention removes both.
+create table order_particulars (
+    order_id uuid not null,
+    warehouse_id uuid not null,
+    reference text,
+    email email_address,
+    shipping_address postal_address,
+    billing_address postal_address,
+    metadata metadata not null default '{}',
+    updated_at timestamptz not null default clock(),
+    version bigint not null default 1,
+    constraint order_particulars_pkey primary key (order_id, warehouse_id),
+    constraint order_particulars_reference_is_unique unique (reference),
+    constraint order_particulars_reference_is_short check (length(reference) between 1 and 100),
+    constraint order_particulars_reference_is_visible_throughout check (is_visible_throughout(reference)),
+    constraint order_particulars_reference_is_normalized_nfc check (reference is nfc normalized)
+);
+comment on table order_particulars is
+    'What orders are for: the shop''s reference, where to send what. Only orders that say so have a row; it changes until the order has ended.';
+comment on column order_particulars.reference is 'The shop''s own name for the order; no two orders share one.';
+comment on column order_particulars.metadata is 'The shop''s own, for its programs; nothing here reads it.';
+comment on column order_particulars.version is 'Grows with every change: says whether the row is still what somebody has read.';
 
 -- Sagas: the plan of each type as rows, where each saga stands, and its
 -- history. A saga about an order carries the order's id, so that one id leads
@@ -755,6 +809,7 @@ create table refunds (
     decline_code text,
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
+    metadata metadata,
     constraint refunds_pkey primary key (id, warehouse_id),
     constraint refunds_payment_exists
     foreign key (order_id, warehouse_id) references payments (order_id, warehouse_id),
@@ -766,6 +821,7 @@ comment on table refunds is
     'Money given back, wholly or in part: of fulfilled orders, and of cancelled ones what turned up late. Each has a saga with its id.';
 comment on column refunds.status is 'failed: the gateway said refunded, and later that it came to nothing. Declined and failed are final.';
 comment on column refunds.despite_dispute is 'Whoever asked for it knew that the payment is disputed, and said to pay all the same.';
+comment on column refunds.metadata is 'The shop''s own, for its programs; nothing here reads it.';
 comment on column refunds.gateway is 'Who paid it; ''by hand'': a person, at the gateway; ''other means'': a person, elsewhere.';
 
 create table disputes (

@@ -39,6 +39,7 @@
 --   DP037  an idempotency key whose first request is still under way
 --   DP038  an id, or a moment, of what retention has removed
 --   DP039  too many requests (over HTTP)
+--   DP040  an order that has ended, and was to be for something else
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;

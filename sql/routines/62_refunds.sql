@@ -36,7 +36,8 @@ for each statement execute function refuse_change();
 -- Writes a refund and starts its saga. Locks only the rows that it inserts.
 -- Raises: DP011 when the id is that of an order or another saga.
 create or replace function start_refund(
-    p_payment payments, p_amount numeric, p_reason text, p_refund_id uuid, p_despite_dispute boolean default false
+    p_payment payments, p_amount numeric, p_reason text, p_refund_id uuid, p_despite_dispute boolean default false,
+    p_metadata jsonb default null
 ) returns refunds
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -44,16 +45,17 @@ as $$
 declare
     v_refund refunds;
 begin
-    insert into refunds (id, order_id, warehouse_id, amount, currency, reason, despite_dispute)
+    insert into refunds (id, order_id, warehouse_id, amount, currency, reason, despite_dispute, metadata)
     values (
-        p_refund_id, p_payment.order_id, p_payment.warehouse_id, p_amount, p_payment.currency, p_reason, p_despite_dispute
+        p_refund_id, p_payment.order_id, p_payment.warehouse_id, p_amount, p_payment.currency, p_reason, p_despite_dispute,
+        p_metadata
     )
     returning * into v_refund;
     perform start_saga('refund', v_refund.id, v_refund.warehouse_id, p_reason);
     return v_refund;
 end
 $$;
-comment on function start_refund(payments, numeric, text, uuid, boolean) is 'Internal: writes a refund and starts its saga.';
+comment on function start_refund(payments, numeric, text, uuid, boolean, jsonb) is 'Internal: writes a refund and starts its saga.';
 
 -- The money of a payment that can still be given back: refunds that have been asked
 -- for count as gone. Locks nothing.
@@ -160,7 +162,7 @@ comment on function amount_to_refund(uuid, payments, numeric) is 'Internal: the 
 -- saga; DP015 for a part of what a cancelled order is owed; DP027 when the payment is disputed.
 create or replace function refund_order(
     p_order_id uuid, p_amount numeric default null, p_reason text default null, p_refund_id uuid default new_id(),
-    p_despite_dispute boolean default false
+    p_despite_dispute boolean default false, p_metadata jsonb default null
 ) returns refunds
 language plpgsql
 security definer
@@ -189,10 +191,10 @@ begin
             'See disputed_payments. To pay all the same, pass p_despite_dispute.'
         );
     end if;
-    return start_refund(v_payment, v_amount, p_reason, p_refund_id, coalesce(p_despite_dispute, false));
+    return start_refund(v_payment, v_amount, p_reason, p_refund_id, coalesce(p_despite_dispute, false), p_metadata);
 end
 $$;
-comment on function refund_order(uuid, numeric, text, uuid, boolean) is
+comment on function refund_order(uuid, numeric, text, uuid, boolean, jsonb) is
     'Gives back money of a fulfilled order, all that is left or a part, or what a cancelled one is owed. Safe to repeat with the same refund id.';
 
 -- An operator has given money back by other means than the gateway: writes it down as a

@@ -50,7 +50,7 @@ begin
         perform refuse('DP015', 'return has no items', 'p_items is an empty array.', v_hint);
     end if;
     select min(i.n) - 1 into v_place
-    from read_items(p_items, '{product_id, sku, quantity}') with ordinality as i (product_id, quantity, unit_price, n)
+    from read_items(p_items, '{product_id, sku, quantity}') with ordinality as i (product_id, quantity, unit_price, metadata, n)
     where i.quantity <= 0;
     if v_place is not null then
         perform refuse(

@@ -167,9 +167,11 @@ select
     (
         select json_build_object('id', w.id, 'code', w.code, 'name', w.name)
         from warehouses as w where w.id = o.warehouse_id
-    ) as warehouse
-from orders as o;
-comment on view order_summaries is 'Every order with its warehouse.';
+    ) as warehouse,
+    p.reference, p.email
+from orders as o
+left join order_particulars as p on p.order_id = o.id and p.warehouse_id = o.warehouse_id;
+comment on view order_summaries is 'Every order with its warehouse, its reference and its email address.';
 
 -- An order as whoever has placed it is told.
 create or replace view order_confirmations with (security_invoker = true) as
@@ -179,7 +181,7 @@ select
             json_agg(
                 json_build_object(
                     'id', i.id, 'product_id', i.product_id, 'quantity', i.quantity,
-                    'unit_price', i.unit_price, 'line_total', i.line_total,
+                    'unit_price', i.unit_price, 'line_total', i.line_total, 'metadata', coalesce(i.metadata, '{}'),
                     'product', json_build_object('id', p.id, 'sku', p.sku, 'name', p.name)
                 )
                 order by i.id
@@ -188,16 +190,20 @@ select
         inner join products as p on p.id = i.product_id
         where i.order_id = o.id and i.warehouse_id = o.warehouse_id
     ) as items,
+    p.shipping_address, p.billing_address, coalesce(p.metadata, '{}') as metadata,
+    -- Of what update_order() changes; of an order of which nothing was said, 1.
+    coalesce(p.version, 0) + 1 as version,
     o.*
-from order_summaries as o;
-comment on view order_confirmations is 'Every order with its lines.';
+from order_summaries as o
+left join order_particulars as p on p.order_id = o.id and p.warehouse_id = o.warehouse_id;
+comment on view order_confirmations is 'Every order with its lines, and what it is for.';
 
 -- Money that goes back.
 create or replace view order_refunds with (security_invoker = true) as
 select
     r.id, r.order_id, r.status, r.amount, r.currency, r.reason, r.despite_dispute, r.gateway, r.gateway_reference,
     told_decline_code(r.order_id, r.id) as decline_code,
-    r.created_at, r.updated_at
+    r.created_at, r.updated_at, coalesce(r.metadata, '{}') as metadata
 from refunds as r;
 comment on view order_refunds is 'Every refund, with why it was declined as the caller may read it.';
 

@@ -76,6 +76,10 @@ select 'line has no order', i.order_id, format('line %s in warehouse %s', i.id, 
 from order_items as i
 where not exists (select from orders as o where o.id = i.order_id and o.warehouse_id = i.warehouse_id)
 union all
+select 'particulars have no order', d.order_id, coalesce(d.reference, 'no reference'), d.order_id, null, null
+from order_particulars as d
+where not exists (select from orders as o where o.id = d.order_id and o.warehouse_id = d.warehouse_id)
+union all
 select 'order has no saga', o.id, o.status::text, o.id, null, null
 from orders as o
 left join sagas as s on s.id = o.id and s.warehouse_id = o.warehouse_id

@@ -113,6 +113,13 @@ begin atomic
 end;
 comment on function minor_units(text) is 'How many decimals an amount of a currency has: 2 for USD, 0 for JPY, 3 for KWD.';
 
+-- Data of a shop's own beside ours, which nothing here reads.
+create domain metadata as jsonb
+constraint metadata_is_a_small_object check (jsonb_typeof(value) = 'object' and octet_length(value::text) <= 16384);
+
+create domain email_address as text
+constraint email_address_has_a_name_and_a_host check (length(value) <= 254 and value ~ '^[^@[:space:]]+@[^@[:space:]]+$');
+
 -- What may be said of the money of one payment; a gateway may take more than was asked for,
 -- until that is undone. One function for all of it: a CHECK
 -- is read from text by every statement that writes to the table, and four of them
@@ -149,6 +156,24 @@ return p_text = btrim(p_text) and strpos(p_text, '  ') = 0 and not exists (
     select from regexp_split_to_table(p_text, '') as c where c <> ' ' and not is_visible(c)
 );
 comment on function is_visible_throughout(text) is 'Whether a text has visible characters alone, and single spaces between them.';
+
+-- Whether an object is a postal address: some of these fields, each a text that shows something,
+-- country a code of ISO 3166-1.
+create function is_postal_address(p_address jsonb) returns boolean
+language sql immutable strict parallel safe
+return case when jsonb_typeof(p_address) = 'object' then
+    p_address <> '{}'
+    and p_address - '{name,company,line1,line2,city,region,postal_code,country,phone}'::text[] = '{}'
+    and coalesce(p_address ->> 'country' ~ '^[A-Z]{2}$', true)
+    and not exists (
+        select from jsonb_each(p_address) as f (name, value)
+        where jsonb_typeof(f.value) <> 'string' or length(f.value #>> '{}') > 255 or not is_visible(f.value #>> '{}')
+    )
+else false end;
+comment on function is_postal_address(jsonb) is 'Whether a JSON object is a postal address.';
+
+create domain postal_address as jsonb
+constraint postal_address_has_its_fields check (is_postal_address(value));
 
 -- Whom an order is for, by the subject of a token. One of ASCII alone, as nearly all are, is
 -- told by one pattern; any other is looked at character by character.
@@ -219,6 +244,7 @@ comment on function new_id() is 'A new UUIDv7: unique, and sorted by the time it
 -- Called by column defaults and constraints, whoever inserts.
 grant execute on function amounts_add_up(amount, amount, amount, amount, amount) to public;
 grant execute on function clock() to public;
+grant execute on function is_postal_address(jsonb) to public;
 grant execute on function is_visible_throughout(text) to public;
 grant execute on function is_visible(text) to public;
 grant execute on function minor_units(text) to public;

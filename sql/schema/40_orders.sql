@@ -34,6 +34,7 @@ create table order_items (
     quantity integer not null,
     unit_price amount not null,
     line_total numeric not null generated always as (quantity * unit_price) stored,
+    metadata metadata,
     constraint order_items_pkey primary key (order_id, warehouse_id, id),
     constraint order_items_quantity_is_sane check (quantity between 1 and 1000000)
 );
@@ -42,3 +43,28 @@ comment on column order_items.order_id is
     'An order of the same transaction and warehouse: the trigger that adds the lines up refuses any other.';
 comment on column order_items.unit_price is
     'Taken from the catalogue when left out. Only service_role may set another.';
+comment on column order_items.metadata is 'The shop''s own, such as what is engraved; customers can''t write it.';
+
+-- Stands apart from orders, which the engine rewrites at each step. No foreign key holds a row to
+-- its order: a trigger looks, orders never change their keys, and retention removes both.
+create table order_particulars (
+    order_id uuid not null,
+    warehouse_id uuid not null,
+    reference text,
+    email email_address,
+    shipping_address postal_address,
+    billing_address postal_address,
+    metadata metadata not null default '{}',
+    updated_at timestamptz not null default clock(),
+    version bigint not null default 1,
+    constraint order_particulars_pkey primary key (order_id, warehouse_id),
+    constraint order_particulars_reference_is_unique unique (reference),
+    constraint order_particulars_reference_is_short check (length(reference) between 1 and 100),
+    constraint order_particulars_reference_is_visible_throughout check (is_visible_throughout(reference)),
+    constraint order_particulars_reference_is_normalized_nfc check (reference is nfc normalized)
+);
+comment on table order_particulars is
+    'What orders are for: the shop''s reference, where to send what. Only orders that say so have a row; it changes until the order has ended.';
+comment on column order_particulars.reference is 'The shop''s own name for the order; no two orders share one.';
+comment on column order_particulars.metadata is 'The shop''s own, for its programs; nothing here reads it.';
+comment on column order_particulars.version is 'Grows with every change: says whether the row is still what somebody has read.';

@@ -22,6 +22,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "reserved_after": 0,
     },
     "orders": {"warehouse_id": uuid4()},
+    "order_particulars": ID,
     "order_items": {**ID, "product_id": uuid4(), "quantity": 1, "unit_price": 1},
     "step_settings": {
         "saga_type": "a",
@@ -75,6 +76,8 @@ BOUNDS: list[tuple[str, str, Any, Any]] = [
             ("stock_movements", "reference_type", 50),
             ("stock_movements", "notes", 2000),
             ("orders", "notes", 2000),
+            ("orders", "customer_id", 255),
+            ("order_particulars", "reference", 100),
             ("payment_tokens", "token", 500),
             ("gateway_events", "gateway", 50),
             ("gateway_events", "event_id", 255),
@@ -82,6 +85,14 @@ BOUNDS: list[tuple[str, str, Any, Any]] = [
             ("saga_signals", "event_id", 255),
             ("idempotency_keys", "idempotency_key", 255),
         ]
+    ),
+    ("order_particulars", "email", "a" * 252 + "@b", "a" * 253 + "@b"),
+    ("order_particulars", "shipping_address", '{"city": "A"}', "{}"),
+    (
+        "order_particulars",
+        "metadata",
+        Jsonb({"a": "x" * (16384 - len('{"a": ""}'))}),
+        Jsonb({"a": "x" * (16385 - len('{"a": ""}'))}),
     ),
     ("payment_tokens", "token", "t", ""),
     ("gateway_events", "event_id", "e", ""),

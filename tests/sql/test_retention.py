@@ -15,6 +15,7 @@ DAY = 86400
 BELONGS = {
     "orders": "id",
     "order_items": "order_id",
+    "order_particulars": "order_id",
     "sagas": "id",
     "saga_events": "saga_id",
     "saga_signals": "saga_id",
@@ -73,7 +74,8 @@ async def test_nothing_goes_unless_somebody_says_so(shop: Shop) -> None:
 async def test_whole_orders_go(shop: Shop) -> None:
     """Of an order that is over nothing is left but its payment; younger ones are untouched."""
     product = await shop.product(on_hand=10)
-    fulfilled = await shop.fulfilled((product, 2))
+    fulfilled = await shop.order((product, 2), p_particulars='{"email": "ann@example.com"}')
+    await shop.settle(await shop.advance(), APPROVED)
     refund = (await shop.refund(fulfilled, 5))["id"]
     await shop.settle(await shop.advance(), APPROVED)
     await shop.take_back(fulfilled, (product, 1))
