@@ -26,6 +26,15 @@ LAWS: dict[str, tuple[str, str]] = {
         "",
     ),
     "currency_is_iso_4217": ("A currency is three capital letters, such as USD (ISO 4217).", ""),
+    "signed_amount_is_a_sane_sum": (
+        "An adjustment is below 1000000000000, above its negative, with four decimals at most.",
+        "",
+    ),
+    "order_adjustments_sign_is_that_of_the_kind": (
+        "A discount is of 0 or less; shipping, tax and fees are of 0 or more.",
+        "",
+    ),
+    "order_adjustments_label_is_short_and_not_blank": (_SHORT.format("A label", 255), ""),
     "customer_id_is_visible_throughout": (
         "A customer's id has 1 to 255 visible characters and single spaces between them.",
         "It is the sub of the customer's tokens, to the letter.",

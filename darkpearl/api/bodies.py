@@ -60,9 +60,11 @@ class DecimalsAreNumbers(OpenAPISchemaPlugin):
         return value is Decimal
 
     def to_openapi_schema(self, field_definition: FieldDefinition, schema_creator: Any) -> Schema:
-        """A number, as the domain `amount` of the database has it."""
-        del field_definition, schema_creator
-        return Schema(type=OpenAPIType.NUMBER, minimum=0, exclusive_maximum=10**12)
+        """A number, as the domains `amount` and `signed_amount` of the database have it."""
+        del schema_creator
+        said = [getattr(each, "extra", None) or {} for each in field_definition.metadata]
+        least = next((each["least"] for each in said if "least" in each), 0)
+        return Schema(type=OpenAPIType.NUMBER, minimum=least, exclusive_maximum=10**12)
 
 
 class JsonRequest(Request[Any, Any, Any]):

@@ -122,6 +122,7 @@ async def create_order(once: NamedDependency[Once], data: NewOrder) -> JsonRespo
         currency=data.currency,
         payment_token=data.payment_token,
         particulars=access.sent(particulars or None),
+        adjustments=access.sent(data.adjustments or None),
     )
     message = f"Placed; its saga has started. Follow it at /orders/{order_id}/events."
     placed = (_PLACED, {"id": order_id, "message": message})

@@ -57,6 +57,7 @@ async def create_refund(
         refund_id=refund_id,
         despite_dispute=data.despite_dispute,
         metadata=access.sent(data.metadata),
+        breakdown=access.sent(data.breakdown),
     )
     made = (_REFUND, {"order_id": order_id, "id": refund_id})
     refund = await once.get(Refund, give_back, made)

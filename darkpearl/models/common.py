@@ -7,12 +7,21 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 MAX_UNITS = 1_000_000_000
 MAX_LINES = 1000
-_AMOUNT_BOUND = 10**12
+AMOUNT_BOUND = 10**12
 _AMOUNT_DECIMALS = 4
 
 Amount = Annotated[
     Decimal,
     Meta(description="In major units of the currency, at most four decimals", examples=[999.99]),
+]
+SignedAmount = Annotated[
+    Decimal,
+    Meta(
+        description="In major units of the currency, at most four decimals; what is taken off is"
+        " below 0",
+        examples=[-5.0],
+        extra={"least": 1 - AMOUNT_BOUND},
+    ),
 ]
 Notes = Annotated[str, Meta(max_length=2000)]
 Units = Annotated[int, Meta(ge=0, le=MAX_UNITS)]
@@ -63,15 +72,16 @@ class UpdatePostalAddress(Request):
     phone: _Line | UnsetType | None = UNSET
 
 
-def check_amount(amount: Decimal, name: str = "a unit_price") -> None:
+def check_amount(amount: Decimal, name: str = "a unit_price", *, least: int = 0) -> None:
     """Refuse what the domain `amount` refuses, before a huge exponent is written out in digits.
 
     Raises:
-        ValueError: not a finite number from 0 to below 10^12 with four decimals at most.
+        ValueError: not a finite number from 0, or `least`, to below 10^12 with four decimals at
+            most.
     """
     if (
         not amount.is_finite()
-        or not 0 <= amount < _AMOUNT_BOUND
+        or not least <= amount < AMOUNT_BOUND
         or int(amount.as_tuple().exponent) < -_AMOUNT_DECIMALS
     ):
-        raise ValueError(f"Expected {name} from 0 to 999999999999.9999")
+        raise ValueError(f"Expected {name} from {least} to 999999999999.9999")

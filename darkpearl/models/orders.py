@@ -4,10 +4,11 @@ from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from darkpearl.models.catalogue import ProductSummary, Sku, WarehouseSummary
 from darkpearl.models.common import (
+    AMOUNT_BOUND,
     MAX_LINES,
     Amount,
     Currency,
@@ -16,6 +17,7 @@ from darkpearl.models.common import (
     Notes,
     PostalAddress,
     Request,
+    SignedAmount,
     UpdatePostalAddress,
     Version,
     check_amount,
@@ -52,7 +54,7 @@ class Order(Struct):
     customer_id: str | None
     warehouse_id: UUID
     currency: str
-    total_amount: Annotated[Amount, Meta(description="The sum of the lines")]
+    total_amount: Annotated[Amount, Meta(description="The sum of lines and adjustments")]
     notes: str | None
     created_at: datetime
     updated_at: datetime
@@ -73,10 +75,29 @@ class OrderItem(Struct):
     product: ProductSummary
 
 
+AdjustmentKind = Literal["shipping", "discount", "tax", "fee"]
+
+
+class Adjustment(Struct):
+    """What an order costs beside its lines."""
+
+    id: int
+    kind: AdjustmentKind
+    label: str
+    amount: SignedAmount
+    item_id: Annotated[int | None, Meta(description="The line that it is of")]
+
+
 class OrderParticulars(Order):
-    """An order with its lines, and what it is for."""
+    """An order with its lines, what it costs beside them, and what it is for."""
 
     items: list[OrderItem]
+    adjustments: list[Adjustment]
+    subtotal: Annotated[Amount, Meta(description="The sum of the lines")]
+    shipping_total: Amount
+    discount_total: Annotated[SignedAmount, Meta(description="0 or less")]
+    tax_total: Amount
+    fee_total: Amount
     shipping_address: PostalAddress | None
     billing_address: PostalAddress | None
     metadata: Metadata
@@ -108,11 +129,30 @@ class CreateOrderItem(Request, kw_only=True, omit_defaults=True):
             check_amount(self.unit_price)
 
 
+class CreateAdjustment(Request, kw_only=True, omit_defaults=True):
+    """What an order costs beside its lines; staff's to say."""
+
+    kind: AdjustmentKind
+    label: Annotated[str, Meta(min_length=1, max_length=255, examples=["Express"])]
+    amount: Annotated[SignedAmount, Meta(description="Of a discount 0 or less, else 0 or more")]
+    item: (
+        Annotated[int, Meta(ge=0, description="The place in `items` of the line that it is of")]
+        | None
+    ) = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an amount that can't be one."""
+        check_amount(self.amount, "an amount", least=1 - AMOUNT_BOUND)
+
+
 class CreateOrder(Request):
     """A new order. Its saga starts when it is committed."""
 
     warehouse_id: UUID
     items: Annotated[list[CreateOrderItem], Meta(max_length=MAX_LINES)]
+    adjustments: Annotated[list[CreateAdjustment], Meta(max_length=MAX_LINES)] = field(
+        default_factory=list
+    )
     customer_id: CustomerId | None = None
     notes: Notes | None = None
     currency: Currency = "USD"

@@ -83,10 +83,17 @@ create type saga_event_type as enum (
 -- undone with those before it. 'stuck' needs a person.
 create type step_result as enum ('done', 'refused', 'waiting', 'failed', 'given_up', 'deferred', 'wrong', 'stuck');
 
+-- What an order costs beside its lines; a discount makes it less.
+create type adjustment_kind as enum ('shipping', 'discount', 'tax', 'fee');
+
 -- An amount of money in major units. Four decimals hold every ISO 4217
 -- currency; the upper bound also refuses 'NaN' and 'Infinity'.
 create domain amount as numeric
     constraint amount_is_a_sane_sum check (value >= 0 and value < 1e12 and scale(value) <= 4);
+
+-- The same of what may be taken away.
+create domain signed_amount as numeric
+constraint signed_amount_is_a_sane_sum check (abs(value) < 1e12 and scale(value) <= 4);
 
 create domain currency_code as text
     constraint currency_is_iso_4217 check (value ~ '^[A-Z]{3}$');
@@ -416,7 +423,7 @@ comment on table orders is 'One row per order. Insert it with its order_items in
 comment on column orders.order_number is 'A short number for people. The database gives it; no two orders share one.';
 comment on column orders.customer_id is 'Whose order it is: the subject of the customer''s tokens, to the letter.';
 comment on column orders.status is 'Set by the saga alone, and only along the allowed transitions.';
-comment on column orders.total_amount is 'Always the sum of the lines, in major units of currency.';
+comment on column orders.total_amount is 'Always the sum of the lines and adjustments, in major units of currency.';
 comment on column orders.placed_in is 'The transaction that placed the order; only it may add lines.';
 
 create table order_items (
@@ -437,6 +444,26 @@ comment on column order_items.order_id is
 comment on column order_items.unit_price is
     'Taken from the catalogue when left out. Only service_role may set another.';
 comment on column order_items.metadata is 'The shop''s own, such as what is engraved; customers can''t write it.';
+
+create table order_adjustments (
+    id bigint generated always as identity,
+    order_id uuid not null,
+    warehouse_id uuid not null,
+    item_id bigint,
+    kind adjustment_kind not null,
+    label text not null,
+    amount signed_amount not null,
+    constraint order_adjustments_pkey primary key (order_id, warehouse_id, id),
+    constraint order_adjustments_sign_is_that_of_the_kind
+    check (case kind when 'discount' then amount <= 0 else amount >= 0 end),
+    constraint order_adjustments_label_is_short_and_not_blank check (is_visible(label) and length(label) <= 255)
+);
+comment on table order_adjustments is
+    'What an order costs beside its lines: shipping, discounts, taxes, fees. Written with the order, and frozen once it is placed.';
+comment on column order_adjustments.order_id is
+    'An order of the same transaction and warehouse: the trigger that adds adjustments up refuses any other.';
+comment on column order_adjustments.item_id is 'The line that it is of; null: the whole order''s.';
+comment on column order_adjustments.amount is 'In major units of the order''s currency; of a discount 0 or less, else 0 or more.';
 
 -- Stands apart from orders, which the engine rewrites at each step. No foreign key holds a row to
 -- its order: a trigger looks, orders never change their keys, and retention removes both.
@@ -810,6 +837,7 @@ create table refunds (
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
     metadata metadata,
+    breakdown jsonb,
     constraint refunds_pkey primary key (id, warehouse_id),
     constraint refunds_payment_exists
     foreign key (order_id, warehouse_id) references payments (order_id, warehouse_id),
@@ -821,6 +849,8 @@ comment on table refunds is
     'Money given back, wholly or in part: of fulfilled orders, and of cancelled ones what turned up late. Each has a saga with its id.';
 comment on column refunds.status is 'failed: the gateway said refunded, and later that it came to nothing. Declined and failed are final.';
 comment on column refunds.despite_dispute is 'Whoever asked for it knew that the payment is disputed, and said to pay all the same.';
+comment on column refunds.breakdown is
+    'Of which lines and adjustments it is, [{"item_id", "quantity", "amount"}, {"adjustment_id", "amount"}, …], where that was said; it adds up to amount.';
 comment on column refunds.metadata is 'The shop''s own, for its programs; nothing here reads it.';
 comment on column refunds.gateway is 'Who paid it; ''by hand'': a person, at the gateway; ''other means'': a person, elsewhere.';
 

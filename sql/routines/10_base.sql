@@ -40,6 +40,7 @@
 --   DP038  an id, or a moment, of what retention has removed
 --   DP039  too many requests (over HTTP)
 --   DP040  an order that has ended, and was to be for something else
+--   DP041  an order that would cost less than nothing, or a refund that doesn't add up
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;

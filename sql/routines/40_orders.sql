@@ -291,7 +291,8 @@ for each row execute function start_order_clean();
 -- p_items: [{"product_id": uuid, "quantity": int, "unit_price": number}, …], or "sku"
 -- instead of product_id; unit_price only from service_role, and "metadata" not from customers.
 -- p_payment_token: the payer's means of payment, as the gateway calls it. p_particulars: what
--- the order is for, as update_order() takes it. Locks only the rows that it inserts.
+-- the order is for, as update_order() takes it. p_adjustments: what it costs beside its lines,
+-- [{"kind": "shipping", "label": "…", "amount": number, "item": place}, …]. Locks only the rows that it inserts.
 -- Raises: DP001, DP002, DP003, DP015 for items that are no such array: see read_items(); as
 -- refuse_wrong_particulars().
 create or replace function place_order(
@@ -302,7 +303,8 @@ create or replace function place_order(
     p_currency text default 'USD',
     p_order_id uuid default new_id(),
     p_payment_token text default null,
-    p_particulars jsonb default null
+    p_particulars jsonb default null,
+    p_adjustments jsonb default null
 ) returns orders
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -342,6 +344,12 @@ begin
         values (p_order_id, p_warehouse_id, p_payment_token);
     end if;
 
+    if p_adjustments is not null then
+        insert into order_adjustments (order_id, warehouse_id, kind, label, amount, item_id)
+        select p_order_id, p_warehouse_id, a.kind, a.label, a.amount, a.item_id
+        from read_adjustments(p_order_id, p_warehouse_id, p_adjustments) as a;
+    end if;
+
     if p_particulars is not null then
         perform update_order(p_order_id, p_particulars);
     end if;
@@ -352,5 +360,5 @@ begin
     return v_order;
 end
 $$;
-comment on function place_order(uuid, jsonb, text, text, text, uuid, text, jsonb) is
+comment on function place_order(uuid, jsonb, text, text, text, uuid, text, jsonb, jsonb) is
     'Places an order: place_order(warehouse_id, ''[{"product_id": "…", "quantity": 2}]''). Returns the order; its saga starts at commit.';

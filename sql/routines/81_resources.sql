@@ -190,20 +190,40 @@ select
         inner join products as p on p.id = i.product_id
         where i.order_id = o.id and i.warehouse_id = o.warehouse_id
     ) as items,
+    a.adjustments, (
+        select sum(i.line_total) from order_items as i where i.order_id = o.id and i.warehouse_id = o.warehouse_id
+    ) as subtotal,
+    a.shipping_total, a.discount_total, a.tax_total, a.fee_total,
     p.shipping_address, p.billing_address, coalesce(p.metadata, '{}') as metadata,
     -- Of what update_order() changes; of an order of which nothing was said, 1.
     coalesce(p.version, 0) + 1 as version,
     o.*
 from order_summaries as o
+cross join lateral (
+    select
+        coalesce(
+            json_agg(
+                json_build_object('id', d.id, 'kind', d.kind, 'label', d.label, 'amount', d.amount, 'item_id', d.item_id)
+                order by d.id
+            ),
+            '[]'
+        ) as adjustments,
+        coalesce(sum(d.amount) filter (where d.kind = 'shipping'), 0) as shipping_total,
+        coalesce(sum(d.amount) filter (where d.kind = 'discount'), 0) as discount_total,
+        coalesce(sum(d.amount) filter (where d.kind = 'tax'), 0) as tax_total,
+        coalesce(sum(d.amount) filter (where d.kind = 'fee'), 0) as fee_total
+    from order_adjustments as d
+    where d.order_id = o.id and d.warehouse_id = o.warehouse_id
+) as a
 left join order_particulars as p on p.order_id = o.id and p.warehouse_id = o.warehouse_id;
-comment on view order_confirmations is 'Every order with its lines, and what it is for.';
+comment on view order_confirmations is 'Every order with its lines, what it costs beside them, and what it is for.';
 
 -- Money that goes back.
 create or replace view order_refunds with (security_invoker = true) as
 select
     r.id, r.order_id, r.status, r.amount, r.currency, r.reason, r.despite_dispute, r.gateway, r.gateway_reference,
     told_decline_code(r.order_id, r.id) as decline_code,
-    r.created_at, r.updated_at, coalesce(r.metadata, '{}') as metadata
+    r.created_at, r.updated_at, coalesce(r.metadata, '{}') as metadata, r.breakdown
 from refunds as r;
 comment on view order_refunds is 'Every refund, with why it was declined as the caller may read it.';
 

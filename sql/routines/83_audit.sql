@@ -65,12 +65,23 @@ where m.available_after <> 0
     )
 union all
 -- Orders.
-select 'order total is not the sum of its lines', o.id, format('%s, lines %s', o.total_amount, coalesce(i.total, 0)), o.id, null, null
+select 'order total is not the sum of its lines and adjustments', o.id,
+    format('%s, lines %s, adjustments %s', o.total_amount, coalesce(i.total, 0), coalesce(a.total, 0)), o.id, null, null
 from orders as o
 cross join lateral (
     select sum(l.line_total) as total from order_items as l where l.order_id = o.id and l.warehouse_id = o.warehouse_id
 ) as i
-where o.total_amount is distinct from i.total
+cross join lateral (
+    select sum(d.amount) as total from order_adjustments as d where d.order_id = o.id and d.warehouse_id = o.warehouse_id
+) as a
+where o.total_amount is distinct from i.total + coalesce(a.total, 0)
+union all
+select 'adjustment has no order, or no line', a.order_id, format('%s %s', a.kind, a.amount), a.order_id, null, null
+from order_adjustments as a
+where not exists (select from orders as o where o.id = a.order_id and o.warehouse_id = a.warehouse_id)
+    or (a.item_id is not null and not exists (
+        select from order_items as i where i.order_id = a.order_id and i.warehouse_id = a.warehouse_id and i.id = a.item_id
+    ))
 union all
 select 'line has no order', i.order_id, format('line %s in warehouse %s', i.id, i.warehouse_id), i.order_id, null, null
 from order_items as i
@@ -169,6 +180,11 @@ where (o.status in ('paid', 'fulfilling', 'fulfilled') and s.status not in ('com
             or p.status in ('requested', 'pending', 'authorized', 'capture_requested', 'void_requested')
         )
     )
+union all
+select 'refund is not what its breakdown adds up to', r.id, format('%s of order %s', r.amount, r.order_id), r.id, null, null
+from refunds as r
+where r.breakdown is not null
+    and r.amount is distinct from (select sum((e.part ->> 'amount')::numeric) from jsonb_array_elements(r.breakdown) as e (part))
 union all
 select 'refund and saga disagree', r.id, format('refund %s, saga %s', r.status, coalesce(s.status::text, 'none')),
     r.id, null, null

@@ -80,10 +80,17 @@ create type saga_event_type as enum (
 -- undone with those before it. 'stuck' needs a person.
 create type step_result as enum ('done', 'refused', 'waiting', 'failed', 'given_up', 'deferred', 'wrong', 'stuck');
 
+-- What an order costs beside its lines; a discount makes it less.
+create type adjustment_kind as enum ('shipping', 'discount', 'tax', 'fee');
+
 -- An amount of money in major units. Four decimals hold every ISO 4217
 -- currency; the upper bound also refuses 'NaN' and 'Infinity'.
 create domain amount as numeric
     constraint amount_is_a_sane_sum check (value >= 0 and value < 1e12 and scale(value) <= 4);
+
+-- The same of what may be taken away.
+create domain signed_amount as numeric
+constraint signed_amount_is_a_sane_sum check (abs(value) < 1e12 and scale(value) <= 4);
 
 create domain currency_code as text
     constraint currency_is_iso_4217 check (value ~ '^[A-Z]{3}$');

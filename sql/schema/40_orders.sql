@@ -23,7 +23,7 @@ comment on table orders is 'One row per order. Insert it with its order_items in
 comment on column orders.order_number is 'A short number for people. The database gives it; no two orders share one.';
 comment on column orders.customer_id is 'Whose order it is: the subject of the customer''s tokens, to the letter.';
 comment on column orders.status is 'Set by the saga alone, and only along the allowed transitions.';
-comment on column orders.total_amount is 'Always the sum of the lines, in major units of currency.';
+comment on column orders.total_amount is 'Always the sum of the lines and adjustments, in major units of currency.';
 comment on column orders.placed_in is 'The transaction that placed the order; only it may add lines.';
 
 create table order_items (
@@ -44,6 +44,26 @@ comment on column order_items.order_id is
 comment on column order_items.unit_price is
     'Taken from the catalogue when left out. Only service_role may set another.';
 comment on column order_items.metadata is 'The shop''s own, such as what is engraved; customers can''t write it.';
+
+create table order_adjustments (
+    id bigint generated always as identity,
+    order_id uuid not null,
+    warehouse_id uuid not null,
+    item_id bigint,
+    kind adjustment_kind not null,
+    label text not null,
+    amount signed_amount not null,
+    constraint order_adjustments_pkey primary key (order_id, warehouse_id, id),
+    constraint order_adjustments_sign_is_that_of_the_kind
+    check (case kind when 'discount' then amount <= 0 else amount >= 0 end),
+    constraint order_adjustments_label_is_short_and_not_blank check (is_visible(label) and length(label) <= 255)
+);
+comment on table order_adjustments is
+    'What an order costs beside its lines: shipping, discounts, taxes, fees. Written with the order, and frozen once it is placed.';
+comment on column order_adjustments.order_id is
+    'An order of the same transaction and warehouse: the trigger that adds adjustments up refuses any other.';
+comment on column order_adjustments.item_id is 'The line that it is of; null: the whole order''s.';
+comment on column order_adjustments.amount is 'In major units of the order''s currency; of a discount 0 or less, else 0 or more.';
 
 -- Stands apart from orders, which the engine rewrites at each step. No foreign key holds a row to
 -- its order: a trigger looks, orders never change their keys, and retention removes both.

@@ -84,6 +84,10 @@ ACCESS: dict[str, dict[str, Grants]] = {
             (f"{STAFF} {APP}", "metadata"),
         ],
     },
+    "order_adjustments": {
+        "select": [(f"authenticated {INSIDERS}", ALL)],
+        "insert": [(f"{STAFF} {APP}", "order_id warehouse_id item_id kind label amount")],
+    },
     "order_particulars": {
         "select": [(f"authenticated {INSIDERS}", ALL)],
         "insert": [
@@ -174,7 +178,7 @@ ACCESS: dict[str, dict[str, Grants]] = {
                 "authenticated",
                 (
                     "id order_id warehouse_id status amount currency reason despite_dispute"
-                    " gateway gateway_reference created_at updated_at metadata"
+                    " gateway gateway_reference created_at updated_at metadata breakdown"
                 ),
             ),
         ]
@@ -205,6 +209,7 @@ TABLES = {
     "stock_movements",
     "orders",
     "order_items",
+    "order_adjustments",
     "order_particulars",
     "payments",
     "sagas",
@@ -237,6 +242,7 @@ EVERYBODYS = {
     "refuse_unpayable",
     "read_items",
     "merge_patch",
+    "read_adjustments",
     "current_actor",
     "current_customer",
     # Parts of imports, which run as their caller on the caller's own tables.
@@ -325,6 +331,7 @@ CALLS = {
 DEFINERS = {
     "find_products",
     "ack_gateway_event",
+    "add_up_adjustments",
     "add_up_order_items",
     "adjust_stock",
     "advance",
@@ -735,6 +742,7 @@ async def test_reports_change_nothing(shop: Shop) -> None:
             "order_refunds",
             "gateway_events",
             "order_returns",
+            "order_adjustments",
             "order_particulars",
             "saga_signals",
             "action_log",

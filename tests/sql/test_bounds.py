@@ -23,6 +23,7 @@ ROWS: dict[str, dict[str, Any]] = {
     },
     "orders": {"warehouse_id": uuid4()},
     "order_particulars": ID,
+    "order_adjustments": {**ID, "kind": "fee", "label": "a", "amount": 1},
     "order_items": {**ID, "product_id": uuid4(), "quantity": 1, "unit_price": 1},
     "step_settings": {
         "saga_type": "a",
@@ -77,6 +78,7 @@ BOUNDS: list[tuple[str, str, Any, Any]] = [
             ("stock_movements", "notes", 2000),
             ("orders", "notes", 2000),
             ("orders", "customer_id", 255),
+            ("order_adjustments", "label", 255),
             ("order_particulars", "reference", 100),
             ("payment_tokens", "token", 500),
             ("gateway_events", "gateway", 50),
@@ -86,6 +88,8 @@ BOUNDS: list[tuple[str, str, Any, Any]] = [
             ("idempotency_keys", "idempotency_key", 255),
         ]
     ),
+    ("order_adjustments", "amount", "999999999999.9999", "1000000000000"),
+    ("order_adjustments", "amount", 0, "-0.01"),
     ("order_particulars", "email", "a" * 252 + "@b", "a" * 253 + "@b"),
     ("order_particulars", "shipping_address", '{"city": "A"}', "{}"),
     (

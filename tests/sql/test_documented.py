@@ -119,7 +119,8 @@ async def test_policies_are_sentences(shop: Shop) -> None:
 async def test_laws_are_told_in_words(shop: Shop) -> None:
     """Who breaks a rule of what users write reads what is allowed, not a name alone."""
     written = (
-        "{products,warehouses,inventory,stock_movements,orders,order_items,order_particulars"
+        "{products,warehouses,inventory,stock_movements,orders,order_items,order_adjustments"
+        ",order_particulars"
         ",refunds}"
     )
     checked = await shop.values(

@@ -296,7 +296,7 @@ async def test_functions_that_begin_a_call_dont_scan_what_grows(shop: Shop) -> N
     A function that is called by these goes by their settings.
     """
     grows = (
-        "orders|order_items|order_particulars|payments|payment_tokens|refunds|products|inventory|stock_movements"
+        "orders|order_items|order_adjustments|order_particulars|payments|payment_tokens|refunds|products|inventory|stock_movements"
         "|sagas|saga_events|saga_signals|gateway_events|disputes|idempotency_keys"
     )
     careless = await shop.values(

@@ -15,6 +15,7 @@ DAY = 86400
 BELONGS = {
     "orders": "id",
     "order_items": "order_id",
+    "order_adjustments": "order_id",
     "order_particulars": "order_id",
     "sagas": "id",
     "saga_events": "saga_id",
@@ -74,7 +75,11 @@ async def test_nothing_goes_unless_somebody_says_so(shop: Shop) -> None:
 async def test_whole_orders_go(shop: Shop) -> None:
     """Of an order that is over nothing is left but its payment; younger ones are untouched."""
     product = await shop.product(on_hand=10)
-    fulfilled = await shop.order((product, 2), p_particulars='{"email": "ann@example.com"}')
+    fulfilled = await shop.order(
+        (product, 2),
+        p_particulars='{"email": "ann@example.com"}',
+        p_adjustments='[{"kind": "shipping", "label": "Post", "amount": 5}]',
+    )
     await shop.settle(await shop.advance(), APPROVED)
     refund = (await shop.refund(fulfilled, 5))["id"]
     await shop.settle(await shop.advance(), APPROVED)
@@ -532,7 +537,7 @@ async def test_an_audit_of_what_changed(shop: Shop) -> None:
         )
     rows = await shop.rows(ask, since)
     assert finding(rows) >= {
-        "order total is not the sum of its lines",
+        "order total is not the sum of its lines and adjustments",
         "inventory is not the sum of its ledger",
         "movement does not follow from the one before",
     }
