@@ -125,7 +125,7 @@ comment on function minor_units(text) is 'How many decimals an amount of a curre
 
 -- Data of a shop's own beside ours, which nothing here reads.
 create domain metadata as jsonb
-constraint metadata_is_a_small_object check (jsonb_typeof(value) = 'object' and octet_length(value::text) <= 16384);
+constraint metadata_is_a_small_object check (value is null or (jsonb_typeof(value) = 'object' and octet_length(value::text) <= 16384));
 
 create domain email_address as text
 constraint email_address_has_a_name_and_a_host check (length(value) <= 254 and value ~ '^[^@[:space:]]+@[^@[:space:]]+$');
@@ -186,10 +186,11 @@ create domain postal_address as jsonb
 constraint postal_address_has_its_fields check (is_postal_address(value));
 
 -- Whom an order is for, by the subject of a token. One of ASCII alone, as nearly all are, is
--- told by one pattern; any other is looked at character by character.
+-- told by one pattern; any other is looked at character by character. Null is told first, since
+-- most orders of a shop's own programs have none.
 create domain customer_id as text
 constraint customer_id_is_visible_throughout check (
-    length(value) between 1 and 255 and (value ~ '^[!-~]+$' or is_visible_throughout(value))
+    value is null or (length(value) between 1 and 255 and (value ~ '^[!-~]+$' or is_visible_throughout(value)))
 );
 
 -- The words of a text, as a search compares them: lower case, without accents, and cut at
