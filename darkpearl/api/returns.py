@@ -77,8 +77,12 @@ async def create_return(
         reason=data.reason,
         return_id=return_id,
     )
+    statements = [take_back]
+    if data.metadata is not None:
+        metadata = access.sent(data.metadata)
+        statements += [access.call("describe_return", return_id=return_id, metadata=metadata)]
     made = (_RETURN, {"order_id": order_id, "id": return_id})
-    returned = await once.get(Return, take_back, made)
+    returned = await once.get(Return, *statements, made)
     return once.created(returned, f"/stock-movements?correlation_id={returned.id}")
 
 

@@ -490,6 +490,17 @@ comment on column order_particulars.reference is 'The shop''s own name for the o
 comment on column order_particulars.metadata is 'The shop''s own, for its programs; nothing here reads it.';
 comment on column order_particulars.version is 'Grows with every change: says whether the row is still what somebody has read.';
 
+-- A return is its movements; this is what the shop says of it. A function that looks stands for
+-- foreign keys.
+create table return_metadata (
+    order_id uuid not null,
+    return_id uuid not null,
+    warehouse_id uuid not null,
+    metadata metadata not null,
+    constraint return_metadata_pkey primary key (order_id, return_id, warehouse_id)
+);
+comment on table return_metadata is 'The shop''s own of returns, for its programs; nothing here reads it. Written by describe_return().';
+
 -- Sagas: the plan of each type as rows, where each saga stands, and its
 -- history. A saga about an order carries the order's id, so that one id leads
 -- from the HTTP request to the gateway and to the last event.

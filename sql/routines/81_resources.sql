@@ -114,7 +114,16 @@ comment on view recorded_movements is 'Every movement of stock; for a transfer, 
 
 -- Goods that came back: the movements of each return.
 create or replace view order_returns with (security_invoker = true) as
-select m.correlation_id as id, m.reference_id as order_id, json_agg(m order by m.id) as movements
+select
+    m.correlation_id as id, m.reference_id as order_id, json_agg(m order by m.id) as movements,
+    coalesce(
+        (
+            select d.metadata from return_metadata as d
+            where d.order_id = m.reference_id and d.return_id = m.correlation_id
+            limit 1
+        ),
+        '{}'
+    ) as metadata
 from stock_ledger as m
 where (m.movement_type = 'receive') is true and m.reference_type = 'return'
 group by m.correlation_id, m.reference_id;

@@ -216,6 +216,14 @@ inner join lateral (
     group by m.product_id
 ) as m on m.returned > m.fulfilled
 union all
+select 'metadata of a return that is not there', d.return_id, format('order %s', d.order_id), d.order_id, null, null
+from return_metadata as d
+where not exists (
+    select from stock_movements as m
+    where m.correlation_id = d.return_id and m.movement_type = 'receive' and m.reference_id = d.order_id
+        and m.warehouse_id = d.warehouse_id
+)
+union all
 -- Events.
 select 'event has no saga', e.saga_id, e.event_type::text, e.saga_id, null, null
 from saga_events as e

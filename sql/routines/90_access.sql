@@ -197,6 +197,8 @@ grant execute on function signal_saga(uuid, text, jsonb, text) to service_role, 
 grant execute on function
 refund_order(uuid, numeric, text, uuid, boolean, jsonb, jsonb), return_items(uuid, jsonb, text, uuid)
 to service_role, darkpearl_app;
+grant select on return_metadata to service_role, darkpearl_app, darkpearl_reader;
+grant execute on function describe_return(uuid, jsonb) to service_role, darkpearl_app;
 grant execute on function record_manual_refund(uuid, numeric, text, uuid) to service_role;
 grant execute on function find_payments(text) to service_role, darkpearl_app, darkpearl_reader;
 grant select on gateway_events to service_role, darkpearl_reader;
@@ -282,7 +284,7 @@ declare
 begin
     -- Staff, applications and reports see every row of what they may select.
     foreach v_table in array array[
-        'products', 'warehouses', 'inventory', 'stock_movements', 'orders', 'order_items', 'order_adjustments', 'order_particulars',
+        'products', 'warehouses', 'inventory', 'stock_movements', 'orders', 'order_items', 'order_adjustments', 'order_particulars', 'return_metadata',
         'payments', 'refunds', 'disputes', 'gateway_events', 'saga_steps', 'step_settings', 'sagas', 'saga_events',
         'saga_signals', 'action_log', 'retention', 'retention_exports', 'spent_ids', 'spent_up_to', 'audit_runs'
     ] loop

@@ -88,3 +88,14 @@ comment on table order_particulars is
 comment on column order_particulars.reference is 'The shop''s own name for the order; no two orders share one.';
 comment on column order_particulars.metadata is 'The shop''s own, for its programs; nothing here reads it.';
 comment on column order_particulars.version is 'Grows with every change: says whether the row is still what somebody has read.';
+
+-- A return is its movements; this is what the shop says of it. A function that looks stands for
+-- foreign keys.
+create table return_metadata (
+    order_id uuid not null,
+    return_id uuid not null,
+    warehouse_id uuid not null,
+    metadata metadata not null,
+    constraint return_metadata_pkey primary key (order_id, return_id, warehouse_id)
+);
+comment on table return_metadata is 'The shop''s own of returns, for its programs; nothing here reads it. Written by describe_return().';

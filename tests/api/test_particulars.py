@@ -121,7 +121,7 @@ async def test_customers_say_their_part(
     problem(await client().patch(order, json={"email": None}), 401, "DP030")
 
 
-async def test_metadata_of_products_lines_and_refunds(
+async def test_metadata_of_products_lines_refunds_and_returns(
     api: Api, shop: Any, order_body: Body, run_sagas: RunSagas
 ) -> None:
     """Kept to the digit, and patched member by member where it may change."""
@@ -143,3 +143,7 @@ async def test_metadata_of_products_lines_and_refunds(
     refund = {"amount": 1, "metadata": {"ticket": 7}}
     made = await api.post(f"/orders/{order['id']}/refunds", json=refund)
     assert made.json()["metadata"] == {"ticket": 7}
+    told = await api.post(f"/orders/{order['id']}/returns", json={"metadata": {"rma": 7}})
+    assert (told.status_code, told.json()["metadata"]) == (201, {"rma": 7})
+    again = {"id": told.json()["id"], "metadata": {"rma": 7}}
+    assert (await api.post(f"/orders/{order['id']}/returns", json=again)).json() == told.json()

@@ -70,6 +70,7 @@ async def test_a_month_is_exported_and_then_goes(
         "order_items": 2,
         "order_adjustments": 0,
         "order_particulars": 0,
+        "return_metadata": 0,
         "sagas": 2,
         "saga_events": events,
         "saga_signals": 0,

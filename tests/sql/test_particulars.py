@@ -314,3 +314,21 @@ async def test_lines_products_and_refunds_have_metadata(shop: Shop) -> None:
             await shop.run("update products set metadata = %s", wrong)
     with shop.refused("DP015"):
         await shop.order(p_items=items.replace('{"engraved": "For Ann"}', "[1]"))
+
+
+async def test_a_return_has_metadata(shop: Shop, product: UUID) -> None:
+    """Said by applications of returns that are there, changed member by member."""
+    order, name = await shop.fulfilled((product, 2)), uuid4()
+    await shop.take_back(order, (product, 1), return_id=name)
+    describe = "select metadata from describe_return(%s, %s)"
+    async with shop.acting_as("darkpearl_app"):
+        for _ in range(2):
+            said = await shop.value(describe, name, Jsonb({"rma": 7, "box": "torn"}))
+            assert said == {"rma": 7, "box": "torn"}
+        await shop.run(describe, name, Jsonb({"box": None}))
+    assert await shop.values("select metadata from order_returns") == [{"rma": 7}]
+    for other in uuid4(), order:
+        with shop.refused("DP010"):
+            await shop.run(describe, other, Jsonb({}))
+    with shop.refused("23514"):
+        await shop.run(describe, name, Jsonb([]))

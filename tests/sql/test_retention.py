@@ -17,6 +17,7 @@ BELONGS = {
     "order_items": "order_id",
     "order_adjustments": "order_id",
     "order_particulars": "order_id",
+    "return_metadata": "order_id",
     "sagas": "id",
     "saga_events": "saga_id",
     "saga_signals": "saga_id",
@@ -83,7 +84,9 @@ async def test_whole_orders_go(shop: Shop) -> None:
     await shop.settle(await shop.advance(), APPROVED)
     refund = (await shop.refund(fulfilled, 5))["id"]
     await shop.settle(await shop.advance(), APPROVED)
-    await shop.take_back(fulfilled, (product, 1))
+    returned = uuid4()
+    await shop.take_back(fulfilled, (product, 1), return_id=returned)
+    await shop.run("select describe_return(%s, '{\"rma\": 7}')", returned)
     declined = await cancelled(shop, product)
     await shop.turn_clock(40 * DAY)
     young = await shop.fulfilled((product, 3))

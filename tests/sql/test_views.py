@@ -43,6 +43,10 @@ PLANTED = [
     ),
     ("particulars have no order", "update order_particulars set order_id = gen_random_uuid()"),
     (
+        "metadata of a return that is not there",
+        "update return_metadata set return_id = gen_random_uuid()",
+    ),
+    (
         "refund is not what its breakdown adds up to",
         'update refunds set breakdown = \'[{"item_id": 1, "amount": 0.5}]\'',
     ),
@@ -155,7 +159,10 @@ async def orders(shop: Shop) -> dict[str, UUID]:
     await shop.settle(await shop.advance(), APPROVED)
     await shop.run("select refund_order(%s, 1)", fulfilled)
     await shop.settle(await shop.advance(), APPROVED)
-    await shop.run("select return_items(%s)", fulfilled)
+    await shop.run(
+        "select describe_return((select correlation_id from return_items(%s)), '{\"rma\": 7}')",
+        fulfilled,
+    )
     cancelled = await shop.order((product, 1))
     await shop.settle(await shop.advance(), DECLINED)
     waiting = await shop.order((product, 1))
