@@ -12,6 +12,10 @@ _VISIBLE = (
     "{} has visible characters and single spaces between them: no tab or line break, nothing of"
     " zero width, no space at its ends."
 )
+_ADDRESS = (
+    "An address has some of name, company, line1, line2, city, region, postal_code, country and"
+    " phone, each a visible text of 255 characters at most; country is two capital letters."
+)
 _NFC = ("{} is in Unicode's normal form C (NFC).", "Normalise the text before it is sent.")
 LAWS: dict[str, tuple[str, str]] = {
     "orders_pkey": _ID_IS_TAKEN,
@@ -22,6 +26,38 @@ LAWS: dict[str, tuple[str, str]] = {
         "",
     ),
     "currency_is_iso_4217": ("A currency is three capital letters, such as USD (ISO 4217).", ""),
+    "signed_amount_is_a_sane_sum": (
+        "An adjustment is below 1000000000000, above its negative, with four decimals at most.",
+        "",
+    ),
+    "order_adjustments_sign_is_that_of_the_kind": (
+        "A discount is of 0 or less; shipping, tax and fees are of 0 or more.",
+        "",
+    ),
+    "order_adjustments_label_is_short_and_not_blank": (_SHORT.format("A label", 255), ""),
+    "customer_id_is_visible_throughout": (
+        "A customer's id has 1 to 255 visible characters and single spaces between them.",
+        "It is the sub of the customer's tokens, to the letter.",
+    ),
+    "email_address_has_a_name_and_a_host": (
+        "An email address has a name, @ and a host, no white space, and 254 characters at most.",
+        "",
+    ),
+    "postal_address_has_its_fields": (
+        _ADDRESS,
+        "",
+    ),
+    "metadata_is_a_small_object": (
+        "Metadata is an object of 16384 bytes at most.",
+        "Keep what is larger elsewhere, and its address here.",
+    ),
+    "order_particulars_reference_is_unique": (
+        "There is an order with this reference already.",
+        "Look it up by its reference, or give this one another.",
+    ),
+    "order_particulars_reference_is_short": ("A reference has 1 to 100 characters.", ""),
+    "order_particulars_reference_is_visible_throughout": (_VISIBLE.format("A reference"), ""),
+    "order_particulars_reference_is_normalized_nfc": (_NFC[0].format("A reference"), _NFC[1]),
     "note_is_bounded": ("A note, a reason and the like have 2000 characters at most.", ""),
     "stock_level_is_sane": ("A stock level is a whole number from 0 to 1000000000.", ""),
     "products_sku_is_unique": (

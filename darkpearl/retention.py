@@ -32,6 +32,9 @@ _TABLES = {
     "orders": {
         "orders": _OF_MONTH.format("orders", "created_at"),
         "order_items": _OF_ORDERS.format("order_items", "order_id"),
+        "order_adjustments": _OF_ORDERS.format("order_adjustments", "order_id"),
+        "return_metadata": _OF_ORDERS.format("return_metadata", "order_id"),
+        "order_particulars": _OF_ORDERS.format("order_particulars", "order_id"),
         "sagas": _OF_ORDERS.format("sagas", "id"),
         "saga_events": _OF_ORDERS.format("saga_events", "saga_id"),
         "saga_signals": _OF_ORDERS.format("saga_signals", "saga_id"),

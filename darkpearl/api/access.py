@@ -15,6 +15,7 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Struct
 
+from darkpearl.api.bodies import decoder, encoder
 from darkpearl.api.pipeline import pipeline
 from darkpearl.api.tokens import ANONYMOUS, Identity
 from darkpearl.database import Pool
@@ -125,7 +126,9 @@ class Caller:
         """The first row of the last statement as a Struct; None when there is none."""
         *before, (query, parameters) = statements
         row = await self.run(*before, (document(query), parameters))
-        return None if row is None else msgspec.json.decode(row["document"], type=kind)
+        if row is None:
+            return None
+        return decoder(kind).decode(row["document"])  # type: ignore[arg-type, no-any-return]
 
     async def get(self, kind: type[T], *statements: Statement) -> T:
         """The same, of a row that has to be there.
@@ -149,19 +152,39 @@ def token_needed() -> UnauthorizedError:
     )
 
 
+def sent(value: Any) -> Any:
+    """A value as a statement takes it: objects and lists as JSON text, with exact numbers."""
+    if isinstance(value, dict | list | Struct):
+        return encoder.encode(value).decode()
+    return value
+
+
 def insert(table: LiteralString, row: Struct) -> Statement:
     """The statement that inserts a row and returns it."""
-    given = msgspec.structs.asdict(row)
+    given = {name: sent(value) for name, value in msgspec.structs.asdict(row).items()}
     columns, values = ", ".join(given), ", ".join(f"%({name})s" for name in given)
     return f"insert into {table} ({columns}) values ({values}) returning *", given  # noqa: S608
 
 
-def update(table: LiteralString, row_id: Any, changes: Struct) -> Statement:
-    """The statement that changes the given columns of a row and returns it."""
+def update(
+    table: LiteralString, row_id: Any, changes: Struct, merged: tuple[str, ...] = ()
+) -> Statement:
+    """The statement that changes the given columns of a row and returns it.
+
+    Those of `merged` are objects, of which members are changed; null empties one.
+    """
     given = {
-        name: value for name, value in msgspec.structs.asdict(changes).items() if value is not UNSET
+        name: sent(value)
+        for name, value in msgspec.structs.asdict(changes).items()
+        if value is not UNSET
     }
-    columns = ", ".join(["id = id", *(f"{name} = %({name})s" for name in given)])
+    changed = (
+        f"{name} = coalesce(merge_patch({name}, %({name})s), '{{}}')"
+        if name in merged
+        else f"{name} = %({name})s"
+        for name in given
+    )
+    columns = ", ".join(["id = id", *changed])
     query = f"update {table} set {columns} where id = %(row_id)s returning *"  # noqa: S608
     return query, {**given, "row_id": row_id}
 

@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 from decimal import Decimal
 from functools import cache
 from itertools import chain, islice
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import msgspec
 from litestar import Request, Response
@@ -19,6 +20,7 @@ from litestar.openapi.spec import OpenAPIType, Schema
 from litestar.plugins import OpenAPISchemaPlugin
 from litestar.types import Empty
 from litestar.typing import FieldDefinition
+from msgspec import UnsetType
 
 from darkpearl.api.limits import Shares
 from darkpearl.errors import BadRequestError, FieldError, MediaTypeError
@@ -44,7 +46,7 @@ encoder = msgspec.json.Encoder(decimal_format="number")
 
 
 @cache
-def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+def decoder(kind: Any) -> msgspec.json.Decoder[Any]:
     """What decodes a type; numbers that it has no type for are as exact as they were written."""
     return msgspec.json.Decoder(kind, float_hook=Decimal)
 
@@ -58,9 +60,11 @@ class DecimalsAreNumbers(OpenAPISchemaPlugin):
         return value is Decimal
 
     def to_openapi_schema(self, field_definition: FieldDefinition, schema_creator: Any) -> Schema:
-        """A number, as the domain `amount` of the database has it."""
-        del field_definition, schema_creator
-        return Schema(type=OpenAPIType.NUMBER, minimum=0, exclusive_maximum=10**12)
+        """A number, as the domains `amount` and `signed_amount` of the database have it."""
+        del schema_creator
+        said = [getattr(each, "extra", None) or {} for each in field_definition.metadata]
+        least = next((each["least"] for each in said if "least" in each), 0)
+        return Schema(type=OpenAPIType.NUMBER, minimum=least, exclusive_maximum=10**12)
 
 
 class JsonRequest(Request[Any, Any, Any]):
@@ -128,11 +132,11 @@ def decode(body: bytes, kind: Any, *, hint: str = "") -> Any:
     """
     try:
         try:
-            return _decoder(kind).decode(body)
+            return decoder(kind).decode(body)
         except msgspec.ValidationError as error:
             wrong = [_said(error, "")]
             if len(body) <= LARGE_BODY_BYTES:  # a larger one isn't read again for more than that
-                wrong = _first(_wrong(_decoder(Any).decode(body), kind, "")) or wrong
+                wrong = _first(_wrong(decoder(Any).decode(body), kind, "")) or wrong
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequestError(f"The body can't be read as JSON: {error}") from None
     raise BadRequestError("Some fields aren't as the schema says.", hint=hint, errors=wrong)
@@ -151,7 +155,7 @@ def _wrong(value: Any, kind: Any, path: str) -> Iterator[FieldError]:
         whole = _said(error, path)
     else:
         return
-    inner = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    inner = _bare(kind)
     parts: Iterator[FieldError] = iter(())
     if isinstance(inner, type) and issubclass(inner, msgspec.Struct) and isinstance(value, dict):
         parts = iter(sorted(_first(_wrong_fields(value, inner, path))))
@@ -162,6 +166,16 @@ def _wrong(value: Any, kind: Any, path: str) -> Iterator[FieldError]:
         )
     yield next(parts, whole)  # what is wrong with no part is wrong with the whole
     yield from parts
+
+
+def _bare(kind: Any) -> Any:
+    """A type without what annotates it, and without None and UNSET beside it."""
+    if get_origin(kind) is Annotated:
+        return _bare(get_args(kind)[0])
+    kinds = [each for each in get_args(kind) if each not in {NoneType, UnsetType}]
+    if get_origin(kind) in {Union, UnionType} and len(kinds) == 1:
+        return _bare(kinds[0])
+    return kind
 
 
 def _wrong_fields(

@@ -8,13 +8,12 @@ the database answered: status and headers follow from it as they did the first t
 from hashlib import sha256
 from typing import Annotated, Any, TypeVar
 
-import msgspec
 from litestar import Request
 from litestar.di import NamedDependency
 from litestar.params import HeaderParameter
 
 from darkpearl.api.access import Caller, Statement, document
-from darkpearl.api.bodies import JsonResponse
+from darkpearl.api.bodies import JsonResponse, decoder
 from darkpearl.api.versions import etag
 from darkpearl.errors import NotFoundError
 
@@ -65,7 +64,9 @@ class Once:
                 cursor = await execute(last, {**parameters, **self._request})
         if not self._replayed:
             row = await cursor.fetchone()
-        return None if row is None else msgspec.json.decode(row["document"], type=kind)
+        if row is None:
+            return None
+        return decoder(kind).decode(row["document"])  # type: ignore[arg-type, no-any-return]
 
     async def get(self, kind: type[T], *statements: Statement) -> T:
         """The same, of a row that has to be there.

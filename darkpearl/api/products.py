@@ -115,7 +115,9 @@ async def _write(
     caller: Caller, product_id: UUID, data: CreateProduct | UpdateProduct, if_match: str | None
 ) -> JsonResponse[Product]:
     expected = expect(if_match, "products", product_id)
-    return tagged(await caller.get(Product, *expected, access.update("products", product_id, data)))
+    merged = ("metadata",) if isinstance(data, UpdateProduct) else ()
+    change = access.update("products", product_id, data, merged)
+    return tagged(await caller.get(Product, *expected, change))
 
 
 router = Router(

@@ -2,7 +2,6 @@
 
 from uuid import UUID
 
-import msgspec
 from litestar import Router, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
@@ -19,8 +18,6 @@ from darkpearl.models.stock import CreateReturn, Return
 
 _REFUND = "select * from order_refunds where order_id = %(order_id)s and id = %(id)s"
 _RETURN = "select * from order_returns where order_id = %(order_id)s and id = %(id)s"
-
-_encode = msgspec.json.Encoder().encode
 
 
 @get("/refunds", summary="List an order's refunds", responses=refusals(400, 404))
@@ -59,6 +56,8 @@ async def create_refund(
         reason=data.reason,
         refund_id=refund_id,
         despite_dispute=data.despite_dispute,
+        metadata=access.sent(data.metadata),
+        breakdown=access.sent(data.breakdown),
     )
     made = (_REFUND, {"order_id": order_id, "id": refund_id})
     refund = await once.get(Refund, give_back, made)
@@ -74,12 +73,16 @@ async def create_return(
     take_back = access.call(
         "return_items",
         order_id=order_id,
-        items=None if data.items is None else _encode(data.items).decode(),
+        items=access.sent(data.items),
         reason=data.reason,
         return_id=return_id,
     )
+    statements = [take_back]
+    if data.metadata is not None:
+        metadata = access.sent(data.metadata)
+        statements += [access.call("describe_return", return_id=return_id, metadata=metadata)]
     made = (_RETURN, {"order_id": order_id, "id": return_id})
-    returned = await once.get(Return, take_back, made)
+    returned = await once.get(Return, *statements, made)
     return once.created(returned, f"/stock-movements?correlation_id={returned.id}")
 
 

@@ -86,14 +86,25 @@ def expect(
     Raises:
         BadRequestError: If-Match is no list of entity tags.
     """
-    if if_match is None or if_match.strip() == "*":
+    expected = expected_versions(if_match)
+    if expected is None:
         return []
     shown = shown or table
     lock = f"select from {table} where id = %(id)s for no key update"
     # Once it is locked: a statement sees what was committed before it began.
     check = f"select expect_version(version, %(expected)s::bigint[]) from {shown} where id = %(id)s"  # noqa: S608 - literals
-    expected = _versions("If-Match", if_match, strong=True)
     return [(lock, {"id": row_id}), (check, {"id": row_id, "expected": expected})]
+
+
+def expected_versions(if_match: str | None) -> list[int] | None:
+    """The versions that If-Match names; None without a condition.
+
+    Raises:
+        BadRequestError: If-Match is no list of entity tags.
+    """
+    if if_match is None or if_match.strip() == "*":
+        return None
+    return _versions("If-Match", if_match, strong=True)
 
 
 def _versions(header: str, text: str, *, strong: bool = False) -> list[int]:

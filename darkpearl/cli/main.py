@@ -148,7 +148,7 @@ def listener(settings: Settings) -> None:
 @click.option(
     "--role", type=click.Choice(get_args(tokens.Role)), default="service_role", show_default=True
 )
-@click.option("--sub", help="Who it is for; a customer's id is a UUID.")
+@click.option("--sub", help="Who it is for; a customer must have one.")
 @click.option(
     "--expires",
     type=click.IntRange(1, LONGEST_TOKEN_SECONDS),

@@ -4,9 +4,10 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
+import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from darkpearl.models.common import Amount, Currency, Request, Version, check_amount
+from darkpearl.models.common import Amount, Currency, Metadata, Request, Version, check_amount
 from darkpearl.models.payments import CaptureMethod
 
 Sku = Annotated[
@@ -30,6 +31,7 @@ class Product(Struct):
     unit_price: Amount
     currency: str
     is_active: bool
+    metadata: Metadata
     created_at: datetime
     updated_at: datetime
     version: Version
@@ -44,6 +46,7 @@ class CreateProduct(Request):
     description: Description | None = None
     currency: Currency = "USD"
     is_active: bool = True
+    metadata: Metadata = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raise ValueError for an amount that can't be one."""
@@ -59,6 +62,7 @@ class UpdateProduct(Request):
     unit_price: Amount | UnsetType = UNSET
     currency: Currency | UnsetType = UNSET
     is_active: bool | UnsetType = UNSET
+    metadata: Metadata | UnsetType | None = UNSET
 
     def __post_init__(self) -> None:
         """Raise ValueError for an amount that can't be one."""

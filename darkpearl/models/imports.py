@@ -57,7 +57,7 @@ class OrderRow(_Placed, omit_defaults=True):
 
     order_id: UUID | None = None
     reference: Text = None
-    customer_id: UUID | None = None
+    customer_id: Text = None
     currency: Text = None
     notes: Text = None
     quantity: int | None = None

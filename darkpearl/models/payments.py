@@ -6,7 +6,15 @@ from uuid import UUID
 
 from msgspec import Meta, Struct
 
-from darkpearl.models.common import Amount, Notes, Request, check_amount
+from darkpearl.models.common import (
+    AMOUNT_BOUND,
+    Amount,
+    Metadata,
+    Notes,
+    Request,
+    SignedAmount,
+    check_amount,
+)
 
 PaymentStatus = Literal[
     "requested", "pending", "authorized", "capture_requested", "captured", "declined",
@@ -65,6 +73,21 @@ class Payment(Struct):
     disputes: list[Dispute]
 
 
+class RefundPart(Request, omit_defaults=True, kw_only=True):
+    """Money that goes back of a line or of an adjustment of the order."""
+
+    item_id: int | None = None
+    quantity: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    adjustment_id: int | None = None
+    amount: SignedAmount
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an amount that can't be one, or a part of nothing."""
+        if (self.item_id is None) == (self.adjustment_id is None):
+            raise ValueError("Expected either item_id or adjustment_id")
+        check_amount(self.amount, "an amount", least=1 - AMOUNT_BOUND)
+
+
 class Refund(Struct):
     """Money on its way back, by a saga that has the refund's id; `failed`: it never arrived."""
 
@@ -82,6 +105,8 @@ class Refund(Struct):
     decline_code: DeclineCode
     created_at: datetime
     updated_at: datetime
+    metadata: Metadata
+    breakdown: list[RefundPart] | None
 
 
 class CreateRefund(Request):
@@ -95,6 +120,11 @@ class CreateRefund(Request):
     despite_dispute: Annotated[
         bool, Meta(description="Pay although the payer's bank may have paid already")
     ] = False
+    metadata: Metadata | None = None
+    breakdown: Annotated[
+        list[RefundPart] | None,
+        Meta(description="Of what it is, for who reads it; adds up to the refund"),
+    ] = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for an amount that can't be one."""

@@ -7,7 +7,7 @@ from uuid import UUID
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from darkpearl.models.catalogue import ProductSummary, WarehouseSummary
-from darkpearl.models.common import MAX_LINES, MAX_UNITS, Notes, Request, Units
+from darkpearl.models.common import MAX_LINES, MAX_UNITS, Metadata, Notes, Request, Units
 
 NewMovementType = Literal[
     "receive", "transfer_out", "transfer_in", "adjust", "reserve", "release", "fulfill",
@@ -139,6 +139,7 @@ class Return(Struct):
     id: UUID
     order_id: UUID
     movements: list[StockMovement]
+    metadata: Metadata
 
 
 class ReturnedItem(Request):
@@ -163,6 +164,7 @@ class CreateReturn(Request):
         | None
     ) = None
     reason: Notes | None = None
+    metadata: Metadata | None = None
     id: Annotated[
         UUID | None, Meta(description="Yours to choose: then the same again is booked once")
     ] = None

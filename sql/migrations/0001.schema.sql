@@ -83,10 +83,17 @@ create type saga_event_type as enum (
 -- undone with those before it. 'stuck' needs a person.
 create type step_result as enum ('done', 'refused', 'waiting', 'failed', 'given_up', 'deferred', 'wrong', 'stuck');
 
+-- What an order costs beside its lines; a discount makes it less.
+create type adjustment_kind as enum ('shipping', 'discount', 'tax', 'fee');
+
 -- An amount of money in major units. Four decimals hold every ISO 4217
 -- currency; the upper bound also refuses 'NaN' and 'Infinity'.
 create domain amount as numeric
     constraint amount_is_a_sane_sum check (value >= 0 and value < 1e12 and scale(value) <= 4);
+
+-- The same of what may be taken away.
+create domain signed_amount as numeric
+constraint signed_amount_is_a_sane_sum check (abs(value) < 1e12 and scale(value) <= 4);
 
 create domain currency_code as text
     constraint currency_is_iso_4217 check (value ~ '^[A-Z]{3}$');
@@ -115,6 +122,13 @@ begin atomic
     end;
 end;
 comment on function minor_units(text) is 'How many decimals an amount of a currency has: 2 for USD, 0 for JPY, 3 for KWD.';
+
+-- Data of a shop's own beside ours, which nothing here reads.
+create domain metadata as jsonb
+constraint metadata_is_a_small_object check (value is null or (jsonb_typeof(value) = 'object' and octet_length(value::text) <= 16384));
+
+create domain email_address as text
+constraint email_address_has_a_name_and_a_host check (length(value) <= 254 and value ~ '^[^@[:space:]]+@[^@[:space:]]+$');
 
 -- What may be said of the money of one payment; a gateway may take more than was asked for,
 -- until that is undone. One function for all of it: a CHECK
@@ -152,6 +166,32 @@ return p_text = btrim(p_text) and strpos(p_text, '  ') = 0 and not exists (
     select from regexp_split_to_table(p_text, '') as c where c <> ' ' and not is_visible(c)
 );
 comment on function is_visible_throughout(text) is 'Whether a text has visible characters alone, and single spaces between them.';
+
+-- Whether an object is a postal address: some of these fields, each a text that shows something,
+-- country a code of ISO 3166-1.
+create function is_postal_address(p_address jsonb) returns boolean
+language sql immutable strict parallel safe
+return case when jsonb_typeof(p_address) = 'object' then
+    p_address <> '{}'
+    and p_address - '{name,company,line1,line2,city,region,postal_code,country,phone}'::text[] = '{}'
+    and coalesce(p_address ->> 'country' ~ '^[A-Z]{2}$', true)
+    and not exists (
+        select from jsonb_each(p_address) as f (name, value)
+        where jsonb_typeof(f.value) <> 'string' or length(f.value #>> '{}') > 255 or not is_visible(f.value #>> '{}')
+    )
+else false end;
+comment on function is_postal_address(jsonb) is 'Whether a JSON object is a postal address.';
+
+create domain postal_address as jsonb
+constraint postal_address_has_its_fields check (is_postal_address(value));
+
+-- Whom an order is for, by the subject of a token. One of ASCII alone, as nearly all are, is
+-- told by one pattern; any other is looked at character by character. Null is told first, since
+-- most orders of a shop's own programs have none.
+create domain customer_id as text
+constraint customer_id_is_visible_throughout check (
+    value is null or (length(value) between 1 and 255 and (value ~ '^[!-~]+$' or is_visible_throughout(value)))
+);
 
 -- The words of a text, as a search compares them: lower case, without accents, and cut at
 -- whatever is neither letter nor digit. The cuts are named, so that they are the same in
@@ -215,6 +255,7 @@ comment on function new_id() is 'A new UUIDv7: unique, and sorted by the time it
 -- Called by column defaults and constraints, whoever inserts.
 grant execute on function amounts_add_up(amount, amount, amount, amount, amount) to public;
 grant execute on function clock() to public;
+grant execute on function is_postal_address(jsonb) to public;
 grant execute on function is_visible_throughout(text) to public;
 grant execute on function is_visible(text) to public;
 grant execute on function minor_units(text) to public;
@@ -233,6 +274,7 @@ create table products (
     unit_price amount not null default 0,
     currency currency_code not null default 'USD',
     is_active boolean not null default true,
+    metadata metadata not null default '{}',
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
     constraint products_sku_is_unique unique (sku),
@@ -250,6 +292,7 @@ create index products_newest_idx on products (created_at, id);
 create index products_search_idx on products using gin (search_words(sku, name))
 with (gin_pending_list_limit = 256);
 comment on table products is 'The catalogue. An order line takes its price from here.';
+comment on column products.metadata is 'The shop''s own, for its programs; nothing here reads it.';
 comment on column products.unit_price is 'Price of one unit, in major units of currency.';
 comment on column products.version is 'Grows with every change: says whether the row is still what somebody has read.';
 comment on column products.is_active is 'An inactive product stays in old orders and refuses new ones.';
@@ -364,7 +407,7 @@ create table orders (
     id uuid not null default new_id(),
     warehouse_id uuid not null references warehouses (id),
     order_number bigint generated always as identity,
-    customer_id uuid,
+    customer_id customer_id,
     status order_status not null default 'pending',
     currency currency_code not null default 'USD',
     total_amount amount not null default 0,
@@ -379,8 +422,9 @@ create index orders_customer_idx on orders (customer_id, id) where customer_id i
 create index orders_time_idx on orders using brin (created_at) with (autosummarize = on);
 comment on table orders is 'One row per order. Insert it with its order_items in one transaction; its saga does the rest.';
 comment on column orders.order_number is 'A short number for people. The database gives it; no two orders share one.';
+comment on column orders.customer_id is 'Whose order it is: the subject of the customer''s tokens, to the letter.';
 comment on column orders.status is 'Set by the saga alone, and only along the allowed transitions.';
-comment on column orders.total_amount is 'Always the sum of the lines, in major units of currency.';
+comment on column orders.total_amount is 'Always the sum of the lines and adjustments, in major units of currency.';
 comment on column orders.placed_in is 'The transaction that placed the order; only it may add lines.';
 
 create table order_items (
@@ -391,6 +435,7 @@ create table order_items (
     quantity integer not null,
     unit_price amount not null,
     line_total numeric not null generated always as (quantity * unit_price) stored,
+    metadata metadata,
     constraint order_items_pkey primary key (order_id, warehouse_id, id),
     constraint order_items_quantity_is_sane check (quantity between 1 and 1000000)
 );
@@ -399,6 +444,62 @@ comment on column order_items.order_id is
     'An order of the same transaction and warehouse: the trigger that adds the lines up refuses any other.';
 comment on column order_items.unit_price is
     'Taken from the catalogue when left out. Only service_role may set another.';
+comment on column order_items.metadata is 'The shop''s own, such as what is engraved; customers can''t write it.';
+
+create table order_adjustments (
+    id bigint generated always as identity,
+    order_id uuid not null,
+    warehouse_id uuid not null,
+    item_id bigint,
+    kind adjustment_kind not null,
+    label text not null,
+    amount signed_amount not null,
+    constraint order_adjustments_pkey primary key (order_id, warehouse_id, id),
+    constraint order_adjustments_sign_is_that_of_the_kind
+    check (case kind when 'discount' then amount <= 0 else amount >= 0 end),
+    constraint order_adjustments_label_is_short_and_not_blank check (is_visible(label) and length(label) <= 255)
+);
+comment on table order_adjustments is
+    'What an order costs beside its lines: shipping, discounts, taxes, fees. Written with the order, and frozen once it is placed.';
+comment on column order_adjustments.order_id is
+    'An order of the same transaction and warehouse: the trigger that adds adjustments up refuses any other.';
+comment on column order_adjustments.item_id is 'The line that it is of; null: the whole order''s.';
+comment on column order_adjustments.amount is 'In major units of the order''s currency; of a discount 0 or less, else 0 or more.';
+
+-- Stands apart from orders, which the engine rewrites at each step. No foreign key holds a row to
+-- its order: a trigger looks, orders never change their keys, and retention removes both.
+create table order_particulars (
+    order_id uuid not null,
+    warehouse_id uuid not null,
+    reference text,
+    email email_address,
+    shipping_address postal_address,
+    billing_address postal_address,
+    metadata metadata not null default '{}',
+    updated_at timestamptz not null default clock(),
+    version bigint not null default 1,
+    constraint order_particulars_pkey primary key (order_id, warehouse_id),
+    constraint order_particulars_reference_is_unique unique (reference),
+    constraint order_particulars_reference_is_short check (length(reference) between 1 and 100),
+    constraint order_particulars_reference_is_visible_throughout check (is_visible_throughout(reference)),
+    constraint order_particulars_reference_is_normalized_nfc check (reference is nfc normalized)
+);
+comment on table order_particulars is
+    'What orders are for: the shop''s reference, where to send what. Only orders that say so have a row; it changes until the order has ended.';
+comment on column order_particulars.reference is 'The shop''s own name for the order; no two orders share one.';
+comment on column order_particulars.metadata is 'The shop''s own, for its programs; nothing here reads it.';
+comment on column order_particulars.version is 'Grows with every change: says whether the row is still what somebody has read.';
+
+-- A return is its movements; this is what the shop says of it. A function that looks stands for
+-- foreign keys.
+create table return_metadata (
+    order_id uuid not null,
+    return_id uuid not null,
+    warehouse_id uuid not null,
+    metadata metadata not null,
+    constraint return_metadata_pkey primary key (order_id, return_id, warehouse_id)
+);
+comment on table return_metadata is 'The shop''s own of returns, for its programs; nothing here reads it. Written by describe_return().';
 
 -- Sagas: the plan of each type as rows, where each saga stands, and its
 -- history. A saga about an order carries the order's id, so that one id leads
@@ -747,6 +848,8 @@ create table refunds (
     decline_code text,
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
+    metadata metadata,
+    breakdown jsonb,
     constraint refunds_pkey primary key (id, warehouse_id),
     constraint refunds_payment_exists
     foreign key (order_id, warehouse_id) references payments (order_id, warehouse_id),
@@ -758,6 +861,9 @@ comment on table refunds is
     'Money given back, wholly or in part: of fulfilled orders, and of cancelled ones what turned up late. Each has a saga with its id.';
 comment on column refunds.status is 'failed: the gateway said refunded, and later that it came to nothing. Declined and failed are final.';
 comment on column refunds.despite_dispute is 'Whoever asked for it knew that the payment is disputed, and said to pay all the same.';
+comment on column refunds.breakdown is
+    'Of which lines and adjustments it is, [{"item_id", "quantity", "amount"}, {"adjustment_id", "amount"}, …], where that was said; it adds up to amount.';
+comment on column refunds.metadata is 'The shop''s own, for its programs; nothing here reads it.';
 comment on column refunds.gateway is 'Who paid it; ''by hand'': a person, at the gateway; ''other means'': a person, elsewhere.';
 
 create table disputes (

@@ -39,6 +39,8 @@
 --   DP037  an idempotency key whose first request is still under way
 --   DP038  an id, or a moment, of what retention has removed
 --   DP039  too many requests (over HTTP)
+--   DP040  an order that has ended, and was to be for something else
+--   DP041  an order that would cost less than nothing, or a refund that doesn't add up
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
@@ -61,11 +63,11 @@ comment on function current_actor() is 'The actor: the token''s subject for API 
 -- The customer that the caller's token names, or null. Same rule as above; the
 -- subject of a member of staff is no customer. The setting `role` is what the
 -- session acts as, inside of its functions too, where current_user is another.
-create or replace function current_customer() returns uuid
+create or replace function current_customer() returns text
 language sql stable
 return case
     when session_user = 'darkpearl_api' and current_setting('role') = 'authenticated'
-        then nullif(nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub', '')::uuid
+        then nullif(nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub', '')
 end;
 comment on function current_customer() is 'The customer the caller''s token names; null for sessions that carry none.';
 

@@ -10,7 +10,7 @@ set local search_path = darkpearl, pg_temp;
 -- Raises: DP003 for a SKU that no product has, DP015 for what is no such array, with the place
 -- of the first item that is none, counted from 0.
 create or replace function read_items(p_items jsonb, p_keys text[])
-returns table (product_id uuid, quantity integer, unit_price numeric)
+returns table (product_id uuid, quantity integer, unit_price numeric, metadata jsonb)
 language plpgsql stable
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
@@ -43,6 +43,7 @@ begin
                     then format('has quantity %s, which is no number of units', left(e.item ->> 'quantity', 50))
                 when e.item ->> 'unit_price' !~ '^-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?$'
                     then format('has unit_price %s, which is no number', left(e.item ->> 'unit_price', 50))
+                when jsonb_typeof(e.item -> 'metadata') not in ('object', 'null') then 'has metadata that is no object'
             end as fault
         from jsonb_array_elements(p_items) with ordinality as e (item, n)
     ) as i
@@ -70,8 +71,9 @@ begin
     end if;
 
     return query
-    select coalesce(i.product_id, (select p.id from products as p where p.sku = normalize(i.sku))), i.quantity, i.unit_price
-    from jsonb_to_recordset(p_items) as i (product_id uuid, sku text, quantity integer, unit_price numeric);
+    select coalesce(i.product_id, (select p.id from products as p where p.sku = normalize(i.sku))), i.quantity, i.unit_price,
+        nullif(i.metadata, 'null')
+    from jsonb_to_recordset(p_items) as i (product_id uuid, sku text, quantity integer, unit_price numeric, metadata jsonb);
 end
 $$;
 comment on function read_items(jsonb, text[]) is

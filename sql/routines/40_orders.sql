@@ -289,17 +289,22 @@ for each row execute function start_order_clean();
 -- tables' own.
 --
 -- p_items: [{"product_id": uuid, "quantity": int, "unit_price": number}, …], or "sku"
--- instead of product_id; unit_price only from service_role. p_payment_token: the payer's means of
--- payment, as the gateway calls it. Locks only the rows that it inserts.
--- Raises: DP001, DP002, DP003, DP015 for items that are no such array: see read_items().
+-- instead of product_id; unit_price only from service_role, and "metadata" not from customers.
+-- p_payment_token: the payer's means of payment, as the gateway calls it. p_particulars: what
+-- the order is for, as update_order() takes it. p_adjustments: what it costs beside its lines,
+-- [{"kind": "shipping", "label": "…", "amount": number, "item": place}, …]. Locks only the rows that it inserts.
+-- Raises: DP001, DP002, DP003, DP015 for items that are no such array: see read_items(); as
+-- refuse_wrong_particulars().
 create or replace function place_order(
     p_warehouse_id uuid,
     p_items jsonb,
-    p_customer_id uuid default null,
+    p_customer_id text default null,
     p_notes text default null,
     p_currency text default 'USD',
     p_order_id uuid default new_id(),
-    p_payment_token text default null
+    p_payment_token text default null,
+    p_particulars jsonb default null,
+    p_adjustments jsonb default null
 ) returns orders
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -315,9 +320,16 @@ begin
     insert into orders (id, warehouse_id, customer_id, notes, currency)
     values (p_order_id, p_warehouse_id, p_customer_id, p_notes, p_currency);
 
-    insert into order_items (order_id, warehouse_id, product_id, quantity, unit_price)
-    select p_order_id, p_warehouse_id, i.product_id, i.quantity, i.unit_price
-    from read_items(p_items, '{product_id, sku, quantity, unit_price}') as i;
+    -- Customers may not so much as name the column.
+    if p_items @? '$[*].metadata' then
+        insert into order_items (order_id, warehouse_id, product_id, quantity, unit_price, metadata)
+        select p_order_id, p_warehouse_id, i.product_id, i.quantity, i.unit_price, i.metadata
+        from read_items(p_items, '{product_id, sku, quantity, unit_price, metadata}') as i;
+    else
+        insert into order_items (order_id, warehouse_id, product_id, quantity, unit_price)
+        select p_order_id, p_warehouse_id, i.product_id, i.quantity, i.unit_price
+        from read_items(p_items, '{product_id, sku, quantity, unit_price}') as i;
+    end if;
 
     if not found then
         perform refuse(
@@ -332,11 +344,21 @@ begin
         values (p_order_id, p_warehouse_id, p_payment_token);
     end if;
 
+    if p_adjustments is not null then
+        insert into order_adjustments (order_id, warehouse_id, kind, label, amount, item_id)
+        select p_order_id, p_warehouse_id, a.kind, a.label, a.amount, a.item_id
+        from read_adjustments(p_order_id, p_warehouse_id, p_adjustments) as a;
+    end if;
+
+    if p_particulars is not null then
+        perform update_order(p_order_id, p_particulars);
+    end if;
+
     select o.* into strict v_order
     from orders as o
     where o.id = p_order_id and o.warehouse_id = p_warehouse_id;
     return v_order;
 end
 $$;
-comment on function place_order(uuid, jsonb, uuid, text, text, uuid, text) is
+comment on function place_order(uuid, jsonb, text, text, text, uuid, text, jsonb, jsonb) is
     'Places an order: place_order(warehouse_id, ''[{"product_id": "…", "quantity": 2}]''). Returns the order; its saga starts at commit.';

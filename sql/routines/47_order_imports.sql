@@ -67,7 +67,8 @@ begin
         select l.line, case
             when l.order_id is null and l.reference is null then 'order_id or reference is missing'
             when l.found_order is null then 'order_id is no UUID'
-            when l.customer_id is not null and read_uuid(l.customer_id) is null then 'customer_id is no UUID'
+            when length(l.customer_id) > 255 then 'customer_id has more than 255 characters'
+            when not is_visible_throughout(l.customer_id) then 'customer_id has characters that can''t be seen, or spaces too many'
             when l.currency !~ '^[A-Z]{3}$' then 'currency is no code of ISO 4217'
             when length(l.notes) > 2000 then 'notes have more than 2000 characters'
             when not coalesce(read_integer(l.quantity) between 1 and 1000000, false) then 'quantity is no number from 1 to 1000000'
@@ -122,7 +123,7 @@ begin
         ),
         inserted as (
             insert into orders (id, warehouse_id, customer_id, currency, notes)
-            select l.found_order, l.found_warehouse, read_uuid(l.customer_id), coalesce(l.currency, 'USD'), l.notes
+            select l.found_order, l.found_warehouse, l.customer_id, coalesce(l.currency, 'USD'), l.notes
             from good as g
             inner join pg_temp.order_imports as l on l.line = g.line
             order by l.line

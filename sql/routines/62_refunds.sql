@@ -33,10 +33,67 @@ create or replace trigger refunds_refuse_truncate
 before truncate on refunds
 for each statement execute function refuse_change();
 
+-- Refuses a breakdown of a refund that can't be one: an array of what goes back of lines,
+-- {"item_id", "quantity", "amount"}, and of adjustments, {"adjustment_id", "amount"}; of each line
+-- and adjustment of the order once, no more than it was, and as much as the refund in all.
+-- Locks nothing. Raises: DP015 for what is no such array, DP041 when it doesn't add up.
+create or replace function refuse_wrong_breakdown(p_order_id uuid, p_amount numeric, p_breakdown jsonb) returns void
+language plpgsql stable
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_hint constant text := 'Pass [{"item_id": 1, "quantity": 1, "amount": 10}, {"adjustment_id": 2, "amount": 4.90}].';
+    v_place bigint;
+    v_sum numeric;
+begin
+    if jsonb_typeof(p_breakdown) <> 'array' or jsonb_array_length(p_breakdown) not between 1 and 2000 then
+        perform refuse('DP015', 'breakdown must be an array', 'It is none, or has no parts, or more than 2000.', v_hint);
+    end if;
+    select min(e.n) - 1 into v_place
+    from jsonb_array_elements(p_breakdown) with ordinality as e (part, n)
+    where case when jsonb_typeof(e.part) = 'object' then
+        e.part - '{item_id,quantity,amount}'::text[] <> '{}' and e.part - '{adjustment_id,amount}'::text[] <> '{}'
+        or (e.part ->> 'amount' ~ '^-?[0-9]{1,12}(\.[0-9]{1,4})?$') is not true
+        or coalesce(e.part ->> 'item_id', e.part ->> 'adjustment_id', '') !~ '^[0-9]{1,18}$'
+        or e.part ->> 'quantity' !~ '^[0-9]{1,7}$'
+    else true end;
+    if v_place is not null then
+        perform refuse(
+            'DP015', 'part makes no sense',
+            format('breakdown[%s] is %s.', v_place, left((p_breakdown -> v_place::integer)::text, 200)), v_hint
+        );
+    end if;
+
+    select sum(b.amount) into v_sum from jsonb_to_recordset(p_breakdown) as b (amount numeric);
+    select min(b.n) - 1 into v_place
+    from (
+        select e.n, (e.part ->> 'item_id')::bigint as item_id, (e.part ->> 'adjustment_id')::bigint as adjustment_id,
+            (e.part ->> 'quantity')::integer as quantity, (e.part ->> 'amount')::numeric as amount,
+            count(*) over (partition by e.part -> 'item_id', e.part -> 'adjustment_id') as times
+        from jsonb_array_elements(p_breakdown) with ordinality as e (part, n)
+    ) as b
+    left join order_items as i on i.order_id = p_order_id and i.id = b.item_id
+    left join order_adjustments as a on a.order_id = p_order_id and a.id = b.adjustment_id
+    where b.times > 1 or b.quantity > i.quantity
+        or (b.amount between least(coalesce(i.line_total, a.amount), 0) and greatest(coalesce(i.line_total, a.amount), 0)) is not true;
+    if v_place is not null or v_sum <> p_amount then
+        perform refuse(
+            'DP041', 'refund does not add up',
+            case when v_place is null then format('The parts are %s in all, the refund %s.', v_sum, p_amount) else
+                format('breakdown[%s] is of nothing in the order, or of more than it was, or the second of its kind.', v_place) end,
+            'Name lines and adjustments of the order, each once, whose amounts add up to that of the refund.'
+        );
+    end if;
+end
+$$;
+comment on function refuse_wrong_breakdown(uuid, numeric, jsonb) is 'Internal: refuses a breakdown of a refund that doesn''t add up.';
+
 -- Writes a refund and starts its saga. Locks only the rows that it inserts.
 -- Raises: DP011 when the id is that of an order or another saga.
 create or replace function start_refund(
-    p_payment payments, p_amount numeric, p_reason text, p_refund_id uuid, p_despite_dispute boolean default false
+    p_payment payments, p_amount numeric, p_reason text, p_refund_id uuid, p_despite_dispute boolean default false,
+    p_metadata jsonb default null, p_breakdown jsonb default null
 ) returns refunds
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -44,16 +101,17 @@ as $$
 declare
     v_refund refunds;
 begin
-    insert into refunds (id, order_id, warehouse_id, amount, currency, reason, despite_dispute)
+    insert into refunds (id, order_id, warehouse_id, amount, currency, reason, despite_dispute, metadata, breakdown)
     values (
-        p_refund_id, p_payment.order_id, p_payment.warehouse_id, p_amount, p_payment.currency, p_reason, p_despite_dispute
+        p_refund_id, p_payment.order_id, p_payment.warehouse_id, p_amount, p_payment.currency, p_reason, p_despite_dispute,
+        p_metadata, p_breakdown
     )
     returning * into v_refund;
     perform start_saga('refund', v_refund.id, v_refund.warehouse_id, p_reason);
     return v_refund;
 end
 $$;
-comment on function start_refund(payments, numeric, text, uuid, boolean) is 'Internal: writes a refund and starts its saga.';
+comment on function start_refund(payments, numeric, text, uuid, boolean, jsonb, jsonb) is 'Internal: writes a refund and starts its saga.';
 
 -- The money of a payment that can still be given back: refunds that have been asked
 -- for count as gone. Locks nothing.
@@ -153,14 +211,15 @@ comment on function amount_to_refund(uuid, payments, numeric) is 'Internal: the 
 
 -- Gives back money of a fulfilled order, p_amount or all that is left of it; or what a
 -- cancelled one is still owed, all of it. The same p_refund_id again returns the refund it
--- made. p_despite_dispute: pays although the payer's bank may have paid already.
+-- made. p_despite_dispute: pays although the payer's bank may have paid already. p_breakdown: of
+-- which lines and adjustments it is, see refuse_wrong_breakdown(); it is for who reads it.
 -- The goods are another matter: see return_items().
 -- Locks: payments.
--- Raises: as amount_to_refund(); DP011 when the id stands for another refund, an order or a
--- saga; DP015 for a part of what a cancelled order is owed; DP027 when the payment is disputed.
+-- Raises: as amount_to_refund() and refuse_wrong_breakdown(); DP011 when the id stands for another
+-- refund, an order or a saga; DP015 for a part of what a cancelled order is owed; DP027 when the payment is disputed.
 create or replace function refund_order(
     p_order_id uuid, p_amount numeric default null, p_reason text default null, p_refund_id uuid default new_id(),
-    p_despite_dispute boolean default false
+    p_despite_dispute boolean default false, p_metadata jsonb default null, p_breakdown jsonb default null
 ) returns refunds
 language plpgsql
 security definer
@@ -172,7 +231,12 @@ declare
     v_refund refunds := refund_again(p_refund_id, p_order_id, p_amount);
     v_amount numeric;
 begin
-    if v_refund.id is not null then
+    if v_refund.id is not null and p_breakdown is not null and p_breakdown is distinct from v_refund.breakdown then
+        perform refuse(
+            'DP011', 'refund id already used', format('Refund %s has another breakdown.', v_refund.id),
+            'Repeat a refund unchanged, or give a new one a new id.'
+        );
+    elsif v_refund.id is not null then
         return v_refund;
     end if;
     v_amount := amount_to_refund(p_order_id, v_payment, p_amount);
@@ -189,10 +253,13 @@ begin
             'See disputed_payments. To pay all the same, pass p_despite_dispute.'
         );
     end if;
-    return start_refund(v_payment, v_amount, p_reason, p_refund_id, coalesce(p_despite_dispute, false));
+    if p_breakdown is not null then
+        perform refuse_wrong_breakdown(p_order_id, v_amount, p_breakdown);
+    end if;
+    return start_refund(v_payment, v_amount, p_reason, p_refund_id, coalesce(p_despite_dispute, false), p_metadata, p_breakdown);
 end
 $$;
-comment on function refund_order(uuid, numeric, text, uuid, boolean) is
+comment on function refund_order(uuid, numeric, text, uuid, boolean, jsonb, jsonb) is
     'Gives back money of a fulfilled order, all that is left or a part, or what a cancelled one is owed. Safe to repeat with the same refund id.';
 
 -- An operator has given money back by other means than the gateway: writes it down as a

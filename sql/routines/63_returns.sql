@@ -50,7 +50,7 @@ begin
         perform refuse('DP015', 'return has no items', 'p_items is an empty array.', v_hint);
     end if;
     select min(i.n) - 1 into v_place
-    from read_items(p_items, '{product_id, sku, quantity}') with ordinality as i (product_id, quantity, unit_price, n)
+    from read_items(p_items, '{product_id, sku, quantity}') with ordinality as i (product_id, quantity, unit_price, metadata, n)
     where i.quantity <= 0;
     if v_place is not null then
         perform refuse(
@@ -184,3 +184,37 @@ end
 $$;
 comment on function return_items(uuid, jsonb, text, uuid) is
     'Goods of a fulfilled order come back into stock, all or a part. Safe to repeat with the same return id.';
+
+-- Says something of a return that nothing here reads: metadata, changed by a merge patch. The same
+-- again changes nothing.
+-- Locks: the order. Raises: DP010 when there is no such return, DP015 as merge_patch(); the laws of
+-- metadata.
+create or replace function describe_return(p_return_id uuid, p_metadata jsonb) returns return_metadata
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_order_id constant uuid := (
+        select m.reference_id from stock_movements as m
+        where m.correlation_id = p_return_id and m.movement_type = 'receive' and m.reference_type = 'return'
+        limit 1
+    );
+    v_order orders;
+    v_said return_metadata;
+begin
+    if v_order_id is null then
+        perform refuse(
+            'DP010', 'no such return', format('There is no return %s.', p_return_id), 'See order_returns.'
+        );
+    end if;
+    v_order := lock_fulfilled_order(v_order_id);
+    insert into return_metadata as r (order_id, return_id, warehouse_id, metadata)
+    values (v_order.id, p_return_id, v_order.warehouse_id, merge_patch('{}', p_metadata))
+    on conflict on constraint return_metadata_pkey do update set metadata = merge_patch(r.metadata, p_metadata)
+    returning r.* into v_said;
+    return v_said;
+end
+$$;
+comment on function describe_return(uuid, jsonb) is 'Gives a return metadata, or changes it by a merge patch.';

@@ -183,6 +183,9 @@ begin
     select array_agg(g.id) into v_movements from going as g, spent;
     perform fold_movements(v_movements);
     delete from payment_tokens as t where t.order_id = any(p_order_ids);
+    delete from return_metadata as m where m.order_id = any(p_order_ids);
+    delete from order_adjustments as a where a.order_id = any(p_order_ids);
+    delete from order_particulars as d where d.order_id = any(p_order_ids);
     delete from order_items as i where i.order_id = any(p_order_ids);
     delete from saga_signals as g where g.saga_id = any(v_sagas);
     delete from saga_events as e where e.saga_id = any(v_sagas);

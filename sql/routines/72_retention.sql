@@ -4,8 +4,8 @@
 --   update retention set keep_days = 730 where kind = 'orders';
 --   select * from retention_due();          -- what would go, of which months, and how much it is
 --
---   orders          whole orders that are over, from when they ended: lines, saga, events,
---                   movements, returns
+--   orders          whole orders that are over, from when they ended: lines, adjustments, particulars,
+--                   saga, events, movements, returns
 --   payments        payments of orders that are gone, with refunds and disputes
 --   movements       what people and programs wrote into the ledger
 --   gateway_events  what gateways sent
@@ -106,7 +106,7 @@ begin atomic
     )::bigint
     from unnest(
         case p_kind
-            when 'orders' then '{orders,order_items,sagas,saga_events,stock_movements}'
+            when 'orders' then '{orders,order_items,order_adjustments,order_particulars,sagas,saga_events,stock_movements}'
             when 'payments' then '{payments,refunds,disputes}'
             when 'movements' then '{stock_movements}'
             else array[p_kind]

@@ -114,7 +114,16 @@ comment on view recorded_movements is 'Every movement of stock; for a transfer, 
 
 -- Goods that came back: the movements of each return.
 create or replace view order_returns with (security_invoker = true) as
-select m.correlation_id as id, m.reference_id as order_id, json_agg(m order by m.id) as movements
+select
+    m.correlation_id as id, m.reference_id as order_id, json_agg(m order by m.id) as movements,
+    coalesce(
+        (
+            select d.metadata from return_metadata as d
+            where d.order_id = m.reference_id and d.return_id = m.correlation_id
+            limit 1
+        ),
+        '{}'
+    ) as metadata
 from stock_ledger as m
 where (m.movement_type = 'receive') is true and m.reference_type = 'return'
 group by m.correlation_id, m.reference_id;
@@ -167,9 +176,11 @@ select
     (
         select json_build_object('id', w.id, 'code', w.code, 'name', w.name)
         from warehouses as w where w.id = o.warehouse_id
-    ) as warehouse
-from orders as o;
-comment on view order_summaries is 'Every order with its warehouse.';
+    ) as warehouse,
+    p.reference, p.email
+from orders as o
+left join order_particulars as p on p.order_id = o.id and p.warehouse_id = o.warehouse_id;
+comment on view order_summaries is 'Every order with its warehouse, its reference and its email address.';
 
 -- An order as whoever has placed it is told.
 create or replace view order_confirmations with (security_invoker = true) as
@@ -179,7 +190,7 @@ select
             json_agg(
                 json_build_object(
                     'id', i.id, 'product_id', i.product_id, 'quantity', i.quantity,
-                    'unit_price', i.unit_price, 'line_total', i.line_total,
+                    'unit_price', i.unit_price, 'line_total', i.line_total, 'metadata', coalesce(i.metadata, '{}'),
                     'product', json_build_object('id', p.id, 'sku', p.sku, 'name', p.name)
                 )
                 order by i.id
@@ -188,16 +199,40 @@ select
         inner join products as p on p.id = i.product_id
         where i.order_id = o.id and i.warehouse_id = o.warehouse_id
     ) as items,
+    a.adjustments, (
+        select sum(i.line_total) from order_items as i where i.order_id = o.id and i.warehouse_id = o.warehouse_id
+    ) as subtotal,
+    a.shipping_total, a.discount_total, a.tax_total, a.fee_total,
+    p.shipping_address, p.billing_address, coalesce(p.metadata, '{}') as metadata,
+    -- Of what update_order() changes; of an order of which nothing was said, 1.
+    coalesce(p.version, 0) + 1 as version,
     o.*
-from order_summaries as o;
-comment on view order_confirmations is 'Every order with its lines.';
+from order_summaries as o
+cross join lateral (
+    select
+        coalesce(
+            json_agg(
+                json_build_object('id', d.id, 'kind', d.kind, 'label', d.label, 'amount', d.amount, 'item_id', d.item_id)
+                order by d.id
+            ),
+            '[]'
+        ) as adjustments,
+        coalesce(sum(d.amount) filter (where d.kind = 'shipping'), 0) as shipping_total,
+        coalesce(sum(d.amount) filter (where d.kind = 'discount'), 0) as discount_total,
+        coalesce(sum(d.amount) filter (where d.kind = 'tax'), 0) as tax_total,
+        coalesce(sum(d.amount) filter (where d.kind = 'fee'), 0) as fee_total
+    from order_adjustments as d
+    where d.order_id = o.id and d.warehouse_id = o.warehouse_id
+) as a
+left join order_particulars as p on p.order_id = o.id and p.warehouse_id = o.warehouse_id;
+comment on view order_confirmations is 'Every order with its lines, what it costs beside them, and what it is for.';
 
 -- Money that goes back.
 create or replace view order_refunds with (security_invoker = true) as
 select
     r.id, r.order_id, r.status, r.amount, r.currency, r.reason, r.despite_dispute, r.gateway, r.gateway_reference,
     told_decline_code(r.order_id, r.id) as decline_code,
-    r.created_at, r.updated_at
+    r.created_at, r.updated_at, coalesce(r.metadata, '{}') as metadata, r.breakdown
 from refunds as r;
 comment on view order_refunds is 'Every refund, with why it was declined as the caller may read it.';
 

@@ -65,16 +65,31 @@ where m.available_after <> 0
     )
 union all
 -- Orders.
-select 'order total is not the sum of its lines', o.id, format('%s, lines %s', o.total_amount, coalesce(i.total, 0)), o.id, null, null
+select 'order total is not the sum of its lines and adjustments', o.id,
+    format('%s, lines %s, adjustments %s', o.total_amount, coalesce(i.total, 0), coalesce(a.total, 0)), o.id, null, null
 from orders as o
 cross join lateral (
     select sum(l.line_total) as total from order_items as l where l.order_id = o.id and l.warehouse_id = o.warehouse_id
 ) as i
-where o.total_amount is distinct from i.total
+cross join lateral (
+    select sum(d.amount) as total from order_adjustments as d where d.order_id = o.id and d.warehouse_id = o.warehouse_id
+) as a
+where o.total_amount is distinct from i.total + coalesce(a.total, 0)
+union all
+select 'adjustment has no order, or no line', a.order_id, format('%s %s', a.kind, a.amount), a.order_id, null, null
+from order_adjustments as a
+where not exists (select from orders as o where o.id = a.order_id and o.warehouse_id = a.warehouse_id)
+    or (a.item_id is not null and not exists (
+        select from order_items as i where i.order_id = a.order_id and i.warehouse_id = a.warehouse_id and i.id = a.item_id
+    ))
 union all
 select 'line has no order', i.order_id, format('line %s in warehouse %s', i.id, i.warehouse_id), i.order_id, null, null
 from order_items as i
 where not exists (select from orders as o where o.id = i.order_id and o.warehouse_id = i.warehouse_id)
+union all
+select 'particulars have no order', d.order_id, coalesce(d.reference, 'no reference'), d.order_id, null, null
+from order_particulars as d
+where not exists (select from orders as o where o.id = d.order_id and o.warehouse_id = d.warehouse_id)
 union all
 select 'order has no saga', o.id, o.status::text, o.id, null, null
 from orders as o
@@ -166,6 +181,11 @@ where (o.status in ('paid', 'fulfilling', 'fulfilled') and s.status not in ('com
         )
     )
 union all
+select 'refund is not what its breakdown adds up to', r.id, format('%s of order %s', r.amount, r.order_id), r.id, null, null
+from refunds as r
+where r.breakdown is not null
+    and r.amount is distinct from (select sum((e.part ->> 'amount')::numeric) from jsonb_array_elements(r.breakdown) as e (part))
+union all
 select 'refund and saga disagree', r.id, format('refund %s, saga %s', r.status, coalesce(s.status::text, 'none')),
     r.id, null, null
 from refunds as r
@@ -195,6 +215,14 @@ inner join lateral (
     ) as m
     group by m.product_id
 ) as m on m.returned > m.fulfilled
+union all
+select 'metadata of a return that is not there', d.return_id, format('order %s', d.order_id), d.order_id, null, null
+from return_metadata as d
+where not exists (
+    select from stock_movements as m
+    where m.correlation_id = d.return_id and m.movement_type = 'receive' and m.reference_id = d.order_id
+        and m.warehouse_id = d.warehouse_id
+)
 union all
 -- Events.
 select 'event has no saga', e.saga_id, e.event_type::text, e.saga_id, null, null

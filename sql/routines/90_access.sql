@@ -97,8 +97,8 @@ public, anon, authenticated, service_role, darkpearl_app, darkpearl_listener, da
 grant usage on schema darkpearl to
 anon, authenticated, service_role, darkpearl_app, darkpearl_listener, darkpearl_reader, darkpearl_api;
 grant execute on function
-clock(), new_id(), minor_units(text), is_visible(text), is_visible_throughout(text), words_of(text), search_words(text, text),
-refuse(text, text, text, text), refuse_unpayable(numeric, text), read_items(jsonb, text[]),
+clock(), new_id(), minor_units(text), is_visible(text), is_visible_throughout(text), is_postal_address(jsonb), words_of(text), search_words(text, text),
+refuse(text, text, text, text), refuse_unpayable(numeric, text), read_items(jsonb, text[]), read_adjustments(uuid, uuid, jsonb), merge_patch(jsonb, jsonb, integer),
 current_actor(), current_customer()
 to public;
 
@@ -131,11 +131,22 @@ grant insert (id, warehouse_id, customer_id, currency, notes) on orders to
 authenticated, service_role, darkpearl_app;
 grant insert (order_id, warehouse_id, product_id, quantity, unit_price) on order_items to
 authenticated, service_role, darkpearl_app;
+grant insert (metadata) on order_items to service_role, darkpearl_app;
+grant select on order_adjustments to authenticated, service_role, darkpearl_app, darkpearl_reader;
+grant insert (order_id, warehouse_id, item_id, kind, label, amount) on order_adjustments to service_role, darkpearl_app;
 grant update (notes) on orders to service_role, darkpearl_app;
-grant execute on function place_order(uuid, jsonb, uuid, text, text, uuid, text) to
+grant execute on function place_order(uuid, jsonb, text, text, text, uuid, text, jsonb, jsonb) to
 authenticated, service_role, darkpearl_app;
 grant insert (order_id, warehouse_id, token) on payment_tokens to authenticated, service_role, darkpearl_app;
 grant execute on function cancel_order(uuid, text) to authenticated, service_role, darkpearl_app;
+
+-- What an order is for. Customers say their part of it by the function, which knows what that is.
+grant select on order_particulars to authenticated, service_role, darkpearl_app, darkpearl_reader;
+grant insert (order_id, warehouse_id, reference, email, shipping_address, billing_address, metadata) on order_particulars to
+service_role, darkpearl_app;
+grant update (reference, email, shipping_address, billing_address, metadata) on order_particulars to service_role, darkpearl_app;
+grant execute on function update_order(uuid, jsonb, bigint[]) to authenticated, service_role, darkpearl_app;
+grant execute on function erase_customer(text, text) to service_role;
 
 -- Imports: each does with the lines that it has staged what its grants above let it do. Their
 -- parts run as their caller, on the caller's own tables.
@@ -160,7 +171,8 @@ service_role, darkpearl_app, darkpearl_reader;
 grant select on payments, refunds, disputes, sagas, saga_events, saga_steps, step_settings, saga_signals to
 service_role, darkpearl_app, darkpearl_reader;
 grant select (
-    id, order_id, warehouse_id, status, amount, currency, reason, despite_dispute, gateway, gateway_reference, created_at, updated_at
+    id, order_id, warehouse_id, status, amount, currency, reason, despite_dispute, gateway, gateway_reference, created_at,
+    updated_at, metadata, breakdown
 ) on refunds to authenticated;
 grant select on disputes to authenticated;
 grant select (
@@ -183,8 +195,10 @@ grant execute on function signal_saga(uuid, text, jsonb, text) to service_role, 
 
 -- Money and goods that come back, and events of gateways.
 grant execute on function
-refund_order(uuid, numeric, text, uuid, boolean), return_items(uuid, jsonb, text, uuid)
+refund_order(uuid, numeric, text, uuid, boolean, jsonb, jsonb), return_items(uuid, jsonb, text, uuid)
 to service_role, darkpearl_app;
+grant select on return_metadata to service_role, darkpearl_app, darkpearl_reader;
+grant execute on function describe_return(uuid, jsonb) to service_role, darkpearl_app;
 grant execute on function record_manual_refund(uuid, numeric, text, uuid) to service_role;
 grant execute on function find_payments(text) to service_role, darkpearl_app, darkpearl_reader;
 grant select on gateway_events to service_role, darkpearl_reader;
@@ -270,7 +284,7 @@ declare
 begin
     -- Staff, applications and reports see every row of what they may select.
     foreach v_table in array array[
-        'products', 'warehouses', 'inventory', 'stock_movements', 'orders', 'order_items',
+        'products', 'warehouses', 'inventory', 'stock_movements', 'orders', 'order_items', 'order_adjustments', 'order_particulars', 'return_metadata',
         'payments', 'refunds', 'disputes', 'gateway_events', 'saga_steps', 'step_settings', 'sagas', 'saga_events',
         'saga_signals', 'action_log', 'retention', 'retention_exports', 'spent_ids', 'spent_up_to', 'audit_runs'
     ] loop
@@ -295,6 +309,15 @@ create policy "staff and applications move stock" on stock_movements
 for insert to service_role, darkpearl_app with check (true);
 
 create policy "staff and applications annotate orders" on orders
+for update to service_role, darkpearl_app using (true) with check (true);
+
+create policy "staff and applications say what orders cost beside their lines" on order_adjustments
+for insert to service_role, darkpearl_app with check (true);
+
+create policy "staff and applications say what orders are for" on order_particulars
+for insert to service_role, darkpearl_app with check (true);
+
+create policy "staff and applications change what orders are for" on order_particulars
 for update to service_role, darkpearl_app using (true) with check (true);
 
 create policy "staff and applications add lines" on order_items
@@ -350,7 +373,8 @@ declare
 begin
     for v_table, v_column in
         values
-            ('order_items', 'order_id'), ('payments', 'order_id'), ('refunds', 'order_id'), ('disputes', 'order_id'),
+            ('order_items', 'order_id'), ('order_adjustments', 'order_id'), ('order_particulars', 'order_id'),
+            ('payments', 'order_id'), ('refunds', 'order_id'), ('disputes', 'order_id'),
             ('sagas', 'id'), ('saga_events', 'saga_id')
     loop
         execute format(

@@ -80,10 +80,17 @@ create type saga_event_type as enum (
 -- undone with those before it. 'stuck' needs a person.
 create type step_result as enum ('done', 'refused', 'waiting', 'failed', 'given_up', 'deferred', 'wrong', 'stuck');
 
+-- What an order costs beside its lines; a discount makes it less.
+create type adjustment_kind as enum ('shipping', 'discount', 'tax', 'fee');
+
 -- An amount of money in major units. Four decimals hold every ISO 4217
 -- currency; the upper bound also refuses 'NaN' and 'Infinity'.
 create domain amount as numeric
     constraint amount_is_a_sane_sum check (value >= 0 and value < 1e12 and scale(value) <= 4);
+
+-- The same of what may be taken away.
+create domain signed_amount as numeric
+constraint signed_amount_is_a_sane_sum check (abs(value) < 1e12 and scale(value) <= 4);
 
 create domain currency_code as text
     constraint currency_is_iso_4217 check (value ~ '^[A-Z]{3}$');
@@ -112,6 +119,13 @@ begin atomic
     end;
 end;
 comment on function minor_units(text) is 'How many decimals an amount of a currency has: 2 for USD, 0 for JPY, 3 for KWD.';
+
+-- Data of a shop's own beside ours, which nothing here reads.
+create domain metadata as jsonb
+constraint metadata_is_a_small_object check (value is null or (jsonb_typeof(value) = 'object' and octet_length(value::text) <= 16384));
+
+create domain email_address as text
+constraint email_address_has_a_name_and_a_host check (length(value) <= 254 and value ~ '^[^@[:space:]]+@[^@[:space:]]+$');
 
 -- What may be said of the money of one payment; a gateway may take more than was asked for,
 -- until that is undone. One function for all of it: a CHECK
@@ -149,6 +163,32 @@ return p_text = btrim(p_text) and strpos(p_text, '  ') = 0 and not exists (
     select from regexp_split_to_table(p_text, '') as c where c <> ' ' and not is_visible(c)
 );
 comment on function is_visible_throughout(text) is 'Whether a text has visible characters alone, and single spaces between them.';
+
+-- Whether an object is a postal address: some of these fields, each a text that shows something,
+-- country a code of ISO 3166-1.
+create function is_postal_address(p_address jsonb) returns boolean
+language sql immutable strict parallel safe
+return case when jsonb_typeof(p_address) = 'object' then
+    p_address <> '{}'
+    and p_address - '{name,company,line1,line2,city,region,postal_code,country,phone}'::text[] = '{}'
+    and coalesce(p_address ->> 'country' ~ '^[A-Z]{2}$', true)
+    and not exists (
+        select from jsonb_each(p_address) as f (name, value)
+        where jsonb_typeof(f.value) <> 'string' or length(f.value #>> '{}') > 255 or not is_visible(f.value #>> '{}')
+    )
+else false end;
+comment on function is_postal_address(jsonb) is 'Whether a JSON object is a postal address.';
+
+create domain postal_address as jsonb
+constraint postal_address_has_its_fields check (is_postal_address(value));
+
+-- Whom an order is for, by the subject of a token. One of ASCII alone, as nearly all are, is
+-- told by one pattern; any other is looked at character by character. Null is told first, since
+-- most orders of a shop's own programs have none.
+create domain customer_id as text
+constraint customer_id_is_visible_throughout check (
+    value is null or (length(value) between 1 and 255 and (value ~ '^[!-~]+$' or is_visible_throughout(value)))
+);
 
 -- The words of a text, as a search compares them: lower case, without accents, and cut at
 -- whatever is neither letter nor digit. The cuts are named, so that they are the same in
@@ -212,6 +252,7 @@ comment on function new_id() is 'A new UUIDv7: unique, and sorted by the time it
 -- Called by column defaults and constraints, whoever inserts.
 grant execute on function amounts_add_up(amount, amount, amount, amount, amount) to public;
 grant execute on function clock() to public;
+grant execute on function is_postal_address(jsonb) to public;
 grant execute on function is_visible_throughout(text) to public;
 grant execute on function is_visible(text) to public;
 grant execute on function minor_units(text) to public;

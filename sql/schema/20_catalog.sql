@@ -9,6 +9,7 @@ create table products (
     unit_price amount not null default 0,
     currency currency_code not null default 'USD',
     is_active boolean not null default true,
+    metadata metadata not null default '{}',
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
     constraint products_sku_is_unique unique (sku),
@@ -26,6 +27,7 @@ create index products_newest_idx on products (created_at, id);
 create index products_search_idx on products using gin (search_words(sku, name))
 with (gin_pending_list_limit = 256);
 comment on table products is 'The catalogue. An order line takes its price from here.';
+comment on column products.metadata is 'The shop''s own, for its programs; nothing here reads it.';
 comment on column products.unit_price is 'Price of one unit, in major units of currency.';
 comment on column products.version is 'Grows with every change: says whether the row is still what somebody has read.';
 comment on column products.is_active is 'An inactive product stays in old orders and refuses new ones.';

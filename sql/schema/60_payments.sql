@@ -53,6 +53,8 @@ create table refunds (
     decline_code text,
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
+    metadata metadata,
+    breakdown jsonb,
     constraint refunds_pkey primary key (id, warehouse_id),
     constraint refunds_payment_exists
     foreign key (order_id, warehouse_id) references payments (order_id, warehouse_id),
@@ -64,6 +66,9 @@ comment on table refunds is
     'Money given back, wholly or in part: of fulfilled orders, and of cancelled ones what turned up late. Each has a saga with its id.';
 comment on column refunds.status is 'failed: the gateway said refunded, and later that it came to nothing. Declined and failed are final.';
 comment on column refunds.despite_dispute is 'Whoever asked for it knew that the payment is disputed, and said to pay all the same.';
+comment on column refunds.breakdown is
+    'Of which lines and adjustments it is, [{"item_id", "quantity", "amount"}, {"adjustment_id", "amount"}, …], where that was said; it adds up to amount.';
+comment on column refunds.metadata is 'The shop''s own, for its programs; nothing here reads it.';
 comment on column refunds.gateway is 'Who paid it; ''by hand'': a person, at the gateway; ''other means'': a person, elsewhere.';
 
 create table disputes (

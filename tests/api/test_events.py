@@ -247,7 +247,7 @@ async def test_a_customer_has_a_share_of_the_streams(
     app: Litestar, client: Callable[..., Any], shop: Any, problem: Callable[..., Any]
 ) -> None:
     """Who holds a full share is 429; another customer, and staff, follow as before."""
-    alice, bob = uuid4(), uuid4()
+    alice, bob = str(uuid4()), str(uuid4())
     orders = {
         each: await shop.order((shop.products[0], 1), p_customer_id=each) for each in (alice, bob)
     }

@@ -13,6 +13,7 @@ Client = Callable[..., httpx.AsyncClient]
 Problem = Callable[..., Json]
 OrderBody = Callable[..., Json]
 RunSagas = Callable[..., Awaitable[None]]
+Listed = Callable[..., Awaitable[list[Json]]]
 
 ALICE, BOB = uuid4(), uuid4()
 
@@ -47,6 +48,21 @@ async def test_what_is_sold_is_open_to_everybody(
         problem(await api.get("/inventory?low_stock=true"), 403, "42501")
     else:
         problem(await api.get("/inventory?low_stock=true"), 401, "DP030")
+
+
+@pytest.mark.parametrize(
+    "subject", ["auth0|5f7c8ec7", "José@example.com", "A5F7C8EC-0000-4000-8000-00000000000B"]
+)
+async def test_a_customer_is_the_subject_of_its_token(
+    client: Client, order_body: OrderBody, listed: Listed, subject: str
+) -> None:
+    """Any text of visible characters is one, to the letter; staff find the orders by it."""
+    order = (await client("authenticated", subject).post("/orders", json=order_body((0, 1)))).json()
+    assert order["customer_id"] == subject
+    seen = (await client("authenticated", subject).get("/orders")).json()["data"]
+    assert [each["id"] for each in seen] == [order["id"]]
+    assert (await client("authenticated", subject.swapcase()).get("/orders")).json()["data"] == []
+    assert [each["id"] for each in await listed("/orders", customer_id=subject)] == [order["id"]]
 
 
 async def test_customers_place_and_follow_their_orders(

@@ -234,7 +234,12 @@ BAD = {
     "a superuser": signed(role="darkpearl"),
     "a role that is a list": signed(role=["service_role"]),
     "a customer without an id": signed(role="authenticated"),
-    "a customer whose id is no UUID": signed(role="authenticated", sub="alice"),
+    "a customer whose id can't be seen": signed(role="authenticated", sub="alice\u200b"),
+    "a customer whose id has a NUL": signed(role="authenticated", sub="al\x00ce"),
+    "a customer whose id ends in a space": signed(role="authenticated", sub="alice "),
+    "a customer whose id is empty": signed(role="authenticated", sub=""),
+    "a customer whose id is too long": signed(role="authenticated", sub="x" * 256),
+    "a customer whose id is a number": signed(role="authenticated", sub=4711),
     "an expiry that is a word": signed(exp="tomorrow"),
     "no JWT": "hello",
     "three dots": "...",
@@ -597,8 +602,8 @@ def test_none_are_made_in_production_or_in_anothers_name() -> None:
         tokens.mint(production, "service_role", None, 60)
     with pytest.raises(ConfigError, match="DARKPEARL_JWT_JWKS"):
         tokens.mint(PUBLISHED, "service_role", None, 60)
-    with pytest.raises(ConfigError, match="UUID"):
-        tokens.mint(Settings(jwt_secret=SECRET), "authenticated", "alice", 60)
+    with pytest.raises(ConfigError, match="visible"):
+        tokens.mint(Settings(jwt_secret=SECRET), "authenticated", " ", 60)
 
 
 async def test_a_stream_ends_with_its_token(

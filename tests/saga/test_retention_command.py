@@ -68,6 +68,9 @@ async def test_a_month_is_exported_and_then_goes(
     assert counts == {
         "orders": 2,
         "order_items": 2,
+        "order_adjustments": 0,
+        "order_particulars": 0,
+        "return_metadata": 0,
         "sagas": 2,
         "saga_events": events,
         "saga_signals": 0,
@@ -104,7 +107,7 @@ async def test_the_audit_says_what_it_found(shop: Shop, run: Run, old: list[UUID
         await shop.run("update orders set total_amount = 1 where id = %s", old[0])
     assert (await run("audit", "--since", "2999-01-01")).exit_code == 0
     wrong = await run("audit", "--json")
-    assert '"finding":"order total is not the sum of its lines"' in wrong.output
+    assert '"finding":"order total is not the sum of its lines and adjustments"' in wrong.output
     assert await shop.values("select finding_count from audit_runs order by id") == [0, 0, 2]
 
 

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -24,3 +25,24 @@ async def log_in(
         return await connect(user=role, password="secret", options="", row_factory=dict_row)
 
     return log_in_as
+
+
+@pytest.fixture
+async def as_customer(
+    log_in: Callable[[str], Awaitable[AsyncConnection[Row]]],
+) -> Callable[..., Awaitable[list[Any]]]:
+    """Runs a statement as the API does for a customer: role and claims in a transaction."""
+    connection = await log_in("darkpearl_api")
+
+    async def run(customer: str | None, query: str, *parameters: Any) -> list[Any]:
+        async with connection.transaction():
+            await connection.execute("set local role authenticated")
+            if customer:
+                await connection.execute(
+                    "select set_config('request.jwt.claims', %s, true)",
+                    [json.dumps({"sub": customer})],
+                )
+            cursor = await connection.execute(query.encode(), parameters)
+            return await cursor.fetchall() if cursor.description else []
+
+    return run

@@ -100,7 +100,7 @@ async def test_claims_of_the_api_are_believed(log_in: LogIn) -> None:
         ("none", None),
         ("anon", None),
         ("service_role", None),
-        ("authenticated", subject),
+        ("authenticated", str(subject)),
     ):
         await connection.execute("select set_config('role', %s, false)", [role])
         assert await told(token) == {"actor": str(subject), "customer": customer}

@@ -63,6 +63,7 @@ async def test_every_function_is_in_the_files(shop: Shop) -> None:
         *routines,
         "amounts_add_up",
         "clock",
+        "is_postal_address",
         "is_visible_throughout",
         "is_visible",
         "minor_units",
@@ -117,7 +118,11 @@ async def test_policies_are_sentences(shop: Shop) -> None:
 
 async def test_laws_are_told_in_words(shop: Shop) -> None:
     """Who breaks a rule of what users write reads what is allowed, not a name alone."""
-    written = "{products,warehouses,inventory,stock_movements,orders,order_items,refunds}"
+    written = (
+        "{products,warehouses,inventory,stock_movements,orders,order_items,order_adjustments"
+        ",order_particulars"
+        ",refunds}"
+    )
     checked = await shop.values(
         "select conname from pg_constraint where contype = 'c' and conname !~ '_not_null$'"
         " and (conrelid = any(%s::text[]::regclass[]) or contypid in"

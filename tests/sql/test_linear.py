@@ -229,6 +229,37 @@ async def test_members_that_wait_for_different_times_are_one_group(shop: Shop) -
     assert reads[10] == reads[40]
 
 
+PLACED = """
+    create temp table placed on commit drop as
+    select i.order_id, i.warehouse_id, i.id
+    from order_items as i
+    inner join orders as o on o.id = i.order_id and o.warehouse_id = i.warehouse_id
+    where o.placed_in = pg_current_xact_id()
+"""
+WHAT_ORDERS_SAY = {
+    "adjustments": "insert into order_adjustments (order_id, warehouse_id, item_id, kind, label,"
+    " amount) select order_id, warehouse_id, id, 'discount', 'A', -1 from placed",
+    "particulars": "insert into order_particulars (order_id, warehouse_id, email)"
+    " select distinct order_id, warehouse_id, 'a@b.c' from placed",
+    "changes": "select update_order(o.id, '{\"email\": null}')"
+    " from (select distinct order_id from placed) as o (id)",
+}
+
+
+async def test_what_orders_say_in_one_statement(counted: Counted) -> None:
+    """What thousands of orders cost and are for is written, and changed, in proportion."""
+    shop = counted.shop
+    for number in 1, 2:
+        await shop.product(sku=f"P{number}", on_hand=1_000_000)
+    for size in SIZES:
+        async with shop.connection.transaction(force_rollback=True):
+            await shop.run(PLACE, shop.lisbon, size)
+            await shop.run(PLACED)
+            for name, statement in WHAT_ORDERS_SAY.items():
+                await counted.count(name, size, statement)
+    assert counted.superlinear() == []
+
+
 ITEM = "json_build_array(json_build_object('{}', {}, 'quantity', {}))::jsonb"
 GOODS = (
     "receive_stock({lisbon}, id, 50)",
@@ -301,7 +332,7 @@ async def test_functions_that_begin_a_call_dont_scan_what_grows(shop: Shop) -> N
     A function that is called by these goes by their settings.
     """
     grows = (
-        "orders|order_items|payments|payment_tokens|refunds|products|inventory|stock_movements"
+        "orders|order_items|order_adjustments|order_particulars|payments|payment_tokens|refunds|products|inventory|stock_movements"
         "|sagas|saga_events|saga_signals|gateway_events|disputes|idempotency_keys"
     )
     careless = await shop.values(

@@ -57,7 +57,7 @@ async def test_two_inserts_are_an_order(shop: Shop, role: str) -> None:
 
 async def test_place_order_is_the_two_inserts(shop: Shop) -> None:
     """place_order() returns the order as it was written, with the id and the notes it was given."""
-    product, order, customer = await shop.product("5"), uuid4(), uuid4()
+    product, order, customer = await shop.product("5"), uuid4(), "auth0|5f7c8ec7"
     async with shop.acting_as("darkpearl_app"):
         row = await shop.row(
             "select * from place_order(%s, %s, %s, 'ring twice', 'USD', %s)",
@@ -69,6 +69,24 @@ async def test_place_order_is_the_two_inserts(shop: Shop) -> None:
     assert (row["id"], row["customer_id"], row["notes"]) == (order, customer, "ring twice")
     assert (row["status"], row["total_amount"], row["currency"]) == ("pending", 10, "USD")
     assert row == await shop.row("select * from orders")
+
+
+@pytest.mark.parametrize("customer", ["auth0|5f7c8ec7", "José Núñez", "客", "x" * 255, "é" * 255])
+async def test_a_customer_is_any_visible_text(shop: Shop, customer: str) -> None:
+    """Whatever a token's subject is made of names a customer, to the letter."""
+    order = await shop.order((await shop.product(), 1), p_customer_id=customer)
+    found = await shop.values("select id from orders where customer_id = %s", customer)
+    assert found == [order]
+    other = customer.swapcase() + "1"
+    assert await shop.values("select id from orders where customer_id = %s", other) == []
+
+
+@pytest.mark.parametrize("customer", ["", " ", "a\tb", "a  b", "a ", "a\u200b", "é\x01", "x" * 256])
+async def test_a_customer_can_be_told_by_looking(shop: Shop, customer: str) -> None:
+    """No empty, invisible, padded or endless text is a customer's id, whoever writes it."""
+    product = await shop.product()
+    with shop.refused("23514"):
+        await shop.order((product, 1), p_customer_id=customer)
 
 
 async def test_one_statement_starts_many_sagas(shop: Shop) -> None:
@@ -360,7 +378,7 @@ async def test_an_order_keeps_its_identity(shop: Shop, change: str, when: str) -
     product = await shop.product()
     with shop.refused("DP005"):
         async with shop.connection.transaction():
-            await shop.order((product, 1), p_customer_id=uuid4())
+            await shop.order((product, 1), p_customer_id="alice")
             if when == "at once":
                 await shop.run(f"update orders set {change}")
         await shop.run(f"update orders set {change}")

@@ -15,6 +15,9 @@ DAY = 86400
 BELONGS = {
     "orders": "id",
     "order_items": "order_id",
+    "order_adjustments": "order_id",
+    "order_particulars": "order_id",
+    "return_metadata": "order_id",
     "sagas": "id",
     "saga_events": "saga_id",
     "saga_signals": "saga_id",
@@ -73,10 +76,17 @@ async def test_nothing_goes_unless_somebody_says_so(shop: Shop) -> None:
 async def test_whole_orders_go(shop: Shop) -> None:
     """Of an order that is over nothing is left but its payment; younger ones are untouched."""
     product = await shop.product(on_hand=10)
-    fulfilled = await shop.fulfilled((product, 2))
+    fulfilled = await shop.order(
+        (product, 2),
+        p_particulars='{"email": "ann@example.com"}',
+        p_adjustments='[{"kind": "shipping", "label": "Post", "amount": 5}]',
+    )
+    await shop.settle(await shop.advance(), APPROVED)
     refund = (await shop.refund(fulfilled, 5))["id"]
     await shop.settle(await shop.advance(), APPROVED)
-    await shop.take_back(fulfilled, (product, 1))
+    returned = uuid4()
+    await shop.take_back(fulfilled, (product, 1), return_id=returned)
+    await shop.run("select describe_return(%s, '{\"rma\": 7}')", returned)
     declined = await cancelled(shop, product)
     await shop.turn_clock(40 * DAY)
     young = await shop.fulfilled((product, 3))
@@ -530,7 +540,7 @@ async def test_an_audit_of_what_changed(shop: Shop) -> None:
         )
     rows = await shop.rows(ask, since)
     assert finding(rows) >= {
-        "order total is not the sum of its lines",
+        "order total is not the sum of its lines and adjustments",
         "inventory is not the sum of its ledger",
         "movement does not follow from the one before",
     }

@@ -16,6 +16,7 @@ LogIn = Callable[[str], Awaitable[AsyncConnection[Any]]]
 
 # What is broken behind the guards' back, and what the audit calls it. :fulfilled, :cancelled and
 # :waiting stand for the ids of orders that are so.
+TOTAL = "order total is not the sum of its lines and adjustments"
 PLANTED = [
     ("inventory is not the sum of its ledger", "update inventory set quantity_available = 90"),
     ("inventory is not the sum of its ledger", "update inventory set quantity_reserved = 3"),
@@ -32,8 +33,23 @@ PLANTED = [
         "update stock_movements set quantity = 1 where movement_type = 'receive'",
     ),
     ("movement names no inventory row", "delete from inventory"),
-    ("order total is not the sum of its lines", "update orders set total_amount = 1"),
-    ("order total is not the sum of its lines", "delete from order_items"),
+    (TOTAL, "update orders set total_amount = 1"),
+    (TOTAL, "delete from order_items"),
+    (TOTAL, "update order_adjustments set amount = 9"),
+    ("adjustment has no order, or no line", "update order_adjustments set item_id = 0"),
+    (
+        "adjustment has no order, or no line",
+        "update order_adjustments set order_id = gen_random_uuid()",
+    ),
+    ("particulars have no order", "update order_particulars set order_id = gen_random_uuid()"),
+    (
+        "metadata of a return that is not there",
+        "update return_metadata set return_id = gen_random_uuid()",
+    ),
+    (
+        "refund is not what its breakdown adds up to",
+        'update refunds set breakdown = \'[{"item_id": 1, "amount": 0.5}]\'',
+    ),
     ("line has no order", "delete from orders where id = :waiting"),
     ("order has no saga", "delete from sagas where id = :fulfilled"),
     ("saga has no order", "delete from orders where id = :waiting"),
@@ -135,10 +151,18 @@ SEEDS_QUERY = (
 async def orders(shop: Shop) -> dict[str, UUID]:
     """One fulfilled, returned and partly refunded, one cancelled, one that waits."""
     product = await shop.product(on_hand=10)
-    fulfilled = await shop.fulfilled((product, 2))
+    fulfilled = await shop.order(
+        (product, 2),
+        p_particulars='{"reference": "W-1"}',
+        p_adjustments='[{"kind": "shipping", "label": "Post", "amount": 5}]',
+    )
+    await shop.settle(await shop.advance(), APPROVED)
     await shop.run("select refund_order(%s, 1)", fulfilled)
     await shop.settle(await shop.advance(), APPROVED)
-    await shop.run("select return_items(%s)", fulfilled)
+    await shop.run(
+        "select describe_return((select correlation_id from return_items(%s)), '{\"rma\": 7}')",
+        fulfilled,
+    )
     cancelled = await shop.order((product, 1))
     await shop.settle(await shop.advance(), DECLINED)
     waiting = await shop.order((product, 1))
