@@ -217,6 +217,8 @@ PROBLEMS: dict[str, Problem] = {
     "DP037": Problem(ConflictError, "The first request is still under way"),
     "DP038": Problem(ConflictError, "It belongs to a time that is gone"),
     "DP039": Problem(RateLimitError, "Too many requests"),
+    "DP042": Problem(ConflictError, "The feed can't be followed from here"),
+    "DP043": Problem(ConflictError, "There are too many webhook endpoints"),
     "22001": Problem(InvalidError, "A text is too long"),
     "22003": Problem(InvalidError, "A number is out of range"),
     "22007": Problem(InvalidError, "A date or time can't be read"),

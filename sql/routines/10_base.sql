@@ -39,6 +39,8 @@
 --   DP037  an idempotency key whose first request is still under way
 --   DP038  an id, or a moment, of what retention has removed
 --   DP039  too many requests (over HTTP)
+--   DP042  a feed that is followed from where commits of others aren't seen
+--   DP043  too many webhook endpoints
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
