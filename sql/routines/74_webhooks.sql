@@ -158,17 +158,20 @@ end
 $$;
 comment on function replay_webhooks(uuid, timestamptz) is 'Has a webhook endpoint told again all that happened from a moment on.';
 
--- The endpoints that are switched on, with what the service needs of them, and when the next of their
--- failures is to be tried. Locks nothing.
+-- The endpoints that are switched on, with what the service needs of them, and whether something that
+-- failed is to be tried now. Locks nothing.
 create or replace function webhooks_to_do()
-returns table (id uuid, url text, secret text, version bigint, place bigint, is_failing boolean, retry_at timestamptz)
+returns table (id uuid, url text, secret text, version bigint, place bigint, is_failing boolean, is_due boolean)
 language sql stable
 security definer
 set search_path = darkpearl, pg_temp
 begin atomic
     select
         w.id, w.url, w.secret, w.version, w.position, w.failing_since is not null,
-        (select min(r.next_attempt_at) from webhook_retries as r where r.endpoint_id = w.id and r.given_up_at is null)
+        exists (
+            select from webhook_retries as r
+            where r.endpoint_id = w.id and r.given_up_at is null and r.next_attempt_at <= clock()
+        )
     from webhook_endpoints as w
     where w.is_enabled
     order by w.id;
