@@ -16,7 +16,8 @@ create table stock_alerts (
     quantity_sellable integer not null,
     reorder_point stock_level not null,
     created_at timestamptz not null default clock(),
-    constraint stock_alerts_pkey primary key (id, warehouse_id)
+    constraint stock_alerts_pkey primary key (id, warehouse_id),
+    constraint stock_alerts_are_of_low_shelves check (quantity_sellable between 0 and reorder_point)
 );
 comment on table stock_alerts is
     'Shelves that ran low: one row each time that what can be sold came down to the reorder point. Append-only.';
