@@ -1,13 +1,18 @@
-"""Who follows the feed beside those who write it."""
+"""Who follows the feed beside those who write it.
+
+DARKPEARL_TEST_FEED_ROUNDS says how many transactions each of sixteen writers makes.
+"""
 
 import asyncio
 import json
+import os
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from shop import Shop
 
+ROUNDS = int(os.environ.get("DARKPEARL_TEST_FEED_ROUNDS", "12"))
 FOLLOW = "select id, order_id from follow_feed(%s, %s, null, %s)"
 LOOK = "select horizon, last, writers from look_for_horizon(%s, %s)"
 
@@ -127,7 +132,7 @@ async def test_sixteen_writers_and_four_readers(shop: Shop, place: Place, connec
 
     A writer keeps what it wrote until others, that wrote later, have committed.
     """
-    writers, rounds = 16, 12
+    writers, rounds = 16, ROUNDS
     committed = asyncio.Condition()
     count = 0
     placed: set[UUID] = set()
@@ -136,7 +141,7 @@ async def test_sixteen_writers_and_four_readers(shop: Shop, place: Place, connec
         nonlocal count
         connection = await connect("darkpearl_app", autocommit=False)
         for turn in range(rounds):
-            order = await place(connection)
+            orders = [await place(connection) for _ in range(1 + turn % 3 * ROUNDS // 100)]
             if (number + turn) % 3 == 0:  # until four others have overtaken it, or nobody is left
                 async with committed:
                     overtaken = min(count + 4, writers * rounds - writers)
@@ -146,7 +151,7 @@ async def test_sixteen_writers_and_four_readers(shop: Shop, place: Place, connec
                 await connection.rollback()
             else:
                 await connection.commit()
-                placed.add(order)
+                placed.update(orders)
             async with committed:
                 count += 1
                 committed.notify_all()
