@@ -135,6 +135,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             extra={"allowed": "a text", "secret": True},
         ),
     ] = None
+    webhooks_to_private_addresses: Annotated[
+        bool,
+        Meta(
+            description="webhooks may be sent to private and loopback addresses",
+            extra={"allowed": "true or false"},
+        ),
+    ] = False
     stripe_api_key: Annotated[
         Annotated[str, Meta(pattern="^(sk|rk)_")] | None,
         Meta(

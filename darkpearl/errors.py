@@ -219,6 +219,8 @@ PROBLEMS: dict[str, Problem] = {
     "DP039": Problem(RateLimitError, "Too many requests"),
     "DP040": Problem(ConflictError, "The order has ended; what it was for stays"),
     "DP041": Problem(InvalidError, "The money doesn't add up"),
+    "DP042": Problem(ConflictError, "The feed can't be followed from here"),
+    "DP043": Problem(ConflictError, "There are too many webhook endpoints"),
     "22001": Problem(InvalidError, "A text is too long"),
     "22003": Problem(InvalidError, "A number is out of range"),
     "22007": Problem(InvalidError, "A date or time can't be read"),

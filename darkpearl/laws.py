@@ -104,6 +104,17 @@ LAWS: dict[str, tuple[str, str]] = {
         "An event id has 1 to 255 characters, a payload 65536 bytes at most.",
         "",
     ),
+    "webhook_endpoints_url_is_http": (
+        (
+            "A webhook's URL begins with http:// or https:// and a host, has visible ASCII and 2000"
+            " characters at most, no login and no fragment."
+        ),
+        "Write other characters as %XX, and a host in its ASCII form.",
+    ),
+    "webhook_endpoints_topics_are_some": (
+        "A webhook endpoint has 1 to 50 topics, or null for all of them.",
+        "",
+    ),
     "idempotency_keys_key_is_bounded": ("An idempotency key has 1 to 255 characters.", ""),
 }
 """Constraints that a caller can break, in words, and what to do; docs/sql.md lists them too."""

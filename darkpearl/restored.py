@@ -17,6 +17,9 @@ _IDENTITIES = """
     inner join pg_attribute as a on a.attrelid = c.oid
     where c.relnamespace = 'darkpearl'::regnamespace and c.relkind in ('r', 'p')
         and not c.relispartition and a.attidentity <> ''
+    union all
+    -- Its ids are of the same sequence.
+    select 'stock_alerts', 'id', pg_get_serial_sequence('darkpearl.saga_events', 'id')
     order by 1, 2
 """
 _PUSH = """

@@ -22,6 +22,7 @@ from darkpearl.gateways.make import make_gateway
 from darkpearl.listener import Limits, Listener, Operation
 from darkpearl.paysim import faults
 from darkpearl.telemetry.metrics import CONTENT_TYPE, Engine, Page, may_scrape
+from darkpearl.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from darkpearl.telemetry.tracing import Tracing
@@ -199,6 +200,16 @@ def listener_service(settings: Settings, url: str) -> Service:
     return Service(
         run=lambda: _to_the_last_span(worker.run(), tracing), stop=worker.stop, kill=worker.kill
     )
+
+
+def webhooks_service(settings: Settings, url: str) -> Service:
+    """What sends webhooks, with the listener's login."""
+    webhooks = Webhooks(
+        database.as_role(url, LISTENER_ROLE),
+        to_private=settings.webhooks_to_private_addresses,
+        shutdown_seconds=settings.shutdown_seconds,
+    )
+    return Service(run=webhooks.run, stop=webhooks.stop, kill=webhooks.kill)
 
 
 def listener_services(settings: Settings, url: str) -> list[Service]:

@@ -14,6 +14,7 @@ from litestar.exceptions import HTTPException
 from darkpearl import database
 from darkpearl.api import (
     events,
+    feed,
     health,
     imports,
     inventory,
@@ -25,6 +26,7 @@ from darkpearl.api import (
     sagas,
     stock_movements,
     warehouses,
+    webhook_endpoints,
     webhooks,
 )
 from darkpearl.api.admission import caller, let_in
@@ -96,6 +98,8 @@ def create_app(settings: Settings, database_url: str, tracing: "Tracing | None" 
             stock_movements.router,
             imports.router,
             webhooks.router,
+            feed.router,
+            webhook_endpoints.router,
             health.router,
             problems.router,
             monitoring.get_metrics,
@@ -133,6 +137,8 @@ def create_app(settings: Settings, database_url: str, tracing: "Tracing | None" 
     app.state.visitors_limiter = Limiter(settings.visitors_rate_limit)
     app.state.stopping = asyncio.Event()
     app.state.streams = Shares("streams", events.MAX_STREAMS, events.MAX_STREAMS_EACH)
+    app.state.waits = Shares("requests that wait", feed.MAX_WAITS, feed.MAX_WAITS)
+    app.state.looks = feed.Looks()
     app.state.bodies = Shares("large bodies", MOST_LARGE_BODIES, MOST_LARGE_BODIES_EACH)
     app.state.probing = None
     app.asgi_handler = Middleware(app.asgi_handler, app.state, tracing)

@@ -49,6 +49,8 @@ _TAGS = [
     Tag("stock movements", "The ledger: append-only, idempotent by correlation id."),
     Tag("imports", "Many rows in one request, all of them or none."),
     Tag("payments", "What payment gateways tell by themselves, signed."),
+    Tag("events", "What happened, for everybody else, by one cursor."),
+    Tag("webhook endpoints", "Whom the same is sent to, signed."),
     Tag("health", "For probes."),
     Tag("problems", "What the type of a problem document stands for."),
 ]

@@ -105,7 +105,7 @@ async def _follow(
                 yield _message(event)
             if look.ended and len(look.events) < BATCH:
                 return
-            if len(look.events) < BATCH and await _stopping(state, POLL_SECONDS):
+            if len(look.events) < BATCH and await stopping(state, POLL_SECONDS):
                 return
             if time.monotonic() - said >= PING_SECONDS:
                 said = time.monotonic()
@@ -124,7 +124,7 @@ def _ended_by_refusals() -> Iterator[None]:
         return
 
 
-async def _stopping(state: State, seconds: float) -> bool:
+async def stopping(state: State, seconds: float) -> bool:
     """Wait so long, or until the server stops; says whether it does."""
     try:
         async with asyncio.timeout(seconds):

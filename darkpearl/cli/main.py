@@ -106,7 +106,7 @@ def openapi() -> None:
 @command.command()
 @click.pass_obj
 def up(settings: Settings) -> None:
-    """Run everything in one process: PostgreSQL, schema, API and listener.
+    """Run everything in one process: PostgreSQL, schema, API, listener and webhooks.
 
     In development, with the mock gateway, a new database gets demo data and an order.
     """
@@ -119,6 +119,7 @@ def up(settings: Settings) -> None:
             services = [
                 serving.api_service(settings, api, taken),
                 serving.listener_service(settings, listener),
+                serving.webhooks_service(settings, listener),
             ]
             if not settings.database_url:
                 services.append(_watch(settings))
@@ -142,6 +143,14 @@ def listener(settings: Settings) -> None:
     """Run one listener alone, on a database that is up; start as many as you like."""
     _, login = where.logins(settings)
     asyncio.run(serving.serve(serving.listener_services(settings, login)))
+
+
+@command.command()
+@click.pass_obj
+def webhooks(settings: Settings) -> None:
+    """Send webhooks, on a database that is up; a second one waits to take over."""
+    _, login = where.logins(settings)
+    asyncio.run(serving.serve([serving.webhooks_service(settings, login)]))
 
 
 @command.command()

@@ -41,6 +41,8 @@
 --   DP039  too many requests (over HTTP)
 --   DP040  an order that has ended, and was to be for something else
 --   DP041  an order that would cost less than nothing, or a refund that doesn't add up
+--   DP042  a feed that is followed from where commits of others aren't seen
+--   DP043  too many webhook endpoints
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;

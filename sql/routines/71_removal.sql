@@ -407,3 +407,22 @@ begin
 end
 $$;
 comment on function remove_next_gateway_events(timestamptz, text, integer) is 'Internal: removes events of gateways that are old enough.';
+
+-- A bite of the alerts of shelves that ran low, oldest first. As remove_next_orders(). Locks: what goes.
+create or replace function remove_next_alerts(p_before timestamptz, p_limit integer)
+returns table (removed bigint, next_key text)
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    return query
+    with gone as (
+        delete from stock_alerts as a
+        where a.created_at < p_before and a.id in (select o.id from stock_alerts as o order by o.id limit p_limit)
+        returning a.id
+    )
+    select count(*), case when count(*) = p_limit then max(g.id)::text end from gone as g;
+end
+$$;
+comment on function remove_next_alerts(timestamptz, integer) is 'Internal: removes alerts of shelves that are old enough.';

@@ -11,6 +11,7 @@
 --   gateway_events  what gateways sent
 --   events          months of saga_events, also of orders that are kept
 --   audit_runs      the audits that were run
+--   stock_alerts    shelves that ran low
 --
 -- What is unfinished, stuck, owed, disputed or unmatched stays, however old.
 
@@ -20,7 +21,7 @@ set local search_path = darkpearl, pg_temp;
 insert into retention (kind, keep_days, at_least_days)
 values
     ('orders', null, 30), ('payments', null, 180), ('movements', null, 30), ('gateway_events', null, 30),
-    ('events', null, 62), ('audit_runs', 365, 7)
+    ('events', null, 62), ('audit_runs', 365, 7), ('stock_alerts', 365, 7)
 on conflict (kind) do nothing;
 
 -- Trigger: who changes how long something is kept is written down; housekeeping looks anew.
@@ -154,6 +155,9 @@ begin atomic
         union all
         select r.kind, a.started_at from rule as r inner join audit_runs as a on a.started_at < r.before
         where r.kind = 'audit_runs'
+        union all
+        select r.kind, a.created_at from rule as r inner join stock_alerts as a on a.created_at < r.before
+        where r.kind = 'stock_alerts'
     )
     select d.kind, date_trunc('month', d.created_at at time zone 'UTC')::date, count(*), bytes_of(d.kind, count(*))
     from due as d
@@ -233,6 +237,7 @@ begin
         when p_kind = 'movements' then select * into v_bite from remove_next_movements(v_before, v_rule.next_key, p_limit);
         when p_kind = 'gateway_events'
             then select * into v_bite from remove_next_gateway_events(v_before, v_rule.next_key, p_limit);
+        when p_kind = 'stock_alerts' then select * into v_bite from remove_next_alerts(v_before, p_limit);
         when p_kind = 'events' then select remove_next_events(v_before) as removed, null as next_key into v_bite;
         when p_kind = 'audit_runs' then
             with gone as (delete from audit_runs as a where a.started_at < v_before returning a.id)

@@ -248,7 +248,14 @@ from saga_signals as g
 inner join sagas as s on s.id = g.saga_id and s.warehouse_id = g.warehouse_id
 inner join saga_steps as t
     on t.saga_type = s.saga_type and t.plan_version = s.plan_version and t.position = s.position and t.step_name = g.step_name
-where g.taken_at is null and s.status = 'waiting' and s.ready_at > clock();
+where g.taken_at is null and s.status = 'waiting' and s.ready_at > clock()
+union all
+-- Webhooks.
+select 'webhook that failed is ahead of its endpoint', r.subject, format('event %s, endpoint %s is at %s', r.event_id, w.id, w.position),
+    null, null, null
+from webhook_retries as r
+inner join webhook_endpoints as w on w.id = r.endpoint_id
+where r.event_id > w.position;
 comment on view audit_rules is
     'Internal: the rules of audit, each contradiction with what finds it again: its saga, its product, or when goods moved.';
 

@@ -229,6 +229,26 @@ grant update (keep_days, export_first) on retention to service_role;
 grant execute on function retention_due() to service_role, darkpearl_reader;
 grant execute on function record_export(text, date, bigint, timestamptz) to service_role;
 
+-- The feed, and who has it sent by webhook. Secrets are told by what makes them; the service that sends
+-- has the listener's login.
+grant select on feed, stock_alerts to service_role, darkpearl_app, darkpearl_reader;
+grant execute on function
+look_for_horizon(bigint, text[]), end_of_look(bigint, bigint), read_feed(bigint, bigint, feed_topic[], integer),
+follow_feed(bigint, integer, feed_topic[], numeric)
+to service_role, darkpearl_app, darkpearl_reader;
+grant select (
+    id, url, topics, is_enabled, off_because, position, failing_since, last_error, created_at, updated_at, version
+) on webhook_endpoints to service_role, darkpearl_reader;
+grant update (url, topics, is_enabled), delete on webhook_endpoints to service_role;
+grant select on webhook_retries, webhook_overview to service_role, darkpearl_reader;
+grant execute on function
+create_webhook_endpoint(text, feed_topic[], uuid), rotate_webhook_secret(uuid), replay_webhooks(uuid, timestamptz)
+to service_role;
+grant execute on function
+look_for_horizon(bigint, text[]), webhooks_lock_key(), webhooks_to_do(), next_webhooks(uuid, bigint, integer),
+due_webhooks(uuid, integer), settle_webhooks(uuid, bigint, bigint, jsonb, bigint[], boolean, boolean)
+to darkpearl_listener;
+
 grant execute on function events_out_of_place(), blocking_sessions() to service_role, darkpearl_app, darkpearl_reader;
 grant execute on function engine_state(), step_tally(timestamptz, double precision[])
 to darkpearl_listener, service_role, darkpearl_reader;
@@ -286,7 +306,8 @@ begin
     foreach v_table in array array[
         'products', 'warehouses', 'inventory', 'stock_movements', 'orders', 'order_items', 'order_adjustments', 'order_particulars', 'return_metadata',
         'payments', 'refunds', 'disputes', 'gateway_events', 'saga_steps', 'step_settings', 'sagas', 'saga_events',
-        'saga_signals', 'action_log', 'retention', 'retention_exports', 'spent_ids', 'spent_up_to', 'audit_runs'
+        'saga_signals', 'action_log', 'retention', 'retention_exports', 'spent_ids', 'spent_up_to', 'audit_runs',
+        'stock_alerts', 'webhook_endpoints', 'webhook_retries'
     ] loop
         execute format(
             'create policy "staff, applications and reports read everything" on %I for select '
@@ -294,7 +315,7 @@ begin
         );
     end loop;
     -- Staff edit what their grants let them edit.
-    foreach v_table in array array['products', 'warehouses', 'inventory', 'step_settings', 'retention'] loop
+    foreach v_table in array array['products', 'warehouses', 'inventory', 'step_settings', 'retention', 'webhook_endpoints'] loop
         execute format(
             'create policy "staff edit" on %I to service_role using (true) with check (true)', v_table
         );

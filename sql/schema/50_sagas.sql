@@ -137,7 +137,7 @@ create table saga_events (
     constraint saga_events_pkey primary key (saga_id, id, warehouse_id, created_at) with (fillfactor = 20)
 ) partition by range (created_at);
 create table saga_events_default partition of saga_events default;
-create index saga_events_time_idx on saga_events using brin (created_at) with (autosummarize = on);
+create index saga_events_time_idx on saga_events using brin (created_at, id) with (autosummarize = on);
 -- What is out of the ordinary: no event of an order that goes well.
 create index saga_events_troubles_idx on saga_events (event_type, created_at)
 where event_type in (

@@ -197,6 +197,23 @@ ACCESS: dict[str, dict[str, Grants]] = {
     "spent_up_to": {"select": [(f"{STAFF} {READER}", ALL)]},
     "audit_runs": {"select": [(f"{STAFF} {READER}", ALL)]},
     "audit_rules": {"select": [(f"{STAFF} {READER}", ALL)]},
+    "feed": {"select": [(INSIDERS, ALL)]},
+    "stock_alerts": {"select": [(INSIDERS, ALL)]},
+    "webhook_endpoints": {
+        "select": [
+            (
+                f"{STAFF} {READER}",
+                (
+                    "id url topics is_enabled off_because position failing_since last_error"
+                    " created_at updated_at version"
+                ),
+            ),
+        ],
+        "update": [(STAFF, "url topics is_enabled")],
+        "delete": [(STAFF, ALL)],
+    },
+    "webhook_retries": {"select": [(f"{STAFF} {READER}", ALL)]},
+    "webhook_overview": {"select": [(f"{STAFF} {READER}", ALL)]},
     "gateway_events": {
         "select": [(f"{STAFF} {READER}", ALL), (APP, "disposition received_at")],
     },
@@ -230,6 +247,9 @@ TABLES = {
     "spent_ids",
     "spent_up_to",
     "audit_runs",
+    "stock_alerts",
+    "webhook_endpoints",
+    "webhook_retries",
 }
 EVERYBODYS = {
     "clock",
@@ -326,6 +346,18 @@ CALLS = {
     "import_products": STAFF,
     "count_shelves": STAFF,
     "import_inventory": STAFF,
+    "look_for_horizon": f"darkpearl_listener {INSIDERS}",
+    "end_of_look": INSIDERS,
+    "read_feed": INSIDERS,
+    "follow_feed": INSIDERS,
+    "create_webhook_endpoint": STAFF,
+    "rotate_webhook_secret": STAFF,
+    "replay_webhooks": STAFF,
+    "webhooks_lock_key": "darkpearl_listener",
+    "webhooks_to_do": "darkpearl_listener",
+    "next_webhooks": "darkpearl_listener",
+    "due_webhooks": "darkpearl_listener",
+    "settle_webhooks": "darkpearl_listener",
     "open_gateway_books": READER,
     "reconcile_payments": READER,
 }
@@ -392,6 +424,16 @@ DEFINERS = {
     "turn_back_saga",
     "transfer_stock",
     "update_order",
+    "begin_webhooks_anew",
+    "create_webhook_endpoint",
+    "due_webhooks",
+    "look_for_horizon",
+    "next_webhooks",
+    "note_low_stock",
+    "replay_webhooks",
+    "rotate_webhook_secret",
+    "settle_webhooks",
+    "webhooks_to_do",
 }
 """Functions that run as darkpearl_owner, past what their callers may do themselves."""
 
@@ -756,6 +798,10 @@ async def test_reports_change_nothing(shop: Shop) -> None:
             "spent_up_to",
             "audit_runs",
             "audit_rules",
+            "stock_alerts",
+            "webhook_endpoints",
+            "webhook_retries",
+            "webhook_overview",
         ),
     }
     async with shop.acting_as("darkpearl_reader"):

@@ -1,0 +1,170 @@
+"""The service that sends webhooks: one at a time, with a courier for each endpoint."""
+
+import asyncio
+import contextlib
+import logging
+import random
+import ssl
+import time
+from typing import Any
+from uuid import UUID
+
+from darkpearl import database
+from darkpearl.errors import DarkPearlError, translated
+from darkpearl.feed import Horizon
+from darkpearl.webhooks.courier import Courier
+from darkpearl.webhooks.sender import Sender
+
+NAME = "darkpearl webhooks"
+LOOK_SECONDS = 0.2
+"""Between two looks at how far the feed can be read."""
+ENDPOINTS_SECONDS = 1.0
+"""Between two looks at the endpoints; and at the lock, for who waits to take over."""
+LONGEST_BACKOFF_SECONDS = 30.0
+
+_TAKE_OVER = "select pg_try_advisory_lock(webhooks_lock_key()) as taken"
+_TO_DO = "select * from webhooks_to_do()"
+_log = logging.getLogger(__name__)
+
+
+class Webhooks:
+    """Sends the feed to the endpoints that are switched on, until stopped.
+
+    Args:
+        url: of the database, directly: a pooler loses the lock.
+        to_private: addresses that aren't public may be sent to.
+        timeout_seconds: how long an endpoint may take for one webhook.
+        shutdown_seconds: to finish what is in hand after stop().
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        to_private: bool = False,
+        timeout_seconds: float = 10.0,
+        shutdown_seconds: float = 10.0,
+    ) -> None:
+        self._url = url
+        self._to_private = to_private
+        self._timeout_seconds = timeout_seconds
+        self._shutdown_seconds = shutdown_seconds
+        self._tls = ssl.create_default_context()
+        self._stopping = asyncio.Event()
+        self._killed = asyncio.Event()
+        self._couriers: dict[tuple[UUID, int], tuple[Courier, asyncio.Task[None]]] = {}
+        """By endpoint and version: one that was changed gets another."""
+
+    def stop(self) -> None:
+        """Finish what is in hand, then end."""
+        self._stopping.set()
+
+    def kill(self) -> None:
+        """End now."""
+        self._stopping.set()
+        self._killed.set()
+
+    async def run(self) -> None:
+        """Send; where the database is away, come back.
+
+        Raises:
+            ConfigError: the address leads through a pooler.
+        """
+        failures = 0
+        while not self._stopping.is_set():
+            began_at = time.monotonic()
+            try:
+                with translated():
+                    async with database.connect(self._url, NAME) as connection:
+                        await self._serve(connection)
+            except DarkPearlError as error:
+                failures = (
+                    0 if time.monotonic() - began_at > LONGEST_BACKOFF_SECONDS else failures + 1
+                )
+                pause = min(2.0 ** min(failures, 10) / 4, LONGEST_BACKOFF_SECONDS)
+                _log.error("webhooks: %s; trying again", error.__cause__ or error)
+                await self._wait(pause * random.uniform(0.5, 1))  # noqa: S311
+
+    async def _serve(self, connection: database.Connection) -> None:
+        """Send over a connection that has the lock, or gets it."""
+
+        async def fetch(query: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
+            with translated():
+                return await database.fetch_all(connection, query, parameters)
+
+        while not (await fetch(_TAKE_OVER, {}))[0]["taken"]:
+            if await self._wait(ENDPOINTS_SECONDS):
+                return
+        horizon = Horizon()
+        due_at = float("-inf")
+        try:
+            while not self._stopping.is_set():
+                if time.monotonic() >= due_at:
+                    due_at = time.monotonic() + ENDPOINTS_SECONDS
+                    endpoints = await fetch(_TO_DO, {})
+                    self._assign(endpoints, fetch)
+                    due = {each["id"] for each in endpoints if each["is_due"]}
+                    behind = {each["id"] for each in endpoints if each["place"] < horizon.id}
+                    self._wake(due | behind, horizon.id)
+                if self._couriers and horizon.see((await fetch(*horizon.look))[0]):
+                    self._wake({endpoint_id for endpoint_id, _ in self._couriers}, horizon.id)
+                await self._wait(LOOK_SECONDS if self._couriers else ENDPOINTS_SECONDS)
+        finally:
+            await self._dismiss()
+
+    def _assign(self, endpoints: list[dict[str, Any]], fetch: Any) -> None:
+        """Give each endpoint a courier, and take leave of those that are not needed any more.
+
+        Raises:
+            DarkPearlError: what a courier has ended with.
+        """
+        wanted = {(each["id"], each["version"]): each for each in endpoints}
+        for key, (courier, task) in list(self._couriers.items()):
+            if key not in wanted:
+                courier.stop()
+            if task.done():
+                del self._couriers[key]
+                task.result()
+        busy = {endpoint_id for endpoint_id, _ in self._couriers}
+        for key, each in wanted.items():
+            if each["id"] not in busy:  # the one before sends what it has in hand first
+                sender = Sender(
+                    each["url"],
+                    each["secret"],
+                    self._tls,
+                    timeout_seconds=self._timeout_seconds,
+                    to_private=self._to_private,
+                )
+                courier = Courier(
+                    each["id"], each["url"], sender, fetch, is_failing=each["is_failing"]
+                )
+                self._couriers[key] = courier, asyncio.create_task(courier.run())
+
+    def _wake(self, endpoint_ids: set[UUID], upto: int) -> None:
+        for (endpoint_id, _), (courier, _task) in self._couriers.items():
+            if endpoint_id in endpoint_ids:
+                courier.wake(upto)
+
+    async def _dismiss(self) -> None:
+        """Have all couriers end: with what they have in hand, or, killed or too slow, without."""
+        tasks = [task for _, task in self._couriers.values()]
+        for courier, _ in self._couriers.values():
+            courier.stop()
+        self._couriers.clear()
+        if not tasks:
+            return
+        killed = asyncio.ensure_future(self._killed.wait())
+        ended = asyncio.ensure_future(asyncio.wait(tasks))
+        await asyncio.wait(
+            [killed, ended], timeout=self._shutdown_seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        for each in (*tasks, killed, ended):
+            each.cancel()
+        await asyncio.gather(*tasks, killed, ended, return_exceptions=True)
+
+    async def _wait(self, seconds: float) -> bool:
+        """Wait so long, or until stopped; says whether that."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        return self._stopping.is_set()
