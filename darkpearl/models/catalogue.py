@@ -1,7 +1,7 @@
 """The catalogue: products, and the warehouses that stock them."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -18,6 +18,13 @@ Code = Annotated[
 Name = Annotated[str, Meta(min_length=1, max_length=255)]
 Description = Annotated[str, Meta(max_length=10_000)]
 Address = Annotated[str, Meta(max_length=1000)]
+FulfilmentMethod = Annotated[
+    Literal["automatic", "on_shipment"],
+    Meta(
+        description="When goods leave: once they are paid, or parcel by parcel as somebody packs"
+        " them. Counts for new orders"
+    ),
+]
 
 
 class Product(Struct):
@@ -85,6 +92,7 @@ class Warehouse(Struct):
     created_at: datetime
     updated_at: datetime
     capture_method: CaptureMethod
+    fulfilment_method: FulfilmentMethod
     version: Version
 
 
@@ -96,6 +104,7 @@ class CreateWarehouse(Request):
     address: Address | None = None
     is_active: bool = True
     capture_method: CaptureMethod = "at_payment"
+    fulfilment_method: FulfilmentMethod = "automatic"
 
 
 class UpdateWarehouse(Request):
@@ -106,6 +115,7 @@ class UpdateWarehouse(Request):
     address: Address | UnsetType | None = UNSET
     is_active: bool | UnsetType = UNSET
     capture_method: CaptureMethod | UnsetType = UNSET
+    fulfilment_method: FulfilmentMethod | UnsetType = UNSET
 
 
 class WarehouseSummary(Struct):
