@@ -5,7 +5,7 @@ from uuid import UUID
 import msgspec
 from litestar import Router, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, JSONBody
+from litestar.params import FromPath, FromQuery, JSONBody
 
 from darkpearl.api import access
 from darkpearl.api.access import Caller
@@ -18,6 +18,7 @@ from darkpearl.models.shipments import (
     Cancellation,
     CreateCancellation,
     CreateShipment,
+    OrderToShip,
     ParcelItems,
     Shipment,
 )
@@ -26,6 +27,19 @@ _SHIPMENT = "select * from order_shipments where order_id = %(order_id)s and id 
 _CANCELLATION = "select * from order_cancellations where order_id = %(order_id)s and id = %(id)s"
 
 _encode = msgspec.json.Encoder().encode
+
+
+@get("/to-ship", summary="List orders that wait for parcels", responses=refusals(400))
+async def list_orders_to_ship(
+    listing: NamedDependency[Listing],
+    warehouse_id: FromQuery[UUID | None] = None,
+    is_overdue: FromQuery[bool | None] = None,
+) -> JsonResponse[Page[OrderToShip]]:
+    """Orders that somebody is to pack, those that have waited longest first."""
+    filters = Filters()
+    filters.add("warehouse_id = %(warehouse_id)s", warehouse_id=warehouse_id)
+    filters.add("is_overdue = %(is_overdue)s", is_overdue=is_overdue)
+    return await listing.page(OrderToShip, "orders_to_ship", filters, sorts=("waits_since",))
 
 
 @get("/shipments", summary="List an order's parcels", responses=refusals(400, 404))
@@ -99,8 +113,8 @@ def _json(items: ParcelItems) -> str | None:
     return None if items is None else _encode(items).decode()
 
 
-router = Router(
-    "/orders/{order_id:uuid}",
+_OF_ORDER = Router(
+    "/{order_id:uuid}",
     route_handlers=[list_shipments, get_shipment, create_shipment, create_cancellation],
-    tags=["orders"],
 )
+router = Router("/orders", route_handlers=[list_orders_to_ship, _OF_ORDER], tags=["orders"])

@@ -7,8 +7,9 @@ from uuid import UUID
 from msgspec import Meta, Struct
 
 from darkpearl.models.catalogue import ProductSummary, Sku
-from darkpearl.models.common import MAX_LINES, MAX_UNITS, Notes, Request
-from darkpearl.models.payments import Refund
+from darkpearl.models.common import MAX_LINES, MAX_UNITS, Amount, Notes, Request
+from darkpearl.models.orders import OrderStatus
+from darkpearl.models.payments import PaymentStatus, Refund
 from darkpearl.models.stock import StockMovement
 
 ShipmentStatus = Annotated[
@@ -49,6 +50,26 @@ class Shipment(Struct):
     items: list[ShipmentItem]
     created_at: datetime
     shipped_at: Annotated[datetime | None, Meta(description="When it left the shelves")]
+
+
+class OrderToShip(Struct):
+    """An order that waits for somebody to pack it, or the rest of it."""
+
+    id: UUID
+    order_number: int
+    status: OrderStatus
+    warehouse_id: UUID
+    warehouse: Annotated[str, Meta(description="Its code")]
+    customer_id: UUID | None
+    total_amount: Amount
+    currency: str
+    payment_status: PaymentStatus
+    units_left: int
+    parcels: Annotated[int, Meta(description="Made so far")]
+    waits_since: Annotated[datetime, Meta(description="Or since its last parcel")]
+    due_at: datetime
+    is_overdue: bool
+    is_disputed: Annotated[bool, Meta(description="The payer has asked their bank for the money")]
 
 
 class Cancellation(Struct):

@@ -236,7 +236,8 @@ select
     p.status as payment_status,
     (select sum(g.quantity) from goods_to_ship(o.id) as g) as units_left,
     (select count(*) from shipments as h where h.order_id = o.id) as parcels,
-    d.waits_since, d.due_at, d.due_at <= clock() as is_overdue
+    d.waits_since, d.due_at, d.due_at <= clock() as is_overdue,
+    exists (select from disputes as x where x.order_id = o.id and x.status <> 'won') as is_disputed
 from sagas as s
 inner join saga_steps as t
     on t.saga_type = s.saga_type and t.plan_version = s.plan_version and t.position = s.position
@@ -258,7 +259,7 @@ cross join lateral (
 ) as d
 where s.status = 'waiting' and s.ready_at is not null and not s.cancel_requested;
 comment on view orders_to_ship is
-    'Orders that wait for parcels: what is left, since when, and whether nobody has packed for longer than timeout_seconds of the step. Then: ship_items().';
+    'Orders that wait for parcels: what is left, since when, whether nobody has packed for longer than timeout_seconds of the step, and whether the payer wants the money back. Then: ship_items().';
 
 -- The sessions whose locks keep a pass from what it would change: those that have been in a
 -- transaction for over a second in which they locked rows of ours or a table, and those that

@@ -84,6 +84,24 @@ async def test_the_packer_is_told_whether_a_parcel_may_go(
     assert parcel["shipped_at"]
 
 
+async def test_orders_that_wait_are_listed(
+    api: Api, shop: Any, order: str, listed: Listed, client: Callable[..., Api], problem: Problem
+) -> None:
+    """Staff see what is to be packed, and what nobody has packed for too long."""
+    (waits,) = await listed("/orders/to-ship")
+    assert order == f"/orders/{waits['id']}"
+    assert (waits["status"], waits["units_left"], waits["is_overdue"]) == ("paid", 3, False)
+    assert await listed("/orders/to-ship", is_overdue="true") == []
+    await shop.turn_clock(200_000)
+    assert [each["id"] for each in await listed("/orders/to-ship", is_overdue="true")] == [
+        waits["id"]
+    ]
+    assert await listed("/orders/to-ship", warehouse_id=str(uuid4())) == []
+    problem(await client("authenticated", uuid4()).get("/orders/to-ship"), 403, "42501")
+    await api.post(f"{order}/shipments", json={})
+    assert await listed("/orders/to-ship") == []
+
+
 async def test_what_has_not_left_is_taken_out(
     api: Api, order: str, run_sagas: RunSagas, problem: Problem
 ) -> None:

@@ -182,6 +182,22 @@ async def test_no_more_is_shipped_than_is_left(
         await ship(shop, paid)
 
 
+async def test_an_order_has_so_many_parcels(shop: Shop, paid: UUID) -> None:
+    """A thousand of them, and not one more."""
+    async with shop.unguarded():
+        await shop.run(
+            "insert into shipments (order_id, warehouse_id) select %s, %s"
+            " from generate_series(1, 1000)",
+            paid,
+            shop.lisbon,
+        )
+    with shop.refused("DP015"):
+        await ship(shop, paid)
+    async with shop.unguarded():
+        await shop.run("delete from shipments where id = (select id from shipments limit 1)")
+    await ship(shop, paid)
+
+
 async def test_only_what_is_paid_and_packed_is_shipped(
     shop: Shop, goods: tuple[UUID, UUID]
 ) -> None:
@@ -437,6 +453,22 @@ async def test_the_first_parcel_asks_for_the_money(
     assert await shop.order_status(held) == "fulfilled"
 
 
+async def test_many_parcels_leave_with_one_answer(shop: Shop, goods: tuple[UUID, UUID]) -> None:
+    """Captures that are answered together send the parcels of each order, and of no other."""
+    await shop.capture_at_fulfilment()
+    orders = [await shop.order((goods[0], 1), (goods[1], 1)) for _ in range(3)]
+    await shop.settle(await shop.advance(), APPROVED)
+    for order in orders[:2]:
+        await ship(shop, order, (goods[0], 1))
+    await shop.settle(await shop.advance(), APPROVED)
+    assert [await shop.order_status(order) for order in orders] == [
+        "fulfilling", "fulfilling", "payment_processing",
+    ]  # fmt: skip
+    assert await shop.stock(goods[0]) == (8, 1)
+    left = "select distinct reference_id from stock_movements where movement_type = 'fulfill'"
+    assert sorted(await shop.values(left)) == orders[:2]
+
+
 async def test_a_parcel_whose_money_is_refused_stays(
     shop: Shop, held: UUID, goods: tuple[UUID, UUID]
 ) -> None:
@@ -488,7 +520,10 @@ async def test_orders_that_nobody_packs_are_listed(
     row = await listed()
     assert (row["id"], row["status"], row["units_left"], row["parcels"]) == (paid, "paid", 5, 0)
     assert (row["due_at"] - row["waits_since"]).total_seconds() == TWO_DAYS
-    assert row["is_overdue"] is False
+    assert (row["is_overdue"], row["is_disputed"]) == (False, False)
+    dispute = {"outcome": "disputed", "dispute": "open", "reference": "dp_1"}
+    await shop.told(f"{paid}:process_payment", dispute)
+    assert (await listed())["is_disputed"] is True
     await shop.turn_clock(TWO_DAYS + LONG)
     assert await shop.advance() == []
     row = await listed()
