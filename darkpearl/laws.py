@@ -98,6 +98,18 @@ LAWS: dict[str, tuple[str, str]] = {
         "",
     ),
     "order_items_quantity_is_sane": ("A line is of 1 to 1000000 units.", ""),
+    "shipments_carrier_is_short_and_not_blank": (_SHORT.format("A carrier", 100), ""),
+    "shipments_tracking_number_is_short_and_not_blank": (
+        _SHORT.format("A tracking number", 100),
+        "",
+    ),
+    "shipments_tracking_url_is_a_web_address": (
+        (
+            "A tracking address begins with http:// or https:// and has 2000 characters at most,"
+            " none of them white space."
+        ),
+        "",
+    ),
     "refunds_give_something_back": ("A refund is of more than 0.", ""),
     "payment_tokens_are_bounded": ("A payment token has 1 to 500 characters.", ""),
     "saga_signals_are_bounded": (

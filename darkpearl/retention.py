@@ -35,12 +35,16 @@ _TABLES = {
         "order_adjustments": _OF_ORDERS.format("order_adjustments", "order_id"),
         "return_metadata": _OF_ORDERS.format("return_metadata", "order_id"),
         "order_particulars": _OF_ORDERS.format("order_particulars", "order_id"),
+        "shipments": _OF_ORDERS.format("shipments", "order_id"),
+        "shipment_items": _OF_ORDERS.format("shipment_items", "order_id"),
         "sagas": _OF_ORDERS.format("sagas", "id"),
         "saga_events": _OF_ORDERS.format("saga_events", "saga_id"),
         "saga_signals": _OF_ORDERS.format("saga_signals", "saga_id"),
         "stock_movements": _OF_ORDERS.format("stock_movements", "correlation_id"),
         "returns": _OF_ORDERS.format("stock_movements", "reference_id")
         + " and t.reference_type = 'return'",
+        "parcels": _OF_ORDERS.format("stock_movements", "reference_id")
+        + " and t.reference_type in ('shipment', 'cancellation')",
     },
     "payments": {
         "payments": _OF_MONTH.format("payments", "created_at"),

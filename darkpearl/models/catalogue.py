@@ -1,7 +1,7 @@
 """The catalogue: products, and the warehouses that stock them."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
@@ -19,6 +19,13 @@ Code = Annotated[
 Name = Annotated[str, Meta(min_length=1, max_length=255)]
 Description = Annotated[str, Meta(max_length=10_000)]
 Address = Annotated[str, Meta(max_length=1000)]
+FulfilmentMethod = Annotated[
+    Literal["automatic", "on_shipment"],
+    Meta(
+        description="When goods leave: once they are paid, or parcel by parcel as somebody packs"
+        " them. Counts for new orders"
+    ),
+]
 
 
 class Product(Struct):
@@ -89,6 +96,7 @@ class Warehouse(Struct):
     created_at: datetime
     updated_at: datetime
     capture_method: CaptureMethod
+    fulfilment_method: FulfilmentMethod
     version: Version
 
 
@@ -100,6 +108,7 @@ class CreateWarehouse(Request):
     address: Address | None = None
     is_active: bool = True
     capture_method: CaptureMethod = "at_payment"
+    fulfilment_method: FulfilmentMethod = "automatic"
 
 
 class UpdateWarehouse(Request):
@@ -110,6 +119,7 @@ class UpdateWarehouse(Request):
     address: Address | UnsetType | None = UNSET
     is_active: bool | UnsetType = UNSET
     capture_method: CaptureMethod | UnsetType = UNSET
+    fulfilment_method: FulfilmentMethod | UnsetType = UNSET
 
 
 class WarehouseSummary(Struct):

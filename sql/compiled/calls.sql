@@ -10,6 +10,8 @@ begin
     case p_function
         when 'move_goods' then
             v_void := move_goods(p_warehouse_ids, p_saga_ids, p_effects);
+        when 'send_parcels' then
+            v_void := send_parcels(p_warehouse_ids, p_saga_ids, p_effects);
         else
             v_void := call_effect_by_name(p_function, p_warehouse_ids, p_saga_ids, p_effects);
     end case;
@@ -22,10 +24,18 @@ CREATE OR REPLACE FUNCTION darkpearl.call_step(p_function text, p_warehouse_ids 
 AS $function$
 begin
     case p_function
+        when 'await_last_parcel' then
+            return await_last_parcel(p_warehouse_ids, p_saga_ids);
+        when 'await_parcel' then
+            return await_parcel(p_warehouse_ids, p_saga_ids);
         when 'record_authorization' then
             return record_authorization(p_warehouse_ids, p_saga_ids, p_answers);
         when 'record_capture' then
             return record_capture(p_warehouse_ids, p_saga_ids, p_answers);
+        when 'record_first_parcel' then
+            return record_first_parcel(p_warehouse_ids, p_saga_ids, p_answers);
+        when 'record_parcel' then
+            return record_parcel(p_warehouse_ids, p_saga_ids, p_answers);
         when 'record_payment' then
             return record_payment(p_warehouse_ids, p_saga_ids, p_answers);
         when 'record_refund' then

@@ -62,6 +62,10 @@ create type dispute_status as enum ('open', 'won', 'lost');
 -- right before the goods leave.
 create type capture_method as enum ('at_payment', 'at_fulfilment');
 
+-- When the goods of an order leave: by themselves once they are paid, or parcel by parcel,
+-- as somebody packs them.
+create type fulfilment_method as enum ('automatic', 'on_shipment');
+
 -- What became of an event that a gateway sent.
 create type disposition as enum ('applied', 'stale', 'unmatched', 'acknowledged');
 
@@ -306,6 +310,7 @@ create table warehouses (
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
     capture_method capture_method not null default 'at_payment',
+    fulfilment_method fulfilment_method not null default 'automatic',
     constraint warehouses_code_is_unique unique (code),
     constraint warehouses_code_is_short_and_not_blank check (is_visible(code) and length(code) <= 50),
     constraint warehouses_code_is_visible_throughout check (is_visible_throughout(code)),
@@ -319,6 +324,8 @@ comment on table warehouses is 'Where stock lies. Its id is part of every key of
 comment on column warehouses.is_active is 'An inactive warehouse refuses new orders; running ones end normally.';
 comment on column warehouses.capture_method is
     'at_payment: an order is charged at once. at_fulfilment: it is authorised, and captured right before the goods leave; from then on it only goes forward. Counts for new orders.';
+comment on column warehouses.fulfilment_method is
+    'automatic: the goods of an order leave once they are paid. on_shipment: they leave parcel by parcel, by ship_items(). Counts for new orders.';
 comment on column warehouses.version is 'Grows with every change: says whether the row is still what somebody has read.';
 
 -- Stock: one row per product and warehouse that says how much there is, and
@@ -501,12 +508,47 @@ create table return_metadata (
 );
 comment on table return_metadata is 'The shop''s own of returns, for its programs; nothing here reads it. Written by describe_return().';
 
+-- Parcels: what has left of an order of a warehouse that ships them, or is to leave as soon as
+-- the money for it is there. Written by ship_items() alone.
+create table shipments (
+    id uuid not null default new_id(),
+    order_id uuid not null,
+    warehouse_id uuid not null,
+    carrier text,
+    tracking_number text,
+    tracking_url text,
+    actor text,
+    created_at timestamptz not null default clock(),
+    shipped_at timestamptz,
+    constraint shipments_pkey primary key (id, warehouse_id),
+    constraint shipments_carrier_is_short_and_not_blank check (is_visible(carrier) and length(carrier) <= 100),
+    constraint shipments_tracking_number_is_short_and_not_blank
+    check (is_visible(tracking_number) and length(tracking_number) <= 100),
+    constraint shipments_tracking_url_is_a_web_address
+    check (tracking_url ~ '^https?://\S+$' and length(tracking_url) <= 2000)
+);
+create index shipments_order_idx on shipments (order_id, id);
+comment on table shipments is 'The parcels of orders. The units of one leave the ledger under its id.';
+comment on column shipments.shipped_at is
+    'When its units left the shelves. Null: not yet, since the money of the order is just being captured, or never, since that was declined.';
+
+create table shipment_items (
+    shipment_id uuid not null,
+    order_id uuid not null,
+    warehouse_id uuid not null,
+    product_id uuid not null,
+    quantity integer not null,
+    constraint shipment_items_pkey primary key (order_id, shipment_id, product_id, warehouse_id),
+    constraint shipment_items_quantity_is_positive check (quantity > 0)
+);
+comment on table shipment_items is 'What is in each parcel.';
+
 -- Sagas: the plan of each type as rows, where each saga stands, and its
 -- history. A saga about an order carries the order's id, so that one id leads
 -- from the HTTP request to the gateway and to the last event.
 
 -- What becomes of a saga that waits for a signal when nobody has spoken by its deadline.
-create type deadline_action as enum ('go_on', 'turn_back', 'stuck');
+create type deadline_action as enum ('go_on', 'turn_back', 'stuck', 'keep_waiting');
 
 create table saga_steps (
     saga_type text not null,
@@ -974,7 +1016,7 @@ create table spent_ids (
     constraint spent_ids_pkey primary key (id)
 );
 comment on table spent_ids is
-    'Ids of what retention has removed, so that none comes again. A row may go only in the transaction that writes its id here. Ids that tell when they were made stay for that transaction alone: see spent_up_to.';
+    'Ids of what retention has removed, and of shipments, so that none comes again. A row may go only in the transaction that writes its id here. Of what is removed, ids that tell when they were made stay for that transaction alone: see spent_up_to.';
 comment on column spent_ids.is_timed is 'The id tells when it was made, so that spent_up_to stands for it.';
 
 create table spent_up_to (

@@ -28,10 +28,12 @@
 --   DP021  a return of more than was sent
 --   DP022  a plan that names what isn't there
 --   DP023  goods that would leave before their money is there
+--   DP024  a parcel of an order that isn't to be shipped now
 --   DP025  rows of a set that can't be taken, for several reasons
 --   DP026  an answer of a gateway about another amount than was asked for
 --   DP027  money of a disputed payment
 --   DP028  money that is owed and did not go back
+--   DP029  a parcel of more than is left to ship
 --   DP030  no token where one is needed (over HTTP)
 --   DP031  a token that is not valid (over HTTP)
 --   DP035  a row that has changed since it was read

@@ -5,6 +5,8 @@
 -- Ids that tell when they were made (UUIDv7, the default) need no memory of each: all up to
 -- the highest one removed are refused. Any other is kept, in spent_ids.
 --
+-- A shipment spends its id when it is made: it has no saga that would keep it.
+--
 -- The same page is the only way past the guards of append-only tables: a row may go in the
 -- transaction that writes its id into spent_ids, which is what retention's functions do, and
 -- nobody else has the right to.
@@ -48,7 +50,7 @@ begin
                 'The id %s is %s.', v_id,
                 coalesce(
                     'of ' || to_char(time_of_id(v_id), 'YYYY-MM-DD') || ', when retention has removed others that old',
-                    'that of something that retention has removed'
+                    'that of a shipment, or of something that retention has removed'
                 )
             ),
             'Give something new a new id, and don''t repeat what is so long ago.'
@@ -70,7 +72,7 @@ begin atomic
     select i.id, bool_and(coalesce(time_of_id(i.id) <= i.created_at, false))
     from unnest(p_ids, p_created_at) as i (id, created_at)
     group by i.id
-    on conflict (id) do update set spent_in = excluded.spent_in;
+    on conflict (id) do update set spent_in = excluded.spent_in, is_timed = excluded.is_timed;
 end;
 comment on function spend_ids(uuid[], timestamptz[]) is
     'Internal: writes down ids as spent, which lets what they are of go in this transaction.';

@@ -206,9 +206,9 @@ as $$
 begin
     if old.status <> new.status and new.status <> all (
         case old.status
-            when 'pending' then '{reserved, payment_processing, fulfilled, cancelled}'::order_status[]
-            when 'reserved' then '{payment_processing, paid, fulfilled, cancelled}'
-            when 'payment_processing' then '{payment_failed, paid, fulfilled, cancelled}'
+            when 'pending' then '{reserved, payment_processing, paid, fulfilled, cancelled}'::order_status[]
+            when 'reserved' then '{payment_processing, paid, fulfilling, fulfilled, cancelled}'
+            when 'payment_processing' then '{payment_failed, paid, fulfilling, fulfilled, cancelled}'
             when 'payment_failed' then '{cancelled}'
             when 'paid' then '{fulfilling, fulfilled, cancelled}'
             when 'fulfilling' then '{fulfilled, cancelled}'

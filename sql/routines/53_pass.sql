@@ -226,7 +226,9 @@ begin
             p_group, null,
             wait_in_vain(
                 p_group,
-                case v_step.on_deadline when 'go_on' then 'done' when 'turn_back' then 'refused' else 'stuck' end::step_result
+                case v_step.on_deadline
+                    when 'go_on' then 'done' when 'turn_back' then 'refused' when 'keep_waiting' then 'waiting' else 'stuck'
+                end::step_result
             ),
             null
         );
@@ -570,15 +572,16 @@ comment on function run_groups(uuid[], saga_group[], integer) is
     'Internal: runs claimed sagas step by step; returns the external requests.';
 
 -- Brings a saga an answer for which no call is out: a person's, or a webhook's to one that is
--- stuck. What comes after it is advance()'s. Locks: as run_groups(); the caller has locked the saga.
-create or replace function answer_saga(p_group saga_group, p_answer jsonb) returns void
+-- stuck. Of what comes after it p_steps are taken, the rest is advance()'s.
+-- Locks: as run_groups(); the caller has locked the saga.
+create or replace function answer_saga(p_group saga_group, p_answer jsonb, p_steps integer default 0) returns void
 language plpgsql
 as $$
 begin
     p_group.attempts := 1;
-    p_group.were_ready_at := array[clock()];
+    p_group.were_ready_at := array[coalesce(p_group.were_ready_at[1], clock())];
     p_group.answers := array[p_answer];
-    perform run_groups(p_group.warehouse_ids, settle_group(p_group, p_group.warehouse_ids), 0);
+    perform run_groups(p_group.warehouse_ids, settle_group(p_group, p_group.warehouse_ids), p_steps);
 end
 $$;
-comment on function answer_saga(saga_group, jsonb) is 'Internal: brings a saga an answer for which no call is out.';
+comment on function answer_saga(saga_group, jsonb, integer) is 'Internal: brings a saga an answer for which no call is out.';

@@ -12,6 +12,9 @@
 --          │                  │ (gateway)          │ (gateway)
 --     release_stock ◀── void_payment ◀─────────────┘
 --
+-- A warehouse whose fulfilment_method is on_shipment packs first: there the wait for parcels
+-- stands in the place of fulfill_order, see 65_shipments.sql.
+--
 -- Each step stands beside its undo; those of payments are in 60_payments.sql.
 -- A step function does what it does for all the sagas it is given and says what came of
 -- each; it writes neither sagas nor orders nor events. An undo is
@@ -22,7 +25,7 @@ set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
 -- Trigger after a set of new orders: starts their sagas, by the newest plan of the type
--- that their warehouses' capture method asks for. The saga carries the order's id.
+-- that their warehouses' fulfilment and capture methods ask for. The saga carries the order's id.
 -- Locks nothing. Raises: DP038 for the id of an order that retention has removed.
 create or replace function start_order_sagas() returns trigger
 language plpgsql
@@ -38,12 +41,22 @@ begin
     with started as (
         insert into sagas (id, warehouse_id, saga_type, plan_version, ready_at, created_at, updated_at)
         select
-            o.id, o.warehouse_id,
-            case o.capture_method when 'at_payment' then 'order_fulfilment' else 'order_fulfilment_with_capture' end,
-            case o.capture_method when 'at_payment' then v_at_payment else v_at_fulfilment end,
+            o.id, o.warehouse_id, o.saga_type,
+            case o.saga_type
+                when 'order_fulfilment' then v_at_payment
+                when 'order_fulfilment_with_capture' then v_at_fulfilment
+                else newest_plan(o.saga_type)
+            end,
             v_now, v_now, v_now
         from (
-            select n.id, n.warehouse_id, (select w.capture_method from warehouses as w where w.id = n.warehouse_id)
+            select
+                n.id, n.warehouse_id,
+                (
+                    select 'order_fulfilment'
+                        || case w.fulfilment_method when 'automatic' then '' else '_on_shipment' end
+                        || case w.capture_method when 'at_payment' then '' else '_with_capture' end
+                    from warehouses as w where w.id = n.warehouse_id
+                ) as saga_type
             from new_orders as n
         ) as o
         returning id, warehouse_id
@@ -383,7 +396,10 @@ begin
     if v_saga.status in ('completed', 'stuck')
         or (
             v_saga.status in ('running', 'waiting')
-            and (v_saga.position > v_pivot or (v_saga.position = v_pivot and v_saga.attempts > 0))
+            and (
+                v_saga.position > v_pivot
+                or (v_saga.position = v_pivot and v_saga.attempts > 0 and (step_of(v_saga)).on_deadline is null)
+            )
         )
     then
         perform refuse(
@@ -392,6 +408,7 @@ begin
             case v_saga.status
                 when 'stuck' then 'An operator has to look at it first: see stuck_sagas.'
                 else 'What leaves can only come back: return_items() takes the goods, refund_order() gives the money.'
+                    || case when v_order.status = 'fulfilling' then ' What has not left is taken out by cancel_items().' else '' end
             end
         );
     end if;

@@ -1,9 +1,10 @@
 -- Refunds: money that goes back, each refund a saga of its own and idempotent by an id that
 -- the caller may choose. That of a fulfilled order goes back in parts; of a cancelled one
 -- all that is left, by a void, which looks at the gateway's books before it moves anything.
+-- An order of which a part has left is owed what was taken out of it: see 65_shipments.sql.
 --
--- What a cancelled order is owed never ends as declined: its saga is stuck then, for a
--- person. A refund that the gateway takes back later is failed, and its money is there to
+-- What a cancelled order is owed, or one that something was taken out of, never ends as
+-- declined: its saga is stuck then, for a person. A refund that the gateway takes back later is failed, and its money is there to
 -- be given back again, by the gateway or by hand.
 
 set local role darkpearl_owner;
@@ -123,6 +124,41 @@ return p_payment.captured_amount - p_payment.refunded_amount - (
 );
 comment on function left_to_refund(payments) is 'Internal: the money of a payment that can still be given back.';
 
+-- The money of the units that were taken out of an order, and of so many more of some products:
+-- an order's last lines are taken out first, so that what left before cost what its own lines
+-- say. Locks nothing.
+create or replace function money_of_cancelled(p_order_id uuid, p_product_ids uuid[] default '{}', p_quantities integer[] default '{}')
+returns numeric
+language plpgsql stable
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    return (
+        select coalesce(sum(l.unit_price * least(l.quantity, greatest(c.quantity - l.later, 0))), 0)
+        from (
+            select
+                i.product_id, i.unit_price, i.quantity,
+                sum(i.quantity) over (partition by i.product_id order by i.id desc) - i.quantity as later
+            from order_items as i
+            where i.order_id = p_order_id
+        ) as l
+        inner join (
+            select g.product_id, sum(g.quantity) as quantity
+            from (
+                select m.product_id, m.quantity from stock_movements as m
+                where m.reference_id = p_order_id and m.reference_type = 'cancellation' and m.movement_type = 'release'
+                union all
+                select p.product_id, p.quantity from unnest(p_product_ids, p_quantities) as p (product_id, quantity)
+            ) as g
+            group by g.product_id
+        ) as c using (product_id)
+    );
+end
+$$;
+comment on function money_of_cancelled(uuid, uuid[], integer[]) is
+    'Internal: what the units cost that were taken out of an order, and so many more.';
+
 -- The payment of an order, locked, so that its refunds are one after another; null when
 -- there is none. Locks: payments.
 create or replace function lock_payment(p_order_id uuid) returns payments
@@ -166,8 +202,8 @@ comment on function refund_again(uuid, uuid, numeric) is 'Internal: the refund t
 
 -- The amount of a refund of an order: p_amount, or all that is left. Locks nothing.
 -- Raises: DP010 when there is no such order, DP015 for an amount that makes no sense, DP019
--- when the order is neither fulfilled nor owed anything after it was cancelled, DP020 when
--- less than that is left.
+-- when the order is neither fulfilled nor owed anything, after it was cancelled or something
+-- was taken out of it, DP020 when less than that is left.
 create or replace function amount_to_refund(p_order_id uuid, p_payment payments, p_amount numeric) returns numeric
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -175,20 +211,26 @@ set enable_seqscan = off
 as $$
 declare
     v_status order_status;
-    v_left constant numeric := left_to_refund(p_payment);
+    v_left numeric := left_to_refund(p_payment);
 begin
     select o.status into v_status from orders as o where o.id = p_order_id;
-    if not found then
+    if v_status = 'fulfilling' then
+        v_left := v_left - p_payment.captured_amount + money_of_cancelled(p_order_id);
+    end if;
+    if v_status is null then
         perform refuse(
             'DP010', 'no such order',
             format('There is no order %s.', p_order_id),
             'Look it up in order_overview.'
         );
-    elsif v_status <> 'fulfilled' and (v_status = 'cancelled' and v_left > 0) is not true then
+    elsif v_status <> 'fulfilled' and (v_status in ('fulfilling', 'cancelled') and v_left > 0) is not true then
         perform refuse(
             'DP019', 'order is not fulfilled',
             format('Order %s is %s.', p_order_id, v_status),
-            'An order that is not fulfilled is cancelled, which gives the money back: see cancel_order().'
+            case v_status
+                when 'fulfilling' then 'What has not left is taken out by cancel_items(), which gives its money back.'
+                else 'An order that is not fulfilled is cancelled, which gives the money back: see cancel_order().'
+            end
         );
     elsif p_amount <= 0 then
         perform refuse(
@@ -314,10 +356,10 @@ begin
             else row(
                 r.id, 'waiting', null, null,
                 json_build_object(
-                    'operation', case o.status when 'fulfilled' then 'refund' else 'void' end,
+                    'operation', case when o.status in ('fulfilling', 'fulfilled') then 'refund' else 'void' end,
                     'idempotency_key', concat(r.id, ':refund_payment'),
                     'payment_key', p.idempotency_key,
-                    'amount', (case o.status when 'fulfilled' then r.amount else p.requested_amount end)::text,
+                    'amount', (case when o.status in ('fulfilling', 'fulfilled') then r.amount else p.requested_amount end)::text,
                     'currency', r.currency,
                     'reference', p.gateway_reference
                 ),
@@ -336,8 +378,8 @@ $$;
 comment on function request_refund(uuid[], uuid[]) is 'Step, external: asks for each refund to be paid out.';
 
 -- Of answers to refunds, those that need a person: an approval of another amount or currency
--- than was asked for, or of a void that leaves money with us; and a decline of what a
--- cancelled order is owed. Locks nothing.
+-- than was asked for, or of a void that leaves money with us; and a decline of what an order
+-- is owed that was cancelled, or that something was taken out of. Locks nothing.
 create or replace function owed_refunds(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[]) returns step_outcome[]
 language plpgsql stable
 set enable_seqscan = off
@@ -361,9 +403,11 @@ begin
             on o.id = any(array[r.order_id]) and o.warehouse_id = any(array[r.warehouse_id])
         where r.id = any(p_saga_ids) and r.warehouse_id = any(p_warehouse_ids)
             and case a.answer ->> 'outcome'
-                when 'declined' then o.status <> 'fulfilled'
-                when 'approved' then case o.status
-                    when 'fulfilled' then not is_as_asked(a.answer, r.amount, r.currency, false, null)
+                when 'declined' then o.status <> 'fulfilled' or exists (
+                    select from stock_movements as m where m.correlation_id = r.id and m.movement_type = 'release'
+                )
+                when 'approved' then case
+                    when o.status in ('fulfilling', 'fulfilled') then not is_as_asked(a.answer, r.amount, r.currency, false, null)
                     else leaves_money(a.answer, 0)
                 end
             end

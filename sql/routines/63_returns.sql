@@ -1,12 +1,12 @@
--- Returns: goods of a fulfilled order that come back into stock, in parts, each return
--- idempotent by an id that the caller may choose. Its movements are all there is of one:
+-- Returns: goods of a fulfilled order, or of one of which a part has left, that come back into
+-- stock, in parts, each return idempotent by an id that the caller may choose. Its movements are all there is of one:
 -- of type receive, with the return's id as correlation id and the order as reference.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
 -- The order that goods come back from, locked, so that its returns are one after another.
--- Locks: orders. Raises: DP010 when there is no such order, DP019 when it is not fulfilled.
+-- Locks: orders. Raises: DP010 when there is no such order, DP019 when nothing of it has left.
 create or replace function lock_fulfilled_order(p_order_id uuid) returns orders
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -24,7 +24,7 @@ begin
             format('There is no order %s.', p_order_id),
             'Look it up in order_overview.'
         );
-    elsif v_order.status <> 'fulfilled' then
+    elsif v_order.status not in ('fulfilling', 'fulfilled') then
         perform refuse(
             'DP019', 'order is not fulfilled',
             format('Order %s is %s.', p_order_id, v_order.status),
@@ -34,7 +34,7 @@ begin
     return v_order;
 end
 $$;
-comment on function lock_fulfilled_order(uuid) is 'Internal: locks a fulfilled order for a return.';
+comment on function lock_fulfilled_order(uuid) is 'Internal: locks an order for a return, of which something has left.';
 
 -- The goods that p_items names, a row for each product; none for null. Locks nothing.
 -- Raises: as read_items(); DP015 when there are none, or none of a product.
@@ -47,7 +47,7 @@ declare
     v_place bigint;
 begin
     if p_items = '[]' then
-        perform refuse('DP015', 'return has no items', 'p_items is an empty array.', v_hint);
+        perform refuse('DP015', 'no items are named', 'p_items is an empty array.', v_hint);
     end if;
     select min(i.n) - 1 into v_place
     from read_items(p_items, '{product_id, sku, quantity}') with ordinality as i (product_id, quantity, unit_price, metadata, n)
@@ -64,7 +64,7 @@ begin
     group by i.product_id;
 end
 $$;
-comment on function goods_of_items(jsonb) is 'Internal: the goods that a return is asked for, added up by product.';
+comment on function goods_of_items(jsonb) is 'Internal: the goods that are asked for, added up by product.';
 
 -- The goods of an order that have left and not come back, some of them 0. `is true` keeps the
 -- index of movements by hand out, by which all receipts would be read. Locks nothing.
@@ -76,6 +76,9 @@ begin atomic
     from (
         select f.product_id, f.quantity from stock_movements as f
         where f.correlation_id = p_order_id and f.movement_type = 'fulfill'
+        union all
+        select s.product_id, s.quantity from stock_movements as s
+        where s.reference_id = p_order_id and s.reference_type = 'shipment' and s.movement_type = 'fulfill'
         union all
         select r.product_id, -r.quantity from stock_movements as r
         where r.reference_id = p_order_id and r.reference_type = 'return' and (r.movement_type = 'receive') is true

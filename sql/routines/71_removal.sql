@@ -169,13 +169,14 @@ declare
     v_movements bigint[];
 begin
     perform spend_ids(array_agg(s.id), array_agg(s.created_at)) from sagas as s where s.id = any(v_sagas);
+    perform spend_ids(array_agg(h.id), array_agg(h.created_at)) from shipments as h where h.order_id = any(p_order_ids);
     -- In halves, so that each is a look-up in an index of its own.
     with going as (
         select m.id, m.correlation_id, m.created_at from stock_movements as m
         where m.correlation_id = any(p_order_ids) and m.movement_type in ('reserve', 'release', 'fulfill')
         union all
         select m.id, m.correlation_id, m.created_at from stock_movements as m
-        where m.reference_id = any(p_order_ids) and m.reference_type = 'return'
+        where m.reference_id = any(p_order_ids) and m.reference_type in ('return', 'shipment', 'cancellation')
     ),
     spent as (
         select spend_ids(array_agg(g.correlation_id), array_agg(g.created_at)) from going as g
@@ -187,6 +188,8 @@ begin
     delete from order_adjustments as a where a.order_id = any(p_order_ids);
     delete from order_particulars as d where d.order_id = any(p_order_ids);
     delete from order_items as i where i.order_id = any(p_order_ids);
+    delete from shipment_items as t where t.order_id = any(p_order_ids);
+    delete from shipments as h where h.order_id = any(p_order_ids);
     delete from saga_signals as g where g.saga_id = any(v_sagas);
     delete from saga_events as e where e.saga_id = any(v_sagas);
     delete from sagas as s where s.id = any(v_sagas);

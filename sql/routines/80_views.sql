@@ -228,6 +228,39 @@ where r.status = 'failed' and not exists (
 );
 comment on view failed_refunds is 'Refunds that came to nothing after they were paid out, and that no other has followed. Then: refund_order() or record_manual_refund().';
 
+-- Orders that wait for somebody to pack them. A wait began with its first event; each parcel
+-- begins it anew.
+create or replace view orders_to_ship with (security_invoker = true) as
+select
+    o.id, o.order_number, o.status, o.warehouse_id, w.code as warehouse, o.customer_id, o.total_amount, o.currency,
+    p.status as payment_status,
+    (select sum(g.quantity) from goods_to_ship(o.id) as g) as units_left,
+    (select count(*) from shipments as h where h.order_id = o.id) as parcels,
+    d.waits_since, d.due_at, d.due_at <= clock() as is_overdue,
+    exists (select from disputes as x where x.order_id = o.id and x.status <> 'won') as is_disputed
+from sagas as s
+inner join saga_steps as t
+    on t.saga_type = s.saga_type and t.plan_version = s.plan_version and t.position = s.position
+        and t.settle_function in ('record_first_parcel', 'record_parcel')
+inner join step_settings as c on c.saga_type = s.saga_type and c.step_name = t.step_name
+inner join orders as o on o.id = s.id and o.warehouse_id = s.warehouse_id
+inner join warehouses as w on w.id = o.warehouse_id
+left join payments as p on p.order_id = o.id and p.warehouse_id = o.warehouse_id
+cross join lateral (
+    select b.waits_since, b.waits_since + c.timeout_seconds * interval '1 second' as due_at
+    from (
+        select coalesce(min(e.created_at), s.updated_at) as waits_since
+        from saga_events as e
+        where e.saga_id = s.id and e.event_type = 'step_waiting' and e.step_name = t.step_name and e.error_code is null
+            and e.created_at >= coalesce(
+                (select max(h.shipped_at) from shipments as h where h.order_id = s.id), '-infinity'
+            ) - interval '1 minute'
+    ) as b
+) as d
+where s.status = 'waiting' and s.ready_at is not null and not s.cancel_requested;
+comment on view orders_to_ship is
+    'Orders that wait for parcels: what is left, since when, whether nobody has packed for longer than timeout_seconds of the step, and whether the payer wants the money back. Then: ship_items().';
+
 -- The sessions whose locks keep a pass from what it would change: those that have been in a
 -- transaction for over a second in which they locked rows of ours or a table, and those that
 -- somebody waits for right now. A pass gives way after 200 ms, so most that hold something

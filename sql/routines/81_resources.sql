@@ -236,6 +236,46 @@ select
 from refunds as r;
 comment on view order_refunds is 'Every refund, with why it was declined as the caller may read it.';
 
+-- The parcels of orders. One that waits leaves once the money of its order is captured, and one
+-- that is refused never, since that was declined or the order was cancelled first.
+create or replace view order_shipments with (security_invoker = true) as
+select
+    h.id, h.order_id,
+    case
+        when h.shipped_at is not null then 'shipped'
+        when (
+            select s.status in ('compensating', 'compensated') or s.cancel_requested
+            from sagas as s where s.id = h.order_id and s.warehouse_id = h.warehouse_id
+        ) then 'refused'
+        else 'waiting'
+    end as status,
+    json_build_object('carrier', h.carrier, 'number', h.tracking_number, 'url', h.tracking_url) as tracking,
+    (
+        select json_agg(
+            json_build_object(
+                'product_id', i.product_id, 'quantity', i.quantity,
+                'product', json_build_object('id', p.id, 'sku', p.sku, 'name', p.name)
+            )
+            order by p.sku
+        )
+        from shipment_items as i
+        inner join products as p on p.id = i.product_id
+        where i.order_id = h.order_id and i.shipment_id = h.id
+    ) as items,
+    h.created_at, h.shipped_at
+from shipments as h;
+comment on view order_shipments is 'The parcels of every order, with what is in them: shipped, waiting for the money, or refused.';
+
+-- What was taken out of orders: the movements that released it, and the refund of its money.
+create or replace view order_cancellations with (security_invoker = true) as
+select
+    m.correlation_id as id, m.reference_id as order_id, json_agg(m order by m.id) as movements,
+    (select to_json(r) from order_refunds as r where r.id = m.correlation_id and r.order_id = m.reference_id) as refund
+from stock_ledger as m
+where m.movement_type = 'release' and m.reference_type = 'cancellation'
+group by m.correlation_id, m.reference_id;
+comment on view order_cancellations is 'What was taken out of each order after its first parcel, with the refund of its money.';
+
 -- An order with all that belongs to it. Of a payment, what customers may see.
 create or replace view order_details with (security_invoker = true) as
 select

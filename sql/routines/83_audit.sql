@@ -107,7 +107,8 @@ inner join sagas as s on s.id = o.id and s.warehouse_id = o.warehouse_id
 where (s.status = 'completed') <> (o.status = 'fulfilled')
     or (s.status = 'compensated') <> (o.status = 'cancelled')
 union all
--- A cancelled order holds nothing in the end, a fulfilled one took its lines.
+-- A cancelled order holds nothing in the end, a fulfilled one took its lines, but for what was
+-- taken out of it. Parcels and what is taken out move under ids of their own, and refer to the order.
 select 'ended order does not balance in the ledger', o.id,
     format('%s: reserved %s, released %s, fulfilled %s, ordered %s', o.status, m.reserved, m.released, m.fulfilled, i.quantity),
     o.id, null, null
@@ -123,14 +124,78 @@ left join lateral (
     from stock_movements as m
     where m.correlation_id = o.id and m.warehouse_id = o.warehouse_id
 ) as m on true
-where (o.status = 'fulfilled' and (m.reserved <> i.quantity or m.fulfilled <> i.quantity or m.released <> 0))
-    or (o.status = 'cancelled' and (m.reserved <> m.released or m.fulfilled <> 0))
+left join lateral (
+    select
+        coalesce(sum(quantity) filter (where movement_type = 'release'), 0) as taken_out,
+        coalesce(sum(quantity) filter (where movement_type = 'fulfill'), 0) as shipped
+    from stock_movements as p
+    where p.reference_id = o.id and p.warehouse_id = o.warehouse_id and p.reference_type in ('shipment', 'cancellation')
+) as p on true
+where (
+    o.status = 'fulfilled'
+    and (m.reserved <> i.quantity or m.fulfilled + p.shipped + p.taken_out <> i.quantity or m.released <> 0)
+)
+    or (o.status = 'cancelled' and (m.reserved <> m.released or m.fulfilled + p.shipped + p.taken_out <> 0))
 union all
 select 'movement of a saga that does not exist', m.correlation_id, format('%s of %s', m.movement_type, m.quantity),
     m.correlation_id, null, null
 from stock_movements as m
 where m.movement_type in ('reserve', 'release', 'fulfill')
-    and not exists (select from sagas as s where s.id = m.correlation_id and s.warehouse_id = m.warehouse_id)
+    and not exists (
+        select from sagas as s
+        where s.warehouse_id = m.warehouse_id
+            and s.id = case when m.reference_type in ('shipment', 'cancellation') then m.reference_id else m.correlation_id end
+    )
+union all
+-- Parcels.
+select 'more was shipped or taken out than was ordered', o.id,
+    format('product %s: %s ordered, %s in parcels, %s taken out', g.product_id, g.ordered, g.shipped, g.taken_out),
+    o.id, null, null
+from orders as o
+inner join lateral (
+    select
+        u.product_id, coalesce(sum(u.quantity) filter (where u.kind = 'ordered'), 0) as ordered,
+        coalesce(sum(u.quantity) filter (where u.kind = 'shipped'), 0) as shipped,
+        coalesce(sum(u.quantity) filter (where u.kind = 'taken out'), 0) as taken_out
+    from (
+        select 'ordered' as kind, l.product_id, l.quantity from order_items as l where l.order_id = o.id
+        union all
+        select 'shipped', t.product_id, t.quantity from shipment_items as t where t.order_id = o.id
+        union all
+        select 'taken out', m.product_id, m.quantity from stock_movements as m
+        where m.reference_id = o.id and m.reference_type = 'cancellation'
+    ) as u
+    group by u.product_id
+) as g on g.shipped + g.taken_out > g.ordered
+union all
+select 'shipment and ledger disagree', h.id,
+    format('product %s: %s in the parcel, %s in the ledger', g.product_id, g.packed, g.moved), h.order_id, null, null
+from shipments as h
+inner join lateral (
+    select
+        u.product_id, coalesce(sum(u.quantity) filter (where u.is_packed), 0) as packed,
+        coalesce(sum(u.quantity) filter (where not u.is_packed), 0) as moved
+    from (
+        select true as is_packed, t.product_id, t.quantity from shipment_items as t
+        where t.order_id = h.order_id and t.shipment_id = h.id
+        union all
+        select false, m.product_id, m.quantity from stock_movements as m
+        where m.correlation_id = h.id and m.movement_type = 'fulfill' and m.reference_id = h.order_id
+    ) as u
+    group by u.product_id
+) as g on g.moved <> case when h.shipped_at is null then 0 else g.packed end
+union all
+select 'shipment and order disagree', h.id, format('left at %s, order %s', h.shipped_at, coalesce(o.status::text, 'none')),
+    h.order_id, null, null
+from shipments as h
+left join orders as o on o.id = h.order_id and o.warehouse_id = h.warehouse_id
+where o.id is null or not exists (select from shipment_items as t where t.order_id = h.order_id and t.shipment_id = h.id)
+    or (h.shipped_at is not null and o.status not in ('fulfilling', 'fulfilled'))
+    or (h.shipped_at is null and o.status in ('fulfilling', 'fulfilled'))
+union all
+select 'parcel has no shipment', t.shipment_id, format('product %s', t.product_id), t.order_id, null, null
+from shipment_items as t
+where not exists (select from shipments as h where h.id = t.shipment_id and h.order_id = t.order_id and h.warehouse_id = t.warehouse_id)
 union all
 -- Payments.
 select 'payment has no order', p.order_id, p.status::text, p.order_id, null, null
@@ -212,6 +277,9 @@ inner join lateral (
         union all
         select f.product_id, f.movement_type, f.quantity from stock_movements as f
         where f.correlation_id = o.id and f.movement_type = 'fulfill'
+        union all
+        select p.product_id, p.movement_type, p.quantity from stock_movements as p
+        where p.reference_id = o.id and p.reference_type = 'shipment' and p.movement_type = 'fulfill'
     ) as m
     group by m.product_id
 ) as m on m.returned > m.fulfilled
@@ -281,7 +349,8 @@ declare
         select m.correlation_id from stock_movements as m
         where m.created_at >= p_since and m.movement_type in ('reserve', 'release', 'fulfill')
         union
-        select m.reference_id from stock_movements as m where m.created_at >= p_since and m.reference_type = 'return'
+        select m.reference_id from stock_movements as m
+        where m.created_at >= p_since and m.reference_type in ('return', 'shipment', 'cancellation')
         union
         select o.id from orders as o where o.created_at >= p_since
     );

@@ -193,6 +193,15 @@ grant update (give_up_seconds, stuck_seconds, backoff_seconds, timeout_seconds) 
 grant execute on function retry_saga(uuid, text), turn_back_saga(uuid, text), skip_step(uuid, text) to service_role;
 grant execute on function signal_saga(uuid, text, jsonb, text) to service_role, darkpearl_app;
 
+-- Parcels: customers see theirs, but not who packed them.
+grant select on shipments, shipment_items to service_role, darkpearl_app, darkpearl_reader;
+grant select (id, order_id, warehouse_id, carrier, tracking_number, tracking_url, created_at, shipped_at) on shipments to authenticated;
+grant select on shipment_items to authenticated;
+grant execute on function
+ship_items(uuid, jsonb, jsonb, uuid), cancel_items(uuid, jsonb, text, uuid)
+to service_role, darkpearl_app;
+grant execute on function goods_to_ship(uuid) to service_role, darkpearl_app, darkpearl_reader;
+
 -- Money and goods that come back, and events of gateways.
 grant execute on function
 refund_order(uuid, numeric, text, uuid, boolean, jsonb, jsonb), return_items(uuid, jsonb, text, uuid)
@@ -254,7 +263,7 @@ grant execute on function engine_state(), step_tally(timestamptz, double precisi
 to darkpearl_listener, service_role, darkpearl_reader;
 
 -- Views show what the caller may see of the tables under them.
-grant select on order_overview, saga_overview, stuck_sagas, disputed_payments, failed_refunds, engine_health, sagas_from_events
+grant select on order_overview, orders_to_ship, saga_overview, stuck_sagas, disputed_payments, failed_refunds, engine_health, sagas_from_events
 to service_role, darkpearl_app, darkpearl_reader;
 grant select on audit, audit_rules to service_role, darkpearl_reader;
 grant execute on function is_spent(uuid), time_of_id(uuid), audit_since(timestamptz) to service_role, darkpearl_reader;
@@ -262,7 +271,7 @@ grant execute on function run_audit(timestamptz) to service_role, darkpearl_read
 
 -- So do the shapes of the API's resources, which all of its callers may ask for.
 grant select on
-sellable_inventory, inventory_levels, stock_ledger, recorded_movements, order_returns,
+sellable_inventory, inventory_levels, stock_ledger, recorded_movements, order_returns, order_shipments, order_cancellations,
 saga_states, saga_history, order_refunds, order_summaries, order_confirmations, order_details
 to anon, authenticated, service_role, darkpearl_app, darkpearl_reader;
 grant execute on function
@@ -305,6 +314,7 @@ begin
     -- Staff, applications and reports see every row of what they may select.
     foreach v_table in array array[
         'products', 'warehouses', 'inventory', 'stock_movements', 'orders', 'order_items', 'order_adjustments', 'order_particulars', 'return_metadata',
+        'shipments', 'shipment_items',
         'payments', 'refunds', 'disputes', 'gateway_events', 'saga_steps', 'step_settings', 'sagas', 'saga_events',
         'saga_signals', 'action_log', 'retention', 'retention_exports', 'spent_ids', 'spent_up_to', 'audit_runs',
         'stock_alerts', 'webhook_endpoints', 'webhook_retries'
@@ -395,6 +405,7 @@ begin
     for v_table, v_column in
         values
             ('order_items', 'order_id'), ('order_adjustments', 'order_id'), ('order_particulars', 'order_id'),
+            ('shipments', 'order_id'), ('shipment_items', 'order_id'),
             ('payments', 'order_id'), ('refunds', 'order_id'), ('disputes', 'order_id'),
             ('sagas', 'id'), ('saga_events', 'saga_id')
     loop

@@ -59,6 +59,10 @@ create type dispute_status as enum ('open', 'won', 'lost');
 -- right before the goods leave.
 create type capture_method as enum ('at_payment', 'at_fulfilment');
 
+-- When the goods of an order leave: by themselves once they are paid, or parcel by parcel,
+-- as somebody packs them.
+create type fulfilment_method as enum ('automatic', 'on_shipment');
+
 -- What became of an event that a gateway sent.
 create type disposition as enum ('applied', 'stale', 'unmatched', 'acknowledged');
 

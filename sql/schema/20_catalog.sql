@@ -41,6 +41,7 @@ create table warehouses (
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
     capture_method capture_method not null default 'at_payment',
+    fulfilment_method fulfilment_method not null default 'automatic',
     constraint warehouses_code_is_unique unique (code),
     constraint warehouses_code_is_short_and_not_blank check (is_visible(code) and length(code) <= 50),
     constraint warehouses_code_is_visible_throughout check (is_visible_throughout(code)),
@@ -54,4 +55,6 @@ comment on table warehouses is 'Where stock lies. Its id is part of every key of
 comment on column warehouses.is_active is 'An inactive warehouse refuses new orders; running ones end normally.';
 comment on column warehouses.capture_method is
     'at_payment: an order is charged at once. at_fulfilment: it is authorised, and captured right before the goods leave; from then on it only goes forward. Counts for new orders.';
+comment on column warehouses.fulfilment_method is
+    'automatic: the goods of an order leave once they are paid. on_shipment: they leave parcel by parcel, by ship_items(). Counts for new orders.';
 comment on column warehouses.version is 'Grows with every change: says whether the row is still what somebody has read.';

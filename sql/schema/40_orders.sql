@@ -99,3 +99,38 @@ create table return_metadata (
     constraint return_metadata_pkey primary key (order_id, return_id, warehouse_id)
 );
 comment on table return_metadata is 'The shop''s own of returns, for its programs; nothing here reads it. Written by describe_return().';
+
+-- Parcels: what has left of an order of a warehouse that ships them, or is to leave as soon as
+-- the money for it is there. Written by ship_items() alone.
+create table shipments (
+    id uuid not null default new_id(),
+    order_id uuid not null,
+    warehouse_id uuid not null,
+    carrier text,
+    tracking_number text,
+    tracking_url text,
+    actor text,
+    created_at timestamptz not null default clock(),
+    shipped_at timestamptz,
+    constraint shipments_pkey primary key (id, warehouse_id),
+    constraint shipments_carrier_is_short_and_not_blank check (is_visible(carrier) and length(carrier) <= 100),
+    constraint shipments_tracking_number_is_short_and_not_blank
+    check (is_visible(tracking_number) and length(tracking_number) <= 100),
+    constraint shipments_tracking_url_is_a_web_address
+    check (tracking_url ~ '^https?://\S+$' and length(tracking_url) <= 2000)
+);
+create index shipments_order_idx on shipments (order_id, id);
+comment on table shipments is 'The parcels of orders. The units of one leave the ledger under its id.';
+comment on column shipments.shipped_at is
+    'When its units left the shelves. Null: not yet, since the money of the order is just being captured, or never, since that was declined.';
+
+create table shipment_items (
+    shipment_id uuid not null,
+    order_id uuid not null,
+    warehouse_id uuid not null,
+    product_id uuid not null,
+    quantity integer not null,
+    constraint shipment_items_pkey primary key (order_id, shipment_id, product_id, warehouse_id),
+    constraint shipment_items_quantity_is_positive check (quantity > 0)
+);
+comment on table shipment_items is 'What is in each parcel.';

@@ -3,7 +3,7 @@
 -- from the HTTP request to the gateway and to the last event.
 
 -- What becomes of a saga that waits for a signal when nobody has spoken by its deadline.
-create type deadline_action as enum ('go_on', 'turn_back', 'stuck');
+create type deadline_action as enum ('go_on', 'turn_back', 'stuck', 'keep_waiting');
 
 create table saga_steps (
     saga_type text not null,

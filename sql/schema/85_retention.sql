@@ -30,7 +30,7 @@ create table spent_ids (
     constraint spent_ids_pkey primary key (id)
 );
 comment on table spent_ids is
-    'Ids of what retention has removed, so that none comes again. A row may go only in the transaction that writes its id here. Ids that tell when they were made stay for that transaction alone: see spent_up_to.';
+    'Ids of what retention has removed, and of shipments, so that none comes again. A row may go only in the transaction that writes its id here. Of what is removed, ids that tell when they were made stay for that transaction alone: see spent_up_to.';
 comment on column spent_ids.is_timed is 'The id tells when it was made, so that spent_up_to stands for it.';
 
 create table spent_up_to (

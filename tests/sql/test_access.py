@@ -101,6 +101,19 @@ ACCESS: dict[str, dict[str, Grants]] = {
             (f"{STAFF} {APP}", "reference email shipping_address billing_address metadata"),
         ],
     },
+    "shipments": {
+        "select": [
+            (INSIDERS, ALL),
+            (
+                "authenticated",
+                (
+                    "id order_id warehouse_id carrier tracking_number tracking_url created_at"
+                    " shipped_at"
+                ),
+            ),
+        ]
+    },
+    "shipment_items": {"select": [(f"authenticated {INSIDERS}", ALL)]},
     "payments": {
         "select": [
             (INSIDERS, ALL),
@@ -151,6 +164,7 @@ ACCESS: dict[str, dict[str, Grants]] = {
     "saga_signals": {"select": [(INSIDERS, ALL)]},
     "saga_overview": {"select": [(f"authenticated {INSIDERS}", ALL)]},
     "order_overview": {"select": [(INSIDERS, ALL)]},
+    "orders_to_ship": {"select": [(INSIDERS, ALL)]},
     "stuck_sagas": {"select": [(INSIDERS, ALL)]},
     "engine_health": {"select": [(INSIDERS, ALL)]},
     "sagas_from_events": {"select": [(INSIDERS, ALL)]},
@@ -164,6 +178,8 @@ ACCESS: dict[str, dict[str, Grants]] = {
     "stock_ledger": {"select": [(INSIDERS, ALL)]},
     "recorded_movements": {"select": [(INSIDERS, ALL)]},
     "order_returns": {"select": [(INSIDERS, ALL)]},
+    "order_shipments": {"select": [(f"authenticated {INSIDERS}", ALL)]},
+    "order_cancellations": {"select": [(INSIDERS, ALL)]},
     "saga_history": {"select": [(f"authenticated {INSIDERS}", ALL)]},
     "order_refunds": {"select": [(f"authenticated {INSIDERS}", ALL)]},
     "saga_states": {"select": [(f"authenticated {INSIDERS}", ALL)]},
@@ -230,6 +246,8 @@ TABLES = {
     "order_adjustments",
     "order_particulars",
     "return_metadata",
+    "shipments",
+    "shipment_items",
     "payments",
     "sagas",
     "saga_events",
@@ -312,6 +330,9 @@ CALLS = {
     "record_manual_refund": STAFF,
     "return_items": f"{STAFF} {APP}",
     "describe_return": f"{STAFF} {APP}",
+    "ship_items": f"{STAFF} {APP}",
+    "cancel_items": f"{STAFF} {APP}",
+    "goods_to_ship": INSIDERS,
     "record_gateway_event": STAFF,
     "ack_gateway_event": STAFF,
     "pause_external_steps": STAFF,
@@ -374,6 +395,7 @@ DEFINERS = {
     "apply_retention",
     "begin_request",
     "blocking_sessions",
+    "cancel_items",
     "cancel_order",
     "compile_new_calls",
     "correct_future_waits",
@@ -413,6 +435,7 @@ DEFINERS = {
     "ring_bell_for_new_sagas",
     "run_audit",
     "settle",
+    "ship_items",
     "skip_step",
     "start_order_sagas",
     "signal_saga",
@@ -791,6 +814,11 @@ async def test_reports_change_nothing(shop: Shop) -> None:
             "order_adjustments",
             "order_particulars",
             "return_metadata",
+            "shipments",
+            "shipment_items",
+            "orders_to_ship",
+            "order_shipments",
+            "order_cancellations",
             "saga_signals",
             "action_log",
             "retention_exports",

@@ -744,6 +744,28 @@ async def test_a_signal_beats_a_deadline_that_has_passed(
     assert (await shop.saga(saga))["status"] == "completed"
 
 
+async def test_a_wait_may_go_on_after_its_deadline(
+    shop: Shop, errands: Errands, signal: Signal
+) -> None:
+    """It says so in an event, has as long again, and still goes on with a signal."""
+    saga = await errands.waiting("keep_waiting", seconds=600)
+    for _ in range(2):
+        await shop.turn_clock(LONG)
+        await shop.advance()
+        assert shop.claimed == 1
+        assert await errands.stands(saga) == ("waiting", "approval")
+    left = await shop.value("select ready_at - clock() from sagas where id = %s", saga)
+    assert 590 < left.total_seconds() <= 600
+    waits = await shop.rows(
+        "select error_code, message from saga_events where event_type = 'step_waiting' order by id"
+    )
+    assert [each["error_code"] for each in waits] == [None, "DP013", "DP013"]
+    assert waits[-1]["message"] == "no signal within 600 s"
+    assert await signal(saga) == "applied"
+    await shop.advance()
+    assert (await shop.saga(saga))["status"] == "completed"
+
+
 # Orders that wait.
 
 
