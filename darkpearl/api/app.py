@@ -71,6 +71,25 @@ EXPOSED = [
 ]
 """Headers that scripts of other origins may read."""
 
+ROUTES = [
+    orders.router,
+    returns.router,
+    sagas.router,
+    shipments.router,
+    products.router,
+    warehouses.router,
+    inventory.router,
+    stock_movements.router,
+    imports.router,
+    webhooks.router,
+    feed.router,
+    webhook_endpoints.router,
+    health.router,
+    problems.router,
+    monitoring.get_metrics,
+]
+"""Everything that can be asked for."""
+
 Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
 
 
@@ -89,23 +108,7 @@ def create_app(settings: Settings, database_url: str, tracing: "Tracing | None" 
     streams end in order; else they are cut at the server's deadline.
     """
     app = Litestar(
-        route_handlers=[
-            orders.router,
-            returns.router,
-            sagas.router,
-            shipments.router,
-            products.router,
-            warehouses.router,
-            inventory.router,
-            stock_movements.router,
-            imports.router,
-            webhooks.router,
-            feed.router,
-            webhook_endpoints.router,
-            health.router,
-            problems.router,
-            monitoring.get_metrics,
-        ],
+        route_handlers=ROUTES,
         dependencies={
             "caller": Provide(caller),
             "created": Provide(created),
