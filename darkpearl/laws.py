@@ -61,6 +61,14 @@ LAWS: dict[str, tuple[str, str]] = {
         "A reference type has 50 characters at most.",
         "",
     ),
+    "adjustment_reasons_pkey": (
+        "There is an adjustment reason with this code already.",
+        "Use that one, or give this one another code.",
+    ),
+    "adjustment_reasons_code_is_a_word": (
+        "A reason's code is a lower-case letter, then up to 49 letters, digits and underscores.",
+        "",
+    ),
     "order_items_quantity_is_sane": ("A line is of 1 to 1000000 units.", ""),
     "refunds_give_something_back": ("A refund is of more than 0.", ""),
     "payment_tokens_are_bounded": ("A payment token has 1 to 500 characters.", ""),

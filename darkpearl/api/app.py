@@ -13,6 +13,7 @@ from litestar.exceptions import HTTPException
 
 from darkpearl import database
 from darkpearl.api import (
+    adjustment_reasons,
     events,
     health,
     imports,
@@ -94,6 +95,7 @@ def create_app(settings: Settings, database_url: str, tracing: "Tracing | None" 
             warehouses.router,
             inventory.router,
             stock_movements.router,
+            adjustment_reasons.router,
             imports.router,
             webhooks.router,
             health.router,

@@ -22,7 +22,7 @@ from darkpearl.models.stock import CreateInventory, Inventory, ReplaceInventory,
 
 LowStock = Annotated[
     bool | None,
-    QueryParameter(description="Whether the shelf holds its reorder point or less"),
+    QueryParameter(description="Whether its reorder point or less can be sold"),
 ]
 
 SORTS = ("-created_at", "quantity_sellable")
@@ -35,7 +35,8 @@ _STOCKED = (
     " where product_id = %(product_id)s and warehouse_id = %(warehouse_id)s"
 )
 _COUNT = (
-    "select count_stock(warehouse_id, product_id, %(counted)s) from inventory where id = %(id)s"
+    "select count_stock(warehouse_id, product_id, %(counted)s, p_expected => %(expected)s)"
+    " from inventory where id = %(id)s"
 )
 
 
@@ -59,7 +60,7 @@ async def list_inventory(
     filters.add("warehouse_id = %(warehouse_id)s", warehouse_id=warehouse_id)
     filters.add("product_id in (select p.id from products as p where p.sku = %(sku)s)", sku=sku)
     filters.add(
-        "(quantity_available <= reorder_point) = %(low_stock)s::boolean", low_stock=low_stock
+        "(quantity_sellable <= reorder_point) = %(low_stock)s::boolean", low_stock=low_stock
     )
     sorts = SORTS_FOR_STAFF if caller.is_staff else SORTS
     visible = _FOR_STAFF if caller.is_staff else _FOR_ALL
@@ -153,8 +154,16 @@ async def _write(
         columns = ", ".join(f"{name} = %({name})s" for name in settings)
         query = f"update inventory set {columns} where id = %(id)s"  # noqa: S608
         statements.append((query, {**settings, "id": inventory_id}))
+    expected = None if data.quantity_expected is UNSET else data.quantity_expected
     if data.quantity_available is not UNSET:
-        statements.append((_COUNT, {"counted": data.quantity_available, "id": inventory_id}))
+        counted = {"counted": data.quantity_available, "expected": expected}
+        statements.append((_COUNT, {**counted, "id": inventory_id}))
+    elif expected is not None:
+        raise InvalidError(
+            "quantity_expected is of a count, and quantity_available isn't there.",
+            title="Nothing was counted",
+            hint="Send what was counted as quantity_available too.",
+        )
     return tagged(await caller.get(Inventory, *statements, _by_id(caller, inventory_id)))
 
 

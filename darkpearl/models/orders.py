@@ -7,9 +7,18 @@ from uuid import UUID
 from msgspec import Meta, Struct
 
 from darkpearl.models.catalogue import ProductSummary, Sku, WarehouseSummary
-from darkpearl.models.common import MAX_LINES, Amount, Currency, Notes, Request, check_amount
+from darkpearl.models.common import (
+    MAX_LINES,
+    Amount,
+    Currency,
+    Notes,
+    Request,
+    check_amount,
+    check_product,
+)
 from darkpearl.models.payments import Payment, PaymentToken, Refund
 from darkpearl.models.sagas import Saga
+from darkpearl.models.stock import OrderReturn
 
 OrderStatus = Literal[
     "pending", "reserved", "payment_processing", "payment_failed", "paid", "fulfilling",
@@ -33,8 +42,8 @@ class Order(Struct):
     warehouse: WarehouseSummary
 
 
-class OrderItem(Struct):
-    """A line of an order."""
+class PlacedItem(Struct):
+    """A line of an order as it was placed."""
 
     id: int
     product_id: UUID
@@ -44,6 +53,12 @@ class OrderItem(Struct):
     product: ProductSummary
 
 
+class OrderItem(PlacedItem, kw_only=True):
+    """A line of an order."""
+
+    returned_quantity: Annotated[int, Meta(description="Units of it that have come back")]
+
+
 class OrderDetails(Order):
     """An order with all that belongs to it."""
 
@@ -51,6 +66,7 @@ class OrderDetails(Order):
     payment: Payment | None
     refunds: list[Refund]
     saga: Saga | None
+    returns: list[OrderReturn]
 
 
 class CreateOrderItem(Request, kw_only=True, omit_defaults=True):
@@ -63,8 +79,7 @@ class CreateOrderItem(Request, kw_only=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         """Raise ValueError for an amount that can't be one, or a product that isn't one."""
-        if (self.product_id is None) == (self.sku is None):
-            raise ValueError("Expected either product_id or sku")
+        check_product(self.product_id, self.sku)
         if self.unit_price is not None:
             check_amount(self.unit_price)
 
@@ -86,5 +101,5 @@ class CreateOrder(Request):
 class CreatedOrder(Order):
     """The order as it was placed."""
 
-    items: list[OrderItem]
+    items: list[PlacedItem]
     message: str

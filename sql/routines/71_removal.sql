@@ -145,6 +145,10 @@ begin
     perform spend_ids(array_agg(m.correlation_id), array_agg(clock()))
     from stock_movements as m
     where m.id = any(v_balances);
+    delete from movement_reasons as r
+    using stock_movements as m
+    where m.id = any(p_ids) and m.movement_type = 'adjust'
+        and r.correlation_id = m.correlation_id and r.product_id = m.product_id and r.warehouse_id = m.warehouse_id;
     update stock_movements as m
     set
         movement_type = 'balance', quantity = m.available_after, correlation_id = new_id(),

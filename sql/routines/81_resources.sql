@@ -83,7 +83,12 @@ comment on function stock_product(uuid, uuid, integer, integer, integer) is
 create or replace view stock_ledger with (security_invoker = true) as
 select
     m.id, m.correlation_id, m.product_id, m.warehouse_id, m.movement_type, m.quantity,
-    m.available_after, m.reserved_after, m.reference_type, m.reference_id, m.notes, m.actor, m.created_at,
+    m.available_after, m.reserved_after,
+    coalesce(m.reference_type, case when m.movement_type in ('reserve', 'release', 'fulfill') then 'order' end)
+        as reference_type,
+    coalesce(m.reference_id, case when m.movement_type in ('reserve', 'release', 'fulfill') then m.correlation_id end)
+        as reference_id,
+    m.notes, m.actor, m.created_at,
     (
         select json_build_object('id', p.id, 'sku', p.sku, 'name', p.name)
         from products as p where p.id = m.product_id
@@ -91,9 +96,14 @@ select
     (
         select json_build_object('id', w.id, 'code', w.code, 'name', w.name)
         from warehouses as w where w.id = m.warehouse_id
-    ) as warehouse
+    ) as warehouse,
+    case when m.movement_type = 'adjust' then (
+        select r.reason_code from movement_reasons as r
+        where r.correlation_id = m.correlation_id and r.product_id = m.product_id and r.warehouse_id = m.warehouse_id
+    ) end as reason_code
 from stock_movements as m;
-comment on view stock_ledger is 'Every movement of stock, with its product and its warehouse.';
+comment on view stock_ledger is
+    'Every movement of stock, with its product, its warehouse and its reason; one of a saga has its order as reference.';
 
 -- A movement as whoever asked for it is told: one of a transfer has its counterpart, which
 -- refers to the other warehouse under the same correlation id.
@@ -112,13 +122,67 @@ select
 from stock_ledger as m;
 comment on view recorded_movements is 'Every movement of stock; for a transfer, with the one of the other warehouse.';
 
--- Goods that came back: the movements of each return.
+-- Money that goes back.
+create or replace view order_refunds with (security_invoker = true) as
+select
+    r.id, r.order_id, r.status, r.amount, r.currency, r.reason, r.despite_dispute, r.gateway, r.gateway_reference,
+    told_decline_code(r.order_id, r.id) as decline_code,
+    r.created_at, r.updated_at
+from refunds as r;
+comment on view order_refunds is 'Every refund, with why it was declined as the caller may read it.';
+
+-- Goods that came back: the movements of each return, and the refund that was made with it.
 create or replace view order_returns with (security_invoker = true) as
-select m.correlation_id as id, m.reference_id as order_id, json_agg(m order by m.id) as movements
-from stock_ledger as m
-where (m.movement_type = 'receive') is true and m.reference_type = 'return'
+select
+    m.correlation_id as id, m.reference_id as order_id,
+    json_agg((select to_json(l) from stock_ledger as l where l.id = m.id) order by m.id) as movements,
+    min(m.created_at) as created_at,
+    bool_and(m.movement_type = 'receive') as restocked,
+    json_agg(
+        json_build_object('product_id', m.product_id, 'quantity', m.quantity, 'product', (
+            select json_build_object('id', p.id, 'sku', p.sku, 'name', p.name) from products as p where p.id = m.product_id
+        ))
+        order by m.id
+    ) filter (where m.movement_type = 'receive') as items,
+    (select to_json(r) from order_refunds as r where r.id = refund_of_return(m.correlation_id) and r.order_id = m.reference_id)
+        as refund
+from stock_movements as m
+where (m.movement_type in ('receive', 'adjust')) is true and m.reference_type = 'return'
 group by m.correlation_id, m.reference_id;
-comment on view order_returns is 'What came back of each order, return by return, as the movements that made it stock again.';
+comment on view order_returns is
+    'What came back of each order, return by return: the goods, whether they are stock again, and the movements that say so.';
+
+-- Units of a product that have come back of an order. For customers too, who don't read the
+-- ledger, of their own orders. Locks nothing.
+create or replace function returned_units(p_order_id uuid, p_product_id uuid) returns bigint
+language sql stable
+security definer
+set search_path = darkpearl, pg_temp
+begin atomic
+    select coalesce(sum(m.quantity), 0)
+    from stock_movements as m
+    where m.reference_id = p_order_id and m.reference_type = 'return' and (m.movement_type = 'receive') is true
+        and m.product_id = p_product_id and may_know_of(p_order_id);
+end;
+comment on function returned_units(uuid, uuid) is 'Units of a product that have come back of an order, as the caller may know.';
+
+-- The returns of an order, without what staff have noted. As returned_units(). Locks nothing.
+create or replace function told_returns(p_order_id uuid) returns json
+language sql stable
+security definer
+set search_path = darkpearl, pg_temp
+begin atomic
+    select coalesce(
+        json_agg(
+            json_build_object('id', r.id, 'created_at', r.created_at, 'restocked', r.restocked, 'items', r.items)
+            order by r.created_at, r.id
+        ),
+        '[]'
+    )
+    from (select v.id, v.created_at, v.restocked, v.items from order_returns as v where v.order_id = p_order_id) as r
+    where may_know_of(p_order_id);
+end;
+comment on function told_returns(uuid) is 'What came back of an order, return by return, as JSON, as the caller may know.';
 
 -- Where a saga stands, in words for clients: an ended one is at no step any more.
 create or replace view saga_states with (security_invoker = true) as
@@ -192,14 +256,27 @@ select
 from order_summaries as o;
 comment on view order_confirmations is 'Every order with its lines.';
 
--- Money that goes back.
-create or replace view order_refunds with (security_invoker = true) as
+-- The lines of orders, with what has come back of each: units of a product come back line by
+-- line, in the order of the lines.
+create or replace view order_lines with (security_invoker = true) as
 select
-    r.id, r.order_id, r.status, r.amount, r.currency, r.reason, r.despite_dispute, r.gateway, r.gateway_reference,
-    told_decline_code(r.order_id, r.id) as decline_code,
-    r.created_at, r.updated_at
-from refunds as r;
-comment on view order_refunds is 'Every refund, with why it was declined as the caller may read it.';
+    i.order_id, i.warehouse_id,
+    json_agg(
+        json_build_object(
+            'id', i.id, 'product_id', i.product_id, 'quantity', i.quantity,
+            'unit_price', i.unit_price, 'line_total', i.line_total,
+            'product', json_build_object('id', p.id, 'sku', p.sku, 'name', p.name),
+            'returned_quantity', greatest(least(returned_units(i.order_id, i.product_id) - i.before, i.quantity), 0)
+        )
+        order by i.id
+    ) as items
+from (
+    select l.*, sum(l.quantity) over (partition by l.order_id, l.product_id order by l.id) - l.quantity as before
+    from order_items as l
+) as i
+inner join products as p on p.id = i.product_id
+group by i.order_id, i.warehouse_id;
+comment on view order_lines is 'The lines of every order, with how many units of each have come back.';
 
 -- An order with all that belongs to it. Of a payment, what customers may see.
 create or replace view order_details with (security_invoker = true) as
@@ -241,9 +318,11 @@ select
         from saga_states as s
         where s.id = o.id and s.warehouse_id = o.warehouse_id
     ) as saga,
-    o.*
-from order_confirmations as o;
-comment on view order_details is 'Every order with its lines, its payment, its refunds and where its saga stands.';
+    (select l.items from order_lines as l where l.order_id = o.id and l.warehouse_id = o.warehouse_id) as items,
+    o.*,
+    told_returns(o.id) as returns
+from order_summaries as o;
+comment on view order_details is 'Every order with its lines, its payment, its refunds, its returns and where its saga stands.';
 
 -- Reconciliation. The gateway's list goes into a table of the session's own, which is
 -- gone with it: it may be long, and nothing is written that anybody else could see.

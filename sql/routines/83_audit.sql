@@ -64,6 +64,15 @@ where m.available_after <> 0
         where l.product_id = m.product_id and l.warehouse_id = m.warehouse_id and l.id > m.id
     )
 union all
+select 'reason of a movement that does not exist', r.product_id, format('%s of operation %s', r.reason_code, r.correlation_id),
+    null, r.product_id, null
+from movement_reasons as r
+where not exists (
+    select from stock_movements as m
+    where m.correlation_id = r.correlation_id and m.movement_type = 'adjust'
+        and m.product_id = r.product_id and m.warehouse_id = r.warehouse_id
+)
+union all
 -- Orders.
 select 'order total is not the sum of its lines', o.id, format('%s, lines %s', o.total_amount, coalesce(i.total, 0)), o.id, null, null
 from orders as o

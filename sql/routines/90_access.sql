@@ -114,13 +114,14 @@ grant select (id, product_id, warehouse_id, quantity_sellable, created_at) on in
 grant insert (product_id, warehouse_id, reorder_point, reorder_quantity) on inventory to service_role;
 grant update (reorder_point, reorder_quantity) on inventory to service_role;
 grant delete on inventory to service_role;
-grant select on stock_movements to service_role, darkpearl_app, darkpearl_reader;
+grant select on stock_movements, movement_reasons, adjustment_reasons to service_role, darkpearl_app, darkpearl_reader;
+grant insert, update, delete on adjustment_reasons to service_role;
 grant insert (correlation_id, warehouse_id, product_id, movement_type, quantity, reference_type, reference_id, notes)
 on stock_movements to service_role, darkpearl_app;
 grant execute on function
 receive_stock(uuid, uuid, integer, uuid, text, text, uuid),
-adjust_stock(uuid, uuid, integer, uuid, text, text, uuid),
-count_stock(uuid, uuid, integer, text),
+adjust_stock(uuid, uuid, integer, uuid, text, text, uuid, text),
+count_stock(uuid, uuid, integer, text, integer),
 transfer_stock(uuid, uuid, uuid, integer, uuid, text)
 to service_role;
 grant execute on function stock_at(uuid, uuid, timestamptz), is_remembered(timestamptz) to service_role, darkpearl_app, darkpearl_reader;
@@ -174,7 +175,8 @@ grant select (
     id, saga_id, warehouse_id, event_type, step_name, attempt, error_code, next_attempt_at, actor, started_at, created_at
 ) on saga_events to authenticated;
 grant select on saga_overview to authenticated;
-grant execute on function told_message(uuid, bigint, timestamptz), told_decline_code(uuid, uuid) to
+grant execute on function
+told_message(uuid, bigint, timestamptz), told_decline_code(uuid, uuid), told_returns(uuid), returned_units(uuid, uuid) to
 authenticated, service_role, darkpearl_app, darkpearl_reader;
 grant select (saga_type, plan_version, position, step_name, undo_name, forward_only) on saga_steps to authenticated;
 grant update (give_up_seconds, stuck_seconds, backoff_seconds, timeout_seconds) on step_settings to service_role;
@@ -183,8 +185,10 @@ grant execute on function signal_saga(uuid, text, jsonb, text) to service_role, 
 
 -- Money and goods that come back, and events of gateways.
 grant execute on function
-refund_order(uuid, numeric, text, uuid, boolean), return_items(uuid, jsonb, text, uuid)
+refund_order(uuid, numeric, text, uuid, boolean), return_items(uuid, jsonb, text, uuid, boolean, text),
+return_and_refund(uuid, jsonb, numeric, text, uuid, boolean, text, boolean)
 to service_role, darkpearl_app;
+grant execute on function refund_of_return(uuid) to service_role, darkpearl_app, darkpearl_reader;
 grant execute on function record_manual_refund(uuid, numeric, text, uuid) to service_role;
 grant execute on function find_payments(text) to service_role, darkpearl_app, darkpearl_reader;
 grant select on gateway_events to service_role, darkpearl_reader;
@@ -229,7 +233,7 @@ grant execute on function run_audit(timestamptz) to service_role, darkpearl_read
 -- So do the shapes of the API's resources, which all of its callers may ask for.
 grant select on
 sellable_inventory, inventory_levels, stock_ledger, recorded_movements, order_returns,
-saga_states, saga_history, order_refunds, order_summaries, order_confirmations, order_details
+saga_states, saga_history, order_refunds, order_lines, order_summaries, order_confirmations, order_details
 to anon, authenticated, service_role, darkpearl_app, darkpearl_reader;
 grant execute on function
 follow_saga(uuid, bigint, integer), stock_product(uuid, uuid, integer, integer, integer)
@@ -270,7 +274,7 @@ declare
 begin
     -- Staff, applications and reports see every row of what they may select.
     foreach v_table in array array[
-        'products', 'warehouses', 'inventory', 'stock_movements', 'orders', 'order_items',
+        'products', 'warehouses', 'inventory', 'stock_movements', 'movement_reasons', 'adjustment_reasons', 'orders', 'order_items',
         'payments', 'refunds', 'disputes', 'gateway_events', 'saga_steps', 'step_settings', 'sagas', 'saga_events',
         'saga_signals', 'action_log', 'retention', 'retention_exports', 'spent_ids', 'spent_up_to', 'audit_runs'
     ] loop
@@ -280,7 +284,7 @@ begin
         );
     end loop;
     -- Staff edit what their grants let them edit.
-    foreach v_table in array array['products', 'warehouses', 'inventory', 'step_settings', 'retention'] loop
+    foreach v_table in array array['products', 'warehouses', 'inventory', 'adjustment_reasons', 'step_settings', 'retention'] loop
         execute format(
             'create policy "staff edit" on %I to service_role using (true) with check (true)', v_table
         );

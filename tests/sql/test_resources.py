@@ -12,12 +12,19 @@ from darkpearl.models.catalogue import Product, Warehouse
 from darkpearl.models.orders import Order, OrderDetails
 from darkpearl.models.payments import Refund
 from darkpearl.models.sagas import Saga, SagaEvent
-from darkpearl.models.stock import CreatedStockMovement, Inventory, Return, StockMovement
+from darkpearl.models.stock import (
+    AdjustmentReason,
+    CreatedStockMovement,
+    Inventory,
+    Return,
+    StockMovement,
+)
 
 SHAPES: dict[str, type[msgspec.Struct]] = {
     "products": Product,
     "warehouses": Warehouse,
     "inventory_levels": Inventory,
+    "adjustment_reasons": AdjustmentReason,
     "stock_ledger": StockMovement,
     "recorded_movements": CreatedStockMovement,
     "order_returns": Return,

@@ -32,6 +32,13 @@ PLANTED = [
         "update stock_movements set quantity = 1 where movement_type = 'receive'",
     ),
     ("movement names no inventory row", "delete from inventory"),
+    (
+        "reason of a movement that does not exist",
+        (
+            "insert into movement_reasons (correlation_id, product_id, warehouse_id, reason_code)"
+            " select correlation_id, product_id, warehouse_id, 'lost' from stock_movements limit 1"
+        ),
+    ),
     ("order total is not the sum of its lines", "update orders set total_amount = 1"),
     ("order total is not the sum of its lines", "delete from order_items"),
     ("line has no order", "delete from orders where id = :waiting"),
