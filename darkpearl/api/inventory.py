@@ -18,7 +18,13 @@ from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.problems import refusals
 from darkpearl.api.versions import UNCHANGED, IfMatch, IfNoneMatch, expect, tagged
 from darkpearl.errors import InvalidError, NotFoundError
-from darkpearl.models.stock import CreateInventory, Inventory, ReplaceInventory, UpdateInventory
+from darkpearl.models.stock import (
+    CreateInventory,
+    Inventory,
+    ReorderSuggestion,
+    ReplaceInventory,
+    UpdateInventory,
+)
 
 LowStock = Annotated[
     bool | None,
@@ -167,6 +173,21 @@ async def _write(
     return tagged(await caller.get(Inventory, *statements, _by_id(caller, inventory_id)))
 
 
+@get("/reorder-suggestions", summary="List what to order", responses=refusals(400))
+async def list_reorder_suggestions(
+    listing: NamedDependency[Listing],
+    product_id: FromQuery[UUID | None] = None,
+    warehouse_id: FromQuery[UUID | None] = None,
+) -> JsonResponse[Page[ReorderSuggestion]]:
+    """What runs out, by what can be sold, and how much of it to order; the shortest first."""
+    filters = Filters()
+    filters.add("product_id = %(product_id)s", product_id=product_id)
+    filters.add("warehouse_id = %(warehouse_id)s", warehouse_id=warehouse_id)
+    return await listing.page(
+        ReorderSuggestion, "reorder_suggestions", filters, sorts=("-shortage", "sku")
+    )
+
+
 router = Router(
     "/inventory",
     route_handlers=[
@@ -176,6 +197,7 @@ router = Router(
         replace_inventory,
         update_inventory,
         delete_inventory,
+        list_reorder_suggestions,
     ],
     tags=["inventory"],
 )

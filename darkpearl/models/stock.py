@@ -62,6 +62,24 @@ class Inventory(Struct, kw_only=True):
     warehouse: WarehouseSummary
 
 
+class ReorderSuggestion(Struct):
+    """What runs out somewhere, and how much of it to order."""
+
+    id: Annotated[UUID, Meta(description="Of the inventory row")]
+    product_id: UUID
+    warehouse_id: UUID
+    sku: str
+    product_name: str
+    warehouse_code: str
+    quantity_sellable: int
+    reorder_point: int
+    reorder_quantity: int
+    shortage: Annotated[int, Meta(description="Units below the reorder point")]
+    suggested_quantity: Annotated[
+        int, Meta(description="As many reorder quantities as lead above the reorder point")
+    ]
+
+
 class CreateInventory(Request):
     """A product is to be stocked in a warehouse."""
 

@@ -224,7 +224,7 @@ grant execute on function engine_state(), step_tally(timestamptz, double precisi
 to darkpearl_listener, service_role, darkpearl_reader;
 
 -- Views show what the caller may see of the tables under them.
-grant select on order_overview, saga_overview, stuck_sagas, disputed_payments, failed_refunds, engine_health, sagas_from_events
+grant select on low_stock, reorder_suggestions, order_overview, saga_overview, stuck_sagas, disputed_payments, failed_refunds, engine_health, sagas_from_events
 to service_role, darkpearl_app, darkpearl_reader;
 grant select on audit, audit_rules to service_role, darkpearl_reader;
 grant execute on function is_spent(uuid), time_of_id(uuid), audit_since(timestamptz) to service_role, darkpearl_reader;

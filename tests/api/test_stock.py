@@ -331,3 +331,20 @@ async def test_an_adjustment_says_why(
     problem(await api.delete("/adjustment-reasons/mice"), 409, "23503")
     assert (await api.delete("/adjustment-reasons/lost")).status_code == 204
     problem(await api.delete("/adjustment-reasons/lost"), 404)
+
+
+async def test_what_runs_out_is_listed(
+    api: Api, client: Callable[..., Api], shop: Any, listed: Listed, problem: Problem
+) -> None:
+    """By what can be sold, with how much to order, for staff alone; pages lead through it."""
+    await shop.run("update inventory set reorder_point = 100, reorder_quantity = 60")
+    (first, second) = await listed("/inventory/reorder-suggestions")
+    assert [first["sku"], first["shortage"], first["suggested_quantity"]] == ["P1", 95, 120]
+    assert [second["sku"], second["shortage"], second["suggested_quantity"]] == ["P0", 0, 60]
+    page = (await api.get("/inventory/reorder-suggestions?limit=1&cursor=")).json()
+    assert page["data"] == [first]
+    page = (await api.get(f"/inventory/reorder-suggestions?cursor={page['next']}")).json()
+    assert page["data"] == [second]
+    assert len(await listed("/inventory", low_stock=True)) == 2
+    assert await listed("/inventory/reorder-suggestions", warehouse_id=uuid4()) == []
+    problem(await client().get("/inventory/reorder-suggestions"), 401, "DP030")

@@ -137,6 +137,8 @@ ACCESS: dict[str, dict[str, Grants]] = {
     },
     "saga_signals": {"select": [(INSIDERS, ALL)]},
     "saga_overview": {"select": [(f"authenticated {INSIDERS}", ALL)]},
+    "low_stock": {"select": [(INSIDERS, ALL)]},
+    "reorder_suggestions": {"select": [(INSIDERS, ALL)]},
     "order_overview": {"select": [(INSIDERS, ALL)]},
     "stuck_sagas": {"select": [(INSIDERS, ALL)]},
     "engine_health": {"select": [(INSIDERS, ALL)]},

@@ -16,6 +16,7 @@ from darkpearl.models.stock import (
     AdjustmentReason,
     CreatedStockMovement,
     Inventory,
+    ReorderSuggestion,
     Return,
     StockMovement,
 )
@@ -25,6 +26,7 @@ SHAPES: dict[str, type[msgspec.Struct]] = {
     "warehouses": Warehouse,
     "inventory_levels": Inventory,
     "adjustment_reasons": AdjustmentReason,
+    "reorder_suggestions": ReorderSuggestion,
     "stock_ledger": StockMovement,
     "recorded_movements": CreatedStockMovement,
     "order_returns": Return,
