@@ -48,6 +48,7 @@ LAWS: dict[str, tuple[str, str]] = {
     "warehouses_name_is_short_and_not_blank": (_SHORT.format("A warehouse's name", 255), ""),
     "warehouses_name_is_normalized_nfc": (_NFC[0].format("A warehouse's name"), _NFC[1]),
     "warehouses_address_is_bounded": ("An address has 1000 characters at most.", ""),
+    "warehouses_priority_is_sane": ("A priority is a whole number from 0 to 1000000.", ""),
     "inventory_reserved_within_available": (
         "What is reserved is 0 or more, and no more than what is available.",
         "",

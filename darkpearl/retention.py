@@ -38,6 +38,7 @@ _TABLES = {
     "orders": {
         "orders": _OF_MONTH.format("orders", "created_at"),
         "order_items": _OF_ORDERS.format("order_items", "order_id"),
+        "grouped_orders": _OF_ORDERS.format("grouped_orders", "order_id"),
         "sagas": _OF_ORDERS.format("sagas", "id"),
         "saga_events": _OF_ORDERS.format("saga_events", "saga_id"),
         "saga_signals": _OF_ORDERS.format("saga_signals", "saga_id"),

@@ -18,7 +18,14 @@ from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.parameters import Period
 from darkpearl.api.problems import refusals
-from darkpearl.models.orders import CreatedOrder, CreateOrder, Order, OrderDetails, OrderStatus
+from darkpearl.models.orders import (
+    CreatedOrder,
+    CreateOrder,
+    Order,
+    OrderDetails,
+    OrderGroup,
+    OrderStatus,
+)
 
 Reason = Annotated[str | None, QueryParameter(max_length=500, description="Why, for the history")]
 
@@ -31,6 +38,11 @@ UNDER_WAY = (
 _DETAILS = "select * from order_details where id = %(id)s"
 _SUMMARY = "select * from order_summaries where id = %(id)s"
 _PLACED = "select *, %(message)s as message from order_confirmations where id = %(id)s"
+_SOURCED = (
+    "select o.*, %(message)s as message, (select to_json(g) from order_groups as g"
+    ' where g.id = o.id) as "group" from order_confirmations as o where o.id = %(id)s'
+)
+_GROUP = "select * from order_groups where id = %(id)s"
 
 _encode = msgspec.json.Encoder().encode
 
@@ -85,6 +97,12 @@ async def list_orders(
     )
 
 
+@get("/groups/{group_id:uuid}", summary="Get a group of orders", responses=refusals(400, 404))
+async def get_order_group(caller: NamedDependency[Caller], group_id: FromPath[UUID]) -> OrderGroup:
+    """The orders that were placed as one, since no warehouse could serve all of it alone."""
+    return await caller.get(OrderGroup, (_GROUP, {"id": group_id}))
+
+
 @get("/{order_id:uuid}", summary="Get an order", responses=refusals(400, 404))
 async def get_order(caller: NamedDependency[Caller], order_id: FromPath[UUID]) -> OrderDetails:
     """An order with its lines, its payment, its refunds and where its saga stands."""
@@ -93,7 +111,12 @@ async def get_order(caller: NamedDependency[Caller], order_id: FromPath[UUID]) -
 
 @post("/", summary="Place an order", responses=refusals(400, 403, 409, 413, 415, 422))
 async def create_order(once: NamedDependency[Once], data: NewOrder) -> JsonResponse[CreatedOrder]:
-    """Place an order. Once this is answered it is committed, and its saga is under way."""
+    """Place an order. Once this is answered it is committed, and its saga is under way.
+
+    Without a warehouse it is placed where all of it can be served, else as one order for each of
+    the warehouses that it takes, all at once: then this is the first, and `group` has all. What
+    all warehouses together can't serve is refused.
+    """
     order_id = data.id or access.new_id()
     place = access.call(
         "place_order",
@@ -106,7 +129,10 @@ async def create_order(once: NamedDependency[Once], data: NewOrder) -> JsonRespo
         payment_token=data.payment_token,
     )
     message = f"Placed; its saga has started. Follow it at /orders/{order_id}/events."
-    placed = (_PLACED, {"id": order_id, "message": message})
+    placed = (
+        _SOURCED if data.warehouse_id is None else _PLACED,
+        {"id": order_id, "message": message},
+    )
     order = await once.get(CreatedOrder, place, placed)
     return once.created(order, f"/orders/{order.id}")
 
@@ -127,6 +153,13 @@ async def cancel_order(
 
 router = Router(
     "/orders",
-    route_handlers=[list_orders, get_order, create_order, cancel_order, follow_order],
+    route_handlers=[
+        list_orders,
+        get_order,
+        get_order_group,
+        create_order,
+        cancel_order,
+        follow_order,
+    ],
     tags=["orders"],
 )

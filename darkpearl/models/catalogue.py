@@ -19,6 +19,15 @@ Name = Annotated[str, Meta(min_length=1, max_length=255)]
 Description = Annotated[str, Meta(max_length=10_000)]
 Address = Annotated[str, Meta(max_length=1000)]
 
+Priority = Annotated[
+    int,
+    Meta(
+        ge=0,
+        le=1_000_000,
+        description="An order that names no warehouse goes to the lowest that can serve it",
+    ),
+]
+
 
 class Product(Struct):
     """Something that can be sold."""
@@ -85,6 +94,7 @@ class Warehouse(Struct):
     created_at: datetime
     updated_at: datetime
     capture_method: CaptureMethod
+    priority: Priority
     version: Version
 
 
@@ -96,6 +106,7 @@ class CreateWarehouse(Request):
     address: Address | None = None
     is_active: bool = True
     capture_method: CaptureMethod = "at_payment"
+    priority: Priority = 100
 
 
 class UpdateWarehouse(Request):
@@ -106,6 +117,7 @@ class UpdateWarehouse(Request):
     address: Address | UnsetType | None = UNSET
     is_active: bool | UnsetType = UNSET
     capture_method: CaptureMethod | UnsetType = UNSET
+    priority: Priority | UnsetType = UNSET
 
 
 class WarehouseSummary(Struct):

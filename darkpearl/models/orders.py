@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from darkpearl.models.catalogue import ProductSummary, Sku, WarehouseSummary
 from darkpearl.models.common import (
@@ -42,8 +42,8 @@ class Order(Struct):
     warehouse: WarehouseSummary
 
 
-class PlacedItem(Struct):
-    """A line of an order as it was placed."""
+class OrderItem(Struct):
+    """A line of an order."""
 
     id: int
     product_id: UUID
@@ -51,11 +51,6 @@ class PlacedItem(Struct):
     unit_price: Amount
     line_total: Amount
     product: ProductSummary
-
-
-class OrderItem(PlacedItem, kw_only=True):
-    """A line of an order."""
-
     returned_quantity: Annotated[int, Meta(description="Units of it that have come back")]
 
 
@@ -67,6 +62,20 @@ class OrderDetails(Order):
     refunds: list[Refund]
     saga: Saga | None
     returns: list[OrderReturn]
+    group_id: Annotated[
+        UUID | None, Meta(description="Of the orders that were placed together with it")
+    ]
+
+
+class OrderGroup(Struct):
+    """Orders placed as one, each by the warehouse that serves it; it has the id of the first."""
+
+    id: UUID
+    customer_id: UUID | None
+    currency: str
+    total_amount: Amount
+    orders: list[Order]
+    created_at: datetime
 
 
 class CreateOrderItem(Request, kw_only=True, omit_defaults=True):
@@ -87,8 +96,14 @@ class CreateOrderItem(Request, kw_only=True, omit_defaults=True):
 class CreateOrder(Request):
     """A new order. Its saga starts when it is committed."""
 
-    warehouse_id: UUID
     items: Annotated[list[CreateOrderItem], Meta(max_length=MAX_LINES)]
+    warehouse_id: Annotated[
+        UUID | None,
+        Meta(
+            description="Left out: the first by priority that can serve all, else as few as can,"
+            " one order for each"
+        ),
+    ] = None
     customer_id: UUID | None = None
     notes: Notes | None = None
     currency: Currency = "USD"
@@ -98,8 +113,16 @@ class CreateOrder(Request):
     payment_token: PaymentToken | None = None
 
 
-class CreatedOrder(Order):
+class CreatedOrder(Order, kw_only=True):
     """The order as it was placed."""
 
-    items: list[PlacedItem]
+    items: list[OrderItem]
     message: str
+    group: (
+        Annotated[
+            OrderGroup,
+            Meta(description="When it took several warehouses: this order and the others"),
+        ]
+        | UnsetType
+        | None
+    ) = UNSET

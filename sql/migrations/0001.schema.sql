@@ -263,6 +263,7 @@ create table warehouses (
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
     capture_method capture_method not null default 'at_payment',
+    priority integer not null default 100,
     constraint warehouses_code_is_unique unique (code),
     constraint warehouses_code_is_short_and_not_blank check (is_visible(code) and length(code) <= 50),
     constraint warehouses_code_is_visible_throughout check (is_visible_throughout(code)),
@@ -270,12 +271,15 @@ create table warehouses (
     constraint warehouses_name_is_short_and_not_blank check (is_visible(name) and length(name) <= 255),
     constraint warehouses_name_is_normalized_nfc check (name is nfc normalized),
     constraint warehouses_address_is_bounded check (length(address) <= 1000),
+    constraint warehouses_priority_is_sane check (priority between 0 and 1000000),
     version bigint not null default 1
 );
 comment on table warehouses is 'Where stock lies. Its id is part of every key of what belongs to it.';
 comment on column warehouses.is_active is 'An inactive warehouse refuses new orders; running ones end normally.';
 comment on column warehouses.capture_method is
     'at_payment: an order is charged at once. at_fulfilment: it is authorised, and captured right before the goods leave; from then on it only goes forward. Counts for new orders.';
+comment on column warehouses.priority is
+    'An order that names no warehouse goes to the lowest that can serve it; of equal ones the first by code.';
 comment on column warehouses.version is 'Grows with every change: says whether the row is still what somebody has read.';
 
 -- Stock: one row per product and warehouse that says how much there is, and
@@ -430,6 +434,17 @@ comment on column order_items.order_id is
     'An order of the same transaction and warehouse: the trigger that adds the lines up refuses any other.';
 comment on column order_items.unit_price is
     'Taken from the catalogue when left out. Only service_role may set another.';
+
+-- Apart from orders, of which nearly all are in no group.
+create table grouped_orders (
+    order_id uuid not null,
+    warehouse_id uuid not null,
+    group_id uuid not null,
+    constraint grouped_orders_pkey primary key (order_id, warehouse_id)
+);
+create index grouped_orders_group_idx on grouped_orders (group_id);
+comment on table grouped_orders is
+    'Orders that were placed together, since no single warehouse could serve all of it. The group has the id of its first order.';
 
 -- Sagas: the plan of each type as rows, where each saga stands, and its
 -- history. A saga about an order carries the order's id, so that one id leads

@@ -188,6 +188,7 @@ begin
     perform fold_movements(v_movements);
     delete from payment_tokens as t where t.order_id = any(p_order_ids);
     delete from order_items as i where i.order_id = any(p_order_ids);
+    delete from grouped_orders as g where g.order_id = any(p_order_ids);
     delete from saga_signals as g where g.saga_id = any(v_sagas);
     delete from saga_events as e where e.saga_id = any(v_sagas);
     delete from sagas as s where s.id = any(v_sagas);

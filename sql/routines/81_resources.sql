@@ -235,7 +235,18 @@ select
 from orders as o;
 comment on view order_summaries is 'Every order with its warehouse.';
 
--- An order as whoever has placed it is told.
+-- Orders that were placed together.
+create or replace view order_groups with (security_invoker = true) as
+select
+    g.group_id as id, o.customer_id, o.currency, sum(o.total_amount) as total_amount,
+    json_agg(o order by o.order_number) as orders,
+    min(o.created_at) as created_at
+from grouped_orders as g
+inner join order_summaries as o on o.id = any(array[g.order_id]) and o.warehouse_id = any(array[g.warehouse_id])
+group by g.group_id, o.customer_id, o.currency;
+comment on view order_groups is 'Orders that were placed as one, each by the warehouse that serves it, under the id of the first.';
+
+-- An order as whoever has placed it is told: nothing of it has come back yet.
 create or replace view order_confirmations with (security_invoker = true) as
 select
     (
@@ -244,7 +255,8 @@ select
                 json_build_object(
                     'id', i.id, 'product_id', i.product_id, 'quantity', i.quantity,
                     'unit_price', i.unit_price, 'line_total', i.line_total,
-                    'product', json_build_object('id', p.id, 'sku', p.sku, 'name', p.name)
+                    'product', json_build_object('id', p.id, 'sku', p.sku, 'name', p.name),
+                    'returned_quantity', 0
                 )
                 order by i.id
             )
@@ -254,7 +266,7 @@ select
     ) as items,
     o.*
 from order_summaries as o;
-comment on view order_confirmations is 'Every order with its lines.';
+comment on view order_confirmations is 'Every order with its lines, as it was placed.';
 
 -- The lines of orders, with what has come back of each: units of a product come back line by
 -- line, in the order of the lines.
@@ -320,7 +332,8 @@ select
     ) as saga,
     (select l.items from order_lines as l where l.order_id = o.id and l.warehouse_id = o.warehouse_id) as items,
     o.*,
-    told_returns(o.id) as returns
+    told_returns(o.id) as returns,
+    (select g.group_id from grouped_orders as g where g.order_id = o.id and g.warehouse_id = o.warehouse_id) as group_id
 from order_summaries as o;
 comment on view order_details is 'Every order with its lines, its payment, its refunds, its returns and where its saga stands.';
 

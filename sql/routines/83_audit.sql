@@ -85,6 +85,10 @@ select 'line has no order', i.order_id, format('line %s in warehouse %s', i.id, 
 from order_items as i
 where not exists (select from orders as o where o.id = i.order_id and o.warehouse_id = i.warehouse_id)
 union all
+select 'grouped order does not exist', g.order_id, format('group %s', g.group_id), g.order_id, null, null
+from grouped_orders as g
+where not exists (select from orders as o where o.id = g.order_id and o.warehouse_id = g.warehouse_id)
+union all
 select 'order has no saga', o.id, o.status::text, o.id, null, null
 from orders as o
 left join sagas as s on s.id = o.id and s.warehouse_id = o.warehouse_id

@@ -133,8 +133,11 @@ authenticated, service_role, darkpearl_app;
 grant insert (order_id, warehouse_id, product_id, quantity, unit_price) on order_items to
 authenticated, service_role, darkpearl_app;
 grant update (notes) on orders to service_role, darkpearl_app;
-grant execute on function place_order(uuid, jsonb, uuid, text, text, uuid, text) to
+grant execute on function
+place_order(uuid, jsonb, uuid, text, text, uuid, text), place_sourced_order(jsonb, uuid, text, text, uuid, text), source_items(jsonb) to
 authenticated, service_role, darkpearl_app;
+grant select on grouped_orders to authenticated, service_role, darkpearl_app, darkpearl_reader;
+grant insert (order_id, warehouse_id, group_id) on grouped_orders to authenticated, service_role, darkpearl_app;
 grant insert (order_id, warehouse_id, token) on payment_tokens to authenticated, service_role, darkpearl_app;
 grant execute on function cancel_order(uuid, text) to authenticated, service_role, darkpearl_app;
 
@@ -233,7 +236,7 @@ grant execute on function run_audit(timestamptz) to service_role, darkpearl_read
 -- So do the shapes of the API's resources, which all of its callers may ask for.
 grant select on
 sellable_inventory, inventory_levels, stock_ledger, recorded_movements, order_returns,
-saga_states, saga_history, order_refunds, order_lines, order_summaries, order_confirmations, order_details
+saga_states, saga_history, order_refunds, order_lines, order_groups, order_summaries, order_confirmations, order_details
 to anon, authenticated, service_role, darkpearl_app, darkpearl_reader;
 grant execute on function
 follow_saga(uuid, bigint, integer), stock_product(uuid, uuid, integer, integer, integer)
@@ -274,7 +277,7 @@ declare
 begin
     -- Staff, applications and reports see every row of what they may select.
     foreach v_table in array array[
-        'products', 'warehouses', 'inventory', 'stock_movements', 'movement_reasons', 'adjustment_reasons', 'orders', 'order_items',
+        'products', 'warehouses', 'inventory', 'stock_movements', 'movement_reasons', 'adjustment_reasons', 'orders', 'order_items', 'grouped_orders',
         'payments', 'refunds', 'disputes', 'gateway_events', 'saga_steps', 'step_settings', 'sagas', 'saga_events',
         'saga_signals', 'action_log', 'retention', 'retention_exports', 'spent_ids', 'spent_up_to', 'audit_runs'
     ] loop
@@ -354,7 +357,7 @@ declare
 begin
     for v_table, v_column in
         values
-            ('order_items', 'order_id'), ('payments', 'order_id'), ('refunds', 'order_id'), ('disputes', 'order_id'),
+            ('order_items', 'order_id'), ('grouped_orders', 'order_id'), ('payments', 'order_id'), ('refunds', 'order_id'), ('disputes', 'order_id'),
             ('sagas', 'id'), ('saga_events', 'saga_id')
     loop
         execute format(
@@ -368,6 +371,10 @@ $$;
 
 create policy "customers add lines to their orders" on order_items
 for insert to authenticated
+with check (exists (select from orders as o where o.id = order_id));
+
+create policy "who places orders together says so" on grouped_orders
+for insert to authenticated, service_role, darkpearl_app
 with check (exists (select from orders as o where o.id = order_id));
 
 create policy "who places an order says how it is paid" on payment_tokens

@@ -41,3 +41,14 @@ comment on column order_items.order_id is
     'An order of the same transaction and warehouse: the trigger that adds the lines up refuses any other.';
 comment on column order_items.unit_price is
     'Taken from the catalogue when left out. Only service_role may set another.';
+
+-- Apart from orders, of which nearly all are in no group.
+create table grouped_orders (
+    order_id uuid not null,
+    warehouse_id uuid not null,
+    group_id uuid not null,
+    constraint grouped_orders_pkey primary key (order_id, warehouse_id)
+);
+create index grouped_orders_group_idx on grouped_orders (group_id);
+comment on table grouped_orders is
+    'Orders that were placed together, since no single warehouse could serve all of it. The group has the id of its first order.';

@@ -9,7 +9,7 @@ import pytest
 from shop import APPROVED, Shop
 
 from darkpearl.models.catalogue import Product, Warehouse
-from darkpearl.models.orders import Order, OrderDetails
+from darkpearl.models.orders import Order, OrderDetails, OrderGroup
 from darkpearl.models.payments import Refund
 from darkpearl.models.sagas import Saga, SagaEvent
 from darkpearl.models.stock import (
@@ -35,6 +35,7 @@ SHAPES: dict[str, type[msgspec.Struct]] = {
     "order_refunds": Refund,
     "order_summaries": Order,
     "order_details": OrderDetails,
+    "order_groups": OrderGroup,
 }
 LISTED = ["sellable_inventory", "inventory_levels", "stock_ledger", "order_summaries"]
 

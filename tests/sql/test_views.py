@@ -42,6 +42,13 @@ PLANTED = [
     ("order total is not the sum of its lines", "update orders set total_amount = 1"),
     ("order total is not the sum of its lines", "delete from order_items"),
     ("line has no order", "delete from orders where id = :waiting"),
+    (
+        "grouped order does not exist",
+        (
+            "insert into grouped_orders (order_id, warehouse_id, group_id)"
+            " select gen_random_uuid(), warehouse_id, id from orders limit 1"
+        ),
+    ),
     ("order has no saga", "delete from sagas where id = :fulfilled"),
     ("saga has no order", "delete from orders where id = :waiting"),
     ("order and saga disagree", "update orders set status = 'paid' where id = :fulfilled"),
