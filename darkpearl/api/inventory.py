@@ -15,6 +15,7 @@ from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.description import ANYBODY
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
+from darkpearl.api.parameters import Ids
 from darkpearl.api.problems import refusals
 from darkpearl.api.versions import UNCHANGED, IfMatch, IfNoneMatch, expect, tagged
 from darkpearl.errors import InvalidError, NotFoundError
@@ -55,15 +56,15 @@ def _by_id(caller: Caller, inventory_id: UUID) -> Statement:
 async def list_inventory(
     caller: NamedDependency[Caller],
     listing: NamedDependency[Listing],
-    product_id: FromQuery[UUID | None] = None,
-    warehouse_id: FromQuery[UUID | None] = None,
+    product_id: Ids = None,
+    warehouse_id: Ids = None,
     sku: FromQuery[str | None] = None,
     low_stock: LowStock = None,
 ) -> JsonResponse[Page[Inventory]]:
     """Stock by product and warehouse, newest rows first. Only staff see more than can be sold."""
     filters = Filters()
-    filters.add("product_id = %(product_id)s", product_id=product_id)
-    filters.add("warehouse_id = %(warehouse_id)s", warehouse_id=warehouse_id)
+    filters.any_of("product_id", UUID, product_id, "uuid")
+    filters.any_of("warehouse_id", UUID, warehouse_id, "uuid")
     filters.add("product_id in (select p.id from products as p where p.sku = %(sku)s)", sku=sku)
     filters.add(
         "(quantity_sellable <= reorder_point) = %(low_stock)s::boolean", low_stock=low_stock
@@ -176,13 +177,13 @@ async def _write(
 @get("/reorder-suggestions", summary="List what to order", responses=refusals(400))
 async def list_reorder_suggestions(
     listing: NamedDependency[Listing],
-    product_id: FromQuery[UUID | None] = None,
-    warehouse_id: FromQuery[UUID | None] = None,
+    product_id: Ids = None,
+    warehouse_id: Ids = None,
 ) -> JsonResponse[Page[ReorderSuggestion]]:
     """What runs out, by what can be sold, and how much of it to order; the shortest first."""
     filters = Filters()
-    filters.add("product_id = %(product_id)s", product_id=product_id)
-    filters.add("warehouse_id = %(warehouse_id)s", warehouse_id=warehouse_id)
+    filters.any_of("product_id", UUID, product_id, "uuid")
+    filters.any_of("warehouse_id", UUID, warehouse_id, "uuid")
     return await listing.page(
         ReorderSuggestion, "reorder_suggestions", filters, sorts=("-shortage", "sku")
     )

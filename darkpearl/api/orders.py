@@ -1,13 +1,13 @@
 """Orders: placed, read, followed, cancelled. Their sagas do the rest."""
 
-from typing import Annotated
+from typing import Annotated, Literal, LiteralString
 from uuid import UUID
 
 import msgspec
 from litestar import Router, delete, get, post
 from litestar.di import NamedDependency
 from litestar.openapi.spec import Example
-from litestar.params import Body, FromPath, FromQuery, QueryParameter
+from litestar.params import Body, FromPath, QueryParameter
 from litestar.status_codes import HTTP_202_ACCEPTED
 
 from darkpearl.api import access
@@ -16,17 +16,32 @@ from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.events import follow_order
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
-from darkpearl.api.parameters import Period
+from darkpearl.api.parameters import Ids, Period, UpdatedAfter, moments_of, several
 from darkpearl.api.problems import refusals
 from darkpearl.models.orders import (
     CreatedOrder,
     CreateOrder,
+    ListedOrder,
     Order,
     OrderDetails,
     OrderGroup,
     OrderStatus,
 )
+from darkpearl.models.payments import PaymentStatus
 
+Include = Literal["items", "payment"]
+Included = Annotated[list[str] | None, several(Include, "What each order has with it")]
+Statuses = Annotated[list[str] | None, several(OrderStatus)]
+PaymentStatuses = Annotated[list[str] | None, several(PaymentStatus)]
+Numbers = Annotated[list[str] | None, several(int)]
+OrderSearch = Annotated[
+    str | None,
+    QueryParameter(
+        min_length=1,
+        max_length=255,
+        description="An order's number or id, a customer's id, or the SKU of what was reserved",
+    ),
+]
 Reason = Annotated[str | None, QueryParameter(max_length=500, description="Why, for the history")]
 
 ENDED = {"fulfilled", "cancelled"}
@@ -35,6 +50,19 @@ UNDER_WAY = (
     "id in (select s.id from sagas as s where s.ready_at is not null"
     " or (s.status = 'stuck' and (s.status = 'stuck') is true))"
 )
+UNDECIDED = {"requested", "pending", "authorized", "capture_requested", "void_requested"}
+"""The statuses of payments whose orders are under way."""
+_PAYMENT_IS = (
+    "exists (select from payments as p where p.order_id = orders.id"
+    " and p.status = any(%(payment_status)s::payment_status[]))"
+)
+_INCLUDED: dict[Include, LiteralString] = {
+    "items": "(select i.items from order_lines as i"
+    " where i.order_id = o.id and i.warehouse_id = o.warehouse_id) as items",
+    "payment": "(select p.payment from order_payments as p"
+    " where p.order_id = o.id and p.warehouse_id = o.warehouse_id) as payment",
+}
+"""What a list of orders has besides, read with the rows of its page."""
 _DETAILS = "select * from order_details where id = %(id)s"
 _SUMMARY = "select * from order_summaries where id = %(id)s"
 _PLACED = "select *, %(message)s as message from order_confirmations where id = %(id)s"
@@ -73,23 +101,39 @@ async def list_orders(
     caller: NamedDependency[Caller],
     listing: NamedDependency[Listing],
     created: NamedDependency[Period],
-    status: FromQuery[OrderStatus | None] = None,
-    customer_id: FromQuery[UUID | None] = None,
-    warehouse_id: FromQuery[UUID | None] = None,
-    order_number: FromQuery[int | None] = None,
-) -> JsonResponse[Page[Order]]:
-    """Orders, newest first."""
+    status: Statuses = None,
+    payment_status: PaymentStatuses = None,
+    customer_id: Ids = None,
+    warehouse_id: Ids = None,
+    order_number: Numbers = None,
+    search: OrderSearch = None,
+    updated_after: UpdatedAfter = None,
+    include: Included = None,
+) -> JsonResponse[Page[ListedOrder]]:
+    """Orders, newest first. What several filters ask for all holds."""
     filters = Filters()
-    filters.add("status = %(status)s", status=status)
-    if caller.is_staff and status not in {None, *ENDED}:  # customers' orders are few
+    statuses: list[OrderStatus] | None = filters.any_of(
+        "status", OrderStatus, status, "order_status"
+    )
+    payments: list[PaymentStatus] | None = filters.values(
+        "payment_status", PaymentStatus, payment_status
+    )
+    filters.add(_PAYMENT_IS, payment_status=payments)
+    unended = statuses is not None and not ENDED.intersection(statuses)
+    undecided = payments is not None and UNDECIDED.issuperset(payments)
+    if caller.is_staff and (unended or undecided):  # customers' orders are few
         filters.add(UNDER_WAY)
-    filters.add("customer_id = %(customer_id)s", customer_id=customer_id)
-    filters.add("warehouse_id = %(warehouse_id)s", warehouse_id=warehouse_id)
-    filters.add("order_number = %(order_number)s", order_number=order_number)
+    filters.any_of("customer_id", UUID, customer_id, "uuid")
+    filters.any_of("warehouse_id", UUID, warehouse_id, "uuid")
+    filters.any_of("order_number", int, order_number, "numeric")
+    filters.add("id in (select find_orders(%(search)s))", search=search)
+    filters.add("updated_at >= %(updated)s", updated=moments_of(updated_after=updated_after)[0])
     filters.within("created_at", created)
+    included: list[Include] = filters.values("include", Include, include) or []
+    shown = ", ".join(["o.*", *(_INCLUDED[each] for each in dict.fromkeys(included))])
     return await listing.page(
-        Order,
-        "order_summaries",
+        ListedOrder,
+        f"(select {shown} from order_summaries as o)",  # noqa: S608
         filters,
         sorts=("-order_number",),
         unique="order_number",

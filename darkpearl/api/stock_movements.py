@@ -13,7 +13,7 @@ from darkpearl.api.access import Caller
 from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
-from darkpearl.api.parameters import Period
+from darkpearl.api.parameters import Ids, Period, several
 from darkpearl.api.problems import refusals
 from darkpearl.errors import InvalidError
 from darkpearl.models.stock import (
@@ -41,6 +41,7 @@ _RECORDED = (
     " and movement_type = %(type)s and product_id = %(product)s and warehouse_id = %(warehouse)s"
 )
 
+MovementTypes = Annotated[list[str] | None, several(MovementType)]
 NewMovement = Annotated[
     CreateStockMovement,
     Body(
@@ -64,9 +65,9 @@ NewMovement = Annotated[
 async def list_stock_movements(
     listing: NamedDependency[Listing],
     created: NamedDependency[Period],
-    product_id: FromQuery[UUID | None] = None,
-    warehouse_id: FromQuery[UUID | None] = None,
-    movement_type: FromQuery[MovementType | None] = None,
+    product_id: Ids = None,
+    warehouse_id: Ids = None,
+    movement_type: MovementTypes = None,
     reference_type: FromQuery[str | None] = None,
     reference_id: FromQuery[UUID | None] = None,
     correlation_id: FromQuery[UUID | None] = None,
@@ -74,10 +75,12 @@ async def list_stock_movements(
 ) -> JsonResponse[Page[StockMovement]]:
     """The ledger, newest first. An order's id is found as a reference too."""
     filters = Filters()
-    filters.add("product_id = %(product_id)s", product_id=product_id)
-    filters.add("warehouse_id = %(warehouse_id)s", warehouse_id=warehouse_id)
-    filters.add("movement_type = %(movement_type)s", movement_type=movement_type)
-    if movement_type in BY_HAND:
+    filters.any_of("product_id", UUID, product_id, "uuid")
+    filters.any_of("warehouse_id", UUID, warehouse_id, "uuid")
+    types: list[MovementType] | None = filters.any_of(
+        "movement_type", MovementType, movement_type, "movement_type"
+    )
+    if types is not None and BY_HAND.issuperset(types):
         filters.add(BY_HAND_IS)
     filters.add(_REFERENCE_IS, reference_type=reference_type)
     filters.add(

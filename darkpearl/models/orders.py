@@ -17,13 +17,20 @@ from darkpearl.models.common import (
     check_product,
 )
 from darkpearl.models.payments import Payment, PaymentToken, Refund
-from darkpearl.models.sagas import Saga
+from darkpearl.models.sagas import Message, Saga
 from darkpearl.models.stock import OrderReturn
 
 OrderStatus = Literal[
     "pending", "reserved", "payment_processing", "payment_failed", "paid", "fulfilling",
     "fulfilled", "cancelled",
 ]  # fmt: skip
+
+
+class OrderFailure(Struct):
+    """Why an order came to nothing."""
+
+    code: Annotated[str, Meta(description="SQLSTATE; /problems/{code} tells of it")]
+    message: Message
 
 
 class Order(Struct):
@@ -40,6 +47,10 @@ class Order(Struct):
     created_at: datetime
     updated_at: datetime
     warehouse: WarehouseSummary
+    failure: Annotated[
+        OrderFailure | None,
+        Meta(description="Of one that was cancelled by what went wrong, or whose payment failed"),
+    ]
 
 
 class OrderItem(Struct):
@@ -52,6 +63,13 @@ class OrderItem(Struct):
     line_total: Amount
     product: ProductSummary
     returned_quantity: Annotated[int, Meta(description="Units of it that have come back")]
+
+
+class ListedOrder(Order, kw_only=True):
+    """An order with what the list was asked to include."""
+
+    items: list[OrderItem] | UnsetType = UNSET
+    payment: Payment | UnsetType | None = UNSET
 
 
 class OrderDetails(Order):

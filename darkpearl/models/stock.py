@@ -32,8 +32,13 @@ Expected = Annotated[
     Units,
     Meta(description="What quantity_available was when it was counted; another by now is refused"),
 ]
-ReasonCode = Annotated[
-    str, Meta(pattern="^[a-z][a-z0-9_]{0,49}$", description="One of /adjustment-reasons")
+_CODE = "^[a-z][a-z0-9_]{0,49}$"
+ReasonCode = Annotated[str, Meta(pattern=_CODE, description="For programs, such as `damaged`")]
+AdjustedFor = Annotated[
+    str, Meta(pattern=_CODE, description="For adjust: why, one of /adjustment-reasons")
+]
+WrittenOffFor = Annotated[
+    str, Meta(pattern=_CODE, description="Why they are written off: `damaged` when left out")
 ]
 Reserved = Annotated[int, Meta(description="Refused: only orders reserve")]
 
@@ -165,7 +170,7 @@ class CreateStockMovement(Request):
     reference_type: Annotated[str, Meta(max_length=50)] | None = None
     reference_id: UUID | None = None
     notes: Notes | None = None
-    reason_code: Annotated[ReasonCode | None, Meta(description="For adjust: why")] = None
+    reason_code: AdjustedFor | None = None
 
 
 class CreatedStockMovement(StockMovement, kw_only=True):
@@ -261,9 +266,7 @@ class CreateReturn(Request):
     restock: Annotated[bool, Meta(description="False: they can't be sold, and are written off")] = (
         True
     )
-    reason_code: Annotated[
-        ReasonCode | None, Meta(description="Why they are written off: `damaged` when left out")
-    ] = None
+    reason_code: WrittenOffFor | None = None
     refund: Annotated[
         RefundOfReturn | None,
         Meta(description="Give money back too, both or neither; by itself not"),

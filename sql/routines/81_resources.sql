@@ -231,9 +231,87 @@ select
     (
         select json_build_object('id', w.id, 'code', w.code, 'name', w.name)
         from warehouses as w where w.id = o.warehouse_id
-    ) as warehouse
+    ) as warehouse,
+    case when o.status in ('cancelled', 'payment_failed') then (
+        select json_build_object('code', s.last_error_code, 'message', s.last_error)
+        from saga_overview as s
+        where s.id = o.id and s.warehouse_id = o.warehouse_id and s.last_error_code is not null and not s.cancel_requested
+    ) end as failure
 from orders as o;
-comment on view order_summaries is 'Every order with its warehouse.';
+comment on view order_summaries is 'Every order with its warehouse, and why it came to nothing.';
+
+-- The orders that a search finds: by its number or id, its customer's, or a SKU that it has
+-- reserved; of those the newest thousand of each warehouse. A customer's own alone. Runs as its
+-- owner for the ledger, whose index leads from products to orders. Locks nothing.
+create or replace function find_orders(p_search text) returns setof uuid
+language plpgsql stable rows 100
+security definer
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_customer constant uuid := current_customer();
+    v_is_customer constant boolean := acts_as_customer();
+    v_number constant bigint := case when p_search ~ '^#?[0-9]{1,18}$' then ltrim(p_search, '#')::bigint end;
+    v_id constant uuid := case when p_search ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then p_search::uuid end;
+    v_product constant uuid := (select p.id from products as p where p.sku = normalize(p_search));
+begin
+    return query
+    select o.id from orders as o
+    where o.order_number = v_number and (not v_is_customer or o.customer_id = v_customer);
+    return query
+    select o.id from orders as o where o.id = v_id and (not v_is_customer or o.customer_id = v_customer);
+    return query
+    select o.id from orders as o where o.customer_id = v_id and (not v_is_customer or v_id = v_customer);
+    if v_is_customer then
+        return query
+        select o.id from orders as o
+        inner join order_items as i on i.order_id = o.id and i.warehouse_id = o.warehouse_id
+        where o.customer_id = v_customer and i.product_id = v_product;
+    else
+        return query
+        select m.correlation_id
+        from warehouses as w
+        cross join lateral (
+            select l.correlation_id from stock_movements as l
+            where l.product_id = v_product and l.warehouse_id = w.id and l.movement_type = 'reserve'
+            order by l.product_id desc, l.warehouse_id desc, l.id desc
+            limit 1000
+        ) as m;
+    end if;
+end
+$$;
+comment on function find_orders(text) is
+    'The ids of the orders that a number, an id, a customer''s id or the SKU of what they have reserved names.';
+
+-- The payment of each order, as customers may see it.
+create or replace view order_payments with (security_invoker = true) as
+select
+    p.order_id, p.warehouse_id,
+    json_build_object(
+        'status', p.status, 'currency', p.currency,
+        'requested_amount', p.requested_amount, 'authorized_amount', p.authorized_amount,
+        'captured_amount', p.captured_amount, 'refunded_amount', p.refunded_amount,
+        'voided_amount', p.voided_amount, 'gateway', p.gateway,
+        'gateway_reference', p.gateway_reference, 'decline_code', told_decline_code(p.order_id),
+        'created_at', p.created_at, 'updated_at', p.updated_at,
+        'disputes', (
+            select coalesce(
+                json_agg(
+                    json_build_object(
+                        'reference', d.reference, 'status', d.status, 'amount', d.amount, 'currency', d.currency,
+                        'reason', d.reason, 'opened_at', d.opened_at, 'updated_at', d.updated_at
+                    )
+                    order by d.opened_at, d.reference
+                ),
+                '[]'
+            )
+            from disputes as d
+            where d.order_id = p.order_id and d.warehouse_id = p.warehouse_id
+        )
+    ) as payment
+from payments as p;
+comment on view order_payments is 'The payment of every order, with its disputes, as JSON.';
 
 -- Orders that were placed together.
 create or replace view order_groups with (security_invoker = true) as
@@ -290,36 +368,10 @@ inner join products as p on p.id = i.product_id
 group by i.order_id, i.warehouse_id;
 comment on view order_lines is 'The lines of every order, with how many units of each have come back.';
 
--- An order with all that belongs to it. Of a payment, what customers may see.
+-- An order with all that belongs to it.
 create or replace view order_details with (security_invoker = true) as
 select
-    (
-        select
-            json_build_object(
-                'status', p.status, 'currency', p.currency,
-                'requested_amount', p.requested_amount, 'authorized_amount', p.authorized_amount,
-                'captured_amount', p.captured_amount, 'refunded_amount', p.refunded_amount,
-                'voided_amount', p.voided_amount, 'gateway', p.gateway,
-                'gateway_reference', p.gateway_reference, 'decline_code', told_decline_code(p.order_id),
-                'created_at', p.created_at, 'updated_at', p.updated_at,
-                'disputes', (
-                    select coalesce(
-                        json_agg(
-                            json_build_object(
-                                'reference', d.reference, 'status', d.status, 'amount', d.amount, 'currency', d.currency,
-                                'reason', d.reason, 'opened_at', d.opened_at, 'updated_at', d.updated_at
-                            )
-                            order by d.opened_at, d.reference
-                        ),
-                        '[]'
-                    )
-                    from disputes as d
-                    where d.order_id = p.order_id and d.warehouse_id = p.warehouse_id
-                )
-            )
-        from payments as p
-        where p.order_id = o.id and p.warehouse_id = o.warehouse_id
-    ) as payment,
+    (select p.payment from order_payments as p where p.order_id = o.id and p.warehouse_id = o.warehouse_id) as payment,
     (
         select coalesce(json_agg(r order by r.id), '[]')
         from order_refunds as r

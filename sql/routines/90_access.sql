@@ -193,6 +193,7 @@ return_and_refund(uuid, jsonb, numeric, text, uuid, boolean, text, boolean)
 to service_role, darkpearl_app;
 grant execute on function refund_of_return(uuid) to service_role, darkpearl_app, darkpearl_reader;
 grant execute on function record_manual_refund(uuid, numeric, text, uuid) to service_role;
+grant execute on function find_orders(text) to authenticated, service_role, darkpearl_app, darkpearl_reader;
 grant execute on function find_payments(text) to service_role, darkpearl_app, darkpearl_reader;
 grant select on gateway_events to service_role, darkpearl_reader;
 grant select (disposition, received_at) on gateway_events to darkpearl_app;
@@ -236,7 +237,7 @@ grant execute on function run_audit(timestamptz) to service_role, darkpearl_read
 -- So do the shapes of the API's resources, which all of its callers may ask for.
 grant select on
 sellable_inventory, inventory_levels, stock_ledger, recorded_movements, order_returns,
-saga_states, saga_history, order_refunds, order_lines, order_groups, order_summaries, order_confirmations, order_details
+saga_states, saga_history, order_refunds, order_lines, order_payments, order_groups, order_summaries, order_confirmations, order_details
 to anon, authenticated, service_role, darkpearl_app, darkpearl_reader;
 grant execute on function
 follow_saga(uuid, bigint, integer), stock_product(uuid, uuid, integer, integer, integer)

@@ -161,6 +161,7 @@ ACCESS: dict[str, dict[str, Grants]] = {
     "order_refunds": {"select": [(f"authenticated {INSIDERS}", ALL)]},
     "saga_states": {"select": [(f"authenticated {INSIDERS}", ALL)]},
     "order_groups": {"select": [(f"authenticated {INSIDERS}", ALL)]},
+    "order_payments": {"select": [(f"authenticated {INSIDERS}", ALL)]},
     "order_lines": {"select": [(f"authenticated {INSIDERS}", ALL)]},
     "order_summaries": {"select": [(f"authenticated {INSIDERS}", ALL)]},
     "order_confirmations": {"select": [(f"authenticated {INSIDERS}", ALL)]},
@@ -256,6 +257,7 @@ CALLS = {
     "search_query": EVERYBODY,
     "find_products": EVERYBODY,
     "find_payments": INSIDERS,
+    "find_orders": f"authenticated {INSIDERS}",
     "place_order": PLACE,
     "place_sourced_order": PLACE,
     "source_items": PLACE,
@@ -327,6 +329,7 @@ CALLS = {
 """Who may call what; what isn't here, nobody may."""
 
 DEFINERS = {
+    "find_orders",
     "find_products",
     "ack_gateway_event",
     "add_up_order_items",
