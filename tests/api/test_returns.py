@@ -107,7 +107,7 @@ async def test_a_disputed_payment_says_so_and_keeps_its_money(
     (dispute,) = (await api.get(order)).json()["payment"]["disputes"]
     assert (dispute["status"], dispute["amount"]) == ("open", 9.5)
     refused = problem(await api.post(f"{order}/refunds", json={"amount": 5}), 409, "DP027")
-    assert "p_despite_dispute" in str(refused)
+    assert "To pay all the same, pass despite_dispute." in refused["hint"]
     body = {"amount": 5, "despite_dispute": True}
     made = await api.post(f"{order}/refunds", json=body)
     assert (made.status_code, made.json()["despite_dispute"]) == (201, True)
