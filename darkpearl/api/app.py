@@ -23,6 +23,7 @@ from darkpearl.api import (
     problems,
     products,
     returns,
+    root,
     sagas,
     stock_movements,
     warehouses,
@@ -101,6 +102,7 @@ def create_app(settings: Settings, database_url: str, tracing: "Tracing | None" 
             health.router,
             problems.router,
             monitoring.get_metrics,
+            root.get_root,
         ],
         dependencies={
             "caller": Provide(caller),

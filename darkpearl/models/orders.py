@@ -114,7 +114,7 @@ class CreateOrderItem(Request, kw_only=True, omit_defaults=True):
 class CreateOrder(Request):
     """A new order. Its saga starts when it is committed."""
 
-    items: Annotated[list[CreateOrderItem], Meta(max_length=MAX_LINES)]
+    items: Annotated[list[CreateOrderItem], Meta(min_length=1, max_length=MAX_LINES)]
     warehouse_id: Annotated[
         UUID | None,
         Meta(

@@ -62,7 +62,7 @@ async def test_orders_that_make_no_sense_are_refused(
     api: Api, shop: Any, order_body: Body, problem: Problem, listed: Listed
 ) -> None:
     """No lines, unknown or inactive product or warehouse, another currency: nothing is left."""
-    problem(await api.post("/orders", json=order_body()), 422, "DP001")
+    problem(await api.post("/orders", json=order_body()), 400)
     nowhere = order_body((0, 1)) | {"warehouse_id": str(uuid4())}
     problem(await api.post("/orders", json=nowhere), 422, "DP003")
     nothing = order_body((0, 1))
