@@ -214,6 +214,7 @@ PROBLEMS: dict[str, Problem] = {
     "DP029": Problem(ConflictError, "Not so much is left to ship"),
     "DP030": Problem(UnauthorizedError, "A token is needed"),
     "DP031": Problem(UnauthorizedError, "The token isn't valid"),
+    "DP032": Problem(ConflictError, "The stock isn't what the count expected"),
     "DP035": Problem(PreconditionFailedError, "The row has changed"),
     "DP036": Problem(InvalidError, "The idempotency key stands for another request"),
     "DP037": Problem(ConflictError, "The first request is still under way"),

@@ -84,6 +84,7 @@ LAWS: dict[str, tuple[str, str]] = {
     "warehouses_name_is_short_and_not_blank": (_SHORT.format("A warehouse's name", 255), ""),
     "warehouses_name_is_normalized_nfc": (_NFC[0].format("A warehouse's name"), _NFC[1]),
     "warehouses_address_is_bounded": ("An address has 1000 characters at most.", ""),
+    "warehouses_priority_is_sane": ("A priority is a whole number from 0 to 1000000.", ""),
     "inventory_reserved_within_available": (
         "What is reserved is 0 or more, and no more than what is available.",
         "",
@@ -95,6 +96,14 @@ LAWS: dict[str, tuple[str, str]] = {
     ),
     "stock_movements_reference_type_is_bounded": (
         "A reference type has 50 characters at most.",
+        "",
+    ),
+    "adjustment_reasons_pkey": (
+        "There is an adjustment reason with this code already.",
+        "Use that one, or give this one another code.",
+    ),
+    "adjustment_reasons_code_is_a_word": (
+        "A reason's code is a lower-case letter, then up to 49 letters, digits and underscores.",
         "",
     ),
     "order_items_quantity_is_sane": ("A line is of 1 to 1000000 units.", ""),

@@ -27,6 +27,12 @@ _OF_PAYMENTS = (
     " from {0} as t where exists (select from payments as p where p.order_id = t.order_id"
     " and p.created_at >= %(start)s and p.created_at < %(end)s)"
 )
+_OF_MOVEMENTS = (
+    " from movement_reasons as t where exists (select from stock_movements as m"
+    " where m.correlation_id = t.correlation_id and m.movement_type = 'adjust'"
+    " and m.product_id = t.product_id and m.warehouse_id = t.warehouse_id"
+    " and m.created_at >= %(start)s and m.created_at < %(end)s)"
+)
 _OF_MONTH = " from {0} as t where t.{1} >= %(start)s and t.{1} < %(end)s"
 _TABLES = {
     "orders": {
@@ -37,6 +43,7 @@ _TABLES = {
         "order_particulars": _OF_ORDERS.format("order_particulars", "order_id"),
         "shipments": _OF_ORDERS.format("shipments", "order_id"),
         "shipment_items": _OF_ORDERS.format("shipment_items", "order_id"),
+        "grouped_orders": _OF_ORDERS.format("grouped_orders", "order_id"),
         "sagas": _OF_ORDERS.format("sagas", "id"),
         "saga_events": _OF_ORDERS.format("saga_events", "saga_id"),
         "saga_signals": _OF_ORDERS.format("saga_signals", "saga_id"),
@@ -54,6 +61,7 @@ _TABLES = {
     "movements": {
         "stock_movements": _OF_MONTH.format("stock_movements", "created_at")
         + " and t.movement_type in ('receive', 'adjust', 'transfer_out', 'transfer_in')",
+        "movement_reasons": _OF_MOVEMENTS,
     },
     "gateway_events": {"gateway_events": _OF_MONTH.format("gateway_events", "received_at")},
     "events": {"saga_events": _OF_MONTH.format("saga_events", "created_at")},

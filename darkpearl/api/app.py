@@ -10,9 +10,11 @@ from litestar.config.compression import CompressionConfig
 from litestar.config.cors import CORSConfig
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
+from litestar.types import ControllerRouterHandler
 
 from darkpearl import database
 from darkpearl.api import (
+    adjustment_reasons,
     events,
     feed,
     health,
@@ -23,6 +25,7 @@ from darkpearl.api import (
     problems,
     products,
     returns,
+    root,
     sagas,
     shipments,
     stock_movements,
@@ -71,7 +74,7 @@ EXPOSED = [
 ]
 """Headers that scripts of other origins may read."""
 
-ROUTES = [
+ROUTES: list[ControllerRouterHandler] = [
     orders.router,
     returns.router,
     sagas.router,
@@ -80,6 +83,7 @@ ROUTES = [
     warehouses.router,
     inventory.router,
     stock_movements.router,
+    adjustment_reasons.router,
     imports.router,
     webhooks.router,
     feed.router,
@@ -87,6 +91,7 @@ ROUTES = [
     health.router,
     problems.router,
     monitoring.get_metrics,
+    root.get_root,
 ]
 """Everything that can be asked for."""
 

@@ -4,13 +4,14 @@ Decoding right from the bytes keeps decimals exact and types strict. What is wro
 only after it failed, and then every field is named at once.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from decimal import Decimal
 from functools import cache
 from itertools import chain, islice
 from types import NoneType, UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 from litestar import Request, Response
@@ -39,6 +40,10 @@ LONGEST_TEXT = 1000
 JSON = "application/json"
 CSV = "text/csv"
 MERGE_PATCH = "application/merge-patch+json"
+
+A_UUID = "0190a000-0000-7000-8000-000000000000"
+_OF_ONE_FIELD = re.compile(r"Expected an? (unit_price|amount) ")
+"""What a body is told that it isn't as a whole, though one field is to blame."""
 
 T = TypeVar("T")
 
@@ -142,6 +147,43 @@ def decode(body: bytes, kind: Any, *, hint: str = "") -> Any:
     raise BadRequestError("Some fields aren't as the schema says.", hint=hint, errors=wrong)
 
 
+def missing(request: Request[Any, Any, Any]) -> BadRequestError:
+    """The error for a request without the body that its handler takes."""
+    field = request.route_handler.parsed_data_field
+    return BadRequestError("The body is missing.", hint=_wanted(field.annotation if field else Any))
+
+
+def _wanted(kind: Any) -> str:
+    """What a body has to be."""
+    kind = _bare(kind)
+    if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+        return f"Send {JSON}."
+    needed = [field.name for field in msgspec.structs.fields(kind) if field.required]
+    return (
+        f"Send {JSON}, an object with {', '.join(needed)}."
+        if needed
+        else (f"Send {JSON}, an object; {{}} is enough.")
+    )
+
+
+def _bare(kind: Any) -> Any:
+    """A type without what annotates it, and without None and UNSET beside it."""
+    if get_origin(kind) is Annotated:
+        return _bare(get_args(kind)[0])
+    kinds = [each for each in get_args(kind) if each not in {NoneType, UnsetType}]
+    if get_origin(kind) in {Union, UnionType} and len(kinds) == 1:
+        return _bare(kinds[0])
+    return kind
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    """The values of the enum that a type is, or may be; none of another type."""
+    kind = _bare(kind)
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    return next(filter(None, map(_choices, get_args(kind))), ())
+
+
 def _first(errors: Iterator[FieldError]) -> list[FieldError]:
     """As many as are shown; more are not looked for."""
     return list(islice(errors, MOST_ERRORS))
@@ -155,6 +197,10 @@ def _wrong(value: Any, kind: Any, path: str) -> Iterator[FieldError]:
         whole = _said(error, path)
     else:
         return
+    if isinstance(value, str) and whole.message.startswith("Invalid enum value"):
+        whole = FieldError(path, f"{value[:50]!r} is none of {', '.join(_choices(kind))}")
+    elif isinstance(value, dict) and (of := _OF_ONE_FIELD.match(whole.message)):
+        whole = FieldError(f"{path}.{of[1]}" if path else of[1], whole.message)
     inner = _bare(kind)
     parts: Iterator[FieldError] = iter(())
     if isinstance(inner, type) and issubclass(inner, msgspec.Struct) and isinstance(value, dict):
@@ -166,16 +212,6 @@ def _wrong(value: Any, kind: Any, path: str) -> Iterator[FieldError]:
         )
     yield next(parts, whole)  # what is wrong with no part is wrong with the whole
     yield from parts
-
-
-def _bare(kind: Any) -> Any:
-    """A type without what annotates it, and without None and UNSET beside it."""
-    if get_origin(kind) is Annotated:
-        return _bare(get_args(kind)[0])
-    kinds = [each for each in get_args(kind) if each not in {NoneType, UnsetType}]
-    if get_origin(kind) in {Union, UnionType} and len(kinds) == 1:
-        return _bare(kinds[0])
-    return kind
 
 
 def _wrong_fields(
@@ -195,4 +231,6 @@ def _wrong_fields(
 def _said(error: Exception, path: str) -> FieldError:
     """A message of msgspec, split into where and what."""
     what, _, where = str(error).partition(" - at `$")
+    if what == "Invalid UUID":
+        what = f"Expected a UUID, such as {A_UUID}"
     return FieldError((path + where.rstrip("`")).removeprefix("."), what)

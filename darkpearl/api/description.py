@@ -4,7 +4,6 @@ Swagger UI is served from files of this package (swagger/, of the npm package sw
 that it works where there is no internet, under a policy that lets it load nothing from elsewhere.
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from litestar.openapi.spec import Components, License, SecurityRequirement, Secu
 from litestar.static_files import create_static_files_router
 
 from darkpearl import __version__
+from darkpearl.api.document import exact
 
 SWAGGER = Path(__file__).with_name("swagger")
 PAGE_POLICY = (
@@ -30,15 +30,15 @@ PAGE_POLICY = (
 ANYBODY: list[SecurityRequirement] = [{"token": []}, {}]
 """For operations that need no token, and tell more to who has one."""
 
-_PAGE = re.compile(r"Page_[\w.]+\.(\w+)_")
-"""A page's component as the framework names it: by the path of a class."""
-
 _ABOUT = """\
 Order fulfilment: place an order and its saga reserves stock, takes the payment and ships, or gives
 everything back. Who calls says a bearer token; without one only what is sold can be read. Lists
 answer `{data, count, limit, offset, next}`, where `count` is the number of rows that match, up to
 10,000, and `next` the cursor of the next page. Errors are problem documents (RFC 9457); `/problems`
 lists their types.
+
+A token comes from whoever signs in the shop's people and customers, a JWT;
+for development `darkpearl token` prints one: Authorize takes it without the word Bearer.
 """
 _TAGS = [
     Tag("orders", "Placing an order starts its saga; follow it as server-sent events."),
@@ -131,69 +131,3 @@ def as_yaml(app: Litestar) -> str:
         width=100,
     )
     return text
-
-
-def exact(document: dict[str, Any]) -> dict[str, Any]:
-    """The same description, saying what the framework leaves out; in place, and once is enough.
-
-    A parameter that may be left out can't be sent as null, a body takes no unknown fields, a lower
-    limit of 0 is a limit, and a page is named by what it holds, wherever the class of that stands.
-    """
-    _name_pages(document)
-    schemas = document["components"]["schemas"]
-    for path in document["paths"].values():
-        for operation in path.values():
-            for parameter in operation.get("parameters", ()):
-                for default in ("deprecated", "allowEmptyValue", "allowReserved"):
-                    parameter.pop(default, None)
-                parameter["schema"] = _without_null(parameter["schema"])
-                _limit(parameter["schema"])
-            if body := operation.get("requestBody"):
-                _close(body, schemas)
-    return document
-
-
-def _name_pages(part: Any) -> None:
-    """Rename the components of pages, and all references to them."""
-    for each in part.values() if isinstance(part, dict) else part:
-        if isinstance(each, dict | list):
-            _name_pages(each)
-    if isinstance(part, dict):
-        if "$ref" in part:
-            part["$ref"] = _PAGE.sub(r"Page_\1", part["$ref"])
-        renamed = {_PAGE.sub(r"Page_\1", name): name for name in part if _PAGE.fullmatch(name)}
-        for name in sorted(renamed):
-            part[name] = part.pop(renamed[name])
-
-
-def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """The values of a parameter that is there."""
-    schema = {key: value for key, value in schema.items() if key != "description"}
-    kinds = [kind for kind in schema.pop("oneOf", []) if kind != {"type": "null"}]
-    for kind in kinds[:1]:
-        schema = {**kind, **schema}
-    if isinstance(schema.get("type"), list):
-        (schema["type"],) = set(schema["type"]) - {"null"}
-    if "enum" in schema:
-        schema["enum"] = [value for value in schema["enum"] if value is not None]
-    return schema
-
-
-def _close(part: Any, schemas: dict[str, Any]) -> None:
-    """Say of the objects in a part of the document, and in what it refers to: nothing else."""
-    for each in part.values() if isinstance(part, dict) else part:
-        if isinstance(each, dict | list):
-            _close(each, schemas)
-    if isinstance(part, dict):
-        _limit(part)
-    if isinstance(part, dict) and "$ref" in part:
-        schema = schemas[part["$ref"].rpartition("/")[2]]
-        if "additionalProperties" not in schema:
-            schema["additionalProperties"] = False
-            _close(schema, schemas)
-
-
-def _limit(schema: dict[str, Any]) -> None:
-    """Say the lower limit of a whole number that has none: it is 0, for others are said."""
-    if schema.get("type") == "integer":
-        schema.setdefault("minimum", 0)

@@ -17,6 +17,7 @@ import msgspec
 from litestar import Response, get
 from litestar.datastructures import State
 from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, HeaderParameter
 from litestar.response import Stream
 from litestar.response.sse import ServerSentEventMessage
@@ -37,6 +38,12 @@ MAX_STREAMS = 200
 """Streams of one process at most: each costs the database five short queries a second."""
 MAX_STREAMS_EACH = 20
 """Streams of one customer at most."""
+
+NOTHING_FOLLOWS = {
+    HTTP_204_NO_CONTENT: ResponseSpec(
+        None, description="The saga has ended, and Last-Event-ID is its last event"
+    )
+}
 
 LastEventId = Annotated[
     int | None,
@@ -60,7 +67,7 @@ class _Look(msgspec.Struct):
     summary="Follow an order",
     media_type="text/event-stream",
     exclude_from_compression=True,
-    responses=refusals(400, 404),
+    responses=refusals(400, 404) | NOTHING_FOLLOWS,
 )
 async def follow_order(
     caller: NamedDependency[Caller],

@@ -15,14 +15,21 @@ from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.description import ANYBODY
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
+from darkpearl.api.parameters import Ids
 from darkpearl.api.problems import refusals
 from darkpearl.api.versions import UNCHANGED, IfMatch, IfNoneMatch, expect, tagged
 from darkpearl.errors import InvalidError, NotFoundError
-from darkpearl.models.stock import CreateInventory, Inventory, ReplaceInventory, UpdateInventory
+from darkpearl.models.stock import (
+    CreateInventory,
+    Inventory,
+    ReorderSuggestion,
+    ReplaceInventory,
+    UpdateInventory,
+)
 
 LowStock = Annotated[
     bool | None,
-    QueryParameter(description="Whether the shelf holds its reorder point or less"),
+    QueryParameter(description="Whether its reorder point or less can be sold"),
 ]
 
 SORTS = ("-created_at", "quantity_sellable")
@@ -35,7 +42,8 @@ _STOCKED = (
     " where product_id = %(product_id)s and warehouse_id = %(warehouse_id)s"
 )
 _COUNT = (
-    "select count_stock(warehouse_id, product_id, %(counted)s) from inventory where id = %(id)s"
+    "select count_stock(warehouse_id, product_id, %(counted)s, p_expected => %(expected)s)"
+    " from inventory where id = %(id)s"
 )
 
 
@@ -48,18 +56,18 @@ def _by_id(caller: Caller, inventory_id: UUID) -> Statement:
 async def list_inventory(
     caller: NamedDependency[Caller],
     listing: NamedDependency[Listing],
-    product_id: FromQuery[UUID | None] = None,
-    warehouse_id: FromQuery[UUID | None] = None,
+    product_id: Ids = None,
+    warehouse_id: Ids = None,
     sku: FromQuery[str | None] = None,
     low_stock: LowStock = None,
 ) -> JsonResponse[Page[Inventory]]:
     """Stock by product and warehouse, newest rows first. Only staff see more than can be sold."""
     filters = Filters()
-    filters.add("product_id = %(product_id)s", product_id=product_id)
-    filters.add("warehouse_id = %(warehouse_id)s", warehouse_id=warehouse_id)
+    filters.any_of("product_id", UUID, product_id, "uuid")
+    filters.any_of("warehouse_id", UUID, warehouse_id, "uuid")
     filters.add("product_id in (select p.id from products as p where p.sku = %(sku)s)", sku=sku)
     filters.add(
-        "(quantity_available <= reorder_point) = %(low_stock)s::boolean", low_stock=low_stock
+        "(quantity_sellable <= reorder_point) = %(low_stock)s::boolean", low_stock=low_stock
     )
     sorts = SORTS_FOR_STAFF if caller.is_staff else SORTS
     visible = _FOR_STAFF if caller.is_staff else _FOR_ALL
@@ -153,9 +161,32 @@ async def _write(
         columns = ", ".join(f"{name} = %({name})s" for name in settings)
         query = f"update inventory set {columns} where id = %(id)s"  # noqa: S608
         statements.append((query, {**settings, "id": inventory_id}))
+    expected = None if data.quantity_expected is UNSET else data.quantity_expected
     if data.quantity_available is not UNSET:
-        statements.append((_COUNT, {"counted": data.quantity_available, "id": inventory_id}))
+        counted = {"counted": data.quantity_available, "expected": expected}
+        statements.append((_COUNT, {**counted, "id": inventory_id}))
+    elif expected is not None:
+        raise InvalidError(
+            "quantity_expected is of a count, and quantity_available isn't there.",
+            title="Nothing was counted",
+            hint="Send what was counted as quantity_available too.",
+        )
     return tagged(await caller.get(Inventory, *statements, _by_id(caller, inventory_id)))
+
+
+@get("/reorder-suggestions", summary="List what to order", responses=refusals(400))
+async def list_reorder_suggestions(
+    listing: NamedDependency[Listing],
+    product_id: Ids = None,
+    warehouse_id: Ids = None,
+) -> JsonResponse[Page[ReorderSuggestion]]:
+    """What runs out, by what can be sold, and how much of it to order; the shortest first."""
+    filters = Filters()
+    filters.any_of("product_id", UUID, product_id, "uuid")
+    filters.any_of("warehouse_id", UUID, warehouse_id, "uuid")
+    return await listing.page(
+        ReorderSuggestion, "reorder_suggestions", filters, sorts=("-shortage", "sku")
+    )
 
 
 router = Router(
@@ -167,6 +198,7 @@ router = Router(
         replace_inventory,
         update_inventory,
         delete_inventory,
+        list_reorder_suggestions,
     ],
     tags=["inventory"],
 )

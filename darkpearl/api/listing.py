@@ -18,7 +18,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from darkpearl.api.access import Caller, Parameters
 from darkpearl.api.bodies import JsonResponse
-from darkpearl.api.parameters import Period
+from darkpearl.api.parameters import Period, read_values
 from darkpearl.errors import BadRequestError, FieldError
 
 DEFAULT_LIMIT = 100
@@ -74,6 +74,7 @@ class Filters:
 
     def __init__(self) -> None:
         self.parameters: Parameters = {}
+        self.wrong: list[FieldError] = []
         self._conditions: list[LiteralString] = []
 
     def add(self, condition: LiteralString, **values: Any) -> "Filters":
@@ -82,6 +83,25 @@ class Filters:
             self._conditions.append(f"({condition})")
             self.parameters |= values
         return self
+
+    def values(self, name: str, kind: type[T] | Any, given: list[str] | None) -> list[T] | None:
+        """The values of a filter that takes several; what is wrong with them is told by page()."""
+        if given is None:
+            return None
+        found, wrong = read_values(name, kind, given)
+        self.wrong += wrong
+        return None if wrong else found
+
+    def any_of(
+        self, column: LiteralString, kind: type[T] | Any, given: list[str] | None, of: LiteralString
+    ) -> list[T] | None:
+        """Add that a column has one of some values, of a type of the database; returns them."""
+        values: list[T] | None = self.values(column, kind, given)
+        if values is not None and len(values) == 1:  # an equation leads to an index more often
+            self.add(f"{column} = %({column})s", **{column: values[0]})
+        else:
+            self.add(f"{column} = any(%({column})s::{of}[])", **{column: values})
+        return values
 
     def within(self, column: LiteralString, period: Period) -> "Filters":
         """Add what a period asks of a column."""
@@ -165,8 +185,12 @@ class Listing:
                 filters and the sorts.
 
         Raises:
-            BadRequestError: there is no such sort or cursor.
+            BadRequestError: there is no such sort or cursor, or a filter has what is no value.
         """
+        if filters.wrong:
+            raise BadRequestError(
+                "Some parameters aren't as the schema says.", errors=filters.wrong
+            )
         order, after = self._position(kind, sorts, unique)
         where = filters.where(_beyond(order) if after else "")
         by = ", ".join(f"{name} desc" if descending else name for name, descending in order)

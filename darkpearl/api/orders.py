@@ -1,6 +1,6 @@
 """Orders: placed, read, followed, cancelled. Their sagas do the rest."""
 
-from typing import Annotated
+from typing import Annotated, Literal, LiteralString
 from uuid import UUID
 
 from litestar import Router, delete, get, patch, post
@@ -15,20 +15,38 @@ from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.events import follow_order
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
-from darkpearl.api.parameters import Period
+from darkpearl.api.parameters import Ids, Period, UpdatedAfter, moments_of, several
 from darkpearl.api.problems import refusals
 from darkpearl.api.versions import IfMatch, etag, expected_versions
 from darkpearl.models.orders import (
     CreatedOrder,
     CreateOrder,
     CustomerId,
+    ListedOrder,
     Order,
     OrderDetails,
+    OrderGroup,
     OrderStatus,
     Reference,
     UpdateOrder,
 )
+from darkpearl.models.payments import PaymentStatus
 
+Include = Literal["items", "payment"]
+Included = Annotated[list[str] | None, several(Include, "What each order has with it")]
+Statuses = Annotated[list[str] | None, several(OrderStatus)]
+PaymentStatuses = Annotated[list[str] | None, several(PaymentStatus)]
+Customers = Annotated[list[str] | None, several(CustomerId)]
+Numbers = Annotated[list[str] | None, several(int)]
+OrderSearch = Annotated[
+    str | None,
+    QueryParameter(
+        min_length=1,
+        max_length=255,
+        description="An order's number, id, reference or email address, a customer's id, or the"
+        " SKU of what was reserved; all of it, to the letter",
+    ),
+]
 Reason = Annotated[str | None, QueryParameter(max_length=500, description="Why, for the history")]
 
 ENDED = {"fulfilled", "cancelled"}
@@ -37,10 +55,28 @@ UNDER_WAY = (
     "id in (select s.id from sagas as s where s.ready_at is not null"
     " or (s.status = 'stuck' and (s.status = 'stuck') is true))"
 )
+UNDECIDED = {"requested", "pending", "authorized", "capture_requested", "void_requested"}
+"""The statuses of payments whose orders are under way."""
+_PAYMENT_IS = (
+    "exists (select from payments as p where p.order_id = orders.id"
+    " and p.status = any(%(payment_status)s::payment_status[]))"
+)
+_INCLUDED: dict[Include, LiteralString] = {
+    "items": "(select i.items from order_lines as i"
+    " where i.order_id = o.id and i.warehouse_id = o.warehouse_id) as items",
+    "payment": "(select p.payment from order_payments as p"
+    " where p.order_id = o.id and p.warehouse_id = o.warehouse_id) as payment",
+}
+"""What a list of orders has besides, read with the rows of its page."""
 _DETAILS = "select * from order_details where id = %(id)s"
 _SUMMARY = "select * from order_summaries where id = %(id)s"
 _PARTICULARS = ("reference", "email", "shipping_address", "billing_address", "metadata")
 _PLACED = "select *, %(message)s as message from order_confirmations where id = %(id)s"
+_SOURCED = (
+    "select o.*, %(message)s as message, (select to_json(g) from order_groups as g"
+    ' where g.id = o.id) as "group" from order_confirmations as o where o.id = %(id)s'
+)
+_GROUP = "select * from order_groups where id = %(id)s"
 
 NewOrder = Annotated[
     CreateOrder,
@@ -69,28 +105,44 @@ async def list_orders(
     caller: NamedDependency[Caller],
     listing: NamedDependency[Listing],
     created: NamedDependency[Period],
-    status: FromQuery[OrderStatus | None] = None,
-    customer_id: FromQuery[CustomerId | None] = None,
-    warehouse_id: FromQuery[UUID | None] = None,
-    order_number: FromQuery[int | None] = None,
+    status: Statuses = None,
+    payment_status: PaymentStatuses = None,
+    customer_id: Customers = None,
+    warehouse_id: Ids = None,
+    order_number: Numbers = None,
     reference: FromQuery[Reference | None] = None,
-) -> JsonResponse[Page[Order]]:
-    """Orders, newest first."""
+    search: OrderSearch = None,
+    updated_after: UpdatedAfter = None,
+    include: Included = None,
+) -> JsonResponse[Page[ListedOrder]]:
+    """Orders, newest first. What several filters ask for all holds."""
     filters = Filters()
-    filters.add("status = %(status)s", status=status)
-    if caller.is_staff and status not in {None, *ENDED}:  # customers' orders are few
+    statuses: list[OrderStatus] | None = filters.any_of(
+        "status", OrderStatus, status, "order_status"
+    )
+    payments: list[PaymentStatus] | None = filters.values(
+        "payment_status", PaymentStatus, payment_status
+    )
+    filters.add(_PAYMENT_IS, payment_status=payments)
+    unended = statuses is not None and not ENDED.intersection(statuses)
+    undecided = payments is not None and UNDECIDED.issuperset(payments)
+    if caller.is_staff and (unended or undecided):  # customers' orders are few
         filters.add(UNDER_WAY)
-    filters.add("customer_id = %(customer_id)s", customer_id=customer_id)
-    filters.add("warehouse_id = %(warehouse_id)s", warehouse_id=warehouse_id)
-    filters.add("order_number = %(order_number)s", order_number=order_number)
+    filters.any_of("customer_id", CustomerId, customer_id, "text")
+    filters.any_of("warehouse_id", UUID, warehouse_id, "uuid")
+    filters.any_of("order_number", int, order_number, "numeric")
     filters.add(
         "id in (select p.order_id from order_particulars as p where p.reference = %(reference)s)",
         reference=reference,
     )
+    filters.add("id in (select find_orders(%(search)s))", search=search)
+    filters.add("updated_at >= %(updated)s", updated=moments_of(updated_after=updated_after)[0])
     filters.within("created_at", created)
+    included: list[Include] = filters.values("include", Include, include) or []
+    shown = ", ".join(["o.*", *(_INCLUDED[each] for each in dict.fromkeys(included))])
     return await listing.page(
-        Order,
-        "order_summaries",
+        ListedOrder,
+        f"(select {shown} from order_summaries as o)",  # noqa: S608
         filters,
         sorts=("-order_number",),
         unique="order_number",
@@ -98,17 +150,29 @@ async def list_orders(
     )
 
 
+@get("/groups/{group_id:uuid}", summary="Get a group of orders", responses=refusals(400, 404))
+async def get_order_group(caller: NamedDependency[Caller], group_id: FromPath[UUID]) -> OrderGroup:
+    """The orders that were placed as one, since no warehouse could serve all of it alone."""
+    return await caller.get(OrderGroup, (_GROUP, {"id": group_id}))
+
+
 @get("/{order_id:uuid}", summary="Get an order", responses=refusals(400, 404))
 async def get_order(
     caller: NamedDependency[Caller], order_id: FromPath[UUID]
 ) -> JsonResponse[OrderDetails]:
-    """An order with its lines, its payment, its refunds and where its saga stands."""
+    """An order with all that belongs to it: what it costs, its money, its goods, its saga."""
     return _tagged(await caller.get(OrderDetails, (_DETAILS, {"id": order_id})))
 
 
 @post("/", summary="Place an order", responses=refusals(400, 403, 409, 413, 415, 422))
 async def create_order(once: NamedDependency[Once], data: NewOrder) -> JsonResponse[CreatedOrder]:
-    """Place an order. Once this is answered it is committed, and its saga is under way."""
+    """Place an order. Once this is answered it is committed, and its saga is under way.
+
+    Without a warehouse it is placed where all of it can be served, else as one order for each of
+    the warehouses that it takes, all at once: then this is the first, and `group` has all. What
+    all warehouses together can't serve is refused. Of several the first has the reference, and
+    the adjustments but for those of lines that only others have.
+    """
     order_id = data.id or access.new_id()
     said = {name: getattr(data, name) for name in _PARTICULARS}
     particulars = {name: value for name, value in said.items() if value is not None}
@@ -125,7 +189,10 @@ async def create_order(once: NamedDependency[Once], data: NewOrder) -> JsonRespo
         adjustments=access.sent(data.adjustments or None),
     )
     message = f"Placed; its saga has started. Follow it at /orders/{order_id}/events."
-    placed = (_PLACED, {"id": order_id, "message": message})
+    placed = (
+        _SOURCED if data.warehouse_id is None else _PLACED,
+        {"id": order_id, "message": message},
+    )
     order = await once.get(CreatedOrder, place, placed)
     return once.created(order, f"/orders/{order.id}")
 
@@ -175,6 +242,14 @@ def _tagged(order: OrderDetails) -> JsonResponse[OrderDetails]:
 
 router = Router(
     "/orders",
-    route_handlers=[list_orders, get_order, create_order, update_order, cancel_order, follow_order],
+    route_handlers=[
+        list_orders,
+        get_order,
+        get_order_group,
+        create_order,
+        update_order,
+        cancel_order,
+        follow_order,
+    ],
     tags=["orders"],
 )

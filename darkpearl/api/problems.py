@@ -3,6 +3,7 @@
 import logging
 from http import HTTPStatus
 from typing import Annotated, Any
+from uuid import UUID
 
 import msgspec
 from litestar import Request, Response, Router, get
@@ -13,7 +14,8 @@ from litestar.types import Scope, Send
 from msgspec import Meta, Struct
 
 from darkpearl.api.admission import admission
-from darkpearl.api.bodies import LONGEST_TEXT, MOST_ERRORS, encoder
+from darkpearl.api.bodies import A_UUID, LONGEST_TEXT, MOST_ERRORS, encoder, missing
+from darkpearl.api.wording import over_http
 from darkpearl.errors import (
     PROBLEMS,
     BadRequestError,
@@ -72,6 +74,9 @@ class ProblemDetails(Struct, omit_defaults=True):
 _CHALLENGES = {"DP030": "Bearer", "DP031": 'Bearer error="invalid_token"'}
 """WWW-Authenticate (RFC 6750), by the code of the problem."""
 
+_IDS: dict[type, str] = {UUID: f"a UUID, such as {A_UUID}", int: "a whole number"}
+"""What ids in a path are, by their type."""
+
 _MEANINGS = {
     400: "The request isn't what the schema says; every field is named in errors",
     401: "A token or a signature is needed, or the one that was sent isn't valid",
@@ -123,10 +128,10 @@ def on_error(request: _Request, error: DarkPearlError) -> Response[bytes]:
             type=f"/problems/{error.code}" if problem_of(error.code) else BLANK,
             title=error.title,
             status=error.status,
-            detail=error.detail,
+            detail=over_http(error.detail),
             instance=request.scope["path"],
             code=error.code,
-            hint=error.hint,
+            hint=over_http(error.hint),
             constraint=error.constraint,
             errors=[
                 FieldProblem(each.field[:LONGEST_FIELD], each.message[:LONGEST_FIELD])
@@ -145,11 +150,16 @@ def on_http_exception(request: _Request, error: HTTPException) -> Response[bytes
     if limit := admission(request.scope).limit:
         return on_error(request, limit)
     if isinstance(error, ValidationException) and isinstance(error.extra, list):
+        if any(each.get("key") == "data" for each in error.extra):
+            return on_error(request, missing(request))
         wrong = [FieldError(_parameter(each), each["message"]) for each in error.extra]
         told = BadRequestError("Some parameters aren't as the schema says.", errors=wrong)
         return on_error(request, told)
     if error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
         _log(request, error)
+    if error.status_code == HTTPStatus.NOT_FOUND and (wrong := _misread_ids(request)):
+        unread = NotFoundError("There is nothing under this path: an id isn't one.", errors=wrong)
+        return on_error(request, unread)
     title = HTTPStatus(error.status_code).phrase
     secret = error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
     return _response(
@@ -162,6 +172,23 @@ def on_http_exception(request: _Request, error: HTTPException) -> Response[bytes
         ),
         error.headers,
     )
+
+
+def _misread_ids(request: _Request) -> list[FieldError]:
+    """The ids in a path that aren't, had it led somewhere."""
+    parts = [part for part in request.scope["path"].split("/") if part]
+    for route in request.app.routes:
+        names = route.path_components
+        if len(names) == len(parts) and all(
+            name == part or not isinstance(name, str)
+            for name, part in zip(names, parts, strict=True)
+        ):
+            return [
+                FieldError(name.name, f"Expected {_IDS[name.type]}, got {part[:50]!r}")
+                for name, part in zip(names, parts, strict=True)
+                if not isinstance(name, str) and name.type in _IDS
+            ]
+    return []
 
 
 def on_exception(request: _Request, error: Exception) -> Response[bytes]:

@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+import msgspec
 from litestar import Router, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
@@ -68,15 +69,24 @@ async def create_refund(
 async def create_return(
     once: NamedDependency[Once], order_id: FromPath[UUID], data: JSONBody[CreateReturn]
 ) -> JsonResponse[Return]:
-    """Goods of a fulfilled order have come back, all or a part: they are stock again."""
+    """Goods of a fulfilled order have come back, all or a part: they are stock again.
+
+    With `restock` false they are written off instead: an adjust movement follows each receipt.
+    With `refund` what they cost, or another amount, goes back too.
+    """
     return_id = data.id or access.new_id()
-    take_back = access.call(
-        "return_items",
-        order_id=order_id,
-        items=access.sent(data.items),
-        reason=data.reason,
-        return_id=return_id,
-    )
+    given = {
+        "order_id": order_id,
+        "items": access.sent(data.items),
+        "reason": data.reason,
+        "return_id": return_id,
+        "restock": data.restock,
+        "reason_code": data.reason_code,
+    }
+    take_back = access.call("return_items", **given)
+    if data.refund is not None:
+        money = msgspec.structs.asdict(data.refund)
+        take_back = access.call("return_and_refund", **given, **money)
     statements = [take_back]
     if data.metadata is not None:
         metadata = access.sent(data.metadata)

@@ -13,9 +13,11 @@ from darkpearl.api.access import Caller
 from darkpearl.api.bodies import JsonResponse, encoder
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
+from darkpearl.api.parameters import several
 from darkpearl.api.problems import refusals
 from darkpearl.models.sagas import CreateSignal, Saga, SagaEvent, SagaStatus, Signal
 
+Statuses = Annotated[list[str] | None, several(SagaStatus)]
 SagaType = Annotated[
     str | None, QueryParameter(max_length=100, description="Such as order_fulfilment")
 ]
@@ -29,16 +31,16 @@ _SIGNAL = "select signal_saga(%(saga_id)s, %(step)s, %(payload)s, %(event_id)s) 
 async def list_sagas(
     caller: NamedDependency[Caller],
     listing: NamedDependency[Listing],
-    status: FromQuery[SagaStatus | None] = None,
+    status: Statuses = None,
     saga_type: SagaType = None,
     warehouse_id: FromQuery[UUID | None] = None,
 ) -> JsonResponse[Page[Saga]]:
     """Sagas, newest first (by their ids, which sort by time unless a client chose them)."""
     filters = Filters()
-    filters.add("status = %(status)s", status=status)
-    if status in UNDER_WAY:
+    statuses: list[SagaStatus] | None = filters.any_of("status", SagaStatus, status, "saga_status")
+    if statuses is not None and UNDER_WAY.issuperset(statuses):
         filters.add("ready_at is not null")
-    elif status == "stuck":
+    elif statuses == ["stuck"]:
         filters.add("(status = 'stuck') is true")  # says how few, as in stuck_sagas
     filters.add("saga_type = %(saga_type)s", saga_type=saga_type)
     filters.add("warehouse_id = %(warehouse_id)s", warehouse_id=warehouse_id)

@@ -14,11 +14,11 @@ from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.orders import get_order
 from darkpearl.api.problems import refusals
+from darkpearl.models.orders import OrderToShip
 from darkpearl.models.shipments import (
     Cancellation,
     CreateCancellation,
     CreateShipment,
-    OrderToShip,
     ParcelItems,
     Shipment,
 )

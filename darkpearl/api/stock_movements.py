@@ -13,7 +13,7 @@ from darkpearl.api.access import Caller
 from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
-from darkpearl.api.parameters import Period
+from darkpearl.api.parameters import Ids, Period, several
 from darkpearl.api.problems import refusals
 from darkpearl.errors import InvalidError
 from darkpearl.models.stock import (
@@ -26,11 +26,22 @@ from darkpearl.models.stock import (
 BY_HAND = {"receive", "transfer_out", "transfer_in", "adjust"}
 """What people move; an index has just these."""
 BY_HAND_IS = "(movement_type in ('receive', 'transfer_out', 'transfer_in', 'adjust')) is true"
+_REFERENCE_IS = (
+    "coalesce(reference_type, case when movement_type in ('reserve', 'release', 'fulfill')"
+    " then 'order' end) = %(reference_type)s"
+)
+"""As stock_ledger shows it."""
+_REASON_IS = (
+    "movement_type = 'adjust' and (correlation_id, product_id, warehouse_id) in"
+    " (select r.correlation_id, r.product_id, r.warehouse_id"
+    " from movement_reasons as r where r.reason_code = %(reason_code)s)"
+)
 _RECORDED = (
     "select * from recorded_movements where correlation_id = %(id)s"
     " and movement_type = %(type)s and product_id = %(product)s and warehouse_id = %(warehouse)s"
 )
 
+MovementTypes = Annotated[list[str] | None, several(MovementType)]
 NewMovement = Annotated[
     CreateStockMovement,
     Body(
@@ -54,26 +65,30 @@ NewMovement = Annotated[
 async def list_stock_movements(
     listing: NamedDependency[Listing],
     created: NamedDependency[Period],
-    product_id: FromQuery[UUID | None] = None,
-    warehouse_id: FromQuery[UUID | None] = None,
-    movement_type: FromQuery[MovementType | None] = None,
+    product_id: Ids = None,
+    warehouse_id: Ids = None,
+    movement_type: MovementTypes = None,
     reference_type: FromQuery[str | None] = None,
     reference_id: FromQuery[UUID | None] = None,
     correlation_id: FromQuery[UUID | None] = None,
+    reason_code: FromQuery[str | None] = None,
 ) -> JsonResponse[Page[StockMovement]]:
     """The ledger, newest first. An order's id is found as a reference too."""
     filters = Filters()
-    filters.add("product_id = %(product_id)s", product_id=product_id)
-    filters.add("warehouse_id = %(warehouse_id)s", warehouse_id=warehouse_id)
-    filters.add("movement_type = %(movement_type)s", movement_type=movement_type)
-    if movement_type in BY_HAND:
+    filters.any_of("product_id", UUID, product_id, "uuid")
+    filters.any_of("warehouse_id", UUID, warehouse_id, "uuid")
+    types: list[MovementType] | None = filters.any_of(
+        "movement_type", MovementType, movement_type, "movement_type"
+    )
+    if types is not None and BY_HAND.issuperset(types):
         filters.add(BY_HAND_IS)
-    filters.add("reference_type = %(reference_type)s", reference_type=reference_type)
+    filters.add(_REFERENCE_IS, reference_type=reference_type)
     filters.add(
         "reference_id = %(reference_id)s or correlation_id = %(reference_id)s",
         reference_id=reference_id,
     )
     filters.add("correlation_id = %(correlation_id)s", correlation_id=correlation_id)
+    filters.add(_REASON_IS, reason_code=reason_code)
     filters.within("created_at", created)
     return await listing.page(
         StockMovement, "stock_ledger", filters, sorts=("-id",), table="stock_movements"
@@ -95,10 +110,18 @@ async def create_stock_movement(
 ) -> JsonResponse[CreatedStockMovement]:
     """Receive, adjust or transfer. The same again, under its correlation id, moves nothing."""
     correlation_id = data.correlation_id or access.new_id()
+    if data.reason_code is not None and data.movement_type != "adjust":
+        raise InvalidError(
+            f"A {data.movement_type} has no reason_code.",
+            title="Only an adjustment has a reason",
+            hint="Leave reason_code out; notes say what there is to say.",
+        )
     if data.movement_type in {"receive", "adjust"}:
         _refuse_other_warehouses(data)
+        why = {"reason_code": data.reason_code} if data.movement_type == "adjust" else {}
         move = access.call(
             "receive_stock" if data.movement_type == "receive" else "adjust_stock",
+            **why,
             warehouse_id=data.warehouse_id,
             product_id=data.product_id,
             quantity=data.quantity,

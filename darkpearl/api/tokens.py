@@ -120,7 +120,10 @@ class Verifier:
             return ANONYMOUS
         scheme, _, token = headers[0].partition(" ")
         if len(headers) > 1 or scheme.lower() != "bearer" or not token.strip():
-            raise invalid("The Authorization header isn't Bearer and a token.")
+            raise invalid(
+                "The Authorization header isn't Bearer and a token.",
+                hint="Send one header, Authorization: Bearer, a space and the token.",
+            )
         if len(token) > LONGEST_TOKEN:
             raise invalid(f"It is longer than {LONGEST_TOKEN} characters.")
         token = token.strip()
@@ -362,11 +365,9 @@ def mint(settings: Settings, role: Role, subject: str | None, seconds: int) -> s
     return jwt.encode(claims, settings.jwt_secret, algorithm="HS256")
 
 
-def invalid(reason: str) -> UnauthorizedError:
+def invalid(reason: str, *, hint: str = "Get a new token from its issuer.") -> UnauthorizedError:
     """The error for a token that isn't valid; the reason never repeats it."""
-    return UnauthorizedError(
-        reason, title=PROBLEMS["DP031"].title, code="DP031", hint="Get a new token from its issuer."
-    )
+    return UnauthorizedError(reason, title=PROBLEMS["DP031"].title, code="DP031", hint=hint)
 
 
 def _identity(claims: dict[str, Any]) -> Identity:

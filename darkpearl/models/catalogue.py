@@ -27,6 +27,15 @@ FulfilmentMethod = Annotated[
     ),
 ]
 
+Priority = Annotated[
+    int,
+    Meta(
+        ge=0,
+        le=1_000_000,
+        description="An order that names no warehouse goes to the lowest that can serve it",
+    ),
+]
+
 
 class Product(Struct):
     """Something that can be sold."""
@@ -97,6 +106,7 @@ class Warehouse(Struct):
     updated_at: datetime
     capture_method: CaptureMethod
     fulfilment_method: FulfilmentMethod
+    priority: Priority
     version: Version
 
 
@@ -109,6 +119,7 @@ class CreateWarehouse(Request):
     is_active: bool = True
     capture_method: CaptureMethod = "at_payment"
     fulfilment_method: FulfilmentMethod = "automatic"
+    priority: Priority = 100
 
 
 class UpdateWarehouse(Request):
@@ -120,6 +131,7 @@ class UpdateWarehouse(Request):
     is_active: bool | UnsetType = UNSET
     capture_method: CaptureMethod | UnsetType = UNSET
     fulfilment_method: FulfilmentMethod | UnsetType = UNSET
+    priority: Priority | UnsetType = UNSET
 
 
 class WarehouseSummary(Struct):

@@ -72,6 +72,16 @@ class UpdatePostalAddress(Request):
     phone: _Line | UnsetType | None = UNSET
 
 
+def check_product(product_id: object, sku: object) -> None:
+    """Refuse a line that names no product, or two.
+
+    Raises:
+        ValueError: so it is.
+    """
+    if (product_id is None) == (sku is None):
+        raise ValueError("Expected either product_id or sku")
+
+
 def check_amount(amount: Decimal, name: str = "a unit_price", *, least: int = 0) -> None:
     """Refuse what the domain `amount` refuses, before a huge exponent is written out in digits.
 

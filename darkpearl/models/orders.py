@@ -21,9 +21,12 @@ from darkpearl.models.common import (
     UpdatePostalAddress,
     Version,
     check_amount,
+    check_product,
 )
-from darkpearl.models.payments import Payment, PaymentToken, Refund
-from darkpearl.models.sagas import Saga
+from darkpearl.models.payments import Payment, PaymentStatus, PaymentToken, Refund
+from darkpearl.models.sagas import Message, Saga
+from darkpearl.models.shipments import Shipment
+from darkpearl.models.stock import OrderReturn
 
 OrderStatus = Literal[
     "pending", "reserved", "payment_processing", "payment_failed", "paid", "fulfilling",
@@ -45,6 +48,13 @@ Reference = Annotated[
 ]
 
 
+class OrderFailure(Struct):
+    """Why an order came to nothing."""
+
+    code: Annotated[str, Meta(description="SQLSTATE; /problems/{code} tells of it")]
+    message: Message
+
+
 class Order(Struct):
     """An order of a customer."""
 
@@ -61,6 +71,10 @@ class Order(Struct):
     warehouse: WarehouseSummary
     reference: str | None
     email: str | None
+    failure: Annotated[
+        OrderFailure | None,
+        Meta(description="Of one that was cancelled by what went wrong, or whose payment failed"),
+    ]
 
 
 class OrderItem(Struct):
@@ -73,6 +87,14 @@ class OrderItem(Struct):
     line_total: Amount
     metadata: Metadata
     product: ProductSummary
+    returned_quantity: Annotated[int, Meta(description="Units of it that have come back")]
+
+
+class ListedOrder(Order, kw_only=True):
+    """An order with what the list was asked to include."""
+
+    items: list[OrderItem] | UnsetType = UNSET
+    payment: Payment | UnsetType | None = UNSET
 
 
 AdjustmentKind = Literal["shipping", "discount", "tax", "fee"]
@@ -110,6 +132,42 @@ class OrderDetails(OrderParticulars):
     payment: Payment | None
     refunds: list[Refund]
     saga: Saga | None
+    returns: list[OrderReturn]
+    group_id: Annotated[
+        UUID | None, Meta(description="Of the orders that were placed together with it")
+    ]
+    shipments: Annotated[list[Shipment], Meta(description="Its parcels, oldest first")]
+
+
+class OrderToShip(Struct):
+    """An order that waits for somebody to pack it, or the rest of it."""
+
+    id: UUID
+    order_number: int
+    status: OrderStatus
+    warehouse_id: UUID
+    warehouse: Annotated[str, Meta(description="Its code")]
+    customer_id: str | None
+    total_amount: Amount
+    currency: str
+    payment_status: PaymentStatus
+    units_left: int
+    parcels: Annotated[int, Meta(description="Made so far")]
+    waits_since: Annotated[datetime, Meta(description="Or since its last parcel")]
+    due_at: datetime
+    is_overdue: bool
+    is_disputed: Annotated[bool, Meta(description="The payer has asked their bank for the money")]
+
+
+class OrderGroup(Struct):
+    """Orders placed as one, each by the warehouse that serves it; it has the id of the first."""
+
+    id: UUID
+    customer_id: str | None
+    currency: str
+    total_amount: Amount
+    orders: list[Order]
+    created_at: datetime
 
 
 class CreateOrderItem(Request, kw_only=True, omit_defaults=True):
@@ -123,8 +181,7 @@ class CreateOrderItem(Request, kw_only=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         """Raise ValueError for an amount that can't be one, or a product that isn't one."""
-        if (self.product_id is None) == (self.sku is None):
-            raise ValueError("Expected either product_id or sku")
+        check_product(self.product_id, self.sku)
         if self.unit_price is not None:
             check_amount(self.unit_price)
 
@@ -148,8 +205,14 @@ class CreateAdjustment(Request, kw_only=True, omit_defaults=True):
 class CreateOrder(Request):
     """A new order. Its saga starts when it is committed."""
 
-    warehouse_id: UUID
-    items: Annotated[list[CreateOrderItem], Meta(max_length=MAX_LINES)]
+    items: Annotated[list[CreateOrderItem], Meta(min_length=1, max_length=MAX_LINES)]
+    warehouse_id: Annotated[
+        UUID | None,
+        Meta(
+            description="Left out: the first by priority that can serve all, else as few as can,"
+            " one order for each"
+        ),
+    ] = None
     adjustments: Annotated[list[CreateAdjustment], Meta(max_length=MAX_LINES)] = field(
         default_factory=list
     )
@@ -177,7 +240,15 @@ class UpdateOrder(Request):
     metadata: Metadata | UnsetType | None = UNSET
 
 
-class CreatedOrder(OrderParticulars):
+class CreatedOrder(OrderParticulars, kw_only=True):
     """The order as it was placed."""
 
     message: str
+    group: (
+        Annotated[
+            OrderGroup,
+            Meta(description="When it took several warehouses: this order and the others"),
+        ]
+        | UnsetType
+        | None
+    ) = UNSET

@@ -14,6 +14,7 @@ SagaEventType = Literal[
     "compensation_started", "step_compensated", "saga_completed", "saga_compensated",
     "saga_stuck", "retried", "cancelled", "skipped", "signalled", "reported",
 ]  # fmt: skip
+SignalDisposition = Literal["applied", "kept", "duplicate", "stale"]
 Message = Annotated[
     str | None, Meta(description="For customers in our words; an outside system's are for staff")
 ]
@@ -81,7 +82,7 @@ class Signal(Struct):
     """What becomes of a signal."""
 
     disposition: Annotated[
-        Literal["applied", "kept", "duplicate", "stale"],
+        SignalDisposition,
         Meta(
             description="applied: the saga goes on with it; kept: it finds it when it comes to the"
             " step; duplicate: it was told before; stale: nobody will wait for it"

@@ -7,9 +7,8 @@ from uuid import UUID
 from msgspec import Meta, Struct
 
 from darkpearl.models.catalogue import ProductSummary, Sku
-from darkpearl.models.common import MAX_LINES, MAX_UNITS, Amount, Notes, Request
-from darkpearl.models.orders import OrderStatus
-from darkpearl.models.payments import PaymentStatus, Refund
+from darkpearl.models.common import MAX_LINES, MAX_UNITS, Notes, Request, check_product
+from darkpearl.models.payments import Refund
 from darkpearl.models.stock import StockMovement
 
 ShipmentStatus = Annotated[
@@ -52,26 +51,6 @@ class Shipment(Struct):
     shipped_at: Annotated[datetime | None, Meta(description="When it left the shelves")]
 
 
-class OrderToShip(Struct):
-    """An order that waits for somebody to pack it, or the rest of it."""
-
-    id: UUID
-    order_number: int
-    status: OrderStatus
-    warehouse_id: UUID
-    warehouse: Annotated[str, Meta(description="Its code")]
-    customer_id: UUID | None
-    total_amount: Amount
-    currency: str
-    payment_status: PaymentStatus
-    units_left: int
-    parcels: Annotated[int, Meta(description="Made so far")]
-    waits_since: Annotated[datetime, Meta(description="Or since its last parcel")]
-    due_at: datetime
-    is_overdue: bool
-    is_disputed: Annotated[bool, Meta(description="The payer has asked their bank for the money")]
-
-
 class Cancellation(Struct):
     """Goods that were taken out of an order, as the movements that released them."""
 
@@ -92,8 +71,7 @@ class ParcelItem(Request, kw_only=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         """Raise ValueError for a product that isn't one."""
-        if (self.product_id is None) == (self.sku is None):
-            raise ValueError("Expected either product_id or sku")
+        check_product(self.product_id, self.sku)
 
 
 ParcelItems = (

@@ -6,8 +6,19 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from darkpearl.models.catalogue import ProductSummary, WarehouseSummary
-from darkpearl.models.common import MAX_LINES, MAX_UNITS, Metadata, Notes, Request, Units
+from darkpearl.models.catalogue import ProductSummary, Sku, WarehouseSummary
+from darkpearl.models.common import (
+    MAX_LINES,
+    MAX_UNITS,
+    Amount,
+    Metadata,
+    Notes,
+    Request,
+    Units,
+    check_amount,
+    check_product,
+)
+from darkpearl.models.payments import Refund
 
 NewMovementType = Literal[
     "receive", "transfer_out", "transfer_in", "adjust", "reserve", "release", "fulfill",
@@ -18,6 +29,18 @@ MovementType = Literal[
 """A balance stands where retention has removed older movements."""
 OnHand = Annotated[int, Meta(description="On the shelf, reserved units included")]
 Counted = Annotated[Units, Meta(description="A count; the difference becomes an adjust movement")]
+Expected = Annotated[
+    Units,
+    Meta(description="What quantity_available was when it was counted; another by now is refused"),
+]
+_CODE = "^[a-z][a-z0-9_]{0,49}$"
+ReasonCode = Annotated[str, Meta(pattern=_CODE, description="For programs, such as `damaged`")]
+AdjustedFor = Annotated[
+    str, Meta(pattern=_CODE, description="For adjust: why, one of /adjustment-reasons")
+]
+WrittenOffFor = Annotated[
+    str, Meta(pattern=_CODE, description="Why they are written off: `damaged` when left out")
+]
 Reserved = Annotated[int, Meta(description="Refused: only orders reserve")]
 
 
@@ -45,6 +68,24 @@ class Inventory(Struct, kw_only=True):
     warehouse: WarehouseSummary
 
 
+class ReorderSuggestion(Struct):
+    """What runs out somewhere, and how much of it to order."""
+
+    id: Annotated[UUID, Meta(description="Of the inventory row")]
+    product_id: UUID
+    warehouse_id: UUID
+    sku: str
+    product_name: str
+    warehouse_code: str
+    quantity_sellable: int
+    reorder_point: int
+    reorder_quantity: int
+    shortage: Annotated[int, Meta(description="Units below the reorder point")]
+    suggested_quantity: Annotated[
+        int, Meta(description="As many reorder quantities as lead above the reorder point")
+    ]
+
+
 class CreateInventory(Request):
     """A product is to be stocked in a warehouse."""
 
@@ -63,6 +104,7 @@ class ReplaceInventory(Request):
     reorder_point: Units
     reorder_quantity: Units
     quantity_available: Counted | UnsetType = UNSET
+    quantity_expected: Expected | UnsetType = UNSET
     quantity_reserved: Reserved | UnsetType = UNSET
 
 
@@ -70,6 +112,7 @@ class UpdateInventory(Request):
     """Changes of an inventory row."""
 
     quantity_available: Counted | UnsetType = UNSET
+    quantity_expected: Expected | UnsetType = UNSET
     quantity_reserved: Reserved | UnsetType = UNSET
     reorder_point: Units | UnsetType = UNSET
     reorder_quantity: Units | UnsetType = UNSET
@@ -86,13 +129,16 @@ class StockMovement(Struct):
     quantity: int
     available_after: int
     reserved_after: int
-    reference_type: str | None
+    reference_type: Annotated[
+        str | None, Meta(description="`order` of what its saga moved, `return` of what came back")
+    ]
     reference_id: UUID | None
     notes: str | None
     actor: str | None
     created_at: datetime
     product: ProductSummary | None
     warehouse: WarehouseSummary | None
+    reason_code: str | None
 
 
 class CreateStockMovement(Request):
@@ -125,6 +171,7 @@ class CreateStockMovement(Request):
     reference_type: Annotated[str, Meta(max_length=50)] | None = None
     reference_id: UUID | None = None
     notes: Notes | None = None
+    reason_code: AdjustedFor | None = None
 
 
 class CreatedStockMovement(StockMovement, kw_only=True):
@@ -133,20 +180,71 @@ class CreatedStockMovement(StockMovement, kw_only=True):
     counterpart: StockMovement | None
 
 
-class Return(Struct):
-    """Goods that came back, as the movements that made them stock again."""
+class AdjustmentReason(Struct):
+    """A reason that an adjustment may have."""
+
+    code: str
+    description: str | None
+    created_at: datetime
+
+
+class CreateAdjustmentReason(Request):
+    """A reason of one's own."""
+
+    code: ReasonCode
+    description: Notes | None = None
+
+
+class ReturnedGoods(Struct):
+    """Units of a product that came back."""
+
+    product_id: UUID
+    quantity: int
+    product: ProductSummary
+
+
+class OrderReturn(Struct, kw_only=True):
+    """Goods of an order that came back."""
 
     id: UUID
+    created_at: datetime
+    restocked: Annotated[bool, Meta(description="False: they were written off")]
+    items: list[ReturnedGoods]
+
+
+class Return(OrderReturn, kw_only=True):
+    """The same with the movements of it, and the refund that was made with it."""
+
     order_id: UUID
     movements: list[StockMovement]
     metadata: Metadata
+    refund: Refund | None
 
 
-class ReturnedItem(Request):
-    """Units that have come back."""
+class ReturnedItem(Request, kw_only=True, omit_defaults=True):
+    """Units that have come back; the product is named by `product_id` or by `sku`."""
 
-    product_id: UUID
+    product_id: UUID | None = None
+    sku: Sku | None = None
     quantity: Annotated[int, Meta(ge=1, le=MAX_UNITS)]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a product that isn't one."""
+        check_product(self.product_id, self.sku)
+
+
+class RefundOfReturn(Request):
+    """Money to give back with the goods."""
+
+    amount: Annotated[Amount | None, Meta(description="What they cost when left out")] = None
+    despite_dispute: Annotated[
+        bool, Meta(description="Pay although the payer's bank may have paid already")
+    ] = False
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an amount that can't be one."""
+        if self.amount is not None:
+            check_amount(self.amount, "an amount")
 
 
 class CreateReturn(Request):
@@ -167,4 +265,12 @@ class CreateReturn(Request):
     metadata: Metadata | None = None
     id: Annotated[
         UUID | None, Meta(description="Yours to choose: then the same again is booked once")
+    ] = None
+    restock: Annotated[bool, Meta(description="False: they can't be sold, and are written off")] = (
+        True
+    )
+    reason_code: WrittenOffFor | None = None
+    refund: Annotated[
+        RefundOfReturn | None,
+        Meta(description="Give money back too, both or neither; by itself not"),
     ] = None

@@ -311,6 +311,7 @@ create table warehouses (
     updated_at timestamptz not null default clock(),
     capture_method capture_method not null default 'at_payment',
     fulfilment_method fulfilment_method not null default 'automatic',
+    priority integer not null default 100,
     constraint warehouses_code_is_unique unique (code),
     constraint warehouses_code_is_short_and_not_blank check (is_visible(code) and length(code) <= 50),
     constraint warehouses_code_is_visible_throughout check (is_visible_throughout(code)),
@@ -318,6 +319,7 @@ create table warehouses (
     constraint warehouses_name_is_short_and_not_blank check (is_visible(name) and length(name) <= 255),
     constraint warehouses_name_is_normalized_nfc check (name is nfc normalized),
     constraint warehouses_address_is_bounded check (length(address) <= 1000),
+    constraint warehouses_priority_is_sane check (priority between 0 and 1000000),
     version bigint not null default 1
 );
 comment on table warehouses is 'Where stock lies. Its id is part of every key of what belongs to it.';
@@ -326,6 +328,8 @@ comment on column warehouses.capture_method is
     'at_payment: an order is charged at once. at_fulfilment: it is authorised, and captured right before the goods leave; from then on it only goes forward. Counts for new orders.';
 comment on column warehouses.fulfilment_method is
     'automatic: the goods of an order leave once they are paid. on_shipment: they leave parcel by parcel, by ship_items(). Counts for new orders.';
+comment on column warehouses.priority is
+    'An order that names no warehouse goes to the lowest that can serve it; of equal ones the first by code.';
 comment on column warehouses.version is 'Grows with every change: says whether the row is still what somebody has read.';
 
 -- Stock: one row per product and warehouse that says how much there is, and
@@ -362,7 +366,7 @@ comment on column inventory.quantity_available is 'Units on the shelf, reserved 
 comment on column inventory.quantity_reserved is 'Units on the shelf that are promised to orders.';
 comment on column inventory.quantity_sellable is 'Units that a new order can have: available - reserved.';
 comment on column inventory.version is 'Grows with every change, of quantities too: says whether the row is still what somebody has read.';
-comment on column inventory.reorder_point is 'At or below this many units on the shelf the row counts as low stock.';
+comment on column inventory.reorder_point is 'At or below this many units that can be sold the row counts as low stock.';
 
 create table stock_movements (
     id bigint generated always as identity,
@@ -405,6 +409,37 @@ comment on column stock_movements.quantity is
     'Units moved: positive, except for adjust, which is signed; of a balance, the units that were there.';
 comment on column stock_movements.available_after is 'quantity_available of the inventory row after this movement.';
 comment on column stock_movements.reserved_after is 'quantity_reserved of the inventory row after this movement.';
+
+-- Why units were written off or found. Users add reasons of their own.
+create table adjustment_reasons (
+    code text not null,
+    description note,
+    created_at timestamptz not null default clock(),
+    constraint adjustment_reasons_pkey primary key (code),
+    constraint adjustment_reasons_code_is_a_word check (code ~ '^[a-z][a-z0-9_]{0,49}$')
+);
+comment on table adjustment_reasons is 'The reasons that an adjustment may have. Add your own; one that a movement has stays.';
+
+insert into adjustment_reasons (code, description) values
+('correction', 'A mistake in the books'),
+('count', 'A stock-take found another number'),
+('damaged', 'Broken, or not fit for sale'),
+('expired', 'Past its date'),
+('found', 'Turned up'),
+('lost', 'Not to be found'),
+('sample', 'Given away, or used ourselves'),
+('theft', 'Stolen');
+
+-- Apart from the ledger, whose rows are nearly all of orders and have none.
+create table movement_reasons (
+    correlation_id uuid not null,
+    product_id uuid not null,
+    warehouse_id uuid not null,
+    reason_code text not null references adjustment_reasons (code),
+    constraint movement_reasons_pkey primary key (correlation_id, product_id, warehouse_id)
+);
+create index movement_reasons_code_idx on movement_reasons (reason_code);
+comment on table movement_reasons is 'The reason of each adjust movement that has one, under the key of the movement.';
 
 -- What customers asked for. Inserting an order, with its lines in the same
 -- transaction, is all it takes: triggers price the lines, add them up, start
@@ -491,6 +526,7 @@ create table order_particulars (
     constraint order_particulars_reference_is_visible_throughout check (is_visible_throughout(reference)),
     constraint order_particulars_reference_is_normalized_nfc check (reference is nfc normalized)
 );
+create index order_particulars_email_idx on order_particulars (email) where email is not null;
 comment on table order_particulars is
     'What orders are for: the shop''s reference, where to send what. Only orders that say so have a row; it changes until the order has ended.';
 comment on column order_particulars.reference is 'The shop''s own name for the order; no two orders share one.';
@@ -542,6 +578,17 @@ create table shipment_items (
     constraint shipment_items_quantity_is_positive check (quantity > 0)
 );
 comment on table shipment_items is 'What is in each parcel.';
+
+-- Apart from orders, of which nearly all are in no group.
+create table grouped_orders (
+    order_id uuid not null,
+    warehouse_id uuid not null,
+    group_id uuid not null,
+    constraint grouped_orders_pkey primary key (order_id, warehouse_id)
+);
+create index grouped_orders_group_idx on grouped_orders (group_id);
+comment on table grouped_orders is
+    'Orders that were placed together, since no single warehouse could serve all of it. The group has the id of its first order.';
 
 -- Sagas: the plan of each type as rows, where each saga stands, and its
 -- history. A saga about an order carries the order's id, so that one id leads

@@ -36,6 +36,7 @@
 --   DP029  a parcel of more than is left to ship
 --   DP030  no token where one is needed (over HTTP)
 --   DP031  a token that is not valid (over HTTP)
+--   DP032  stock that is not what a count expected
 --   DP035  a row that has changed since it was read
 --   DP036  an idempotency key that stands for another request
 --   DP037  an idempotency key whose first request is still under way

@@ -40,6 +40,19 @@ create or replace trigger stock_movements_refuse_truncate
 before truncate on stock_movements
 for each statement execute function refuse_change();
 
+-- The reason of a movement is history as the movement is.
+create or replace trigger movement_reasons_refuse_change
+before update on movement_reasons
+for each row execute function refuse_change();
+
+create or replace trigger movement_reasons_refuse_removal
+before delete on movement_reasons
+for each row execute function refuse_change('correlation_id');
+
+create or replace trigger movement_reasons_refuse_truncate
+before truncate on movement_reasons
+for each statement execute function refuse_change();
+
 -- Trigger: an inventory row goes only when nothing lies there. Raises DP016.
 create or replace function refuse_to_drop_stock() returns trigger
 language plpgsql
@@ -374,14 +387,81 @@ $$;
 comment on function find_movement(movement_type, uuid, uuid, uuid) is
     'Internal: the movement that a correlation id stands for, all null when there is none.';
 
+-- Refuses an operation that is repeated with another content. Locks nothing. Raises: DP011.
+create or replace function refuse_other_movement(
+    p_movement stock_movements, p_quantity integer, p_reference_type text, p_reference_id uuid, p_reason_code text
+) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_reason_code constant text := (
+        select r.reason_code from movement_reasons as r
+        where r.correlation_id = p_movement.correlation_id and r.product_id = p_movement.product_id
+            and r.warehouse_id = p_movement.warehouse_id and p_movement.movement_type = 'adjust'
+    );
+begin
+    if (p_movement.quantity, p_movement.reference_type, p_movement.reference_id, v_reason_code)
+        is distinct from (p_quantity, p_reference_type, p_reference_id, p_reason_code)
+    then
+        perform refuse(
+            'DP011', 'correlation id already used',
+            format(
+                'Correlation id %s stands for %s of %s units%s%s, not %s%s%s.',
+                p_movement.correlation_id, p_movement.movement_type,
+                p_movement.quantity,
+                coalesce(' (' || p_movement.reference_type || ' ' || p_movement.reference_id || ')', ''),
+                ', ' || v_reason_code,
+                p_quantity, coalesce(' (' || p_reference_type || ' ' || p_reference_id || ')', ''), ', ' || p_reason_code
+            ),
+            'Repeat an operation unchanged, or give a new one a new correlation id.'
+        );
+    end if;
+end
+$$;
+comment on function refuse_other_movement(stock_movements, integer, text, uuid, text) is
+    'Internal: refuses a correlation id that stands for another movement than the one that is asked for.';
+
+-- Writes down why an adjustment is made. Locks: the reason, against removal.
+-- Raises: DP015 when there is no such reason.
+create or replace function note_movement_reason(
+    p_correlation_id uuid, p_product_id uuid, p_warehouse_id uuid, p_reason_code text
+) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    insert into movement_reasons (correlation_id, product_id, warehouse_id, reason_code)
+    select p_correlation_id, p_product_id, p_warehouse_id, r.code
+    from adjustment_reasons as r
+    where r.code = p_reason_code;
+    if not found then
+        perform refuse(
+            'DP015', 'there is no such reason',
+            format(
+                'The reason %s is none of %s.', left(p_reason_code, 50),
+                (
+                    select string_agg(r.code, ', ' order by r.code)
+                    from (select f.code from adjustment_reasons as f order by f.code limit 30) as r
+                )
+            ),
+            'Choose one of them, or add one to the adjustment reasons first.'
+        );
+    end if;
+end
+$$;
+comment on function note_movement_reason(uuid, uuid, uuid, text) is 'Internal: writes down why an adjustment is made.';
+
 -- One movement that a person or a program asks for. Idempotent by its
 -- correlation id: the same again returns what was written the first time.
 -- Makes the inventory row where the product was never stocked; a refusal takes it back.
 -- Locks: inventory by (product_id, warehouse_id).
 -- Raises: DP006 when more would leave than can be sold, DP010 for an unknown
 -- product or warehouse, DP011 when the correlation id stands for another
--- quantity or refers to something else, DP015 for a quantity of zero or below, DP038
--- when it stands for something that retention has removed.
+-- quantity, reason or reference, DP015 for a quantity of zero or below or an unknown
+-- reason, DP038 when it stands for something that retention has removed.
 create or replace function move_stock(
     p_movement_type movement_type,
     p_warehouse_id uuid,
@@ -390,7 +470,8 @@ create or replace function move_stock(
     p_correlation_id uuid,
     p_notes text,
     p_reference_type text,
-    p_reference_id uuid
+    p_reference_id uuid,
+    p_reason_code text default null
 ) returns stock_movements
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -411,20 +492,7 @@ begin
     v_locked := lock_shelf(p_warehouse_id, p_product_id);
     v_movement := find_movement(p_movement_type, p_warehouse_id, p_product_id, p_correlation_id);
     if v_movement.id is not null then
-        if (v_movement.quantity, v_movement.reference_type, v_movement.reference_id)
-            is distinct from (p_quantity, p_reference_type, p_reference_id)
-        then
-            perform refuse(
-                'DP011', 'correlation id already used',
-                format(
-                    'Correlation id %s stands for %s of %s units%s, not %s%s.',
-                    p_correlation_id, p_movement_type,
-                    v_movement.quantity, coalesce(' (' || v_movement.reference_type || ' ' || v_movement.reference_id || ')', ''),
-                    p_quantity, coalesce(' (' || p_reference_type || ' ' || p_reference_id || ')', '')
-                ),
-                'Repeat an operation unchanged, or give a new one a new correlation id.'
-            );
-        end if;
+        perform refuse_other_movement(v_movement, p_quantity, p_reference_type, p_reference_id, p_reason_code);
         return v_movement;
     end if;
     perform refuse_spent_ids(array[p_correlation_id]);
@@ -446,10 +514,13 @@ begin
         p_movement_type, array[p_correlation_id], array[p_warehouse_id], array[p_product_id],
         array[p_quantity], p_notes, p_reference_type, p_reference_id
     );
+    if p_reason_code is not null then
+        perform note_movement_reason(p_correlation_id, p_product_id, p_warehouse_id, p_reason_code);
+    end if;
     return find_movement(p_movement_type, p_warehouse_id, p_product_id, p_correlation_id);
 end
 $$;
-comment on function move_stock(movement_type, uuid, uuid, integer, uuid, text, text, uuid) is
+comment on function move_stock(movement_type, uuid, uuid, integer, uuid, text, text, uuid, text) is
     'Internal: writes one idempotent movement; receive_stock, adjust_stock and transfer_stock call it.';
 
 -- Goods arrive. Locks and raises: see move_stock.
@@ -473,7 +544,8 @@ return move_stock(
 comment on function receive_stock(uuid, uuid, integer, uuid, text, text, uuid) is
     'Goods arrive: adds units to a shelf and returns the movement. Safe to repeat with the same correlation id.';
 
--- A correction by a signed number of units. Locks and raises: see move_stock.
+-- A correction by a signed number of units, for one of adjustment_reasons or none.
+-- Locks and raises: see move_stock.
 create or replace function adjust_stock(
     p_warehouse_id uuid,
     p_product_id uuid,
@@ -481,7 +553,8 @@ create or replace function adjust_stock(
     p_correlation_id uuid default new_id(),
     p_notes text default null,
     p_reference_type text default null,
-    p_reference_id uuid default null
+    p_reference_id uuid default null,
+    p_reason_code text default null
 ) returns stock_movements
 language sql
 security definer
@@ -489,21 +562,25 @@ set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 return move_stock(
     'adjust', p_warehouse_id, p_product_id, p_quantity, p_correlation_id,
-    p_notes, p_reference_type, p_reference_id
+    p_notes, p_reference_type, p_reference_id, p_reason_code
 );
-comment on function adjust_stock(uuid, uuid, integer, uuid, text, text, uuid) is
-    'Corrects a shelf by a signed number of units (loss, damage, found). Safe to repeat with the same correlation id.';
+comment on function adjust_stock(uuid, uuid, integer, uuid, text, text, uuid, text) is
+    'Corrects a shelf by a signed number of units, for one of adjustment_reasons (lost, damaged, found) or none. Safe to repeat with the same correlation id.';
 
 -- A stock-take: the shelf was counted. Writes the difference as one adjust
 -- movement, or nothing when the count agrees; returns the inventory row.
+-- p_expected: what the books said when it was counted; goods that have moved since would be
+-- written off or found, so another number now is refused.
 -- Locks: inventory by (product_id, warehouse_id).
 -- Raises: DP006 when fewer were counted than are reserved, DP010 when the
--- product was never stocked there, DP015 for a count below zero.
+-- product was never stocked there, DP015 for a count below zero, DP032 when the shelf
+-- is not as expected.
 create or replace function count_stock(
     p_warehouse_id uuid,
     p_product_id uuid,
     p_quantity_available integer,
-    p_notes text default 'stock-take'
+    p_notes text default 'stock-take',
+    p_expected integer default null
 ) returns inventory
 language plpgsql
 security definer
@@ -528,6 +605,17 @@ begin
             'Receive stock of the product there first.'
         );
     end if;
+    if p_expected <> v_locked[1].quantity_available then
+        perform refuse(
+            'DP032', 'stock is not what the count expected',
+            format(
+                'Product %s in warehouse %s: %s units were expected, %s are on the shelf by now, %s of them reserved.',
+                p_product_id, p_warehouse_id, p_expected,
+                v_locked[1].quantity_available, v_locked[1].quantity_reserved
+            ),
+            'Goods have moved since it was counted: count again, or say what is expected now.'
+        );
+    end if;
     if p_quantity_available <> v_locked[1].quantity_available then
         perform move_stock(
             'adjust', p_warehouse_id, p_product_id, p_quantity_available - v_locked[1].quantity_available,
@@ -540,8 +628,8 @@ begin
     return v_row;
 end
 $$;
-comment on function count_stock(uuid, uuid, integer, text) is
-    'Sets a shelf to what was counted, by an adjust movement of the difference.';
+comment on function count_stock(uuid, uuid, integer, text, integer) is
+    'Sets a shelf to what was counted, by an adjust movement of the difference; refused where p_expected is not what is there.';
 
 -- Goods go from one warehouse to another: both movements or none, under one
 -- correlation id. Returns the two movements, transfer_out first.

@@ -285,19 +285,101 @@ create or replace trigger orders_start_clean
 before insert on orders
 for each row execute function start_order_clean();
 
+-- Trigger: orders are grouped by the transaction that places them, those of one customer, under
+-- the id of one of them. Locks nothing. Raises: DP015.
+create or replace function refuse_group_of_strangers() returns trigger
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    if not exists (
+        select from orders as o
+        inner join orders as f on f.id = any(array[new.group_id])
+        where o.id = new.order_id and o.warehouse_id = new.warehouse_id
+            and o.placed_in = pg_current_xact_id() and f.placed_in = pg_current_xact_id()
+            and o.customer_id is not distinct from f.customer_id
+    ) then
+        perform refuse(
+            'DP015', 'orders were not placed together',
+            format('Order %s was to be in group %s.', new.order_id, new.group_id),
+            'Group orders in the transaction that places them, under the id of the first.'
+        );
+    end if;
+    return new;
+end
+$$;
+comment on function refuse_group_of_strangers() is 'Trigger: refuses to group orders that one transaction has not placed for one customer.';
+
+create or replace trigger grouped_orders_are_placed_together
+before insert on grouped_orders
+for each row execute function refuse_group_of_strangers();
+
+create or replace trigger grouped_orders_refuse_change
+before update on grouped_orders
+for each row execute function refuse_change();
+
+create or replace trigger grouped_orders_refuse_removal
+before delete on grouped_orders
+for each row execute function refuse_change('order_id');
+
+create or replace trigger grouped_orders_refuse_truncate
+before truncate on grouped_orders
+for each statement execute function refuse_change();
+
+-- Places an order that names no warehouse: by the first that can serve all of it, else by as few
+-- as can, as one order for each, in a group that has the id of the first. All or nothing: what
+-- all together can't serve is refused, and nothing is placed; there is nothing to undo then, and
+-- the same may be asked for again under the same id. All are for what p_particulars says, but the
+-- reference, which no two orders share, is the first's. Of p_adjustments see share_of_adjustments().
+-- Locks only the rows that it inserts. Raises: as source_items() and place_order().
+create or replace function place_sourced_order(
+    p_items jsonb, p_customer_id text, p_notes text, p_currency text, p_order_id uuid, p_payment_token text,
+    p_particulars jsonb, p_adjustments jsonb
+) returns orders
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_part record;
+    v_orders orders[] := '{}';
+    v_before bigint[] := '{}';
+    v_id uuid := p_order_id;
+    v_particulars jsonb := p_particulars;
+begin
+    for v_part in select s.warehouse_id, s.items, s.places from source_items(p_items) as s loop
+        v_orders := v_orders || place_order(
+            v_part.warehouse_id, v_part.items, p_customer_id, p_notes, p_currency, v_id, p_payment_token, v_particulars,
+            share_of_adjustments(p_adjustments, v_part.places, v_before, jsonb_array_length(p_items))
+        );
+        v_before := v_before || v_part.places;
+        v_id := new_id();
+        v_particulars := nullif(p_particulars - 'reference', '{}');
+    end loop;
+    if cardinality(v_orders) > 1 then
+        insert into grouped_orders (order_id, warehouse_id, group_id)
+        select o.id, o.warehouse_id, p_order_id
+        from unnest(v_orders) as o;
+    end if;
+    return v_orders[1];
+end
+$$;
+comment on function place_sourced_order(jsonb, text, text, text, uuid, text, jsonb, jsonb) is
+    'Internal: places an order that names no warehouse, with those that can serve it.';
+
 -- Places an order in one call, as the two inserts would: all rules are the
--- tables' own.
+-- tables' own. Without a warehouse see place_sourced_order().
 --
 -- p_items: [{"product_id": uuid, "quantity": int, "unit_price": number}, …], or "sku"
 -- instead of product_id; unit_price only from service_role, and "metadata" not from customers.
 -- p_payment_token: the payer's means of payment, as the gateway calls it. p_particulars: what
 -- the order is for, as update_order() takes it. p_adjustments: what it costs beside its lines,
 -- [{"kind": "shipping", "label": "…", "amount": number, "item": place}, …]. Locks only the rows that it inserts.
--- Raises: DP001, DP002, DP003, DP015 for items that are no such array: see read_items(); as
--- refuse_wrong_particulars().
+-- Raises: DP001, DP002, DP003, DP006 when no warehouse is named and none has enough, DP015 for
+-- items that are no such array: see read_items(); as refuse_wrong_particulars().
 create or replace function place_order(
-    p_warehouse_id uuid,
-    p_items jsonb,
+    p_warehouse_id uuid default null,
+    p_items jsonb default null,
     p_customer_id text default null,
     p_notes text default null,
     p_currency text default 'USD',
@@ -317,6 +399,12 @@ begin
         perform refuse('DP015', 'items must be an array', 'p_items is null.', 'Pass [{"product_id": "…", "quantity": 1}].');
     end if;
 
+    if p_warehouse_id is null then
+        return place_sourced_order(
+            p_items, p_customer_id, p_notes, p_currency, p_order_id, p_payment_token, p_particulars, p_adjustments
+        );
+    end if;
+
     insert into orders (id, warehouse_id, customer_id, notes, currency)
     values (p_order_id, p_warehouse_id, p_customer_id, p_notes, p_currency);
 
@@ -332,11 +420,7 @@ begin
     end if;
 
     if not found then
-        perform refuse(
-            'DP001', 'order has no lines',
-            'p_items is an empty array.',
-            'Pass at least one item.'
-        );
+        perform refuse('DP001', 'order has no lines', 'p_items is an empty array.', 'Pass at least one item.');
     end if;
 
     if p_payment_token is not null then
@@ -361,4 +445,4 @@ begin
 end
 $$;
 comment on function place_order(uuid, jsonb, text, text, text, uuid, text, jsonb, jsonb) is
-    'Places an order: place_order(warehouse_id, ''[{"product_id": "…", "quantity": 2}]''). Returns the order; its saga starts at commit.';
+    'Places an order: place_order(warehouse_id, ''[{"product_id": "…", "quantity": 2}]''). Returns the order; its saga starts at commit. Without a warehouse, the first order of those that serve it: see order_groups.';

@@ -1,6 +1,9 @@
--- Returns: goods of a fulfilled order, or of one of which a part has left, that come back into
--- stock, in parts, each return idempotent by an id that the caller may choose. Its movements are all there is of one:
--- of type receive, with the return's id as correlation id and the order as reference.
+-- Returns: goods of a fulfilled order, or of one of which a part has left, that come back, in
+-- parts, each return idempotent by an id that the caller may choose. Its movements are all there
+-- is of one, but for its metadata: of type receive, with the return's id as correlation id and
+-- the order as reference. Goods that can't be sold again come back all the same, and are written
+-- off at once, by an adjust movement of the same id and reference that has a reason: the ledger
+-- says that they came, and that they are not there.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
@@ -88,10 +91,11 @@ end;
 comment on function goods_out_there(uuid) is 'Internal: units of each product that an order has sent and nobody has returned.';
 
 -- Tells a return that is repeated from another one under its id: true when the movements
--- of p_return_id, but for those of a saga that came later under it, are of this order, and are these goods unless all were asked for, which
+-- of p_return_id, but for those of a saga that came later under it, are of this order, were
+-- stock again or not as asked now, and are these goods unless all were asked for, which
 -- p_product_ids null says. Locks nothing.
 create or replace function is_same_return(
-    p_return_id uuid, p_order_id uuid, p_product_ids uuid[], p_quantities integer[]
+    p_return_id uuid, p_order_id uuid, p_product_ids uuid[], p_quantities integer[], p_restock boolean
 ) returns boolean
 language sql stable
 return (
@@ -100,26 +104,59 @@ return (
             m.reference_id is not distinct from p_order_id and m.reference_type is not distinct from 'return'
             and (p_product_ids is null or exists (
                 select from unnest(p_product_ids, p_quantities) as i (product_id, quantity)
-                where i.product_id = m.product_id and i.quantity = m.quantity
+                where i.product_id = m.product_id and i.quantity = abs(m.quantity)
             ))
         )
-        and (p_product_ids is null or count(*) = cardinality(p_product_ids))
+        and (p_product_ids is null or count(*) filter (where m.movement_type = 'receive') = cardinality(p_product_ids))
+        and p_restock = (count(*) filter (where m.movement_type = 'adjust') = 0)
     from stock_movements as m
     where m.correlation_id = p_return_id and m.movement_type not in ('reserve', 'release', 'fulfill')
 );
-comment on function is_same_return(uuid, uuid, uuid[], integer[]) is
+comment on function is_same_return(uuid, uuid, uuid[], integer[], boolean) is
     'Internal: tells whether a return id stands for these goods of this order.';
 
--- Goods of a fulfilled order come back to their warehouse and are stock again:
--- p_items, [{"product_id", "quantity"}, …], or all that has not come back yet.
+-- Refuses a return of more than is out there. Locks nothing. Raises: DP021.
+create or replace function refuse_excess(p_order_id uuid, p_product_ids uuid[], p_quantities integer[]) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_line record;
+begin
+    select i.product_id, i.quantity, coalesce(o.quantity, 0) as out_there into v_line
+    from unnest(p_product_ids, p_quantities) as i (product_id, quantity)
+    left join goods_out_there(p_order_id) as o using (product_id)
+    where i.quantity > coalesce(o.quantity, 0)
+    order by i.product_id
+    limit 1;
+    if found then
+        perform refuse(
+            'DP021', 'more would come back than was sent',
+            format(
+                'Product %s of order %s: %s units came, %s are out there.',
+                v_line.product_id, p_order_id, v_line.quantity, v_line.out_there
+            ),
+            'Goods that this order did not send are received with receive_stock().'
+        );
+    end if;
+end
+$$;
+comment on function refuse_excess(uuid, uuid[], integer[]) is
+    'Internal: refuses a return of more than an order has sent and nobody has returned.';
+
+-- Goods of a fulfilled order come back to their warehouse: p_items,
+-- [{"product_id", "quantity"}, …], or all that has not come back yet. They are stock again, or,
+-- unless p_restock, written off for p_reason_code, one of adjustment_reasons.
 -- The same p_return_id again returns the movements it made. The money is
--- another matter: see refund_order().
+-- another matter: see refund_order(), and return_and_refund() for both.
 -- Locks: orders, then inventory by (product_id, warehouse_id).
 -- Raises: DP003 for an unknown SKU, DP010 when there is no such order, DP011 when the id stands
--- for another return, an order or a saga, DP015 for items that make no sense, DP019 when the order is
--- not fulfilled, DP021 when more would come back than was sent.
+-- for another return, an order or a saga, DP015 for items that make no sense or an unknown reason
+-- code, DP019 when the order is not fulfilled, DP021 when more would come back than was sent.
 create or replace function return_items(
-    p_order_id uuid, p_items jsonb default null, p_reason text default null, p_return_id uuid default new_id()
+    p_order_id uuid, p_items jsonb default null, p_reason text default null, p_return_id uuid default new_id(),
+    p_restock boolean default true, p_reason_code text default 'damaged'
 ) returns setof stock_movements
 language plpgsql
 security definer
@@ -139,7 +176,7 @@ begin
     select m.* from stock_movements as m
     where m.correlation_id = p_return_id and m.movement_type not in ('reserve', 'release', 'fulfill') order by m.id;
     if found then
-        if not is_same_return(p_return_id, p_order_id, v_products, v_quantities) then
+        if is_same_return(p_return_id, p_order_id, v_products, v_quantities, p_restock) is not true then
             perform refuse(
                 'DP011', 'return id already used',
                 format('Return %s stands for other goods.', p_return_id),
@@ -162,31 +199,92 @@ begin
             );
         end if;
     end if;
+    perform refuse_excess(p_order_id, v_products, v_quantities);
     for v_line in
-        select i.product_id, i.quantity, coalesce(o.quantity, 0) as out_there
+        select i.product_id, i.quantity
         from unnest(v_products, v_quantities) as i (product_id, quantity)
-        left join goods_out_there(p_order_id) as o using (product_id)
         order by i.product_id
     loop
-        if v_line.quantity > v_line.out_there then
-            perform refuse(
-                'DP021', 'more would come back than was sent',
-                format(
-                    'Product %s of order %s: %s units came, %s are out there.',
-                    v_line.product_id, p_order_id, v_line.quantity, v_line.out_there
-                ),
-                'Goods that this order did not send are received with receive_stock().'
-            );
-        end if;
         return next move_stock(
             'receive', v_order.warehouse_id, v_line.product_id, v_line.quantity, p_return_id,
             p_reason, 'return', p_order_id
         );
+        if not p_restock then
+            return next move_stock(
+                'adjust', v_order.warehouse_id, v_line.product_id, -v_line.quantity, p_return_id,
+                p_reason, 'return', p_order_id, p_reason_code
+            );
+        end if;
     end loop;
 end
 $$;
-comment on function return_items(uuid, jsonb, text, uuid) is
-    'Goods of a fulfilled order come back into stock, all or a part. Safe to repeat with the same return id.';
+comment on function return_items(uuid, jsonb, text, uuid, boolean, text) is
+    'Goods of a fulfilled order come back, all or a part: into stock, or written off when p_restock is false. Safe to repeat with the same return id.';
+
+-- What the goods of a return cost, by the lines of the order: units of a product come back line
+-- by line, in the order of the lines, and return by return. Locks nothing.
+create or replace function value_of_return(p_order_id uuid, p_return_id uuid) returns numeric
+language sql stable
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+begin atomic
+    with line as (
+        select i.product_id, i.unit_price, sum(i.quantity) over up_to - i.quantity as begins, sum(i.quantity) over up_to as ends
+        from order_items as i
+        where i.order_id = p_order_id
+        window up_to as (partition by i.product_id order by i.id)
+    ),
+    returned as (
+        select m.correlation_id, m.product_id, sum(m.quantity) over up_to - m.quantity as begins, sum(m.quantity) over up_to as ends
+        from stock_movements as m
+        where m.reference_id = p_order_id and m.reference_type = 'return' and (m.movement_type = 'receive') is true
+        window up_to as (partition by m.product_id order by m.id)
+    )
+    select coalesce(sum(l.unit_price * (least(l.ends, r.ends) - greatest(l.begins, r.begins))), 0)
+    from returned as r
+    inner join line as l on l.product_id = r.product_id and l.begins < r.ends and r.begins < l.ends
+    where r.correlation_id = p_return_id;
+end;
+comment on function value_of_return(uuid, uuid) is 'Internal: what the goods of a return cost when they were ordered.';
+
+-- The id of the refund that a return brings about, made of the return's: asked for again under
+-- that, it is the same. It sorts by time as the other does. Locks nothing.
+create or replace function refund_of_return(p_return_id uuid) returns uuid
+language sql immutable parallel safe
+return encode(
+    overlay(uuid_send(p_return_id) placing substring(sha256(uuid_send(p_return_id)) from 1 for 7) from 10), 'hex'
+)::uuid;
+comment on function refund_of_return(uuid) is 'Internal: the id of the refund that return_and_refund() makes with a return.';
+
+-- Goods come back and their money goes back, both or neither: as return_items(), then as
+-- refund_order() over p_amount, or over what the goods cost. Returns the refund; null when the
+-- goods cost nothing. The same p_return_id again does nothing again.
+-- Locks: payments, orders, then inventory by (product_id, warehouse_id).
+-- Raises: as those two.
+create or replace function return_and_refund(
+    p_order_id uuid, p_items jsonb default null, p_amount numeric default null, p_reason text default null,
+    p_return_id uuid default new_id(), p_restock boolean default true, p_reason_code text default 'damaged',
+    p_despite_dispute boolean default false
+) returns refunds
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_amount numeric;
+begin
+    perform lock_payment(p_order_id);
+    perform return_items(p_order_id, p_items, p_reason, p_return_id, p_restock, p_reason_code);
+    v_amount := coalesce(p_amount, nullif(value_of_return(p_order_id, p_return_id), 0));
+    if v_amount is null then
+        return null;
+    end if;
+    return refund_order(p_order_id, v_amount, p_reason, refund_of_return(p_return_id), p_despite_dispute);
+end
+$$;
+comment on function return_and_refund(uuid, jsonb, numeric, text, uuid, boolean, text, boolean) is
+    'Takes goods of a fulfilled order back and refunds what they cost, or another amount: both or neither. Safe to repeat with the same return id.';
 
 -- Says something of a return that nothing here reads: metadata, changed by a merge patch. The same
 -- again changes nothing.

@@ -145,6 +145,10 @@ begin
     perform spend_ids(array_agg(m.correlation_id), array_agg(clock()))
     from stock_movements as m
     where m.id = any(v_balances);
+    delete from movement_reasons as r
+    using stock_movements as m
+    where m.id = any(p_ids) and m.movement_type = 'adjust'
+        and r.correlation_id = m.correlation_id and r.product_id = m.product_id and r.warehouse_id = m.warehouse_id;
     update stock_movements as m
     set
         movement_type = 'balance', quantity = m.available_after, correlation_id = new_id(),
@@ -190,6 +194,7 @@ begin
     delete from order_items as i where i.order_id = any(p_order_ids);
     delete from shipment_items as t where t.order_id = any(p_order_ids);
     delete from shipments as h where h.order_id = any(p_order_ids);
+    delete from grouped_orders as g where g.order_id = any(p_order_ids);
     delete from saga_signals as g where g.saga_id = any(v_sagas);
     delete from saga_events as e where e.saga_id = any(v_sagas);
     delete from sagas as s where s.id = any(v_sagas);

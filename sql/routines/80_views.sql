@@ -97,6 +97,32 @@ left join saga_steps as st
     on st.saga_type = s.saga_type and st.plan_version = s.plan_version and st.position = s.position;
 comment on view order_overview is 'Every order with its payment and where its saga stands.';
 
+-- Shelves that run out, by what can be sold. Each reading looks at all shelves: an index over
+-- quantities would end the cheap updates that every order makes of them.
+create or replace view low_stock with (security_invoker = true) as
+select
+    i.id, i.product_id, i.warehouse_id, p.sku, p.name as product_name, w.code as warehouse_code,
+    i.quantity_sellable, i.quantity_reserved, i.reorder_point, i.reorder_quantity,
+    i.reorder_point - i.quantity_sellable as shortage, i.created_at
+from inventory as i
+inner join products as p on p.id = i.product_id
+inner join warehouses as w on w.id = i.warehouse_id
+where i.quantity_sellable <= i.reorder_point;
+comment on view low_stock is 'Shelves of which the reorder point or less can be sold.';
+
+-- What to order: as many times the reorder quantity as it takes to be above the reorder point.
+create or replace view reorder_suggestions with (security_invoker = true) as
+select
+    l.id, l.product_id, l.warehouse_id, l.sku, l.product_name, l.warehouse_code,
+    l.quantity_sellable, l.reorder_point, l.reorder_quantity, l.shortage,
+    l.reorder_quantity::bigint * (l.shortage / l.reorder_quantity + 1) as suggested_quantity
+from low_stock as l
+inner join products as p on p.id = l.product_id and p.is_active
+inner join warehouses as w on w.id = l.warehouse_id and w.is_active
+where l.reorder_quantity > 0;
+comment on view reorder_suggestions is
+    'How much to order of what runs out, in multiples of its reorder quantity; of products that are sold, for warehouses that take orders.';
+
 create or replace view saga_overview with (security_invoker = true) as
 select
     s.id, s.saga_type, s.status,

@@ -83,7 +83,12 @@ comment on function stock_product(uuid, uuid, integer, integer, integer) is
 create or replace view stock_ledger with (security_invoker = true) as
 select
     m.id, m.correlation_id, m.product_id, m.warehouse_id, m.movement_type, m.quantity,
-    m.available_after, m.reserved_after, m.reference_type, m.reference_id, m.notes, m.actor, m.created_at,
+    m.available_after, m.reserved_after,
+    coalesce(m.reference_type, case when m.movement_type in ('reserve', 'release', 'fulfill') then 'order' end)
+        as reference_type,
+    coalesce(m.reference_id, case when m.movement_type in ('reserve', 'release', 'fulfill') then m.correlation_id end)
+        as reference_id,
+    m.notes, m.actor, m.created_at,
     (
         select json_build_object('id', p.id, 'sku', p.sku, 'name', p.name)
         from products as p where p.id = m.product_id
@@ -91,9 +96,14 @@ select
     (
         select json_build_object('id', w.id, 'code', w.code, 'name', w.name)
         from warehouses as w where w.id = m.warehouse_id
-    ) as warehouse
+    ) as warehouse,
+    case when m.movement_type = 'adjust' then (
+        select r.reason_code from movement_reasons as r
+        where r.correlation_id = m.correlation_id and r.product_id = m.product_id and r.warehouse_id = m.warehouse_id
+    ) end as reason_code
 from stock_movements as m;
-comment on view stock_ledger is 'Every movement of stock, with its product and its warehouse.';
+comment on view stock_ledger is
+    'Every movement of stock, with its product, its warehouse and its reason; one of a saga has its order as reference.';
 
 -- A movement as whoever asked for it is told: one of a transfer has its counterpart, which
 -- refers to the other warehouse under the same correlation id.
@@ -112,10 +122,30 @@ select
 from stock_ledger as m;
 comment on view recorded_movements is 'Every movement of stock; for a transfer, with the one of the other warehouse.';
 
--- Goods that came back: the movements of each return.
+-- Money that goes back.
+create or replace view order_refunds with (security_invoker = true) as
+select
+    r.id, r.order_id, r.status, r.amount, r.currency, r.reason, r.despite_dispute, r.gateway, r.gateway_reference,
+    told_decline_code(r.order_id, r.id) as decline_code,
+    r.created_at, r.updated_at, coalesce(r.metadata, '{}') as metadata, r.breakdown
+from refunds as r;
+comment on view order_refunds is 'Every refund, with why it was declined as the caller may read it.';
+
+-- Goods that came back: the movements of each return, and the refund that was made with it.
 create or replace view order_returns with (security_invoker = true) as
 select
-    m.correlation_id as id, m.reference_id as order_id, json_agg(m order by m.id) as movements,
+    m.correlation_id as id, m.reference_id as order_id,
+    json_agg((select to_json(l) from stock_ledger as l where l.id = m.id) order by m.id) as movements,
+    min(m.created_at) as created_at,
+    bool_and(m.movement_type = 'receive') as restocked,
+    json_agg(
+        json_build_object('product_id', m.product_id, 'quantity', m.quantity, 'product', (
+            select json_build_object('id', p.id, 'sku', p.sku, 'name', p.name) from products as p where p.id = m.product_id
+        ))
+        order by m.id
+    ) filter (where m.movement_type = 'receive') as items,
+    (select to_json(r) from order_refunds as r where r.id = refund_of_return(m.correlation_id) and r.order_id = m.reference_id)
+        as refund,
     coalesce(
         (
             select d.metadata from return_metadata as d
@@ -124,10 +154,43 @@ select
         ),
         '{}'
     ) as metadata
-from stock_ledger as m
-where (m.movement_type = 'receive') is true and m.reference_type = 'return'
+from stock_movements as m
+where (m.movement_type in ('receive', 'adjust')) is true and m.reference_type = 'return'
 group by m.correlation_id, m.reference_id;
-comment on view order_returns is 'What came back of each order, return by return, as the movements that made it stock again.';
+comment on view order_returns is
+    'What came back of each order, return by return: the goods, whether they are stock again, and the movements that say so.';
+
+-- Units of a product that have come back of an order. For customers too, who don't read the
+-- ledger, of their own orders. Locks nothing.
+create or replace function returned_units(p_order_id uuid, p_product_id uuid) returns bigint
+language sql stable
+security definer
+set search_path = darkpearl, pg_temp
+begin atomic
+    select coalesce(sum(m.quantity), 0)
+    from stock_movements as m
+    where m.reference_id = p_order_id and m.reference_type = 'return' and (m.movement_type = 'receive') is true
+        and m.product_id = p_product_id and may_know_of(p_order_id);
+end;
+comment on function returned_units(uuid, uuid) is 'Units of a product that have come back of an order, as the caller may know.';
+
+-- The returns of an order, without what staff have noted. As returned_units(). Locks nothing.
+create or replace function told_returns(p_order_id uuid) returns json
+language sql stable
+security definer
+set search_path = darkpearl, pg_temp
+begin atomic
+    select coalesce(
+        json_agg(
+            json_build_object('id', r.id, 'created_at', r.created_at, 'restocked', r.restocked, 'items', r.items)
+            order by r.created_at, r.id
+        ),
+        '[]'
+    )
+    from (select v.id, v.created_at, v.restocked, v.items from order_returns as v where v.order_id = p_order_id) as r
+    where may_know_of(p_order_id);
+end;
+comment on function told_returns(uuid) is 'What came back of an order, return by return, as JSON, as the caller may know.';
 
 -- Where a saga stands, in words for clients: an ended one is at no step any more.
 create or replace view saga_states with (security_invoker = true) as
@@ -177,28 +240,113 @@ select
         select json_build_object('id', w.id, 'code', w.code, 'name', w.name)
         from warehouses as w where w.id = o.warehouse_id
     ) as warehouse,
+    case when o.status in ('cancelled', 'payment_failed') then (
+        select json_build_object('code', s.last_error_code, 'message', s.last_error)
+        from saga_overview as s
+        where s.id = o.id and s.warehouse_id = o.warehouse_id and s.last_error_code is not null and not s.cancel_requested
+    ) end as failure,
     p.reference, p.email
 from orders as o
 left join order_particulars as p on p.order_id = o.id and p.warehouse_id = o.warehouse_id;
-comment on view order_summaries is 'Every order with its warehouse, its reference and its email address.';
+comment on view order_summaries is
+    'Every order with its warehouse, its reference and its email address, and why it came to nothing.';
 
--- An order as whoever has placed it is told.
-create or replace view order_confirmations with (security_invoker = true) as
+-- The orders that a search finds: by its number or id, its reference or email address, its
+-- customer's id, or a SKU that it has reserved; of those the newest thousand of each warehouse. A
+-- customer's own alone. Runs as its owner for the ledger, whose index leads from products to
+-- orders. Locks nothing.
+create or replace function find_orders(p_search text) returns setof uuid
+language plpgsql stable rows 100
+security definer
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_customer constant text := current_customer();
+    v_is_customer constant boolean := acts_as_customer();
+    v_number constant bigint := case when p_search ~ '^#?[0-9]{1,18}$' then ltrim(p_search, '#')::bigint end;
+    v_id constant uuid := case when p_search ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then p_search::uuid end;
+    v_product constant uuid := (select p.id from products as p where p.sku = normalize(p_search));
+begin
+    return query
+    select o.id from orders as o
+    where o.order_number = v_number and (not v_is_customer or o.customer_id = v_customer);
+    return query
+    select o.id from orders as o where o.id = v_id and (not v_is_customer or o.customer_id = v_customer);
+    return query
+    select o.id from orders as o where o.customer_id = p_search and (not v_is_customer or p_search = v_customer);
+    if v_is_customer then
+        return query
+        select o.id from orders as o
+        inner join order_particulars as d on d.order_id = o.id and d.warehouse_id = o.warehouse_id
+        where o.customer_id = v_customer and (d.reference = normalize(p_search) or d.email = p_search);
+        return query
+        select o.id from orders as o
+        inner join order_items as i on i.order_id = o.id and i.warehouse_id = o.warehouse_id
+        where o.customer_id = v_customer and i.product_id = v_product;
+    else
+        return query
+        select d.order_id from order_particulars as d where d.reference = normalize(p_search);
+        return query
+        select d.order_id from order_particulars as d where d.email = p_search;
+        return query
+        select m.correlation_id
+        from warehouses as w
+        cross join lateral (
+            select l.correlation_id from stock_movements as l
+            where l.product_id = v_product and l.warehouse_id = w.id and l.movement_type = 'reserve'
+            order by l.product_id desc, l.warehouse_id desc, l.id desc
+            limit 1000
+        ) as m;
+    end if;
+end
+$$;
+comment on function find_orders(text) is
+    'The ids of the orders that a number, an id, a reference, an email address, a customer''s id or the SKU of what they have reserved names.';
+
+-- The payment of each order, as customers may see it.
+create or replace view order_payments with (security_invoker = true) as
 select
-    (
-        select
-            json_agg(
-                json_build_object(
-                    'id', i.id, 'product_id', i.product_id, 'quantity', i.quantity,
-                    'unit_price', i.unit_price, 'line_total', i.line_total, 'metadata', coalesce(i.metadata, '{}'),
-                    'product', json_build_object('id', p.id, 'sku', p.sku, 'name', p.name)
-                )
-                order by i.id
+    p.order_id, p.warehouse_id,
+    json_build_object(
+        'status', p.status, 'currency', p.currency,
+        'requested_amount', p.requested_amount, 'authorized_amount', p.authorized_amount,
+        'captured_amount', p.captured_amount, 'refunded_amount', p.refunded_amount,
+        'voided_amount', p.voided_amount, 'gateway', p.gateway,
+        'gateway_reference', p.gateway_reference, 'decline_code', told_decline_code(p.order_id),
+        'created_at', p.created_at, 'updated_at', p.updated_at,
+        'disputes', (
+            select coalesce(
+                json_agg(
+                    json_build_object(
+                        'reference', d.reference, 'status', d.status, 'amount', d.amount, 'currency', d.currency,
+                        'reason', d.reason, 'opened_at', d.opened_at, 'updated_at', d.updated_at
+                    )
+                    order by d.opened_at, d.reference
+                ),
+                '[]'
             )
-        from order_items as i
-        inner join products as p on p.id = i.product_id
-        where i.order_id = o.id and i.warehouse_id = o.warehouse_id
-    ) as items,
+            from disputes as d
+            where d.order_id = p.order_id and d.warehouse_id = p.warehouse_id
+        )
+    ) as payment
+from payments as p;
+comment on view order_payments is 'The payment of every order, with its disputes, as JSON.';
+
+-- Orders that were placed together.
+create or replace view order_groups with (security_invoker = true) as
+select
+    g.group_id as id, o.customer_id, o.currency, sum(o.total_amount) as total_amount,
+    json_agg(o order by o.order_number) as orders,
+    min(o.created_at) as created_at
+from grouped_orders as g
+inner join order_summaries as o on o.id = any(array[g.order_id]) and o.warehouse_id = any(array[g.warehouse_id])
+group by g.group_id, o.customer_id, o.currency;
+comment on view order_groups is 'Orders that were placed as one, each by the warehouse that serves it, under the id of the first.';
+
+-- What an order costs beside its lines, and what it is for.
+create or replace view order_terms with (security_invoker = true) as
+select
     a.adjustments, (
         select sum(i.line_total) from order_items as i where i.order_id = o.id and i.warehouse_id = o.warehouse_id
     ) as subtotal,
@@ -225,16 +373,51 @@ cross join lateral (
     where d.order_id = o.id and d.warehouse_id = o.warehouse_id
 ) as a
 left join order_particulars as p on p.order_id = o.id and p.warehouse_id = o.warehouse_id;
-comment on view order_confirmations is 'Every order with its lines, what it costs beside them, and what it is for.';
+comment on view order_terms is 'Every order with what it costs beside its lines, and what it is for.';
 
--- Money that goes back.
-create or replace view order_refunds with (security_invoker = true) as
+-- An order as whoever has placed it is told: nothing of it has come back yet.
+create or replace view order_confirmations with (security_invoker = true) as
 select
-    r.id, r.order_id, r.status, r.amount, r.currency, r.reason, r.despite_dispute, r.gateway, r.gateway_reference,
-    told_decline_code(r.order_id, r.id) as decline_code,
-    r.created_at, r.updated_at, coalesce(r.metadata, '{}') as metadata, r.breakdown
-from refunds as r;
-comment on view order_refunds is 'Every refund, with why it was declined as the caller may read it.';
+    (
+        select
+            json_agg(
+                json_build_object(
+                    'id', i.id, 'product_id', i.product_id, 'quantity', i.quantity,
+                    'unit_price', i.unit_price, 'line_total', i.line_total, 'metadata', coalesce(i.metadata, '{}'),
+                    'product', json_build_object('id', p.id, 'sku', p.sku, 'name', p.name),
+                    'returned_quantity', 0
+                )
+                order by i.id
+            )
+        from order_items as i
+        inner join products as p on p.id = i.product_id
+        where i.order_id = o.id and i.warehouse_id = o.warehouse_id
+    ) as items,
+    o.*
+from order_terms as o;
+comment on view order_confirmations is 'Every order with its lines, what it costs beside them, and what it is for, as it was placed.';
+
+-- The lines of orders, with what has come back of each: units of a product come back line by
+-- line, in the order of the lines.
+create or replace view order_lines with (security_invoker = true) as
+select
+    i.order_id, i.warehouse_id,
+    json_agg(
+        json_build_object(
+            'id', i.id, 'product_id', i.product_id, 'quantity', i.quantity,
+            'unit_price', i.unit_price, 'line_total', i.line_total, 'metadata', coalesce(i.metadata, '{}'),
+            'product', json_build_object('id', p.id, 'sku', p.sku, 'name', p.name),
+            'returned_quantity', greatest(least(returned_units(i.order_id, i.product_id) - i.before, i.quantity), 0)
+        )
+        order by i.id
+    ) as items
+from (
+    select l.*, sum(l.quantity) over (partition by l.order_id, l.product_id order by l.id) - l.quantity as before
+    from order_items as l
+) as i
+inner join products as p on p.id = i.product_id
+group by i.order_id, i.warehouse_id;
+comment on view order_lines is 'The lines of every order, with how many units of each have come back.';
 
 -- The parcels of orders. One that waits leaves once the money of its order is captured, and one
 -- that is refused never, since that was declined or the order was cancelled first.
@@ -276,36 +459,10 @@ where m.movement_type = 'release' and m.reference_type = 'cancellation'
 group by m.correlation_id, m.reference_id;
 comment on view order_cancellations is 'What was taken out of each order after its first parcel, with the refund of its money.';
 
--- An order with all that belongs to it. Of a payment, what customers may see.
+-- An order with all that belongs to it.
 create or replace view order_details with (security_invoker = true) as
 select
-    (
-        select
-            json_build_object(
-                'status', p.status, 'currency', p.currency,
-                'requested_amount', p.requested_amount, 'authorized_amount', p.authorized_amount,
-                'captured_amount', p.captured_amount, 'refunded_amount', p.refunded_amount,
-                'voided_amount', p.voided_amount, 'gateway', p.gateway,
-                'gateway_reference', p.gateway_reference, 'decline_code', told_decline_code(p.order_id),
-                'created_at', p.created_at, 'updated_at', p.updated_at,
-                'disputes', (
-                    select coalesce(
-                        json_agg(
-                            json_build_object(
-                                'reference', d.reference, 'status', d.status, 'amount', d.amount, 'currency', d.currency,
-                                'reason', d.reason, 'opened_at', d.opened_at, 'updated_at', d.updated_at
-                            )
-                            order by d.opened_at, d.reference
-                        ),
-                        '[]'
-                    )
-                    from disputes as d
-                    where d.order_id = p.order_id and d.warehouse_id = p.warehouse_id
-                )
-            )
-        from payments as p
-        where p.order_id = o.id and p.warehouse_id = o.warehouse_id
-    ) as payment,
+    (select p.payment from order_payments as p where p.order_id = o.id and p.warehouse_id = o.warehouse_id) as payment,
     (
         select coalesce(json_agg(r order by r.id), '[]')
         from order_refunds as r
@@ -316,9 +473,14 @@ select
         from saga_states as s
         where s.id = o.id and s.warehouse_id = o.warehouse_id
     ) as saga,
-    o.*
-from order_confirmations as o;
-comment on view order_details is 'Every order with its lines, its payment, its refunds and where its saga stands.';
+    (select l.items from order_lines as l where l.order_id = o.id and l.warehouse_id = o.warehouse_id) as items,
+    o.*,
+    told_returns(o.id) as returns,
+    (select g.group_id from grouped_orders as g where g.order_id = o.id and g.warehouse_id = o.warehouse_id) as group_id,
+    (select coalesce(json_agg(h order by h.created_at, h.id), '[]') from order_shipments as h where h.order_id = o.id) as shipments
+from order_terms as o;
+comment on view order_details is
+    'Every order with its lines, what it costs and is for, its payment, its refunds, its parcels, its returns and where its saga stands.';
 
 -- Reconciliation. The gateway's list goes into a table of the session's own, which is
 -- gone with it: it may be long, and nothing is written that anybody else could see.

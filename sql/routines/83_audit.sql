@@ -64,6 +64,15 @@ where m.available_after <> 0
         where l.product_id = m.product_id and l.warehouse_id = m.warehouse_id and l.id > m.id
     )
 union all
+select 'reason of a movement that does not exist', r.product_id, format('%s of operation %s', r.reason_code, r.correlation_id),
+    null, r.product_id, null
+from movement_reasons as r
+where not exists (
+    select from stock_movements as m
+    where m.correlation_id = r.correlation_id and m.movement_type = 'adjust'
+        and m.product_id = r.product_id and m.warehouse_id = r.warehouse_id
+)
+union all
 -- Orders.
 select 'order total is not the sum of its lines and adjustments', o.id,
     format('%s, lines %s, adjustments %s', o.total_amount, coalesce(i.total, 0), coalesce(a.total, 0)), o.id, null, null
@@ -90,6 +99,10 @@ union all
 select 'particulars have no order', d.order_id, coalesce(d.reference, 'no reference'), d.order_id, null, null
 from order_particulars as d
 where not exists (select from orders as o where o.id = d.order_id and o.warehouse_id = d.warehouse_id)
+union all
+select 'grouped order does not exist', g.order_id, format('group %s', g.group_id), g.order_id, null, null
+from grouped_orders as g
+where not exists (select from orders as o where o.id = g.order_id and o.warehouse_id = g.warehouse_id)
 union all
 select 'order has no saga', o.id, o.status::text, o.id, null, null
 from orders as o

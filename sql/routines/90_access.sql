@@ -114,13 +114,14 @@ grant select (id, product_id, warehouse_id, quantity_sellable, created_at) on in
 grant insert (product_id, warehouse_id, reorder_point, reorder_quantity) on inventory to service_role;
 grant update (reorder_point, reorder_quantity) on inventory to service_role;
 grant delete on inventory to service_role;
-grant select on stock_movements to service_role, darkpearl_app, darkpearl_reader;
+grant select on stock_movements, movement_reasons, adjustment_reasons to service_role, darkpearl_app, darkpearl_reader;
+grant insert, update, delete on adjustment_reasons to service_role;
 grant insert (correlation_id, warehouse_id, product_id, movement_type, quantity, reference_type, reference_id, notes)
 on stock_movements to service_role, darkpearl_app;
 grant execute on function
 receive_stock(uuid, uuid, integer, uuid, text, text, uuid),
-adjust_stock(uuid, uuid, integer, uuid, text, text, uuid),
-count_stock(uuid, uuid, integer, text),
+adjust_stock(uuid, uuid, integer, uuid, text, text, uuid, text),
+count_stock(uuid, uuid, integer, text, integer),
 transfer_stock(uuid, uuid, uuid, integer, uuid, text)
 to service_role;
 grant execute on function stock_at(uuid, uuid, timestamptz), is_remembered(timestamptz) to service_role, darkpearl_app, darkpearl_reader;
@@ -135,8 +136,13 @@ grant insert (metadata) on order_items to service_role, darkpearl_app;
 grant select on order_adjustments to authenticated, service_role, darkpearl_app, darkpearl_reader;
 grant insert (order_id, warehouse_id, item_id, kind, label, amount) on order_adjustments to service_role, darkpearl_app;
 grant update (notes) on orders to service_role, darkpearl_app;
-grant execute on function place_order(uuid, jsonb, text, text, text, uuid, text, jsonb, jsonb) to
+grant execute on function
+place_order(uuid, jsonb, text, text, text, uuid, text, jsonb, jsonb),
+place_sourced_order(jsonb, text, text, text, uuid, text, jsonb, jsonb), source_items(jsonb),
+share_of_adjustments(jsonb, bigint[], bigint[], integer) to
 authenticated, service_role, darkpearl_app;
+grant select on grouped_orders to authenticated, service_role, darkpearl_app, darkpearl_reader;
+grant insert (order_id, warehouse_id, group_id) on grouped_orders to authenticated, service_role, darkpearl_app;
 grant insert (order_id, warehouse_id, token) on payment_tokens to authenticated, service_role, darkpearl_app;
 grant execute on function cancel_order(uuid, text) to authenticated, service_role, darkpearl_app;
 
@@ -186,7 +192,8 @@ grant select (
     id, saga_id, warehouse_id, event_type, step_name, attempt, error_code, next_attempt_at, actor, started_at, created_at
 ) on saga_events to authenticated;
 grant select on saga_overview to authenticated;
-grant execute on function told_message(uuid, bigint, timestamptz), told_decline_code(uuid, uuid) to
+grant execute on function
+told_message(uuid, bigint, timestamptz), told_decline_code(uuid, uuid), told_returns(uuid), returned_units(uuid, uuid) to
 authenticated, service_role, darkpearl_app, darkpearl_reader;
 grant select (saga_type, plan_version, position, step_name, undo_name, forward_only) on saga_steps to authenticated;
 grant update (give_up_seconds, stuck_seconds, backoff_seconds, timeout_seconds) on step_settings to service_role;
@@ -204,11 +211,14 @@ grant execute on function goods_to_ship(uuid) to service_role, darkpearl_app, da
 
 -- Money and goods that come back, and events of gateways.
 grant execute on function
-refund_order(uuid, numeric, text, uuid, boolean, jsonb, jsonb), return_items(uuid, jsonb, text, uuid)
+refund_order(uuid, numeric, text, uuid, boolean, jsonb, jsonb), return_items(uuid, jsonb, text, uuid, boolean, text),
+return_and_refund(uuid, jsonb, numeric, text, uuid, boolean, text, boolean)
 to service_role, darkpearl_app;
 grant select on return_metadata to service_role, darkpearl_app, darkpearl_reader;
 grant execute on function describe_return(uuid, jsonb) to service_role, darkpearl_app;
+grant execute on function refund_of_return(uuid) to service_role, darkpearl_app, darkpearl_reader;
 grant execute on function record_manual_refund(uuid, numeric, text, uuid) to service_role;
+grant execute on function find_orders(text) to authenticated, service_role, darkpearl_app, darkpearl_reader;
 grant execute on function find_payments(text) to service_role, darkpearl_app, darkpearl_reader;
 grant select on gateway_events to service_role, darkpearl_reader;
 grant select (disposition, received_at) on gateway_events to darkpearl_app;
@@ -263,7 +273,9 @@ grant execute on function engine_state(), step_tally(timestamptz, double precisi
 to darkpearl_listener, service_role, darkpearl_reader;
 
 -- Views show what the caller may see of the tables under them.
-grant select on order_overview, orders_to_ship, saga_overview, stuck_sagas, disputed_payments, failed_refunds, engine_health, sagas_from_events
+grant select on
+low_stock, reorder_suggestions, order_overview, orders_to_ship, saga_overview, stuck_sagas, disputed_payments, failed_refunds,
+engine_health, sagas_from_events
 to service_role, darkpearl_app, darkpearl_reader;
 grant select on audit, audit_rules to service_role, darkpearl_reader;
 grant execute on function is_spent(uuid), time_of_id(uuid), audit_since(timestamptz) to service_role, darkpearl_reader;
@@ -272,7 +284,8 @@ grant execute on function run_audit(timestamptz) to service_role, darkpearl_read
 -- So do the shapes of the API's resources, which all of its callers may ask for.
 grant select on
 sellable_inventory, inventory_levels, stock_ledger, recorded_movements, order_returns, order_shipments, order_cancellations,
-saga_states, saga_history, order_refunds, order_summaries, order_confirmations, order_details
+saga_states, saga_history, order_refunds, order_lines, order_payments, order_groups, order_summaries, order_terms,
+order_confirmations, order_details
 to anon, authenticated, service_role, darkpearl_app, darkpearl_reader;
 grant execute on function
 follow_saga(uuid, bigint, integer), stock_product(uuid, uuid, integer, integer, integer)
@@ -313,8 +326,8 @@ declare
 begin
     -- Staff, applications and reports see every row of what they may select.
     foreach v_table in array array[
-        'products', 'warehouses', 'inventory', 'stock_movements', 'orders', 'order_items', 'order_adjustments', 'order_particulars', 'return_metadata',
-        'shipments', 'shipment_items',
+        'products', 'warehouses', 'inventory', 'stock_movements', 'movement_reasons', 'adjustment_reasons', 'orders', 'grouped_orders',
+        'order_items', 'order_adjustments', 'order_particulars', 'return_metadata', 'shipments', 'shipment_items',
         'payments', 'refunds', 'disputes', 'gateway_events', 'saga_steps', 'step_settings', 'sagas', 'saga_events',
         'saga_signals', 'action_log', 'retention', 'retention_exports', 'spent_ids', 'spent_up_to', 'audit_runs',
         'stock_alerts', 'webhook_endpoints', 'webhook_retries'
@@ -325,7 +338,9 @@ begin
         );
     end loop;
     -- Staff edit what their grants let them edit.
-    foreach v_table in array array['products', 'warehouses', 'inventory', 'step_settings', 'retention', 'webhook_endpoints'] loop
+    foreach v_table in array array[
+        'products', 'warehouses', 'inventory', 'adjustment_reasons', 'step_settings', 'retention', 'webhook_endpoints'
+    ] loop
         execute format(
             'create policy "staff edit" on %I to service_role using (true) with check (true)', v_table
         );
@@ -405,7 +420,7 @@ begin
     for v_table, v_column in
         values
             ('order_items', 'order_id'), ('order_adjustments', 'order_id'), ('order_particulars', 'order_id'),
-            ('shipments', 'order_id'), ('shipment_items', 'order_id'),
+            ('grouped_orders', 'order_id'), ('shipments', 'order_id'), ('shipment_items', 'order_id'),
             ('payments', 'order_id'), ('refunds', 'order_id'), ('disputes', 'order_id'),
             ('sagas', 'id'), ('saga_events', 'saga_id')
     loop
@@ -420,6 +435,10 @@ $$;
 
 create policy "customers add lines to their orders" on order_items
 for insert to authenticated
+with check (exists (select from orders as o where o.id = order_id));
+
+create policy "who places orders together says so" on grouped_orders
+for insert to authenticated, service_role, darkpearl_app
 with check (exists (select from orders as o where o.id = order_id));
 
 create policy "who places an order says how it is paid" on payment_tokens

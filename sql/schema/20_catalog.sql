@@ -42,6 +42,7 @@ create table warehouses (
     updated_at timestamptz not null default clock(),
     capture_method capture_method not null default 'at_payment',
     fulfilment_method fulfilment_method not null default 'automatic',
+    priority integer not null default 100,
     constraint warehouses_code_is_unique unique (code),
     constraint warehouses_code_is_short_and_not_blank check (is_visible(code) and length(code) <= 50),
     constraint warehouses_code_is_visible_throughout check (is_visible_throughout(code)),
@@ -49,6 +50,7 @@ create table warehouses (
     constraint warehouses_name_is_short_and_not_blank check (is_visible(name) and length(name) <= 255),
     constraint warehouses_name_is_normalized_nfc check (name is nfc normalized),
     constraint warehouses_address_is_bounded check (length(address) <= 1000),
+    constraint warehouses_priority_is_sane check (priority between 0 and 1000000),
     version bigint not null default 1
 );
 comment on table warehouses is 'Where stock lies. Its id is part of every key of what belongs to it.';
@@ -57,4 +59,6 @@ comment on column warehouses.capture_method is
     'at_payment: an order is charged at once. at_fulfilment: it is authorised, and captured right before the goods leave; from then on it only goes forward. Counts for new orders.';
 comment on column warehouses.fulfilment_method is
     'automatic: the goods of an order leave once they are paid. on_shipment: they leave parcel by parcel, by ship_items(). Counts for new orders.';
+comment on column warehouses.priority is
+    'An order that names no warehouse goes to the lowest that can serve it; of equal ones the first by code.';
 comment on column warehouses.version is 'Grows with every change: says whether the row is still what somebody has read.';

@@ -32,7 +32,7 @@ comment on column inventory.quantity_available is 'Units on the shelf, reserved 
 comment on column inventory.quantity_reserved is 'Units on the shelf that are promised to orders.';
 comment on column inventory.quantity_sellable is 'Units that a new order can have: available - reserved.';
 comment on column inventory.version is 'Grows with every change, of quantities too: says whether the row is still what somebody has read.';
-comment on column inventory.reorder_point is 'At or below this many units on the shelf the row counts as low stock.';
+comment on column inventory.reorder_point is 'At or below this many units that can be sold the row counts as low stock.';
 
 create table stock_movements (
     id bigint generated always as identity,
@@ -75,3 +75,34 @@ comment on column stock_movements.quantity is
     'Units moved: positive, except for adjust, which is signed; of a balance, the units that were there.';
 comment on column stock_movements.available_after is 'quantity_available of the inventory row after this movement.';
 comment on column stock_movements.reserved_after is 'quantity_reserved of the inventory row after this movement.';
+
+-- Why units were written off or found. Users add reasons of their own.
+create table adjustment_reasons (
+    code text not null,
+    description note,
+    created_at timestamptz not null default clock(),
+    constraint adjustment_reasons_pkey primary key (code),
+    constraint adjustment_reasons_code_is_a_word check (code ~ '^[a-z][a-z0-9_]{0,49}$')
+);
+comment on table adjustment_reasons is 'The reasons that an adjustment may have. Add your own; one that a movement has stays.';
+
+insert into adjustment_reasons (code, description) values
+('correction', 'A mistake in the books'),
+('count', 'A stock-take found another number'),
+('damaged', 'Broken, or not fit for sale'),
+('expired', 'Past its date'),
+('found', 'Turned up'),
+('lost', 'Not to be found'),
+('sample', 'Given away, or used ourselves'),
+('theft', 'Stolen');
+
+-- Apart from the ledger, whose rows are nearly all of orders and have none.
+create table movement_reasons (
+    correlation_id uuid not null,
+    product_id uuid not null,
+    warehouse_id uuid not null,
+    reason_code text not null references adjustment_reasons (code),
+    constraint movement_reasons_pkey primary key (correlation_id, product_id, warehouse_id)
+);
+create index movement_reasons_code_idx on movement_reasons (reason_code);
+comment on table movement_reasons is 'The reason of each adjust movement that has one, under the key of the movement.';

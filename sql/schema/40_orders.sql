@@ -83,6 +83,7 @@ create table order_particulars (
     constraint order_particulars_reference_is_visible_throughout check (is_visible_throughout(reference)),
     constraint order_particulars_reference_is_normalized_nfc check (reference is nfc normalized)
 );
+create index order_particulars_email_idx on order_particulars (email) where email is not null;
 comment on table order_particulars is
     'What orders are for: the shop''s reference, where to send what. Only orders that say so have a row; it changes until the order has ended.';
 comment on column order_particulars.reference is 'The shop''s own name for the order; no two orders share one.';
@@ -134,3 +135,14 @@ create table shipment_items (
     constraint shipment_items_quantity_is_positive check (quantity > 0)
 );
 comment on table shipment_items is 'What is in each parcel.';
+
+-- Apart from orders, of which nearly all are in no group.
+create table grouped_orders (
+    order_id uuid not null,
+    warehouse_id uuid not null,
+    group_id uuid not null,
+    constraint grouped_orders_pkey primary key (order_id, warehouse_id)
+);
+create index grouped_orders_group_idx on grouped_orders (group_id);
+comment on table grouped_orders is
+    'Orders that were placed together, since no single warehouse could serve all of it. The group has the id of its first order.';

@@ -110,8 +110,8 @@ async def test_a_request_that_failed_can_be_tried_again(
     problem(await api.post("/stock-movements", json=body, headers=headers), 409, "DP006")
     gone = {**bodies["/inventory"], "warehouse_id": str(uuid4())}
     problem(await api.post("/inventory", json=gone, headers=headers), 404)
-    empty = {**bodies["/orders"], "items": []}
-    problem(await api.post("/orders", json=empty, headers=headers), 422, "DP001")
+    unknown = {**bodies["/orders"], "items": [{"sku": "nobody's", "quantity": 1}]}
+    problem(await api.post("/orders", json=unknown, headers=headers), 422, "DP003")
     assert await shop.value("select count(*) from idempotency_keys") == 0
     await shop.receive(shop.products[0], 1)
     made = await api.post("/stock-movements", json=body, headers=headers)

@@ -10,7 +10,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from litestar.handlers import HTTPRouteHandler
-from shop import Shop
+from shop import LONG, Shop
 
 from darkpearl.api.access import Caller, Statement
 
@@ -315,3 +315,145 @@ async def test_a_page_by_cursor_reads_no_more_than_it_shows(
         assert len(page["data"]) == 10
     assert [scans for scans, _ in read] == [0] * 6
     assert max(rows for _, rows in read) < 100, "of all six pages, at the most"
+
+
+@pytest.mark.usefixtures("everything")
+async def test_a_filter_takes_several_values(
+    api: Api,
+    shop: Shop,
+    listed: Listed,
+    problem: Problem,
+    run_sagas: Callable[..., Awaitable[None]],
+) -> None:
+    """With commas or repeated, any of them; one that is none is named, with what there is."""
+    for _ in range(2):  # the lease ends, then the wait for the next try
+        await shop.turn_clock(LONG)
+        await run_sagas()
+    every = await listed("/orders")
+    numbers = [row["order_number"] for row in every]
+    assert await listed("/orders", status="fulfilled,cancelled") == every
+    assert await listed("/orders", status=["fulfilled", "cancelled"]) == every
+    assert await listed("/orders", status="pending,reserved") == []
+    assert await listed("/orders", order_number=",".join(map(str, numbers[1:]))) == every[1:]
+    warehouses = [uuid4(), every[0]["warehouse_id"]]
+    assert await listed("/orders", warehouse_id=warehouses, status="fulfilled") == every
+    moved = await listed("/stock-movements", movement_type="reserve,fulfill")
+    assert {row["movement_type"] for row in moved} == {"reserve", "fulfill"}
+    assert len(await listed("/sagas", status="completed,stuck")) == len(every)
+    for path, wrong, there in (
+        ("/orders", {"status": "paid,lost"}, "payment_failed"),
+        ("/orders", {"payment_status": ["captured", "x"]}, "refunded"),
+        ("/orders", {"include": "items,saga"}, "payment"),
+        ("/orders", {"customer_id": "m" * 256}, "is no text of that length"),
+        ("/orders", {"order_number": "1,x"}, "no whole number"),
+        ("/orders", {"status": ["paid"] * 51}, "50"),
+        ("/sagas", {"status": ""}, "compensated"),
+        ("/stock-movements", {"movement_type": "move"}, "transfer_in"),
+    ):
+        told = problem(await api.get(path, params=wrong), 400)
+        assert [each["field"] for each in told["errors"]] == list(wrong)
+        assert there in told["errors"][0]["message"]
+
+
+@pytest.mark.usefixtures("everything")
+async def test_orders_are_listed_with_what_is_asked_for(
+    api: Api, shop: Shop, run_sagas: Callable[..., Awaitable[None]], listed: Listed
+) -> None:
+    """Lines, payment or both, as the order itself tells them; without asking, neither."""
+    for _ in range(2):  # the lease ends, then the wait for the next try
+        await shop.turn_clock(LONG)
+        await run_sagas()
+    plain = await listed("/orders")
+    whole = [(await api.get(f"/orders/{row['id']}")).json() for row in plain]
+    for include in ([], ["items"], ["payment"], ["items", "payment"]):
+        rows = await listed("/orders", include=",".join(include)) if include else plain
+        assert rows == [{key: order[key] for key in (*plain[0], *include)} for order in whole], (
+            include
+        )
+    page = (await api.get("/orders?limit=1&include=items&include=payment")).json()
+    page = (await api.get(f"/orders?cursor={page['next']}&include=items")).json()
+    assert page["data"][0]["items"] == whole[1]["items"]
+
+
+@pytest.mark.usefixtures("everything")
+async def test_orders_are_found_by_what_people_have(
+    client: Callable[..., Api], listed: Listed, shop: Shop
+) -> None:
+    """Number, id, reference, email, customer or SKU; a customer finds its own alone."""
+    me, other = "auth0|me, myself", str(uuid4())
+    said = {"reference": "W-1", "email": "ann@example.com"}
+    mine = await shop.order((shop.products[0], 1), p_customer_id=me, p_particulars=json.dumps(said))
+    theirs = await shop.order(
+        (shop.products[0], 1),
+        p_customer_id=other,
+        p_particulars='{"reference": "W-2", "email": "bob@example.com"}',
+    )
+    await shop.advance()
+    (row,) = await listed("/orders", search=str(mine))
+    number = row["order_number"]
+    assert await listed("/orders", customer_id=me) == [row]
+    for search in (f"#{number}", number, me, *said.values()):
+        assert await listed("/orders", search=search) == [row]
+    found = {each["id"] for each in await listed("/orders", search="P0")}
+    assert {str(mine), str(theirs)} < found
+    assert await listed("/orders", search="P0", customer_id=[me, uuid4()]) == [row]
+    for search in ("P", "0", uuid4(), "1" * 18, "%", "\u2603", "w-1", "ann"):
+        assert await listed("/orders", search=search) == []
+    customer = client("authenticated", me)
+    for search in ("P0", number, mine, *said.values()):
+        told = (await customer.get("/orders", params={"search": str(search)})).json()["data"]
+        assert [each["id"] for each in told] == [str(mine)]
+    for search in (theirs, other, number + 1, "W-2", "bob@example.com"):
+        told = await customer.get("/orders", params={"search": str(search)})
+        assert told.json()["data"] == []
+
+
+@pytest.mark.usefixtures("everything")
+async def test_orders_are_found_by_their_payment_and_their_last_change(
+    api: Api,
+    shop: Shop,
+    listed: Listed,
+    run_sagas: Callable[..., Awaitable[None]],
+    problem: Problem,
+) -> None:
+    """payment_status and updated_after, which takes the moment itself."""
+    assert await listed("/orders", payment_status="captured") == []
+    waiting = await listed("/orders", payment_status="requested,pending")
+    assert len(waiting) == len(await listed("/orders"))
+    for _ in range(2):  # the lease ends, then the wait for the next try
+        await shop.turn_clock(LONG)
+        await run_sagas()
+    done = await listed("/orders", payment_status="captured")
+    assert len(done) == len(waiting)
+    last = max(row["updated_at"] for row in done)
+    newest = await listed("/orders", updated_after=last)
+    assert newest == [row for row in done if row["updated_at"] == last]
+    told = problem(await api.get("/orders?updated_after=2026-01-31"), 400)
+    assert "with offset, as 2026-01-31T09:30:00Z" in told["errors"][0]["message"]
+
+
+async def test_an_order_says_why_it_came_to_nothing(
+    api: Api,
+    client: Callable[..., Api],
+    order_body: Callable[..., Json],
+    run_sagas: Callable[..., Awaitable[None]],
+) -> None:
+    """Code and message, to customers in our words; one that somebody cancelled has none."""
+    me = uuid4()
+    body = order_body((0, 1), customer_id=str(me))
+    declined = (await api.post("/orders", json=body)).json()
+    assert declined["failure"] is None
+    await run_sagas("declined")
+    short = (await api.post("/orders", json=order_body((1, 6)))).json()
+    await run_sagas()
+    stopped = (await api.post("/orders", json=body)).json()
+    await api.delete(f"/orders/{stopped['id']}")
+    await run_sagas()
+    rows = {row["id"]: row for row in (await api.get("/orders")).json()["data"]}
+    assert {row["status"] for row in rows.values()} == {"cancelled"}
+    assert rows[declined["id"]]["failure"]["code"] == "DP014"
+    assert "card_declined" in rows[declined["id"]]["failure"]["message"]
+    assert rows[short["id"]]["failure"]["code"] == "DP006"
+    assert rows[stopped["id"]]["failure"] is None
+    told = (await client("authenticated", me).get(f"/orders/{declined['id']}")).json()
+    assert told["failure"] == {"code": "DP014", "message": "payment declined"}

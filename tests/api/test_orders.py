@@ -62,7 +62,7 @@ async def test_orders_that_make_no_sense_are_refused(
     api: Api, shop: Any, order_body: Body, problem: Problem, listed: Listed
 ) -> None:
     """No lines, unknown or inactive product or warehouse, another currency: nothing is left."""
-    problem(await api.post("/orders", json=order_body()), 422, "DP001")
+    problem(await api.post("/orders", json=order_body()), 400)
     nowhere = order_body((0, 1)) | {"warehouse_id": str(uuid4())}
     problem(await api.post("/orders", json=nowhere), 422, "DP003")
     nothing = order_body((0, 1))
@@ -221,3 +221,47 @@ async def test_a_sagas_events_are_its_history(
     ]
     assert await listed(f"/sagas/{order}/events", limit=2, offset=1) == events[1:3]
     problem(await api.get(f"/sagas/{uuid4()}/events"), 404)
+
+
+async def test_an_order_without_a_warehouse_is_served_by_who_can(
+    api: Api, client: Any, shop: Any, problem: Problem
+) -> None:
+    """By one, like any order; else by several at once, with their group; repeated, it is one."""
+    there = (await api.post("/warehouses", json={"code": "V", "name": "V", "priority": 200})).json()
+    await shop.receive(shop.products[1], 3, there["id"])
+    customer, stranger = client("authenticated", "auth0|ann"), client("authenticated", uuid4())
+
+    def body(quantity: int) -> dict[str, Any]:
+        return {"items": [{"sku": "P1", "quantity": quantity}], "email": "ann@example.com"}
+
+    shops = {"items": [{"sku": "P1", "quantity": 8, "metadata": {}}]}
+    problem(await customer.post("/orders", json=shops), 403, "42501")
+
+    alone = await customer.post("/orders", json=body(5))
+    assert alone.status_code == 201, alone.text
+    assert (alone.json()["warehouse"]["code"], alone.json()["group"]) == ("W", None)
+    key = {"Idempotency-Key": "k1"}
+    made = await customer.post("/orders", json=body(8), headers=key)
+    assert made.status_code == 201, made.text
+    group = made.json()["group"]
+    assert [each["warehouse"]["code"] for each in group["orders"]] == ["W", "V"]
+    assert (group["id"], group["total_amount"]) == (made.json()["id"], 80)
+    for each in (group, *group["orders"]):
+        assert each["customer_id"] == "auth0|ann"
+    assert {each["email"] for each in group["orders"]} == {"ann@example.com"}
+    again = await customer.post("/orders", json=body(8), headers=key)
+    assert again.json() == made.json()
+    assert (await customer.get(f"/orders/groups/{group['id']}")).json() == group
+    for each in group["orders"]:
+        details = (await customer.get(f"/orders/{each['id']}")).json()
+        assert details["group_id"] == group["id"]
+    assert (await api.get("/orders")).json()["count"] == 3
+    problem(await stranger.get(f"/orders/groups/{group['id']}"), 404)
+    told = problem(await customer.post("/orders", json=body(9)), 409, "DP006")
+    assert "8 can be sold in all" in told["detail"]
+    assert (
+        "group"
+        not in (
+            await customer.post("/orders", json={**body(1), "warehouse_id": there["id"]})
+        ).json()
+    )

@@ -107,7 +107,7 @@ async def test_a_disputed_payment_says_so_and_keeps_its_money(
     (dispute,) = (await api.get(order)).json()["payment"]["disputes"]
     assert (dispute["status"], dispute["amount"]) == ("open", 9.5)
     refused = problem(await api.post(f"{order}/refunds", json={"amount": 5}), 409, "DP027")
-    assert "p_despite_dispute" in str(refused)
+    assert "To pay all the same, pass despite_dispute." in refused["hint"]
     body = {"amount": 5, "despite_dispute": True}
     made = await api.post(f"{order}/refunds", json=body)
     assert (made.status_code, made.json()["despite_dispute"]) == (201, True)
@@ -232,3 +232,82 @@ async def test_a_warehouse_captures_when_it_says(
     await shop.turn_clock(4000)
     await run_sagas()
     assert (await api.get(order)).json()["status"] == "fulfilled"
+
+
+async def test_an_order_tells_what_came_back(
+    api: Api, client: Any, shop: Any, order_body: Body, run_sagas: RunSagas
+) -> None:
+    """Its returns, and of each line how many units; to customers too, without what staff noted."""
+    me = uuid4()
+    customer = client("authenticated", me)
+    made = await api.post("/orders", json=order_body((0, 2), (1, 1), customer_id=str(me)))
+    await run_sagas()
+    path = f"/orders/{made.json()['id']}"
+    assert made.json()["items"][0]["returned_quantity"] == 0
+    fresh = (await customer.get(path)).json()
+    assert fresh["returns"] == []
+    item = {"sku": "P0", "quantity": 1}
+    body = {"items": [item], "reason": "a liar", "restock": False, "reason_code": "lost"}
+    back = await api.post(f"{path}/returns", json=body)
+    assert back.status_code == 201, back.text
+    assert (back.json()["restocked"], back.json()["refund"]) == (False, None)
+    assert [each["reason_code"] for each in back.json()["movements"]] == [None, "lost"]
+    told = await customer.get(path)
+    (returned,) = told.json()["returns"]
+    assert (returned["id"], returned["restocked"]) == (back.json()["id"], False)
+    assert [(each["product"]["sku"], each["quantity"]) for each in returned["items"]] == [("P0", 1)]
+    assert [each["returned_quantity"] for each in told.json()["items"]] == [1, 0]
+    assert "a liar" not in told.text
+    assert await shop.stock(shop.products[0]) == (98, 0)
+
+
+async def test_a_return_says_all_at_once(api: Api, order: str) -> None:
+    """Metadata, why it can't be sold again, and its money; repeated, it is the same."""
+    body = {
+        "id": str(uuid4()),
+        "items": [{"sku": "P0", "quantity": 1}],
+        "metadata": {"rma": "R-7"},
+        "restock": False,
+        "reason_code": "damaged",
+        "refund": {"amount": 4},
+    }
+    made = await api.post(f"{order}/returns", json=body)
+    assert made.status_code == 201, made.text
+    told = made.json()
+    assert (told["metadata"], told["restocked"], told["refund"]["amount"]) == (
+        {"rma": "R-7"},
+        False,
+        4,
+    )
+    assert (await api.post(f"{order}/returns", json=body)).json() == told
+    (told,) = (await api.get(order)).json()["returns"]
+    assert "metadata" not in told
+
+
+async def test_goods_and_money_go_back_in_one_request(
+    api: Api, order: str, listed: Listed, problem: Problem
+) -> None:
+    """The return has its refund, over what the goods cost or another amount; both or neither."""
+    body = {"id": str(uuid4()), "items": [{"sku": "P0", "quantity": 1}], "refund": {}}
+    made = await api.post(f"{order}/returns", json=body)
+    assert made.status_code == 201, made.text
+    assert made.json()["refund"]["amount"] == 10
+    again = await api.post(f"{order}/returns", json=body)
+    assert again.json() == made.json()
+    assert await listed(f"{order}/refunds") == [made.json()["refund"]]
+    part = {"items": [{"sku": "P0", "quantity": 1}], "refund": {"amount": "25"}}
+    problem(await api.post(f"{order}/returns", json=part), 409, "DP020")
+    part["refund"] = {"amount": "7.5"}
+    assert (await api.post(f"{order}/returns", json=part)).json()["refund"]["amount"] == 7.5
+
+
+async def test_movements_are_found_by_their_order(api: Api, order: str, listed: Listed) -> None:
+    """Those of its saga as those of its returns name it, and are filtered by that."""
+    name = order.rpartition("/")[2]
+    await api.post(f"{order}/returns", json={})
+    told = await listed("/stock-movements", reference_id=name)
+    assert {each["reference_id"] for each in told} == {name}
+    kinds = {each["movement_type"]: each["reference_type"] for each in told}
+    assert kinds == {"reserve": "order", "fulfill": "order", "receive": "return"}
+    of_saga = await listed("/stock-movements", reference_type="order")
+    assert of_saga == [each for each in told if each["reference_type"] == "order"]

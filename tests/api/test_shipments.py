@@ -186,3 +186,20 @@ async def test_customers_follow_their_parcels(
     assert (await hers.get(f"{order}/shipments")).json()["data"] == [parcel]
     problem(await client("authenticated", bob).get(f"{order}/shipments"), 404)
     assert (await client().get(f"{order}/shipments/{parcel['id']}")).status_code in {401, 403}
+
+
+async def test_what_left_in_a_parcel_comes_back(
+    api: Api, order: str, listed: Listed, problem: Problem
+) -> None:
+    """The order tells its parcels, and of each line what came back: no more than has left."""
+    one = {"items": [{"sku": "P0", "quantity": 1}]}
+    problem(await api.post(f"{order}/returns", json=one), 409, "DP019")
+    parcel = (await api.post(f"{order}/shipments", json=one)).json()
+    two = {"items": [{"sku": "P0", "quantity": 2}]}
+    problem(await api.post(f"{order}/returns", json=two), 409, "DP021")
+    assert (await api.post(f"{order}/returns", json=one)).status_code == 201
+    told = (await api.get(order)).json()
+    assert told["shipments"] == [parcel]
+    assert [each["returned_quantity"] for each in told["items"]] == [1, 0]
+    (listed_order,) = await listed("/orders", include="items")
+    assert listed_order["items"] == told["items"]

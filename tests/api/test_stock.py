@@ -293,3 +293,58 @@ async def test_an_unknown_movement_type_is_a_bad_request(api: Api, problem: Prob
     """In a filter the allowed ones are named."""
     told = problem(await api.get("/stock-movements?movement_type=steal&product_id=1"), 400)
     assert {each["field"] for each in told["errors"]} == {"movement_type", "product_id"}
+
+
+async def test_a_count_is_refused_once_goods_have_moved(
+    api: Api, shop: Any, problem: Problem
+) -> None:
+    """409 with the numbers of now, when the books no longer say what was expected."""
+    path = f"/inventory/{(await shelf(api, shop))['id']}"
+    body = {"quantity_available": 93, "quantity_expected": 100}
+    await shop.receive(shop.products[0], 1)
+    told = problem(await api.patch(path, json=body), 409, "DP032")
+    assert "101 are on the shelf" in told["detail"]
+    body["quantity_expected"] = 101
+    assert (await api.patch(path, json=body)).json()["quantity_available"] == 93
+    problem(await api.patch(path, json={"quantity_expected": 93}), 422)
+
+
+async def test_an_adjustment_says_why(
+    api: Api, move: Callable[..., Awaitable[httpx.Response]], listed: Listed, problem: Problem
+) -> None:
+    """Its reason is one of a list that staff extend; movements are found by it."""
+    made = await move("adjust", -1, reason_code="damaged")
+    assert made.json()["reason_code"] == "damaged"
+    problem(await move("adjust", -1, reason_code="mice"), 422, "DP015")
+    problem(await move("receive", 1, reason_code="found"), 422)
+    added = await api.post("/adjustment-reasons", json={"code": "mice", "description": "Eaten"})
+    assert added.status_code == 201, added.text
+    assert (await api.get(added.headers["location"])).json() == added.json()
+    problem(await api.post("/adjustment-reasons", json={"code": "mice"}), 409, "23505")
+    problem(await api.post("/adjustment-reasons", json={"code": "Mice"}), 400)
+    await move("adjust", -2, reason_code="mice")
+    (found,) = await listed("/stock-movements", reason_code="mice")
+    assert found["quantity"] == -2
+    codes = [each["code"] for each in await listed("/adjustment-reasons")]
+    assert codes == sorted(codes)
+    assert {"mice", "lost"} <= set(codes)
+    problem(await api.delete("/adjustment-reasons/mice"), 409, "23503")
+    assert (await api.delete("/adjustment-reasons/lost")).status_code == 204
+    problem(await api.delete("/adjustment-reasons/lost"), 404)
+
+
+async def test_what_runs_out_is_listed(
+    api: Api, client: Callable[..., Api], shop: Any, listed: Listed, problem: Problem
+) -> None:
+    """By what can be sold, with how much to order, for staff alone; pages lead through it."""
+    await shop.run("update inventory set reorder_point = 100, reorder_quantity = 60")
+    (first, second) = await listed("/inventory/reorder-suggestions")
+    assert [first["sku"], first["shortage"], first["suggested_quantity"]] == ["P1", 95, 120]
+    assert [second["sku"], second["shortage"], second["suggested_quantity"]] == ["P0", 0, 60]
+    page = (await api.get("/inventory/reorder-suggestions?limit=1&cursor=")).json()
+    assert page["data"] == [first]
+    page = (await api.get(f"/inventory/reorder-suggestions?cursor={page['next']}")).json()
+    assert page["data"] == [second]
+    assert len(await listed("/inventory", low_stock=True)) == 2
+    assert await listed("/inventory/reorder-suggestions", warehouse_id=uuid4()) == []
+    problem(await client().get("/inventory/reorder-suggestions"), 401, "DP030")

@@ -34,6 +34,10 @@ ASKED_BY_THE_API = [
         ("sagas", "status = 'running' and ready_at is not null"),
         ("stock_movements", f"movement_type = 'adjust' and {stock_movements.BY_HAND_IS}"),
         ("orders", f"status = 'pending' and {orders.UNDER_WAY}"),
+        (
+            "orders",
+            f"status = any('{{pending,paid}}'::order_status[]) and {orders.UNDER_WAY}",
+        ),
     )
 ]
 """The same in lists, whose conditions say how few they are."""
@@ -182,6 +186,30 @@ def test_the_command_line_says_when_statistics_are_hidden(database_url: str) -> 
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("alter function enum_eq(anyenum, anyenum) not leakproof")
     assert "hidden   statistics" in told()
+
+
+async def test_orders_are_found_without_reading_them_all(shop: Shop) -> None:
+    """By a number, a customer or a product that is in each of them, and read a page at a time."""
+    await fill(shop)
+    number = await shop.value("select max(order_number) from orders")
+    sku = await shop.value("select sku from products")
+    for search, found in ((number, 1), ("no such thing", 0), (shop.lisbon, 0), (sku, 1000)):
+        query = f"select find_orders('{search}')"
+        for _ in range(2):  # the first reads the catalogues, too
+            plan = await plan_of(shop.connection, "darkpearl_reader", query)
+        assert plan["Actual Rows"] == found
+        assert blocks_read(plan) < 60 + found / 2, search
+    for shown in orders._INCLUDED.values():
+        query = (
+            f"select row.* from (select order_number from orders order by order_number desc"
+            f" limit 50) as cut, lateral (select * from (select {shown}, o.order_number"
+            f" from order_summaries as o) as r where r.order_number = cut.order_number offset 0)"
+            f" as row"
+        )
+        plan = await plan_of(shop.connection, "darkpearl_reader", query)
+        assert reads_whole(plan) == [], query
+        assert plan["Actual Rows"] == 50
+        assert blocks_read(plan) < 50 * 25, query
 
 
 async def test_a_payment_is_found_by_its_reference(shop: Shop) -> None:

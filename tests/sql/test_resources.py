@@ -9,15 +9,24 @@ import pytest
 from shop import APPROVED, Shop
 
 from darkpearl.models.catalogue import Product, Warehouse
-from darkpearl.models.orders import Order, OrderDetails
+from darkpearl.models.orders import Order, OrderDetails, OrderGroup
 from darkpearl.models.payments import Refund
 from darkpearl.models.sagas import Saga, SagaEvent
-from darkpearl.models.stock import CreatedStockMovement, Inventory, Return, StockMovement
+from darkpearl.models.stock import (
+    AdjustmentReason,
+    CreatedStockMovement,
+    Inventory,
+    ReorderSuggestion,
+    Return,
+    StockMovement,
+)
 
 SHAPES: dict[str, type[msgspec.Struct]] = {
     "products": Product,
     "warehouses": Warehouse,
     "inventory_levels": Inventory,
+    "adjustment_reasons": AdjustmentReason,
+    "reorder_suggestions": ReorderSuggestion,
     "stock_ledger": StockMovement,
     "recorded_movements": CreatedStockMovement,
     "order_returns": Return,
@@ -26,6 +35,7 @@ SHAPES: dict[str, type[msgspec.Struct]] = {
     "order_refunds": Refund,
     "order_summaries": Order,
     "order_details": OrderDetails,
+    "order_groups": OrderGroup,
 }
 LISTED = ["sellable_inventory", "inventory_levels", "stock_ledger", "order_summaries"]
 

@@ -370,3 +370,123 @@ async def test_money_and_goods_come_back_apart(shop: Shop, product: UUID, order:
     await shop.refund(order, 5)
     await shop.settle(await shop.advance(), APPROVED)
     assert await shop.stock(product) == (3, 0)
+
+
+BROKEN = "select * from return_items(%s, %s, 'in pieces', %s, false)"
+BOTH = "select * from return_and_refund(%s, %s, p_return_id => %s)"
+
+
+async def test_broken_goods_come_back_and_are_not_stock(
+    shop: Shop, product: UUID, order: UUID
+) -> None:
+    """The ledger says that they came, and were written off for a reason."""
+    name = uuid4()
+    items = json.dumps([{"product_id": str(product), "quantity": 2}])
+    first = await shop.rows(BROKEN, order, items, name)
+    assert [(row["movement_type"], row["quantity"]) for row in first] == [
+        ("receive", 2),
+        ("adjust", -2),
+    ]
+    assert {(row["reference_type"], row["reference_id"]) for row in first} == {("return", order)}
+    assert await shop.stock(product) == (0, 0)
+    assert await shop.values(
+        "select reason_code from stock_ledger where correlation_id = %s order by id", name
+    ) == [None, "damaged"]
+    assert await shop.rows(BROKEN, order, items, name) == first
+    assert await shop.rows(BROKEN, order, None, name) == first
+    with shop.refused("DP011"):
+        await shop.take_back(order, (product, 2), return_id=name)
+    with shop.refused("DP021"):
+        await shop.take_back(order, (product, 2))
+    with shop.refused("DP015"):
+        await shop.run("select return_items(%s, p_restock => false, p_reason_code => 'x')", order)
+    assert await shop.take_back(order) == [(product, 1)]
+
+
+async def test_goods_and_money_go_back_together(shop: Shop, product: UUID, order: UUID) -> None:
+    """What the goods cost is refunded, once, however often it is asked for."""
+    name, items = uuid4(), json.dumps([{"product_id": str(product), "quantity": 2}])
+    async with shop.acting_as("darkpearl_app"):
+        refund = await shop.row(BOTH, order, items, name)
+        assert (refund["amount"], refund["order_id"], refund["status"]) == (20, order, "requested")
+        assert await shop.row(BOTH, order, items, name) == refund
+    assert await shop.stock(product) == (2, 0)
+    told = await shop.row("select * from order_returns")
+    assert told["refund"]["id"] == str(refund["id"])
+    await shop.settle(await shop.advance(), APPROVED)
+    rest = await shop.row(BOTH, order, None, uuid4())
+    assert rest["amount"] == 10
+
+
+async def test_neither_goods_nor_money_go_back_alone(
+    shop: Shop, product: UUID, order: UUID
+) -> None:
+    """More than is left to refund, or more than was sent, and nothing has happened."""
+    await shop.refund(order, 25)
+    with shop.refused("DP020"):
+        await shop.run(
+            BOTH, order, json.dumps([{"product_id": str(product), "quantity": 1}]), uuid4()
+        )
+    assert await shop.stock(product) == (0, 0)
+    with shop.refused("DP021"):
+        await shop.run(
+            "select return_and_refund(%s, %s, 1)",
+            order,
+            json.dumps([{"product_id": str(product), "quantity": 4}]),
+        )
+    assert await shop.value("select count(*) from refunds") == 1
+
+
+async def test_a_product_on_two_lines_comes_back_line_by_line(shop: Shop) -> None:
+    """What a unit cost, and of which line it is, follows the order of the lines."""
+    product, other = await shop.product("10", on_hand=9), await shop.product("1", on_hand=9)
+    lines = [(product, 2, 10), (other, 1, 1), (product, 3, 7)]
+    items = [
+        {"product_id": str(each), "quantity": count, "unit_price": price}
+        for each, count, price in lines
+    ]
+    order = await shop.value("select id from place_order(%s, %s)", shop.lisbon, json.dumps(items))
+    await shop.settle(await shop.advance(), APPROVED)
+    amounts, returned = [], []
+    for quantity in (1, 2, 2):
+        some = json.dumps([{"product_id": str(product), "quantity": quantity}])
+        amounts.append((await shop.row(BOTH, order, some, uuid4()))["amount"])
+        details = await shop.row("select items from order_details where id = %s", order)
+        returned.append([line["returned_quantity"] for line in details["items"]])
+    assert amounts == [10, 17, 14]
+    assert returned == [[1, 0, 0], [2, 0, 1], [2, 0, 3]]
+
+
+async def test_what_cost_nothing_comes_back_without_a_refund(shop: Shop) -> None:
+    """The goods are back, and no money moves."""
+    product = await shop.product("0", on_hand=1)
+    order = await shop.order((product, 1))
+    await shop.advance()
+    assert (await shop.row(BOTH, order, None, uuid4()))["id"] is None
+    assert await shop.stock(product) == (1, 0)
+    assert await shop.rows("select from refunds") == []
+
+
+async def test_an_order_tells_what_came_back(shop: Shop, product: UUID, order: UUID) -> None:
+    """Return by return, with the goods and whether they are stock again; nothing at first."""
+    query = "select returns from order_details where id = %s"
+    assert await shop.value(query, order) == []
+    await shop.take_back(order, (product, 1))
+    await shop.run(BROKEN, order, None, uuid4())
+    told = await shop.value(query, order)
+    assert [each["restocked"] for each in told] == [True, False]
+    assert [[line["quantity"] for line in each["items"]] for each in told] == [[1], [2]]
+
+
+async def test_movements_of_an_order_refer_to_it(shop: Shop, product: UUID, order: UUID) -> None:
+    """Those of its saga and those of its returns alike, where the ledger is read with names."""
+    await shop.take_back(order, (product, 1))
+    told = await shop.rows(
+        "select movement_type, reference_type, reference_id from stock_ledger"
+        " where reference_id is not null order by id"
+    )
+    assert [tuple(row.values()) for row in told] == [
+        ("reserve", "order", order),
+        ("fulfill", "order", order),
+        ("receive", "return", order),
+    ]
