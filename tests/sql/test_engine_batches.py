@@ -226,3 +226,9 @@ async def test_an_order_that_cant_be_written_is_stuck_in_the_end(shop: Shop) -> 
     assert (await shop.events(bad))[-1] == "saga_stuck"
     stuck = await shop.row("select status from sagas_from_events where id = %s", bad)
     assert stuck["status"] == "stuck"
+
+
+async def test_texts_are_those_of_their_places(shop: Shop) -> None:
+    """What is said of each member of a part comes from its place in the whole, nulls too."""
+    texts = await shop.value("select texts_at(array['a', 'b', null, 'd'], array[4, 3, 1])")
+    assert texts == ["d", None, "a"]

@@ -77,8 +77,10 @@ async def test_products_are_known_by_their_sku(shop: Shop) -> None:
 
 async def test_bad_products_are_named_and_keep_the_rest_out(shop: Shop) -> None:
     """One bad line and nothing is imported; each says what is wrong, and can be left out."""
+    longest = "A" * 100
     text = (
-        "sku, name, unit_price, currency, is_active\nA, One, 1, USD, true\n, Two, 1, USD, true\n"
+        f"sku, name, unit_price, currency, is_active\n{longest}, One, 1, USD, true\n"
+        ", Two, 1, USD, true\n"
         "B, , 1, USD, true\nC, C, x, USD, true\nD, D, 1.234, USD, true\nE, E, 1, dollars, true\n"
         "F, F, 1, USD, perhaps\nG, G, 1, USD, true\nG, G, 1, USD, true\nH\u200b, H, 1, USD, true\n"
         f"{'I' * 101}, I, 1, USD, true\nJ, {'J' * 256}, 1, USD, true\nK, K, -1, USD, true\n"
@@ -90,7 +92,7 @@ async def test_bad_products_are_named_and_keep_the_rest_out(shop: Shop) -> None:
     assert await products(shop) == []
     changed, bad = await bring_in(shop, "products", text, skip_bad=True)
     assert (changed, len(bad)) == (1, 14)
-    assert [row["sku"] for row in await products(shop)] == ["A"]
+    assert [row["sku"] for row in await products(shop)] == [longest]
 
 
 async def test_inventory_is_counted_and_set(shop: Shop, named: tuple[UUID, UUID]) -> None:
@@ -185,9 +187,11 @@ async def test_a_bad_movement_is_left_out_of_what_comes_after_it(shop: Shop) -> 
 )
 @pytest.mark.usefixtures("named")
 async def test_a_bad_movement_says_what_is_wrong(shop: Shop, line: str, problem: str) -> None:
-    """Each problem of a line is told in words, and nothing is raised for it."""
+    """Each problem of a line is told in words, and a good line beside it waits."""
     header = "movement_type, sku, warehouse, quantity, to_warehouse, correlation_id\n"
-    assert await bring_in(shop, "movements", f"{header}{line}\n") == (0, {1: problem})
+    text = f"{header}{line}\nreceive, A, LIS, 1, , \n"
+    assert await bring_in(shop, "movements", text) == (0, {1: problem})
+    assert await bring_in(shop, "movements", text, skip_bad=True) == (1, {1: problem})
 
 
 ORDERS = (
@@ -282,6 +286,23 @@ async def test_an_export_is_an_import_that_changes_nothing(
         result = await shop.row(f"select * from {RUN[kind].format('false')}")
     assert tuple(result.values()) == (len(rows), 0, 0)
     assert await everything(shop) == before
+
+
+async def test_an_export_tells_the_other_end_by_its_code(
+    shop: Shop, named: tuple[UUID, UUID]
+) -> None:
+    """A transfer is one line with the warehouse that received; others keep what they refer to."""
+    await shop.run("select transfer_stock(%s, %s, %s, 2)", shop.lisbon, shop.rotterdam, named[0])
+    order = await shop.fulfilled((named[1], 1))
+    await shop.take_back(order)
+    rows = await shop.rows(
+        "select movement_type::text, to_warehouse, reference_type, reference_id"
+        " from exported_movements where movement_type = 'transfer_out' or reference_id is not null"
+    )
+    assert [tuple(row.values()) for row in rows] == [
+        ("transfer_out", "RTM", None, None),
+        ("receive", None, "return", order),
+    ]
 
 
 async def everything(shop: Shop) -> list[Any]:

@@ -154,6 +154,24 @@ async def test_the_ledger_keeps_its_balance(shop: Shop) -> None:
     await shop.cancel(kept)
 
 
+async def test_each_shelf_keeps_a_balance_of_its_own(shop: Shop) -> None:
+    """Of one product in two warehouses, both shelves have what was there when movements go."""
+    product = await shop.product(on_hand=9)
+    await shop.receive(product, 7, shop.rotterdam)
+    for warehouse in shop.lisbon, shop.rotterdam:
+        await shop.order((product, 2), warehouse=warehouse)
+        await shop.settle(await shop.advance(), APPROVED)
+    await shop.turn_clock(50 * DAY)
+    for kind in "orders", "movements":
+        await keep(shop, kind, 40)
+        await housekeep(shop, kind)
+    rows = await shop.rows(
+        "select movement_type::text, available_after from stock_movements order by 2"
+    )
+    assert [tuple(row.values()) for row in rows] == [("balance", 5), ("balance", 7)]
+    assert await shop.audit() == []
+
+
 async def test_a_day_that_is_gone_is_refused(shop: Shop) -> None:
     """Of a time from which movements were removed nothing is told, rather than something wrong."""
     product = await shop.product(on_hand=5)
