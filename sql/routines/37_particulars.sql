@@ -67,7 +67,7 @@ begin
     ) is not true then
         perform refuse(
             'DP040', 'order has ended', format('Order %s is %s.', new.order_id, v_status),
-            'What it was for stays as it was; erase_customer() takes away what is personal.'
+            'What it was for stays as it was; say something else of a new order.'
         );
     end if;
     return new;

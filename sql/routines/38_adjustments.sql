@@ -23,7 +23,7 @@ return case
     when p_is_placed then array[
         'DP012', 'order is already placed',
         format('Order %s was not placed by this transaction; what it costs is frozen.', (p_order).id),
-        'Insert an order, its order_items and its order_adjustments in one transaction; give back money by refund_order().'
+        'Insert an order, its order_items and its order_adjustments in one transaction; later, a refund gives money back.'
     ]
     when scale(trim_scale(p_amount)) > minor_units((p_order).currency) then array[
         'DP015', 'amount has too many decimals',
@@ -41,7 +41,7 @@ return case
     when (p_order).total_amount + p_sum < 0 then array[
         'DP041', 'order would cost less than nothing',
         format('Order %s costs %s, and adjustments add %s.', (p_order).id, (p_order).total_amount, p_sum),
-        'Insert the lines first, and no more discount than they cost.'
+        'Take off no more than the rest costs; adjustments come after the lines.'
     ]
 end;
 comment on function fault_of_adjustment(orders, boolean, uuid, uuid, bigint, numeric, numeric) is

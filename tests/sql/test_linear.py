@@ -252,7 +252,7 @@ async def test_what_orders_say_in_one_statement(counted: Counted) -> None:
     for number in 1, 2:
         await shop.product(sku=f"P{number}", on_hand=1_000_000)
     for size in SIZES:
-        async with shop.connection.transaction(force_rollback=True):
+        async with shop.connection.transaction():
             await shop.run(PLACE, shop.lisbon, size)
             await shop.run(PLACED)
             for name, statement in WHAT_ORDERS_SAY.items():
