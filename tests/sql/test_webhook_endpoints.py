@@ -296,18 +296,3 @@ async def test_what_is_deleted_is_forgotten(shop: Shop, endpoint: Endpoint) -> N
     async with shop.acting_as("service_role"):
         await shop.run("delete from webhook_endpoints where id = %s", endpoint.id)
     assert await shop.value("select count(*) from webhook_retries") == 0
-
-
-async def test_the_audit_finds_a_failure_ahead_of_its_endpoint(
-    shop: Shop, endpoint: Endpoint
-) -> None:
-    """What failed was read before, so it lies behind the endpoint's place."""
-    await shop.run(
-        "insert into webhook_retries (endpoint_id, event_id, subject, body, attempts)"
-        " values (%s, 1000000, new_id(), '{}', 1)",
-        endpoint.id,
-    )
-    shop.audited = False
-    assert [row["finding"] for row in await shop.audit()] == [
-        "webhook that failed is ahead of its endpoint"
-    ]
