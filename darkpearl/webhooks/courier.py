@@ -25,8 +25,8 @@ Fetch = Callable[[str, dict[str, Any]], Awaitable[list[dict[str, Any]]]]
 _DUE = "select due_webhooks(%(id)s, %(limit)s) as events"
 _NEXT = "select events, place, next from next_webhooks(%(id)s, %(upto)s, %(limit)s)"
 _SETTLE = (
-    "select settle_webhooks(%(id)s, %(place)s, %(next)s, %(results)s, %(came_through)s,"
-    " %(any)s, %(is_gone)s) as off_because"
+    "select * from settle_webhooks(%(id)s, %(version)s, %(next)s, %(results)s, %(came_through)s,"
+    " %(any)s, %(is_gone)s)"
 )
 _log = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ class Courier:
 
     Args:
         endpoint_id: whose.
+        version: of it; what comes later is another courier's.
         url: where that is, for the log.
         sender: the way to it.
         fetch: asks the database.
@@ -68,9 +69,17 @@ class Courier:
     """
 
     def __init__(
-        self, endpoint_id: UUID, url: str, sender: Sender, fetch: Fetch, *, is_failing: bool
+        self,
+        endpoint_id: UUID,
+        version: int,
+        url: str,
+        sender: Sender,
+        fetch: Fetch,
+        *,
+        is_failing: bool,
     ) -> None:
         self._id = endpoint_id
+        self._version = version
         self._url = url
         self._sender = sender
         self._fetch = fetch
@@ -132,7 +141,7 @@ class Courier:
             return None
         outcome = await self._send(msgspec.convert(part["events"], list[Event]))
         results = [*outcome.failed, *((event, None) for event in outcome.untried)]
-        await self._settle(outcome, results, place=part["place"], next=part["next"])
+        await self._settle(outcome, results, next=part["next"])
         return outcome
 
     async def _send(self, events: list[Event]) -> _Outcome:
@@ -172,7 +181,6 @@ class Courier:
         results: list[tuple[Event, str | None]] | list[tuple[Event, str]],
         *,
         came_through: list[int] | None = None,
-        place: int | None = None,
         next: int | None = None,  # noqa: A002 - as SQL has it
     ) -> None:
         """Write down what became of webhooks."""
@@ -184,7 +192,7 @@ class Courier:
             _SETTLE,
             {
                 "id": self._id,
-                "place": place,
+                "version": self._version,
                 "next": next,
                 "results": msgspec.json.encode(told).decode(),
                 "came_through": came_through or [],
@@ -194,4 +202,5 @@ class Courier:
         )
         if settled["off_because"]:
             _log.warning("webhooks to %s are switched off: %s", self._url, settled["off_because"])
+        if settled["off_because"] or not settled["counts"]:
             self.stop()

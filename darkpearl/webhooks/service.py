@@ -136,7 +136,7 @@ class Webhooks:
                     to_private=self._to_private,
                 )
                 courier = Courier(
-                    each["id"], each["url"], sender, fetch, is_failing=each["is_failing"]
+                    *(*key, each["url"], sender, fetch), is_failing=each["is_failing"]
                 )
                 self._couriers[key] = courier, asyncio.create_task(courier.run())
 

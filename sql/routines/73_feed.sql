@@ -95,11 +95,44 @@ begin atomic
 end;
 comment on function feed_writers() is 'Internal: the transactions that may have drawn an id of the feed and not ended.';
 
+-- Has the BRIN index of this month's events tell of all page ranges that are full. autovacuum does it
+-- too, a minute later; until then each look would read all that has come. The range that is being
+-- filled stays as it is, so that no insert has to update the index.
+-- Locks: the partition, against vacuum and changes of it, for some milliseconds; if that isn't to be
+-- had at once, it is left to the next look.
+create or replace function index_new_events() returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+set lock_timeout = '10ms'
+as $$
+declare
+    v_part record;
+begin
+    for v_part in
+        select x.indexrelid::regclass as index_name, p.pages, pg_relation_size(x.indrelid) / current_setting('block_size')::integer / p.pages as ranges
+        from pg_inherits as h
+        inner join pg_index as x on x.indrelid = h.inhrelid
+        inner join pg_class as c on c.oid = x.indexrelid
+        inner join pg_am as a on a.oid = c.relam and a.amname = 'brin'
+        cross join (values (128)) as p (pages)
+        where h.inhparent = 'saga_events'::regclass
+            and h.inhrelid in ('saga_events_default'::regclass, to_regclass((event_month(clock())).name))
+    loop
+        while v_part.ranges > 0 and brin_summarize_range(v_part.index_name, (v_part.ranges - 1) * v_part.pages) > 0 loop
+            v_part.ranges := v_part.ranges - 1;
+        end loop;
+    end loop;
+exception
+    when lock_not_available then null;
+end
+$$;
+comment on function index_new_events() is 'Internal: brings the BRIN index of this month''s events up to date, as far as its page ranges are full.';
+
 -- One look at how far the feed can be read. p_last and p_writers: the mark that the last look left
 -- behind, none for the first; whoever looks keeps it. The horizon is null when those who wrote at that
 -- mark are still at it: the same mark goes into the next look then, so that newcomers put nothing off.
 -- Reads what follows in another statement, whose snapshot is younger than the look.
--- Locks nothing. Raises: DP042 where commits of others aren't seen as they come.
+-- Locks: as index_new_events(). Raises: DP042 where commits of others aren't seen as they come.
 create or replace function look_for_horizon(
     p_last bigint default null, p_writers text[] default null,
     out horizon bigint, out last bigint, out writers text[]
@@ -124,6 +157,9 @@ begin
         writers := '{}';
         return;
     end if;
+    if p_last is null or last / 2000 <> p_last / 2000 then
+        perform index_new_events();
+    end if;
     -- After the id: who drew one up to it is among them, or has ended.
     writers := feed_writers();
     if writers = '{}' then
@@ -142,9 +178,9 @@ comment on function look_for_horizon(bigint, text[]) is
     'One look at how far the feed can be read: the horizon, or null while writers are under way, and the mark to pass to the next look.';
 
 -- Where the next look at the feed, after an id and up to another, ends: past ids that nobody has, in
--- leaps, then so many ids that are to be looked through. There is no index by id but a BRIN one,
+-- leaps, then p_ids that are to be looked through. There is no index by id but a BRIN one,
 -- which an order doesn't pay for; it finds the pages of a range. Locks nothing.
-create or replace function end_of_look(p_after bigint, p_upto bigint) returns bigint
+create or replace function end_of_look(p_after bigint, p_upto bigint, p_ids bigint) returns bigint
 language plpgsql stable
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
@@ -153,8 +189,7 @@ set enable_indexonlyscan = off
 set plan_cache_mode = force_custom_plan
 as $$
 declare
-    v_ids constant bigint := 5000;
-    v_leap bigint := v_ids;
+    v_leap bigint := p_ids;
     v_from bigint := p_after;
 begin
     loop
@@ -163,8 +198,8 @@ begin
         elsif exists (select from saga_events as e where e.id > v_from and e.id <= v_from + v_leap)
             or exists (select from stock_alerts as a where a.id > v_from and a.id <= v_from + v_leap)
         then
-            exit when v_leap = v_ids;
-            v_leap := greatest(v_leap / 4, v_ids);
+            exit when v_leap = p_ids;
+            v_leap := greatest(v_leap / 4, p_ids);
         else
             v_from := v_from + v_leap;
             v_leap := v_leap * 4;
@@ -173,11 +208,11 @@ begin
     return v_from + v_leap;
 end
 $$;
-comment on function end_of_look(bigint, bigint) is 'Internal: up to which id the feed is looked through next.';
+comment on function end_of_look(bigint, bigint, bigint) is 'Internal: up to which id the feed is looked through next.';
 
 -- The feed after an id, up to another that the horizon allows: some rows at most, and from where to
--- go on, for which no row need be there. It looks through some thousand ids at most, so that no
--- topic that is rare takes long. Locks nothing.
+-- go on, for which no row need be there. It looks through as many ids as so many rows are found among,
+-- so that no topic that is rare takes long. Locks nothing.
 create or replace function read_feed(
     p_after bigint, p_upto bigint, p_topics feed_topic[], p_limit integer, out events json, out next bigint
 )
@@ -186,11 +221,14 @@ set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
+set max_parallel_workers_per_gather = 0
 set plan_cache_mode = force_custom_plan
 set jit = off
 as $$
 declare
-    v_end constant bigint := end_of_look(p_after, p_upto);
+    v_end constant bigint := end_of_look(
+        p_after, p_upto, greatest(p_limit * case when p_topics is null then 2 else 10 end, 100)
+    );
     v_count bigint;
 begin
     select coalesce(json_agg(n order by n.id), '[]'), count(*), max(n.id) into events, v_count, next

@@ -151,7 +151,9 @@ begin
         (select min(a.id) - 1 from stock_alerts as a where a.created_at >= p_from)
     );
     delete from webhook_retries as r where r.endpoint_id = p_endpoint_id and r.event_id > v_position;
-    update webhook_endpoints as w set position = v_position where w.id = p_endpoint_id;
+    update webhook_endpoints as w
+    set position = v_position, version = w.version + 1, updated_at = clock()
+    where w.id = p_endpoint_id;
     perform note_action('replay_webhooks', p_endpoint_id::text, null, jsonb_build_object('from', p_from, 'position', v_position));
     return v_position;
 end
@@ -242,13 +244,14 @@ comment on function due_webhooks(uuid, integer) is 'For the service that sends w
 -- Writes down what became of webhooks of an endpoint. p_results is a JSON array of those that failed
 -- or wait, {"event_id", "subject", "body", "error"}, where error is null for one that waits and was not
 -- tried; p_came_through are those that had failed before; p_any, whether any came through.
--- p_place and p_next: the place of the endpoint when they were read, and the next; null for such as had
--- failed before. When somebody has had it replayed meanwhile, nothing of it counts.
+-- p_next: the next place of the endpoint; null for such as had failed before. p_version: of the endpoint
+-- when they were read. When somebody has changed it since, or had it replayed, nothing of it counts.
 -- An endpoint that says it is gone, or that nothing has come through to for a day, is switched off.
--- Returns why, if it is. Locks: the endpoint, its rows of webhook_retries.
+-- Returns why, if it is, and whether it still counts. Locks: the endpoint, its rows of webhook_retries.
 create or replace function settle_webhooks(
-    p_endpoint_id uuid, p_place bigint, p_next bigint, p_results jsonb, p_came_through bigint[], p_any boolean, p_is_gone boolean
-) returns text
+    p_endpoint_id uuid, p_version bigint, p_next bigint, p_results jsonb, p_came_through bigint[], p_any boolean,
+    p_is_gone boolean, out counts boolean, out off_because text
+)
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
@@ -260,8 +263,9 @@ declare
     v_endpoint webhook_endpoints;
 begin
     select w.* into v_endpoint from webhook_endpoints as w where w.id = p_endpoint_id and w.is_enabled for update;
-    if not found or v_endpoint.position <> p_place then
-        return null;
+    counts := coalesce(v_endpoint.version = p_version, false);
+    if not counts then
+        return;
     end if;
     delete from webhook_retries as r where r.endpoint_id = p_endpoint_id
         and (r.event_id = any(p_came_through) or r.given_up_at < v_now - 30 * v_day);
@@ -295,7 +299,7 @@ begin
     set next_attempt_at = v_now
     where r.endpoint_id = p_endpoint_id and r.next_attempt_at = 'infinity'
         and r.event_id in (select first_of_subjects(p_endpoint_id));
-    return v_endpoint.off_because;
+    off_because := v_endpoint.off_because;
 end
 $$;
 comment on function settle_webhooks(uuid, bigint, bigint, jsonb, bigint[], boolean, boolean) is

@@ -252,7 +252,7 @@ grant execute on function record_export(text, date, bigint, timestamptz) to serv
 -- has the listener's login.
 grant select on feed, stock_alerts to service_role, darkpearl_app, darkpearl_reader;
 grant execute on function
-look_for_horizon(bigint, text[]), end_of_look(bigint, bigint), read_feed(bigint, bigint, feed_topic[], integer),
+look_for_horizon(bigint, text[]), end_of_look(bigint, bigint, bigint), read_feed(bigint, bigint, feed_topic[], integer),
 follow_feed(bigint, integer, feed_topic[], numeric)
 to service_role, darkpearl_app, darkpearl_reader;
 grant select (

@@ -153,6 +153,15 @@ PLANTED = [
             " select id, warehouse_id, 'process_payment', 'e1', '{}' from sagas where id = :waiting"
         ),
     ),
+    (
+        "webhook that failed is ahead of its endpoint",
+        (
+            "with made as (insert into webhook_endpoints (url, secret, position)"
+            " values ('https://a.example', 'x', 0) returning id)"
+            " insert into webhook_retries (endpoint_id, event_id, subject, body, attempts)"
+            " select id, 1, id, '{}', 1 from made"
+        ),
+    ),
 ]
 PLANTED_ELSEWHERE = {
     # test_shipments.py
