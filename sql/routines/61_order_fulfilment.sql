@@ -58,6 +58,7 @@ begin
                     from warehouses as w where w.id = n.warehouse_id
                 ) as saga_type
             from new_orders as n
+            offset 0  -- so that it is looked up once, and not for each mention
         ) as o
         returning id, warehouse_id
     )

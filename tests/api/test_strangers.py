@@ -191,7 +191,8 @@ async def test_what_wants_a_token_asks_for_it_first(
     ]
     assert len(wants) > 20
     for path, method in wants:
-        for name in ("order", "saga", "refund", "product", "warehouse", "endpoint"):
+        names = ("order", "saga", "refund", "shipment", "product", "warehouse", "endpoint")
+        for name in names:
             path = path.replace(f"{{{name}_id}}", str(uuid4()))  # noqa: PLW2901
         path = path.replace("{movement_id}", "1").replace("{inventory_id}", str(uuid4()))  # noqa: PLW2901
         told = await client(role).request(method, path, content=b"[", headers=JSON)

@@ -603,11 +603,7 @@ async def test_parcels_go_with_their_order(
 @pytest.mark.parametrize(
     ("change", "finding"),
     [
-        ("update shipment_items set quantity = 9",
-         "more was shipped or taken out than was ordered"),
         ("update shipment_items set quantity = 1", "shipment and ledger disagree"),
-        ("update shipments set shipped_at = null", "shipment and order disagree"),
-        ("delete from shipments", "parcel has no shipment"),
         ("delete from stock_movements where movement_type = 'fulfill'",
          "ended order does not balance in the ledger"),
     ],

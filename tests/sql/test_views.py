@@ -129,6 +129,39 @@ PLANTED = [
         "more came back than was sent",
         "update stock_movements set quantity = 3 where reference_id = :fulfilled",
     ),
+    (
+        "more was shipped or taken out than was ordered",
+        (
+            "insert into shipment_items (shipment_id, order_id, warehouse_id, product_id, quantity)"
+            " select new_id(), order_id, warehouse_id, product_id, 3 from order_items"
+            " where order_id = :fulfilled"
+        ),
+    ),
+    (
+        "parcel has no shipment",
+        (
+            "insert into shipment_items (shipment_id, order_id, warehouse_id, product_id, quantity)"
+            " select new_id(), order_id, warehouse_id, product_id, 1 from order_items"
+            " where order_id = :waiting"
+        ),
+    ),
+    (
+        "shipment and order disagree",
+        (
+            "insert into shipments (order_id, warehouse_id)"
+            " select id, warehouse_id from orders where id = :waiting"
+        ),
+    ),
+    (
+        "shipment and ledger disagree",
+        (
+            "with parcel as (insert into shipments (order_id, warehouse_id, shipped_at)"
+            " select id, warehouse_id, clock() from orders where id = :fulfilled returning *)"
+            " insert into shipment_items (shipment_id, order_id, warehouse_id, product_id,"
+            " quantity) select p.id, p.order_id, p.warehouse_id, i.product_id, 1"
+            " from parcel as p, order_items as i where i.order_id = p.order_id"
+        ),
+    ),
     ("event has no saga", "delete from sagas where id = :cancelled"),
     ("saga and its events disagree", "delete from saga_events where saga_id = :waiting"),
     (
