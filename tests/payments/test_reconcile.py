@@ -122,6 +122,12 @@ async def test_what_only_one_side_has_is_reported(
     ]
 
 
+def test_a_difference_is_told_in_a_line() -> None:
+    """Whose payment it is, what is different, both sides, and the gateway's name where known."""
+    assert str(Difference("k", "captured", "5", "4", "ref")) == "k captured: here 5, there 4 (ref)"
+    assert str(Difference("k", "captured", "5", "4", None)) == "k captured: here 5, there 4"
+
+
 @pytest.mark.parametrize(
     ("entry", "difference"),
     [

@@ -745,7 +745,8 @@ async def test_only_functions_write_what_is_the_engines(shop: Shop, statement: s
 async def test_visitors_see_what_can_be_sold_and_no_more(shop: Shop) -> None:
     """anon sees what is sold and how many can be had, and not how many are promised."""
     product = await shop.product(on_hand=5)
-    retired = await shop.product(is_active=False)
+    retired = await shop.product(on_hand=7, is_active=False)
+    await shop.receive(product, 4, shop.rotterdam)
     await shop.order((product, 2))
     await shop.advance()
     await shop.run("update warehouses set is_active = false where id = %s", shop.rotterdam)

@@ -349,6 +349,23 @@ async def test_ids_that_tell_their_time_leave_nothing(shop: Shop) -> None:
     await shop.fulfilled((product, 1))
 
 
+async def test_a_return_stays_as_long_as_its_order(shop: Shop) -> None:
+    """Where movements are kept for less time than orders, those of a return go with its order."""
+    product = await shop.product(on_hand=5)
+    order = await shop.fulfilled((product, 1))
+    await shop.take_back(order)
+    await shop.turn_clock(50 * DAY)
+    await keep(shop, "movements", 40)
+    await housekeep(shop, "movements")
+    returned = "select quantity from stock_movements where reference_id = %s"
+    assert await shop.values(returned, order) == [1]
+    await keep(shop, "orders", 40)
+    await housekeep(shop)
+    await housekeep(shop, "movements")
+    assert await shop.values(returned, order) == []
+    assert await shop.audit() == []
+
+
 async def test_payments_have_a_time_of_their_own(shop: Shop) -> None:
     """A payment goes with its refunds when its order is gone and its own time is over."""
     product = await shop.product(on_hand=9)
