@@ -134,19 +134,27 @@ async def test_sixteen_writers_and_four_readers(shop: Shop, place: Place, connec
     """
     writers, rounds = 16, ROUNDS
     committed = asyncio.Condition()
-    count = 0
+    count = waiting = 0
+    left = writers
     placed: set[UUID] = set()
 
+    async def be_overtaken() -> None:
+        """Return when four others have committed, or all that are left wait for each other."""
+        nonlocal waiting
+        async with committed:
+            overtaken = count + 4
+            waiting += 1
+            while count < overtaken and waiting < left:
+                await committed.wait()
+            waiting -= 1
+
     async def write(number: int) -> None:
-        nonlocal count
+        nonlocal count, left
         connection = await connect("darkpearl_app", autocommit=False)
         for turn in range(rounds):
             orders = [await place(connection) for _ in range(1 + turn % 3 * ROUNDS // 100)]
-            if (number + turn) % 3 == 0:  # until four others have overtaken it, or nobody is left
-                async with committed:
-                    overtaken = min(count + 4, writers * rounds - writers)
-                    while count < overtaken:
-                        await committed.wait()
+            if (number + turn) % 3 == 0:
+                await be_overtaken()
             if (number + turn) % 7 == 0:
                 await connection.rollback()
             else:
@@ -154,6 +162,7 @@ async def test_sixteen_writers_and_four_readers(shop: Shop, place: Place, connec
                 placed.update(orders)
             async with committed:
                 count += 1
+                left -= turn == rounds - 1
                 committed.notify_all()
 
     async def read() -> list[int]:
