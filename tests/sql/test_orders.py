@@ -20,9 +20,9 @@ PRICED = (
 
 # One transaction may take several steps: an order that costs nothing is fulfilled in one.
 FOLLOWS = {
-    "pending": {"reserved", "payment_processing", "fulfilled", "cancelled"},
-    "reserved": {"payment_processing", "paid", "fulfilled", "cancelled"},
-    "payment_processing": {"payment_failed", "paid", "fulfilled", "cancelled"},
+    "pending": {"reserved", "payment_processing", "paid", "fulfilled", "cancelled"},
+    "reserved": {"payment_processing", "paid", "fulfilling", "fulfilled", "cancelled"},
+    "payment_processing": {"payment_failed", "paid", "fulfilling", "fulfilled", "cancelled"},
     "payment_failed": {"cancelled"},
     "paid": {"fulfilling", "fulfilled", "cancelled"},
     "fulfilling": {"fulfilled", "cancelled"},
