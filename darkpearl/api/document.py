@@ -55,7 +55,7 @@ HEADERS = {
 """The headers of answers, each a component."""
 
 _AMOUNT_BOUND = 10**12
-_AMOUNT_AS_TEXT = {"type": "string", "pattern": r"^[0-9]{1,12}(\.[0-9]{1,4})?$"}
+_DIGITS = r"[0-9]{1,12}(\.[0-9]{1,4})?$"
 _STREAM = "text/event-stream"
 
 
@@ -207,10 +207,17 @@ def _with_text(schema: dict[str, Any]) -> dict[str, Any]:
     if schema.get("exclusiveMaximum") == _AMOUNT_BOUND:
         number = {key: schema[key] for key in ("type", "minimum", "exclusiveMaximum")}
         rest = {key: value for key, value in schema.items() if key not in number}
-        return {"oneOf": [number, _AMOUNT_AS_TEXT], **rest}
-    if _AMOUNT_AS_TEXT not in kinds and any("exclusiveMaximum" in kind for kind in kinds):
-        return {**schema, "oneOf": [kinds[0], _AMOUNT_AS_TEXT, *kinds[1:]]}
+        return {"oneOf": [number, _as_text(number)], **rest}
+    if any("exclusiveMaximum" in kind for kind in kinds[:1]):
+        text = _as_text(kinds[0])
+        return schema if text in kinds else {**schema, "oneOf": [kinds[0], text, *kinds[1:]]}
     return schema
+
+
+def _as_text(number: dict[str, Any]) -> dict[str, Any]:
+    """An amount in digits, with a sign where it may be below 0."""
+    sign = "-?" if number["minimum"] < 0 else ""
+    return {"type": "string", "pattern": f"^{sign}{_DIGITS}"}
 
 
 def _limit(schema: dict[str, Any]) -> None:

@@ -66,7 +66,8 @@ def several(kind: Any, description: str = "") -> QueryParameter:
     item: dict[str, Any] = {"type": "string"}
     said = "Any of these: repeated, or with commas between them"
     if _is_text(kind):
-        item |= {"minLength": 1}
+        lengths = get_args(kind)[1]
+        item |= {"minLength": lengths.min_length, "maxLength": lengths.max_length}
         said = "Any of these: repeated"
     elif get_origin(kind) is Literal:
         item["enum"] = list(get_args(kind))

@@ -56,7 +56,7 @@ async def test_an_id_that_is_none_is_told_what_one_is(
     told = problem(await api.get("/stock-movements/first"), 404)
     assert "whole number" in told["errors"][0]["message"]
     assert "errors" not in problem(await api.get("/nothing/here"), 404)
-    told = problem(await api.get("/orders?customer_id=me"), 400)
+    told = problem(await api.get("/orders?warehouse_id=me"), 400)
     assert "no UUID" in told["errors"][0]["message"]
     item = {"product_id": "LAPTOP-14", "quantity": 1}
     body = {"warehouse_id": str(shop.lisbon), "items": [item]}
