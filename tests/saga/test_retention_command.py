@@ -80,9 +80,6 @@ async def test_a_month_is_exported_and_then_goes(
         "saga_signals": 0,
         "stock_movements": 4,
         "returns": 1,
-        "shipments": 0,
-        "shipment_items": 0,
-        "parcels": 0,
     }
     assert {row["id"] for row in files[f"orders-{month}-orders.csv.gz"]} == set(map(str, old))
     shown = (await run("retention")).output
