@@ -283,7 +283,7 @@ async def test_what_has_not_left_is_taken_out(
     refund = await shop.row("select * from refunds")
     assert (refund["id"], refund["amount"], refund["reason"]) == (name, 15, "sold out")
     (request,) = await shop.advance()
-    assert (request["request"]["operation"], request["request"]["amount"]) == ("refund", "15.0")
+    assert (request["request"]["operation"], request["request"]["amount"]) == ("refund", "15.00")
     await shop.settle([request], APPROVED)
     assert (await shop.payment(paid))["refunded_amount"] == 15
     with shop.refused("DP029"):
