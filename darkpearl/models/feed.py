@@ -38,6 +38,7 @@ class Event(Struct):
     order_id: UUID | None
     order_number: int | None
     refund_id: UUID | None
+    shipment_id: Annotated[UUID | None, Meta(description="The parcel, of order.shipped")]
     saga_id: UUID | None
     saga_type: str | None
     product_id: UUID | None

@@ -124,9 +124,45 @@ return p_payment.captured_amount - p_payment.refunded_amount - (
 );
 comment on function left_to_refund(payments) is 'Internal: the money of a payment that can still be given back.';
 
+-- What units of an order cost, with the adjustments of their lines: of each product those from
+-- one place up to before another, counted from 0 in the order of its lines. A line's adjustments
+-- go with its units in proportion, rounded by place, so that its parts add up to the whole whatever
+-- they are and whichever comes first; a discount takes no line below zero. What is adjusted of
+-- the whole order is in no unit. Locks nothing.
+create or replace function money_of_units(p_order_id uuid, p_product_ids uuid[], p_begins bigint[], p_ends bigint[]) returns numeric
+language sql stable
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+begin atomic
+    with line as (
+        select
+            i.product_id, i.quantity, greatest(i.line_total + coalesce(a.amount, 0), 0) as amount,
+            (select minor_units(o.currency) from orders as o where o.id = p_order_id) as decimals,
+            sum(i.quantity) over up_to - i.quantity as begins, sum(i.quantity) over up_to as ends
+        from order_items as i
+        left join (
+            select d.item_id, sum(d.amount) as amount
+            from order_adjustments as d
+            where d.order_id = p_order_id
+            group by d.item_id
+        ) as a on a.item_id = i.id
+        where i.order_id = p_order_id
+        window up_to as (partition by i.product_id order by i.id)
+    )
+    select coalesce(sum(
+        round(l.amount * (least(l.ends, u.ends) - l.begins) / l.quantity, l.decimals)
+        - round(l.amount * (greatest(l.begins, u.begins) - l.begins) / l.quantity, l.decimals)
+    ), 0)
+    from line as l
+    inner join unnest(p_product_ids, p_begins, p_ends) as u (product_id, begins, ends)
+        on u.product_id = l.product_id and u.begins < l.ends and l.begins < u.ends;
+end;
+comment on function money_of_units(uuid, uuid[], bigint[], bigint[]) is
+    'Internal: what units of an order cost with the adjustments of their lines, named by their places.';
+
 -- The money of the units that were taken out of an order, and of so many more of some products:
 -- an order's last lines are taken out first, so that what left before cost what its own lines
--- say. Locks nothing.
+-- say. It may be more than was paid, where the whole order had a discount. Locks nothing.
 create or replace function money_of_cancelled(p_order_id uuid, p_product_ids uuid[] default '{}', p_quantities integer[] default '{}')
 returns numeric
 language plpgsql stable
@@ -135,15 +171,10 @@ set enable_seqscan = off
 as $$
 begin
     return (
-        select coalesce(sum(l.unit_price * least(l.quantity, greatest(c.quantity - l.later, 0))), 0)
+        select money_of_units(
+            p_order_id, array_agg(c.product_id), array_agg(i.quantity - c.quantity), array_agg(i.quantity)
+        )
         from (
-            select
-                i.product_id, i.unit_price, i.quantity,
-                sum(i.quantity) over (partition by i.product_id order by i.id desc) - i.quantity as later
-            from order_items as i
-            where i.order_id = p_order_id
-        ) as l
-        inner join (
             select g.product_id, sum(g.quantity) as quantity
             from (
                 select m.product_id, m.quantity from stock_movements as m
@@ -152,7 +183,10 @@ begin
                 select p.product_id, p.quantity from unnest(p_product_ids, p_quantities) as p (product_id, quantity)
             ) as g
             group by g.product_id
-        ) as c using (product_id)
+        ) as c
+        inner join (
+            select l.product_id, sum(l.quantity) as quantity from order_items as l where l.order_id = p_order_id group by l.product_id
+        ) as i using (product_id)
     );
 end
 $$;
@@ -215,7 +249,7 @@ declare
 begin
     select o.status into v_status from orders as o where o.id = p_order_id;
     if v_status = 'fulfilling' then
-        v_left := v_left - p_payment.captured_amount + money_of_cancelled(p_order_id);
+        v_left := v_left - greatest(p_payment.captured_amount - money_of_cancelled(p_order_id), 0);
     end if;
     if v_status is null then
         perform refuse(

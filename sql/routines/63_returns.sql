@@ -221,31 +221,43 @@ $$;
 comment on function return_items(uuid, jsonb, text, uuid, boolean, text) is
     'Goods of a fulfilled order come back, all or a part: into stock, or written off when p_restock is false. Safe to repeat with the same return id.';
 
--- What the goods of a return cost, by the lines of the order: units of a product come back line
--- by line, in the order of the lines, and return by return. Locks nothing.
+-- What the goods of a return cost, with the adjustments of their lines: units of a product come back
+-- line by line, in the order of the lines, and return by return. All together no more than was
+-- paid for what has left: where the whole order had a discount, the first to come back have their
+-- price, and the last what remains. Locks nothing.
 create or replace function value_of_return(p_order_id uuid, p_return_id uuid) returns numeric
 language sql stable
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 begin atomic
-    with line as (
-        select i.product_id, i.unit_price, sum(i.quantity) over up_to - i.quantity as begins, sum(i.quantity) over up_to as ends
-        from order_items as i
-        where i.order_id = p_order_id
-        window up_to as (partition by i.product_id order by i.id)
+    with returned as (
+        select
+            array_agg(g.product_id) as product_ids, array_fill(0::bigint, array[count(*)::integer]) as begins,
+            array_agg(g.before) as before, array_agg(g.ends) as ends
+        from (
+            select
+                m.product_id, sum(m.quantity) as ends,
+                coalesce(sum(m.quantity) filter (where m.correlation_id <> p_return_id), 0) as before
+            from stock_movements as m
+            where m.reference_id = p_order_id and m.reference_type = 'return' and (m.movement_type = 'receive') is true
+                and m.id <= (
+                    select max(r.id) from stock_movements as r
+                    where r.correlation_id = p_return_id and r.reference_type = 'return' and r.movement_type = 'receive'
+                )
+            group by m.product_id
+        ) as g
     ),
-    returned as (
-        select m.correlation_id, m.product_id, sum(m.quantity) over up_to - m.quantity as begins, sum(m.quantity) over up_to as ends
-        from stock_movements as m
-        where m.reference_id = p_order_id and m.reference_type = 'return' and (m.movement_type = 'receive') is true
-        window up_to as (partition by m.product_id order by m.id)
+    paid as (
+        select greatest(p.captured_amount - money_of_cancelled(p_order_id), 0) as amount from payments as p where p.order_id = p_order_id
     )
-    select coalesce(sum(l.unit_price * (least(l.ends, r.ends) - greatest(l.begins, r.begins))), 0)
+    select coalesce(sum(
+        least(money_of_units(p_order_id, r.product_ids, r.begins, r.ends), p.amount)
+        - least(money_of_units(p_order_id, r.product_ids, r.begins, r.before), p.amount)
+    ), 0)
     from returned as r
-    inner join line as l on l.product_id = r.product_id and l.begins < r.ends and r.begins < l.ends
-    where r.correlation_id = p_return_id;
+    cross join paid as p;
 end;
-comment on function value_of_return(uuid, uuid) is 'Internal: what the goods of a return cost when they were ordered.';
+comment on function value_of_return(uuid, uuid) is 'Internal: what the goods of a return cost when they were ordered, with the adjustments of their lines.';
 
 -- The id of the refund that a return brings about, made of the return's: asked for again under
 -- that, it is the same. It sorts by time as the other does. Locks nothing.
@@ -257,8 +269,8 @@ return encode(
 comment on function refund_of_return(uuid) is 'Internal: the id of the refund that return_and_refund() makes with a return.';
 
 -- Goods come back and their money goes back, both or neither: as return_items(), then as
--- refund_order() over p_amount, or over what the goods cost. Returns the refund; null when the
--- goods cost nothing. The same p_return_id again does nothing again.
+-- refund_order() over p_amount, or over what the goods cost with the adjustments of their lines.
+-- Returns the refund; null when the goods cost nothing. The same p_return_id again does nothing again.
 -- Locks: payments, orders, then inventory by (product_id, warehouse_id).
 -- Raises: as those two.
 create or replace function return_and_refund(

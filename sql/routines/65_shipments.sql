@@ -123,7 +123,7 @@ comment on function is_paid(uuid) is 'Internal: whether the money is there for w
 
 -- The effect of send_parcel, and of every parcel after the first: the units of all parcels
 -- that have not left go from the shelves. Here is the law that a parcel leaves only when the
--- money is there.
+-- money is there. The history of the order has an event of each, which the feed tells.
 -- Locks: inventory by (product_id, warehouse_id), for all movements at once; shipments.
 -- Raises: DP023 when goods would leave unpaid.
 create or replace function send_parcels(p_warehouse_ids uuid[], p_saga_ids uuid[], p_effects text[]) returns void
@@ -160,9 +160,16 @@ begin
             v_parcel.products, v_parcel.quantities, null, 'shipment', v_parcel.order_id
         );
     end loop;
-    update shipments as s
-    set shipped_at = clock()
-    where s.order_id = any(p_saga_ids) and s.warehouse_id = any(p_warehouse_ids) and s.shipped_at is null;
+    with left_now as (
+        update shipments as s
+        set shipped_at = clock()
+        where s.order_id = any(p_saga_ids) and s.warehouse_id = any(p_warehouse_ids) and s.shipped_at is null
+        returning s.id, s.order_id, s.warehouse_id, s.actor
+    )
+    insert into saga_events (saga_id, warehouse_id, event_type, message, actor)
+    select l.order_id, l.warehouse_id, 'shipped', l.id::text, l.actor
+    from left_now as l
+    order by l.id;
 end
 $$;
 comment on function send_parcels(uuid[], uuid[], text[]) is
@@ -387,25 +394,22 @@ $$;
 comment on function shipment_again(uuid, uuid, jsonb, jsonb) is
     'Internal: the parcel that an id stands for, if it is the one that is asked for.';
 
--- Notes in the history of an order's saga what was done to the order under an id of its own,
--- and takes the saga on if it waits for that. Locks: as run_groups(); the caller has locked
--- the saga.
-create or replace function tell_order(p_group saga_group, p_id uuid) returns void
+-- Takes the saga of an order on if it waits for what was done to the order. Locks: as
+-- run_groups(); the caller has locked the saga.
+create or replace function tell_order(p_group saga_group) returns void
 language plpgsql
 set search_path = darkpearl, pg_temp
 as $$
 declare
     v_step constant plan_step := p_group.plan[p_group.position];
 begin
-    insert into saga_events (saga_id, warehouse_id, event_type, step_name, message, actor)
-    values (p_group.saga_ids[1], p_group.warehouse_ids[1], 'signalled', v_step.step_name, p_id::text, current_actor());
     if p_group.status = 'waiting' and v_step.on_deadline is not null then
         perform answer_saga(p_group, '{}', steps_before_call(p_group));
         perform ring_bell();
     end if;
 end
 $$;
-comment on function tell_order(saga_group, uuid) is 'Internal: takes the saga of an order on, of which something was shipped or taken out.';
+comment on function tell_order(saga_group) is 'Internal: takes the saga of an order on, of which something was shipped or taken out.';
 
 -- Somebody has packed a parcel of an order: p_items, [{"product_id", "quantity"}, …], or "sku",
 -- or all that is left; p_tracking {"carrier", "number", "url"}. Its units leave the shelves, and
@@ -454,7 +458,7 @@ begin
     insert into shipment_items (shipment_id, order_id, warehouse_id, product_id, quantity)
     select p_shipment_id, p_order_id, v_group.warehouse_ids[1], g.product_id, g.quantity
     from unnest(v_goods.product_ids, v_goods.quantities) as g (product_id, quantity);
-    perform tell_order(v_group, p_shipment_id);
+    perform tell_order(v_group);
     if v_group.position = place_of_step(v_group.plan, 'record_parcel') then
         perform send_parcels(v_group.warehouse_ids, v_group.saga_ids, '{fulfill}');
     end if;
@@ -498,8 +502,8 @@ comment on function cancellation_again(uuid, uuid, jsonb) is
     'Internal: what was taken out of an order under an id, if it is what is asked for.';
 
 -- Takes goods out of an order that have not left, once a part of it has: p_items, or all that
--- is left to ship. The units can be sold again, what they cost goes back by a refund under the
--- same id, and when nothing is left to ship the order is fulfilled. The same
+-- is left to ship. The units can be sold again, what they cost, with the adjustments of their
+-- lines and no more than is left, goes back by a refund under the same id, and when nothing is left to ship the order is fulfilled. The same
 -- p_cancellation_id again returns the movements it made.
 -- Locks: the saga, payments, orders, inventory by (product_id, warehouse_id).
 -- Raises: DP003 for an unknown SKU, DP010 when there is no such order, DP011 when the id stands
@@ -546,7 +550,12 @@ begin
         array_fill(v_group.warehouse_ids[1], array[cardinality(v_goods.product_ids)]), v_goods.product_ids, v_goods.quantities,
         p_reason, 'cancellation', p_order_id
     );
-    perform tell_order(v_group, p_cancellation_id);
+    insert into saga_events (saga_id, warehouse_id, event_type, step_name, message, actor)
+    values (
+        p_order_id, v_group.warehouse_ids[1], 'signalled', (v_group.plan[v_group.position]).step_name, p_cancellation_id::text,
+        current_actor()
+    );
+    perform tell_order(v_group);
     return query select m.* from unnest(cancellation_again(p_cancellation_id, p_order_id, null)) as m;
 end
 $$;

@@ -206,6 +206,14 @@ where o.id is null or not exists (select from shipment_items as t where t.order_
     or (h.shipped_at is not null and o.status not in ('fulfilling', 'fulfilled'))
     or (h.shipped_at is null and o.status in ('fulfilling', 'fulfilled'))
 union all
+select 'shipment and history disagree', h.id, format('left at %s, told %s times', h.shipped_at, e.times), h.order_id, null, null
+from shipments as h
+cross join lateral (
+    select count(*) as times from saga_events as e
+    where e.saga_id = h.order_id and e.event_type = 'shipped' and e.message = h.id::text
+) as e
+where e.times <> case when h.shipped_at is null then 0 else 1 end
+union all
 select 'parcel has no shipment', t.shipment_id, format('product %s', t.product_id), t.order_id, null, null
 from shipment_items as t
 where not exists (select from shipments as h where h.id = t.shipment_id and h.order_id = t.order_id and h.warehouse_id = t.warehouse_id)

@@ -239,3 +239,113 @@ async def test_a_breakdown_adds_up(shop: Shop, paid: UUID, wrong: str, sqlstate:
     with shop.refused(sqlstate):
         await shop.run("select refund_order(%s, 5, p_breakdown => %s)", paid, text)
     assert await shop.values("select id from refunds") == []
+
+
+# What goes back of lines that have adjustments.
+
+
+async def money_back(shop: Shop, order: UUID, sql: str, product: UUID, units: int) -> Decimal:
+    """Takes units out of an order, or back with their money, twice alike; what is refunded."""
+    name, items = uuid4(), json.dumps([{"product_id": str(product), "quantity": units}])
+    given = "select coalesce(sum(amount), 0) from refunds where order_id = %s"
+    before = await shop.value(given, order)
+    async with shop.acting_as("darkpearl_app"):
+        for _ in range(2):
+            await shop.run(sql, order, items, name)
+    await shop.settle(await shop.advance(), APPROVED)
+    after = await shop.value(given, order)
+    assert (await shop.payment(order))["refunded_amount"] == after
+    return Decimal(after - before)
+
+
+TAKE_OUT = "select cancel_items(%s, %s, p_cancellation_id => %s)"
+BRING_BACK = "select return_and_refund(%s, %s, p_return_id => %s)"
+THIRDS = pytest.mark.parametrize(
+    ("currency", "parts"), [("USD", ["9.67", "9.66", "9.67"]), ("JPY", ["10", "9", "10"])]
+)
+
+
+async def place(
+    shop: Shop, *lines: tuple[UUID, int], currency: str = "USD", packed: bool = True, **amounts: int
+) -> UUID:
+    """A paid order, to be packed or fulfilled: `spring` off its last line, `voucher` off all."""
+    method = "on_shipment" if packed else "automatic"
+    await shop.run("update warehouses set fulfilment_method = %s", method)
+    adjustments = [
+        {"kind": "discount", "label": label, "amount": -amount}
+        | ({"item": len(lines) - 1} if label == "spring" else {})
+        for label, amount in amounts.items()
+    ]
+    adjustments.append({"kind": "shipping", "label": "Express", "amount": 5})
+    async with shop.acting_as("darkpearl_app"):
+        order = await shop.order(*lines, p_currency=currency, p_adjustments=Jsonb(adjustments))
+    await shop.settle(await shop.advance(), APPROVED)
+    return order
+
+
+@THIRDS
+async def test_a_discount_goes_with_units_that_are_taken_out(
+    shop: Shop, currency: str, parts: list[str]
+) -> None:
+    """Of a line of three, one by one, it adds up to the line, in what its currency can pay."""
+    one, three = [await shop.product("10", on_hand=9, currency=currency) for _ in range(2)]
+    order = await place(shop, (one, 2), (three, 3), currency=currency, spring=1)
+    ship = "select ship_items(%s, %s)"
+    await shop.run(ship, order, json.dumps([{"product_id": str(one), "quantity": 1}]))
+    for part in parts:
+        assert await money_back(shop, order, TAKE_OUT, three, 1) == Decimal(part)
+    assert (await shop.payment(order))["captured_amount"] == 54
+    await shop.run(ship, order, None)
+    assert await shop.order_status(order) == "fulfilled"
+    assert (await shop.refund(order))["amount"] == 25
+
+
+@THIRDS
+async def test_a_discount_goes_with_units_that_come_back(
+    shop: Shop, currency: str, parts: list[str]
+) -> None:
+    """With their money, one by one, they add up to their line; shipping stays."""
+    one, three = [await shop.product("10", on_hand=9, currency=currency) for _ in range(2)]
+    order = await place(shop, (one, 2), (three, 3), currency=currency, packed=False, spring=1)
+    for part in parts:
+        assert await money_back(shop, order, BRING_BACK, three, 1) == Decimal(part)
+    assert await money_back(shop, order, BRING_BACK, one, 2) == 20
+    assert (await shop.refund(order))["amount"] == 5
+
+
+async def test_units_taken_out_and_come_back_add_up(shop: Shop) -> None:
+    """Of one line, the last taken out and the first two come back, in whatever parts."""
+    three = await shop.product("10", on_hand=9)
+    order = await place(shop, (three, 3), spring=1)
+    ship, one = "select ship_items(%s, %s)", [{"product_id": str(three), "quantity": 1}]
+    await shop.run(ship, order, json.dumps(one))
+    parts = [await money_back(shop, order, TAKE_OUT, three, 1)]
+    await shop.run(ship, order, None)
+    parts += [await money_back(shop, order, BRING_BACK, three, 1) for _ in range(2)]
+    assert parts == [Decimal("9.67"), Decimal("9.67"), Decimal("9.66")]
+
+
+async def test_a_line_below_zero_costs_nothing(shop: Shop) -> None:
+    """Its units go for nothing, and what they took off the rest isn't paid out for it."""
+    one, cheap = [await shop.product("10", on_hand=9) for _ in range(2)]
+    packed = await place(shop, (one, 3), (cheap, 1), spring=30)
+    first = json.dumps([{"product_id": str(one), "quantity": 1}])
+    await shop.run("select ship_items(%s, %s)", packed, first)
+    sent = await place(shop, (one, 3), (cheap, 1), packed=False, spring=30)
+    for order, sql in (packed, TAKE_OUT), (sent, BRING_BACK):
+        parts = [await money_back(shop, order, sql, each, 1) for each in (cheap, one, one)]
+        assert parts == [0, 10, 5]
+    assert await money_back(shop, sent, BRING_BACK, one, 1) == 0
+
+
+async def test_no_more_goes_back_than_was_paid(shop: Shop) -> None:
+    """A discount of the whole order stays, and the units' prices are more than was paid."""
+    product = await shop.product("10", on_hand=9)
+    order = await place(shop, (product, 3), voucher=30)
+    one = json.dumps([{"product_id": str(product), "quantity": 1}])
+    await shop.run("select ship_items(%s, %s)", order, one)
+    assert await money_back(shop, order, TAKE_OUT, product, 1) == 5
+    with shop.refused("DP019"):
+        await shop.refund(order)
+    await shop.run("select ship_items(%s)", order)
+    assert await money_back(shop, order, BRING_BACK, product, 2) == 0

@@ -2,7 +2,7 @@
 
 import json
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from shop import APPROVED, DECLINED, Row, Shop
@@ -47,6 +47,50 @@ async def test_an_order_that_goes_well_is_placed_paid_and_fulfilled(
         assert (row["order_id"], row["subject"], row["saga_id"]) == (order, order, order)
         assert (row["order_number"], row["warehouse_id"]) == (number, shop.lisbon)
     assert [row["id"] for row in told] == sorted(row["id"] for row in told)
+
+
+async def test_each_parcel_is_told_once_as_it_leaves(shop: Shop) -> None:
+    """One after another, with their ids, the last of them with the end of its order."""
+    await shop.run("update warehouses set fulfilment_method = 'on_shipment'")
+    order = await shop.order((product := await shop.product(on_hand=30), 3))
+    await shop.settle(await shop.advance(), APPROVED)
+    before = await last_id(shop)
+    parcels = [await pack(shop, order, product, units) for units in (1, 2)]
+    told = await follow(shop, before)
+    assert [(row["topic"], row["shipment_id"], row["message"]) for row in told] == [
+        ("order.shipped", parcels[0], None),
+        ("order.fulfilled", None, None),
+        ("order.shipped", parcels[1], None),
+    ]
+    for row in told:
+        assert (row["order_id"], row["subject"], row["saga_id"]) == (order, order, order)
+
+
+async def test_a_parcel_that_waits_for_the_money_is_told_later(shop: Shop) -> None:
+    """Not as it is packed: as it leaves, with an id that nobody has gone past; or never."""
+    await shop.run("update warehouses set fulfilment_method = 'on_shipment'")
+    await shop.capture_at_fulfilment()
+    product = await shop.product(on_hand=30)
+    orders = [await shop.order((product, 3)) for _ in range(2)]
+    await shop.settle(await shop.advance(), APPROVED)
+    parcels = [await pack(shop, orders[0], product, 1) for _ in range(2)]
+    await pack(shop, orders[1], product, 1)
+    requests = {UUID(each["saga_id"]): each for each in await shop.advance()}
+    before = await last_id(shop)
+    assert await follow(shop, 0, 100, "order.shipped") == []
+    await shop.settle([requests[orders[1]]], DECLINED)
+    await shop.settle([requests[orders[0]]], APPROVED)
+    told = await follow(shop, before, 100, "order.shipped")
+    assert [(row["order_id"], row["shipment_id"]) for row in told] == [
+        (orders[0], parcel) for parcel in sorted(parcels)
+    ]
+
+
+async def pack(shop: Shop, order: UUID, product: UUID, units: int) -> UUID:
+    """Somebody packs units of an order; the parcel's id."""
+    items = json.dumps([{"product_id": str(product), "quantity": units}])
+    parcel: UUID = await shop.value("select id from ship_items(%s, %s)", order, items)
+    return parcel
 
 
 async def test_a_declined_order_has_failed_and_is_cancelled(shop: Shop) -> None:

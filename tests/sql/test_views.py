@@ -201,6 +201,7 @@ PLANTED_ELSEWHERE = {
     "more was shipped or taken out than was ordered",
     "parcel has no shipment",
     "shipment and ledger disagree",
+    "shipment and history disagree",
     "shipment and order disagree",
     # test_webhook_endpoints.py
     "webhook that failed is ahead of its endpoint",
