@@ -431,8 +431,8 @@ async def test_a_connection_that_has_served_outlives_those_that_are_silent(
     async with api_process.client(headers=BEARER) as client:
         assert (await client.get("/products")).status_code == 200
         async with contextlib.AsyncExitStack() as stack:
-            for _ in range(320):
-                _, writer = await api_process.open()
+            opened = await asyncio.gather(*(api_process.open() for _ in range(320)))
+            for _, writer in opened:
                 stack.callback(writer.close)
             (pooled,) = client._transport._pool.connections  # type: ignore[attr-defined]
             assert (await client.get("/products")).status_code == 200
