@@ -130,6 +130,7 @@ create or replace function source_items(p_items jsonb) returns table (warehouse_
 language plpgsql stable
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 as $$
 declare
     v_line record;
