@@ -123,7 +123,8 @@ comment on function is_paid(uuid) is 'Internal: whether the money is there for w
 
 -- The effect of send_parcel, and of every parcel after the first: the units of all parcels
 -- that have not left go from the shelves. Here is the law that a parcel leaves only when the
--- money is there. The history of the order has an event of each, which the feed tells.
+-- money is there. The history of the order has an event of each, which the feed tells; who
+-- packed it stands in shipments alone, which customers read without that.
 -- Locks: inventory by (product_id, warehouse_id), for all movements at once; shipments.
 -- Raises: DP023 when goods would leave unpaid.
 create or replace function send_parcels(p_warehouse_ids uuid[], p_saga_ids uuid[], p_effects text[]) returns void
@@ -164,10 +165,10 @@ begin
         update shipments as s
         set shipped_at = clock()
         where s.order_id = any(p_saga_ids) and s.warehouse_id = any(p_warehouse_ids) and s.shipped_at is null
-        returning s.id, s.order_id, s.warehouse_id, s.actor
+        returning s.id, s.order_id, s.warehouse_id
     )
-    insert into saga_events (saga_id, warehouse_id, event_type, message, actor)
-    select l.order_id, l.warehouse_id, 'shipped', l.id::text, l.actor
+    insert into saga_events (saga_id, warehouse_id, event_type, message)
+    select l.order_id, l.warehouse_id, 'shipped', l.id::text
     from left_now as l
     order by l.id;
 end

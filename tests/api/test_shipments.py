@@ -168,13 +168,14 @@ async def test_parcels_of_nothing(api: Api, order: str, problem: Problem) -> Non
 
 async def test_customers_follow_their_parcels(
     api: Api,
+    shop: Any,
     client: Callable[..., Api],
     warehouse: str,
     order_body: Body,
     run_sagas: RunSagas,
     problem: Problem,
 ) -> None:
-    """A customer reads its own orders' parcels, of others not one, and ships none."""
+    """A customer reads its own orders' parcels, not their packer, of others none; ships none."""
     assert warehouse
     alice, bob = uuid4(), uuid4()
     hers = client("authenticated", alice)
@@ -184,6 +185,12 @@ async def test_customers_follow_their_parcels(
         problem(await hers.post(f"{order}/{path}", json={}), 403, "42501")
     parcel = (await api.post(f"{order}/shipments", json={"tracking": {"number": "1"}})).json()
     assert (await hers.get(f"{order}/shipments")).json()["data"] == [parcel]
+    assert (await hers.get(order)).json()["shipments"] == [parcel]
+    packer = (await shop.values("select actor from shipments"))[0]
+    assert packer
+    for path in (order, f"{order}/shipments", f"/sagas/{order.rpartition('/')[2]}/events"):
+        answer = await hers.get(path)
+        assert (answer.status_code, packer in answer.text) == (200, False)
     problem(await client("authenticated", bob).get(f"{order}/shipments"), 404)
     assert (await client().get(f"{order}/shipments/{parcel['id']}")).status_code in {401, 403}
 
