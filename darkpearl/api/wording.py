@@ -20,7 +20,6 @@ PHRASES = {
     "return_items()": "POST /orders/{id}/returns",
     "refund_order()": "POST /orders/{id}/refunds",
     "cancel_items()": "POST /orders/{id}/cancellations",
-    "erase_customer() takes away what is personal": "staff take away what is personal",
     "receive_stock()": "POST /stock-movements",
     "adjust_stock or transfer_stock": "POST /stock-movements",
     "and say so with record_manual_refund()": "and have an operator write it down",

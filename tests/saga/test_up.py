@@ -425,7 +425,7 @@ def test_tokens_are_made_in_development_alone(home: Path) -> None:
         ("token", {"DARKPEARL_ENVIRONMENT": "production"}, "production"),
         ("token", {"DARKPEARL_ENVIRONMENT": "production", "DARKPEARL_JWT_SECRET": SECRET}, "alone"),
         ("token", {"DARKPEARL_JWT_JWKS": "https://issuer.example"}, "DARKPEARL_JWT_JWKS"),
-        ("token --role authenticated", {}, "UUID"),
+        ("token --role authenticated", {}, "255"),
         ("token --role darkpearl_owner", {}, "service_role"),
         ("token --expires 0", {}, "--expires"),
         ("token", {"DARKPEARL_JWT_SECRET": "short"}, "32 characters"),
