@@ -124,9 +124,9 @@ create or replace trigger order_adjustments_refuse_truncate
 before truncate on order_adjustments
 for each statement execute function refuse_change();
 
--- The adjustments of an array, [{"kind": "shipping", "label": "…", "amount": number, "item": place}, …];
--- item, which may be left out, is the place of a line in the order, counted from 0. An argument
--- that is null has none. Locks nothing.
+-- The adjustments of an array, [{"kind": "shipping", "label": "…", "amount": number, "item": place},
+-- …]; item, which may be left out, is the place of a line in the order, counted from 0. An
+-- argument that is null has none. Locks nothing.
 -- Raises: DP015 for what is no such array, with the place of the first that is none.
 create or replace function read_adjustments(p_order_id uuid, p_warehouse_id uuid, p_adjustments jsonb)
 returns table (kind adjustment_kind, label text, amount numeric, item_id bigint)

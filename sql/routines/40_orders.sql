@@ -374,7 +374,8 @@ comment on function place_sourced_order(jsonb, text, text, text, uuid, text, jso
 -- instead of product_id; unit_price only from service_role, and "metadata" not from customers.
 -- p_payment_token: the payer's means of payment, as the gateway calls it. p_particulars: what
 -- the order is for, as update_order() takes it. p_adjustments: what it costs beside its lines,
--- [{"kind": "shipping", "label": "…", "amount": number, "item": place}, …]. Locks only the rows that it inserts.
+-- [{"kind": "shipping", "label": "…", "amount": number, "item": place}, …].
+-- Locks only the rows that it inserts.
 -- Raises: DP001, DP002, DP003, DP006 when no warehouse is named and none has enough, DP015 for
 -- items that are no such array: see read_items(); as refuse_wrong_particulars().
 create or replace function place_order(

@@ -443,6 +443,13 @@ comment on function write_own_waits(saga_group, uuid[]) is
 create or replace function write_group(p_group saga_group, p_warehouse_ids uuid[]) returns json[]
 language plpgsql
 as $$
+declare
+    -- Not before the moment that ready_at counts from, though the clock was set back since: by that
+    -- correct_future_waits() knows a wait that is none.
+    v_now constant timestamptz := greatest(
+        clock(), (p_group.transitions[cardinality(p_group.transitions)]).created_at,
+        case when p_group.wait_seconds is not null then p_group.ready_at end
+    );
 begin
     with stand as (
         update sagas as s
@@ -452,12 +459,12 @@ begin
             attempts = p_group.attempts,
             lease_token = s.lease_token + p_group.token_increments,
             ready_at = p_group.ready_at + p_group.spread_seconds * jitter(s.id, p_group.attempts) * interval '1 second',
-            updated_at = clock()
+            updated_at = v_now
         where s.id = any(p_group.saga_ids) and s.warehouse_id = any(p_warehouse_ids)
     ),
     told as (
         update orders as o
-        set status = p_group.order_status, updated_at = clock()
+        set status = p_group.order_status, updated_at = v_now
         where p_group.order_status is not null
             and o.id = any(p_group.saga_ids) and o.warehouse_id = any(p_warehouse_ids)
             and o.status <> p_group.order_status

@@ -4,8 +4,8 @@
 -- An order of which a part has left is owed what was taken out of it: see 65_shipments.sql.
 --
 -- What a cancelled order is owed, or one that something was taken out of, never ends as
--- declined: its saga is stuck then, for a person. A refund that the gateway takes back later is failed, and its money is there to
--- be given back again, by the gateway or by hand.
+-- declined: its saga is stuck then, for a person. A refund that the gateway takes back later is
+-- failed, and its money is there to be given back again, by the gateway or by hand.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
@@ -292,7 +292,8 @@ comment on function amount_to_refund(uuid, payments, numeric) is 'Internal: the 
 -- The goods are another matter: see return_items().
 -- Locks: payments.
 -- Raises: as amount_to_refund() and refuse_wrong_breakdown(); DP011 when the id stands for another
--- refund, an order or a saga; DP015 for a part of what a cancelled order is owed; DP027 when the payment is disputed.
+-- refund, an order or a saga; DP015 for a part of what a cancelled order is owed; DP027 when the
+-- payment is disputed.
 create or replace function refund_order(
     p_order_id uuid, p_amount numeric default null, p_reason text default null, p_refund_id uuid default new_id(),
     p_despite_dispute boolean default false, p_metadata jsonb default null, p_breakdown jsonb default null

@@ -503,9 +503,10 @@ comment on function cancellation_again(uuid, uuid, jsonb) is
     'Internal: what was taken out of an order under an id, if it is what is asked for.';
 
 -- Takes goods out of an order that have not left, once a part of it has: p_items, or all that
--- is left to ship. The units can be sold again, what they cost, with the adjustments of their
--- lines and no more than is left, goes back by a refund under the same id, and when nothing is left to ship the order is fulfilled. The same
--- p_cancellation_id again returns the movements it made.
+-- is left to ship. The units can be sold again; what they cost, with the adjustments of their
+-- lines and no more than is left, goes back by a refund under the same id; and when nothing is
+-- left to ship the order is fulfilled. The same p_cancellation_id again returns the movements
+-- it made.
 -- Locks: the saga, payments, orders, inventory by (product_id, warehouse_id).
 -- Raises: DP003 for an unknown SKU, DP010 when there is no such order, DP011 when the id stands
 -- for something else, DP015 for items that make no sense, DP024 when no part of the order has

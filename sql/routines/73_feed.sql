@@ -42,7 +42,8 @@ execute function note_low_stock();
 
 -- A payment has failed when its step has, for good; an order is paid when the step is done that says
 -- so in the plan. A parcel has one event, of the transaction in which it left, so that nothing of it
--- comes below the cursor; shipments.shipped_at has no id of that sequence. What a row is about in short; the rest is read where it stands.
+-- comes below the cursor; shipments.shipped_at has no id of that sequence. What a row is about
+-- in short; the rest is read where it stands.
 create or replace view feed with (security_invoker = true) as
 select
     e.id, t.topic, e.created_at, e.warehouse_id,

@@ -6,18 +6,18 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from shop import APPROVED, UNKNOWN, Shop
+from shop import APPROVED, UNKNOWN, Row, Shop
 
 HOUR = 3600
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 
 async def wait_of(shop: Shop, saga: UUID) -> float:
-    """Seconds until the engine looks at a saga."""
-    seconds: float = await shop.value(
+    """Seconds until the engine looks at a saga; none when it has ended."""
+    seconds: float | None = await shop.value(
         "select extract(epoch from ready_at - clock())::float8 from sagas where id = %s", saga
     )
-    return seconds
+    return seconds or 0
 
 
 async def test_waits_are_as_long_as_they_were_to_be(shop: Shop) -> None:
@@ -47,6 +47,40 @@ async def test_a_clock_that_goes_on_corrects_nothing(shop: Shop) -> None:
     assert await wait_of(shop, order) > HOUR - 60
     await shop.run("select correct_future_waits(%s)", seen)
     assert await wait_of(shop, order) < 1
+
+
+@pytest.mark.parametrize("together", [1, 2])
+async def test_wherever_in_a_pass_the_clock_is_set_back(shop: Shop, together: int) -> None:
+    """No saga waits for an hour, whichever look at the clock was the last before it went back."""
+    product = await shop.product(on_hand=1000)
+    await shop.run("create sequence looks")
+    await shop.run("grant usage on sequence looks to public")
+    await shop.run(
+        "create or replace function clock() returns timestamptz language sql volatile"
+        " return clock_timestamp() + case when nextval('darkpearl.looks')"
+        f" <= current_setting('test.looks')::bigint then interval '{HOUR} s' else '0' end"
+    )
+    looks, last = 0, 1
+
+    async def ahead_for_some_looks(*requests: Row) -> list[Row]:
+        nonlocal last
+        await shop.run("select setval('looks', 1, false)")
+        await shop.run(f"set test.looks = {looks}")
+        told = await (shop.settle(requests, UNKNOWN) if requests else shop.advance())
+        last = max(last, await shop.value("select last_value from looks"))
+        await shop.run("set test.looks = 0")
+        await shop.run("select correct_future_waits()")
+        return told
+
+    await shop.run("set test.looks = 0")
+    while looks < last:
+        looks += 1
+        orders = [await shop.order((product, 1)) for _ in range(together)]
+        requests = await ahead_for_some_looks()
+        assert max([await wait_of(shop, order) for order in orders]) < 60, looks
+        await ahead_for_some_looks(*requests)
+        assert max([await wait_of(shop, order) for order in orders]) < 60, looks
+    assert looks > 5
 
 
 async def test_what_was_under_way_is_corrected_later(shop: Shop, connect: Any) -> None:
