@@ -73,14 +73,18 @@ async def test_wherever_in_a_pass_the_clock_is_set_back(shop: Shop, together: in
         return told
 
     await shop.run("set test.looks = 0")
-    while looks < last:
+    while looks < min(last, 100):
         looks += 1
         orders = [await shop.order((product, 1)) for _ in range(together)]
         requests = await ahead_for_some_looks()
         assert max([await wait_of(shop, order) for order in orders]) < 60, looks
         await ahead_for_some_looks(*requests)
         assert max([await wait_of(shop, order) for order in orders]) < 60, looks
-    assert looks > 5
+        await shop.run(
+            "update sagas set ready_at = 'infinity', updated_at = '-infinity'"
+            " where ready_at is not null"
+        )  # out of the way of the next
+    assert 5 < looks < 100
 
 
 async def test_what_was_under_way_is_corrected_later(shop: Shop, connect: Any) -> None:
