@@ -176,12 +176,12 @@ def _bare(kind: Any) -> Any:
     return kind
 
 
-def _choices(kind: Any) -> tuple[str, ...]:
+def choices(kind: Any) -> tuple[str, ...]:
     """The values of the enum that a type is, or may be; none of another type."""
     kind = _bare(kind)
     if get_origin(kind) is Literal:
         return get_args(kind)
-    return next(filter(None, map(_choices, get_args(kind))), ())
+    return next(filter(None, map(choices, get_args(kind))), ())
 
 
 def _first(errors: Iterator[FieldError]) -> list[FieldError]:
@@ -198,7 +198,7 @@ def _wrong(value: Any, kind: Any, path: str) -> Iterator[FieldError]:
     else:
         return
     if isinstance(value, str) and whole.message.startswith("Invalid enum value"):
-        whole = FieldError(path, f"{value[:50]!r} is none of {', '.join(_choices(kind))}")
+        whole = FieldError(path, f"{value[:50]!r} is none of {', '.join(choices(kind))}")
     elif isinstance(value, dict) and (of := _OF_ONE_FIELD.match(whole.message)):
         whole = FieldError(f"{path}.{of[1]}" if path else of[1], whole.message)
     inner = _bare(kind)

@@ -6,8 +6,9 @@ a component of its own; a page is named by what it holds; every answer says whic
 """
 
 import re
-from typing import Any, get_args
+from typing import Any
 
+from darkpearl.api.bodies import choices
 from darkpearl.models.catalogue import FulfilmentMethod
 from darkpearl.models.feed import Topic
 from darkpearl.models.orders import AdjustmentKind, OrderStatus
@@ -65,7 +66,7 @@ def exact(document: dict[str, Any]) -> dict[str, Any]:
     _flatten(document)
     components = document["components"]
     schemas = components["schemas"]
-    enums = {tuple(_values(kind)): name for name, kind in ENUMS.items()}
+    enums = {choices(kind): name for name, kind in ENUMS.items()}
     schemas |= {name: {"type": "string", "enum": list(values)} for values, name in enums.items()}
     _refer(document["paths"], enums)
     for name, schema in schemas.items():
@@ -86,12 +87,6 @@ def exact(document: dict[str, Any]) -> dict[str, Any]:
             for status, response in operation["responses"].items():
                 _describe(status, response, operation, schemas)
     return document
-
-
-def _values(kind: Any) -> tuple[str, ...]:
-    """The values of an enum, however it is annotated."""
-    first = get_args(kind)[0]
-    return get_args(kind) if isinstance(first, str) else _values(first)
 
 
 def _each(part: Any) -> list[Any]:

@@ -10,6 +10,7 @@ from litestar.params import JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK
 
 from darkpearl import csvfile
+from darkpearl.api import access
 from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.idempotency import Once
 from darkpearl.api.problems import refusals
@@ -35,7 +36,6 @@ _READ_ONLY = ["created_at", "status"]
 """Columns that only an export has."""
 _BAD_ROWS = "DP025"
 
-_encode = msgspec.json.Encoder(decimal_format="number").encode
 _told = msgspec.json.Decoder(list[ImportedRow]).decode
 _REFUSALS = refusals(400, 403, 409, 413, 415, 422)
 
@@ -71,7 +71,7 @@ def _numbered(rows: list[Any]) -> list[dict[str, Any]]:
 
 
 async def _import(once: Once, kind: str, data: Any, *, skip_bad: bool) -> JsonResponse[Imported]:
-    rows = _encode(_numbered(data.rows)).decode()
+    rows = access.sent(_numbered(data.rows))
     try:
         done = await once.get(
             Imported, (_IMPORT, {"kind": kind, "rows": rows, "skip_bad": skip_bad})

@@ -1,6 +1,6 @@
 """Orders: placed, read, followed, cancelled. Their sagas do the rest."""
 
-from typing import Annotated, Literal, LiteralString
+from typing import Annotated, Any, Literal, LiteralString
 from uuid import UUID
 
 from litestar import Router, delete, get, patch, post
@@ -162,6 +162,28 @@ async def get_order(
 ) -> JsonResponse[OrderDetails]:
     """An order with all that belongs to it: what it costs, its money, its goods, its saga."""
     return _tagged(await caller.get(OrderDetails, (_DETAILS, {"id": order_id})))
+
+
+async def page_of_order(
+    caller: Caller, listing: Listing, kind: type[Any], view: LiteralString, order_id: UUID
+) -> JsonResponse[Page[Any]]:
+    """What belongs to an order, oldest first.
+
+    Args:
+        caller: who asks.
+        listing: the page that is asked for.
+        kind: what a row is.
+        view: where the rows are, with their order_id and created_at.
+        order_id: whose.
+
+    Raises:
+        NotFoundError: there is no such order for the caller.
+    """
+    filters = Filters().add("order_id = %(order_id)s", order_id=order_id)
+    page = await listing.page(kind, view, filters, sorts=("created_at",))
+    if not page.content.data:
+        await get_order.fn(caller, order_id)
+    return page
 
 
 @post("/", summary="Place an order", responses=refusals(400, 403, 409, 413, 415, 422))

@@ -11,8 +11,8 @@ from darkpearl.api import access
 from darkpearl.api.access import Caller
 from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.idempotency import Once
-from darkpearl.api.listing import Filters, Listing, Page
-from darkpearl.api.orders import get_order
+from darkpearl.api.listing import Listing, Page
+from darkpearl.api.orders import page_of_order
 from darkpearl.api.problems import refusals
 from darkpearl.models.payments import CreateRefund, Refund
 from darkpearl.models.stock import CreateReturn, Return
@@ -26,11 +26,7 @@ async def list_refunds(
     caller: NamedDependency[Caller], listing: NamedDependency[Listing], order_id: FromPath[UUID]
 ) -> JsonResponse[Page[Refund]]:
     """The refunds of an order, oldest first."""
-    filters = Filters().add("order_id = %(order_id)s", order_id=order_id)
-    refunds = await listing.page(Refund, "order_refunds", filters, sorts=("created_at",))
-    if not refunds.content.data:
-        await get_order.fn(caller, order_id)
-    return refunds
+    return await page_of_order(caller, listing, Refund, "order_refunds", order_id)
 
 
 @get("/refunds/{refund_id:uuid}", summary="Get a refund", responses=refusals(400, 404))

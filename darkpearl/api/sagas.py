@@ -10,7 +10,7 @@ from litestar.status_codes import HTTP_200_OK
 
 from darkpearl.api import access
 from darkpearl.api.access import Caller
-from darkpearl.api.bodies import JsonResponse, encoder
+from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.parameters import several
@@ -90,7 +90,7 @@ async def signal_saga(
     told = {
         "saga_id": saga_id,
         "step": data.step,
-        "payload": encoder.encode(data.payload or {}).decode(),
+        "payload": access.sent(data.payload or {}),
         "event_id": data.event_id or str(access.new_id()),
     }
     return once.answered(await once.get(Signal, (_SIGNAL, told)))

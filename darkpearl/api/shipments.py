@@ -2,7 +2,6 @@
 
 from uuid import UUID
 
-import msgspec
 from litestar import Router, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody
@@ -12,21 +11,18 @@ from darkpearl.api.access import Caller
 from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
-from darkpearl.api.orders import get_order
+from darkpearl.api.orders import page_of_order
 from darkpearl.api.problems import refusals
 from darkpearl.models.orders import OrderToShip
 from darkpearl.models.shipments import (
     Cancellation,
     CreateCancellation,
     CreateShipment,
-    ParcelItems,
     Shipment,
 )
 
 _SHIPMENT = "select * from order_shipments where order_id = %(order_id)s and id = %(id)s"
 _CANCELLATION = "select * from order_cancellations where order_id = %(order_id)s and id = %(id)s"
-
-_encode = msgspec.json.Encoder().encode
 
 
 @get("/to-ship", summary="List orders that wait for parcels", responses=refusals(400))
@@ -47,11 +43,7 @@ async def list_shipments(
     caller: NamedDependency[Caller], listing: NamedDependency[Listing], order_id: FromPath[UUID]
 ) -> JsonResponse[Page[Shipment]]:
     """The parcels of an order, oldest first."""
-    filters = Filters().add("order_id = %(order_id)s", order_id=order_id)
-    shipments = await listing.page(Shipment, "order_shipments", filters, sorts=("created_at",))
-    if not shipments.content.data:
-        await get_order.fn(caller, order_id)
-    return shipments
+    return await page_of_order(caller, listing, Shipment, "order_shipments", order_id)
 
 
 @get("/shipments/{shipment_id:uuid}", summary="Get a parcel", responses=refusals(400, 404))
@@ -75,8 +67,8 @@ async def create_shipment(
     ship = access.call(
         "ship_items",
         order_id=order_id,
-        items=_json(data.items),
-        tracking=None if data.tracking is None else _encode(data.tracking).decode(),
+        items=access.sent(data.items),
+        tracking=access.sent(data.tracking),
         shipment_id=shipment_id,
     )
     made = (_SHIPMENT, {"order_id": order_id, "id": shipment_id})
@@ -100,17 +92,13 @@ async def create_cancellation(
     take_out = access.call(
         "cancel_items",
         order_id=order_id,
-        items=_json(data.items),
+        items=access.sent(data.items),
         reason=data.reason,
         cancellation_id=cancellation_id,
     )
     made = (_CANCELLATION, {"order_id": order_id, "id": cancellation_id})
     cancellation = await once.get(Cancellation, take_out, made)
     return once.created(cancellation, f"/stock-movements?correlation_id={cancellation.id}")
-
-
-def _json(items: ParcelItems) -> str | None:
-    return None if items is None else _encode(items).decode()
 
 
 _OF_ORDER = Router(

@@ -6,10 +6,10 @@ from uuid import UUID
 
 from msgspec import Meta, Struct
 
-from darkpearl.models.catalogue import ProductSummary, Sku
-from darkpearl.models.common import MAX_LINES, MAX_UNITS, Notes, Request, check_product
+from darkpearl.models.catalogue import ProductSummary
+from darkpearl.models.common import MAX_LINES, Notes, Request
 from darkpearl.models.payments import Refund
-from darkpearl.models.stock import StockMovement
+from darkpearl.models.stock import Goods, StockMovement
 
 ShipmentStatus = Annotated[
     Literal["shipped", "waiting", "refused"],
@@ -62,16 +62,8 @@ class Cancellation(Struct):
     ]
 
 
-class ParcelItem(Request, kw_only=True, omit_defaults=True):
+class ParcelItem(Goods):
     """Units of an order; the product is named by `product_id` or by `sku`."""
-
-    product_id: UUID | None = None
-    sku: Sku | None = None
-    quantity: Annotated[int, Meta(ge=1, le=MAX_UNITS)]
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for a product that isn't one."""
-        check_product(self.product_id, self.sku)
 
 
 ParcelItems = (

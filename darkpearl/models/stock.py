@@ -221,8 +221,8 @@ class Return(OrderReturn, kw_only=True):
     refund: Refund | None
 
 
-class ReturnedItem(Request, kw_only=True, omit_defaults=True):
-    """Units that have come back; the product is named by `product_id` or by `sku`."""
+class Goods(Request, kw_only=True, omit_defaults=True):
+    """Units of a product, which is named by `product_id` or by `sku`."""
 
     product_id: UUID | None = None
     sku: Sku | None = None
@@ -231,6 +231,10 @@ class ReturnedItem(Request, kw_only=True, omit_defaults=True):
     def __post_init__(self) -> None:
         """Raise ValueError for a product that isn't one."""
         check_product(self.product_id, self.sku)
+
+
+class ReturnedItem(Goods):
+    """Units that have come back; the product is named by `product_id` or by `sku`."""
 
 
 class RefundOfReturn(Request):

@@ -52,6 +52,26 @@ $$;
 comment on function create_webhook_endpoint(text, feed_topic[], uuid) is
     'Has webhooks sent to a URL, of some topics or of all; returns the secret that signs them, which is told only here.';
 
+-- A webhook endpoint, locked. Locks: it. Raises: DP010 when there is none.
+create or replace function lock_webhook_endpoint(p_endpoint_id uuid) returns webhook_endpoints
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_endpoint webhook_endpoints;
+begin
+    select w.* into v_endpoint from webhook_endpoints as w where w.id = p_endpoint_id for update;
+    if not found then
+        perform refuse(
+            'DP010', 'no such webhook endpoint', format('There is no webhook endpoint %s.', coalesce(p_endpoint_id::text, 'null')),
+            'See webhook_overview.'
+        );
+    end if;
+    return v_endpoint;
+end
+$$;
+comment on function lock_webhook_endpoint(uuid) is 'Internal: locks a webhook endpoint.';
+
 -- Gives an endpoint another secret, from its next webhook on. Locks: the endpoint. Raises: DP010.
 create or replace function rotate_webhook_secret(p_endpoint_id uuid) returns text
 language plpgsql
@@ -61,16 +81,11 @@ as $$
 declare
     v_secret text;
 begin
+    perform lock_webhook_endpoint(p_endpoint_id);
     update webhook_endpoints as w
     set secret = new_webhook_secret(), version = w.version + 1, updated_at = clock()
     where w.id = p_endpoint_id
     returning w.secret into v_secret;
-    if not found then
-        perform refuse(
-            'DP010', 'no such webhook endpoint', format('There is no webhook endpoint %s.', coalesce(p_endpoint_id::text, 'null')),
-            'See webhook_overview.'
-        );
-    end if;
     perform note_action('rotate_webhook_secret', p_endpoint_id::text, null);
     return v_secret;
 end
@@ -138,13 +153,7 @@ begin
     if p_from is null then
         perform refuse('DP015', 'no moment to begin at', 'The moment was null.', 'Pass p_from: when what is told again begins.');
     end if;
-    select w.position into v_position from webhook_endpoints as w where w.id = p_endpoint_id for update;
-    if not found then
-        perform refuse(
-            'DP010', 'no such webhook endpoint', format('There is no webhook endpoint %s.', coalesce(p_endpoint_id::text, 'null')),
-            'See webhook_overview.'
-        );
-    end if;
+    v_position := (lock_webhook_endpoint(p_endpoint_id)).position;
     v_position := least(
         v_position,
         (select min(e.id) - 1 from saga_events as e where e.created_at >= p_from),
