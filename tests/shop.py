@@ -308,6 +308,14 @@ class Shop:
             f" safe return clock_timestamp() + interval '{self.turned_seconds} seconds'"
         )
 
+    async def stop_clock(self) -> None:
+        """The database's clock stands still at this moment, until it is turned."""
+        moment = await self.value("select clock()")
+        await self.run(
+            "create or replace function clock() returns timestamptz language sql volatile parallel"
+            f" safe return timestamptz '{moment.isoformat()}'"
+        )
+
     async def audit(self) -> list[Row]:
         """What contradicts the rules, and sagas that stand elsewhere than their events say."""
         return await self.rows("select * from audit") + await self.rows(
