@@ -78,7 +78,7 @@ create type saga_event_type as enum (
     'saga_started', 'step_completed', 'step_waiting', 'step_failed', 'step_deferred',
     'compensation_started', 'step_compensated',
     'saga_completed', 'saga_compensated', 'saga_stuck',
-    'retried', 'cancelled', 'skipped', 'signalled', 'reported', 'shipped'
+    'retried', 'cancelled', 'skipped', 'signalled', 'reported', 'shipped', 'returned'
 );
 
 -- What a step says of one saga. 'failed', a try that came to nothing, is also the engine's,
@@ -1103,9 +1103,9 @@ comment on column audit_runs.findings is 'The first hundred, as rows of audit.';
 -- else: shelves that have run low, and whom webhooks are sent to. Of a webhook that came
 -- through nothing is kept but how far its endpoint has come; one that failed has a row until it has.
 
--- What the feed tells. order.shipped is of each parcel.
+-- What the feed tells. order.shipped is of each parcel, order.returned of each return.
 create type feed_topic as enum (
-    'order.placed', 'order.paid', 'order.shipped', 'order.fulfilled', 'order.cancelled',
+    'order.placed', 'order.paid', 'order.shipped', 'order.fulfilled', 'order.returned', 'order.cancelled',
     'payment.failed', 'payment.disputed', 'refund.settled', 'saga.stuck', 'stock.low'
 );
 

@@ -207,7 +207,7 @@ event as (
 last_move as (
     select distinct on (saga_id) *
     from event
-    where event_type not in ('cancelled', 'signalled', 'reported', 'shipped')
+    where event_type not in ('cancelled', 'signalled', 'reported', 'shipped', 'returned')
     order by saga_id, id desc
 )
 select

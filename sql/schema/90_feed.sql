@@ -2,9 +2,9 @@
 -- else: shelves that have run low, and whom webhooks are sent to. Of a webhook that came
 -- through nothing is kept but how far its endpoint has come; one that failed has a row until it has.
 
--- What the feed tells. order.shipped is of each parcel.
+-- What the feed tells. order.shipped is of each parcel, order.returned of each return.
 create type feed_topic as enum (
-    'order.placed', 'order.paid', 'order.shipped', 'order.fulfilled', 'order.cancelled',
+    'order.placed', 'order.paid', 'order.shipped', 'order.fulfilled', 'order.returned', 'order.cancelled',
     'payment.failed', 'payment.disputed', 'refund.settled', 'saga.stuck', 'stock.low'
 );
 
