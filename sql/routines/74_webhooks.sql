@@ -72,7 +72,9 @@ end
 $$;
 comment on function lock_webhook_endpoint(uuid) is 'Internal: locks a webhook endpoint.';
 
--- Gives an endpoint another secret, from its next webhook on. Locks: the endpoint. Raises: DP010.
+-- Gives an endpoint another secret, from its next webhook on. The one before signs too for a day, so that
+-- a receiver that knows either of them believes what comes; where it was stolen, change it twice.
+-- Locks: the endpoint. Raises: DP010.
 create or replace function rotate_webhook_secret(p_endpoint_id uuid) returns text
 language plpgsql
 security definer
@@ -83,14 +85,17 @@ declare
 begin
     perform lock_webhook_endpoint(p_endpoint_id);
     update webhook_endpoints as w
-    set secret = new_webhook_secret(), version = w.version + 1, updated_at = clock()
+    set
+        secret = new_webhook_secret(), previous_secret = w.secret, previous_secret_until = clock() + interval '1 day',
+        version = w.version + 1, updated_at = clock()
     where w.id = p_endpoint_id
     returning w.secret into v_secret;
     perform note_action('rotate_webhook_secret', p_endpoint_id::text, null);
     return v_secret;
 end
 $$;
-comment on function rotate_webhook_secret(uuid) is 'Gives a webhook endpoint a new secret and returns it, which is told only here.';
+comment on function rotate_webhook_secret(uuid) is
+    'Gives a webhook endpoint a new secret and returns it, which is told only here. The one before signs too for a day.';
 
 -- Of the webhooks of an endpoint that failed and are tried again, the first of each subject: those that
 -- wait for no other. Locks nothing.
@@ -169,16 +174,18 @@ end
 $$;
 comment on function replay_webhooks(uuid, timestamptz) is 'Has a webhook endpoint told again all that happened from a moment on.';
 
--- The endpoints that are switched on, with what the service needs of them, and whether something that
--- failed is to be tried now. Locks nothing.
+-- The endpoints that are switched on, with what the service needs of them, the secrets that sign, newest
+-- first, and whether something that failed is to be tried now. Locks nothing.
 create or replace function webhooks_to_do()
-returns table (id uuid, url text, secret text, version bigint, place bigint, is_failing boolean, is_due boolean)
+returns table (id uuid, url text, secrets text[], version bigint, place bigint, is_failing boolean, is_due boolean)
 language sql stable
 security definer
 set search_path = darkpearl, pg_temp
 begin atomic
     select
-        w.id, w.url, w.secret, w.version, w.position, w.failing_since is not null,
+        w.id, w.url,
+        array_remove(array[w.secret, case when w.previous_secret_until > clock() then w.previous_secret end], null),
+        w.version, w.position, w.failing_since is not null,
         exists (
             select from webhook_retries as r
             where r.endpoint_id = w.id and r.given_up_at is null and r.next_attempt_at <= clock()

@@ -296,3 +296,24 @@ async def test_what_is_deleted_is_forgotten(shop: Shop, endpoint: Endpoint) -> N
     async with shop.acting_as("service_role"):
         await shop.run("delete from webhook_endpoints where id = %s", endpoint.id)
     assert await shop.value("select count(*) from webhook_retries") == 0
+async def test_a_secret_that_was_changed_signs_for_a_day(shop: Shop, endpoint: Endpoint) -> None:
+    """The last two sign, the new one first; changed twice, the first is gone at once."""
+
+    async def secrets() -> Any:
+        async with shop.acting_as("darkpearl_listener"):
+            return await shop.value("select secrets from webhooks_to_do()")
+
+    (first,) = await secrets()
+    rotate = "select rotate_webhook_secret(%s)"
+    second = await shop.value(rotate, endpoint.id)
+    assert await secrets() == [second, first]
+    await shop.turn_clock(DAY - 60)
+    assert await secrets() == [second, first]
+    await shop.turn_clock(120)
+    assert await secrets() == [second]
+    third = await shop.value(rotate, endpoint.id)
+    assert await secrets() == [third, second]
+    fourth = await shop.value(rotate, endpoint.id)
+    assert await secrets() == [fourth, third]
+
+
