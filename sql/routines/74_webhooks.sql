@@ -341,3 +341,49 @@ cross join lateral (
 ) as r;
 comment on view webhook_overview is
     'Every webhook endpoint: whether it is on and why not, since when nothing comes through, how many failed and are tried again, and were given up.';
+
+-- When the oldest happened that an endpoint which is switched on is still to be told: of what failed
+-- and is tried again, and of what comes after the place that is furthest behind, whatever its topic.
+-- Null when there is nothing. Locks nothing.
+create or replace function oldest_undelivered() returns timestamptz
+language plpgsql stable
+security definer
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+    v_last constant bigint := coalesce(pg_sequence_last_value('saga_events_id_seq'), 0);
+    v_place constant bigint := (select min(w.position) from webhook_endpoints as w where w.is_enabled);
+    v_end constant bigint := case when v_place < v_last then end_of_look(v_place, v_last, 100) end;
+begin
+    return least(
+        (select min(e.created_at) from saga_events as e where e.id > v_place and e.id <= v_end),
+        (select min(a.created_at) from stock_alerts as a where a.id > v_place and a.id <= v_end),
+        (
+            select min((f.body::json ->> 'timestamp')::timestamptz)
+            from webhook_endpoints as w
+            cross join lateral (
+                select r.body from webhook_retries as r
+                where r.endpoint_id = w.id and r.given_up_at is null
+                order by r.event_id
+                limit 1
+            ) as f
+            where w.is_enabled
+        )
+    );
+end
+$$;
+comment on function oldest_undelivered() is 'When the oldest happened of what some webhook endpoint that is switched on is still to be told; null, nothing.';
+
+create or replace view webhook_health with (security_invoker = true) as
+select
+    count(*) filter (where w.is_enabled) as endpoints,
+    count(*) filter (where w.is_enabled and w.failing_since is not null) as endpoints_failing,
+    count(*) filter (where w.off_because is not null) as endpoints_off,
+    coalesce(sum(w.waiting) filter (where w.is_enabled), 0)::bigint as webhooks_waiting,
+    coalesce(sum(w.given_up), 0)::bigint as webhooks_given_up,
+    coalesce(greatest(extract(epoch from clock() - oldest_undelivered()), 0), 0)::float8 as oldest_undelivered_seconds
+from webhook_overview as w;
+comment on view webhook_health is
+    'Webhooks in one row: endpoints that are on, to which nothing comes through, and that were switched off by themselves; webhooks that failed and are tried again, or were given up; and how old the oldest is that is still to be sent.';

@@ -259,7 +259,8 @@ grant select (
     id, url, topics, is_enabled, off_because, position, failing_since, last_error, created_at, updated_at, version
 ) on webhook_endpoints to service_role, darkpearl_reader;
 grant update (url, topics, is_enabled), delete on webhook_endpoints to service_role;
-grant select on webhook_retries, webhook_overview to service_role, darkpearl_reader;
+grant select on webhook_retries, webhook_overview, webhook_health to service_role, darkpearl_reader;
+grant execute on function oldest_undelivered() to service_role, darkpearl_reader;
 grant execute on function
 create_webhook_endpoint(text, feed_topic[], uuid), rotate_webhook_secret(uuid), replay_webhooks(uuid, timestamptz)
 to service_role;
@@ -269,7 +270,7 @@ due_webhooks(uuid, integer), settle_webhooks(uuid, bigint, bigint, jsonb, bigint
 to darkpearl_listener;
 
 grant execute on function events_out_of_place(), blocking_sessions() to service_role, darkpearl_app, darkpearl_reader;
-grant execute on function engine_state(), step_tally(timestamptz, double precision[])
+grant execute on function engine_state(), webhook_state(), step_tally(timestamptz, double precision[])
 to darkpearl_listener, service_role, darkpearl_reader;
 
 -- Views show what the caller may see of the tables under them.
