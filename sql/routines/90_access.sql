@@ -217,7 +217,7 @@ to service_role, darkpearl_app;
 grant select on return_metadata to service_role, darkpearl_app, darkpearl_reader;
 grant execute on function describe_return(uuid, jsonb) to service_role, darkpearl_app;
 grant execute on function refund_of_return(uuid) to service_role, darkpearl_app, darkpearl_reader;
-grant execute on function record_manual_refund(uuid, numeric, text, uuid) to service_role;
+grant execute on function record_manual_refund(uuid, numeric, text, uuid, jsonb) to service_role;
 grant execute on function find_orders(text) to authenticated, service_role, darkpearl_app, darkpearl_reader;
 grant execute on function find_payments(text) to service_role, darkpearl_app, darkpearl_reader;
 grant select on gateway_events to service_role, darkpearl_reader;
