@@ -159,7 +159,7 @@ grant execute on function erase_customer(text, text) to service_role;
 grant execute on function
 staging_table(text), read_uuid(text), read_integer(text), read_amount(text), is_units(text), referred_order_id(text, text),
 asked_movement(bigint, uuid, uuid, uuid, movement_type, integer, text, uuid, text),
-resolve_lines(text), check_movement_lines(), find_imported_orders(text), check_order_lines()
+resolve_lines(text), check_movement_lines(), find_imported_orders(text), check_order_lines(text)
 to public;
 grant execute on function
 open_import(text), record_movements(stock_movements[], boolean), import_movements(boolean), place_imported_orders(text, boolean),

@@ -236,6 +236,41 @@ async def test_an_order_with_a_bad_line_is_left_out_whole(
     shop: Shop, named: tuple[UUID, UUID]
 ) -> None:
     """Bad lines are named, and none of the lines of their orders is placed without them."""
+async def references(shop: Shop) -> list[tuple[Any, ...]]:
+    """The references that orders have, and how many lines."""
+    rows = await shop.rows(
+        "select reference, (select count(*) from order_items as i where i.order_id = o.id) as lines"
+        " from order_overview as o where reference is not null order by 1"
+    )
+    return [tuple(row.values()) for row in rows]
+
+
+async def test_an_order_keeps_its_reference(shop: Shop, named: tuple[UUID, UUID]) -> None:
+    """It is the shop's own, one in all: whoever placed the order, the file finds it by that."""
+    assert await bring_in(shop, "orders", ORDERS, role="darkpearl_app") == (2, {})
+    assert await references(shop) == [("web-1", 2), ("web-2", 1)]
+    particulars = '{"reference": "web-3"}'
+    await shop.order((named[0], 1), p_particulars=particulars)
+    header = "order_id, reference, warehouse, sku, quantity\n"
+    one, other = uuid4(), uuid4()
+    text = f"{header}, web-3, LIS, A, 1\n{one}, web-4, LIS, A, 1\n"
+    assert await bring_in(shop, "orders", text) == (1, {})
+    assert (await references(shop))[2:] == [("web-3", 1), ("web-4", 1)]
+    text = (
+        f"{header}, web-3, LIS, A, 2\n{other}, web-4, LIS, A, 1\n{uuid4()}, w-5, LIS, A, 1\n"
+        f"{uuid4()}, w-5, LIS, A, 1\n, {101 * 'x'}, LIS, A, 1\n, w\t6, LIS, A, 1\n"
+    )
+    changed, bad = await bring_in(shop, "orders", text, skip_bad=True)
+    assert changed == 1
+    assert bad == {
+        1: "the order is there already, with other lines or in another warehouse",
+        2: "the reference is that of another order",
+        4: "the reference is that of another order",
+        5: "reference has more than 100 characters",
+        6: "reference has characters that can't be seen, or spaces too many",
+    }
+
+
     await shop.product("5", sku="OLD", is_active=False)
     await shop.product("5", sku="EUR", currency="EUR")
     text = (
