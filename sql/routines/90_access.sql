@@ -118,6 +118,7 @@ grant select on stock_movements, movement_reasons, adjustment_reasons to service
 grant insert, update, delete on adjustment_reasons to service_role;
 grant insert (correlation_id, warehouse_id, product_id, movement_type, quantity, reference_type, reference_id, notes)
 on stock_movements to service_role, darkpearl_app;
+grant insert on movement_reasons to service_role, darkpearl_app;
 grant execute on function
 receive_stock(uuid, uuid, integer, uuid, text, text, uuid),
 adjust_stock(uuid, uuid, integer, uuid, text, text, uuid, text),
@@ -353,6 +354,9 @@ create policy "staff and applications place orders" on orders
 for insert to service_role, darkpearl_app with check (true);
 
 create policy "staff and applications move stock" on stock_movements
+for insert to service_role, darkpearl_app with check (true);
+
+create policy "staff and applications say why they adjust stock" on movement_reasons
 for insert to service_role, darkpearl_app with check (true);
 
 create policy "staff and applications annotate orders" on orders

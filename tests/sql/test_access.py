@@ -72,7 +72,7 @@ ACCESS: dict[str, dict[str, Grants]] = {
             ),
         ],
     },
-    "movement_reasons": {"select": [(INSIDERS, ALL)]},
+    "movement_reasons": {"select": [(INSIDERS, ALL)], "insert": [(f"{STAFF} {APP}", ALL)]},
     "adjustment_reasons": {
         "select": [(INSIDERS, ALL)],
         "insert": [(STAFF, ALL)],
@@ -435,6 +435,7 @@ DEFINERS = {
     "count_inventory_version",
     "count_shelves",
     "count_stock",
+    "refuse_reason_of_nothing",
     "drop_event_partitions",
     "end_request",
     "erase_customer",
@@ -493,9 +494,9 @@ DEFINERS = {
     "rotate_webhook_secret",
     "settle_webhooks",
     "webhooks_to_do",
-}
     "oldest_undelivered",
     "webhook_state",
+}
 """Functions that run as darkpearl_owner, past what their callers may do themselves."""
 
 COLUMNS = """

@@ -194,6 +194,31 @@ async def test_a_bad_movement_says_what_is_wrong(shop: Shop, line: str, problem:
     assert await bring_in(shop, "movements", text, skip_bad=True) == (1, {1: problem})
 
 
+async def test_an_adjustment_has_its_reason(shop: Shop, named: tuple[UUID, UUID]) -> None:
+    """Of lines that are written, once; what is bad takes none with it."""
+    assert named
+    name = uuid4()
+    header = "movement_type, sku, warehouse, quantity, reason_code, correlation_id\n"
+    text = f"{header}adjust, A, LIS, -2, damaged, {name}\nadjust, B, LIS, -1, , \n"
+    assert await bring_in(shop, "movements", text, role="darkpearl_app") == (2, {})
+    again = f"{header}adjust, A, LIS, -2, damaged, {name}\nadjust, A, LIS, -1, lost, \n"
+    too_many = "adjust, B, LIS, -99, theft, \n"
+    assert await bring_in(shop, "movements", again + too_many) == (
+        0,
+        {3: "more would leave than can be sold"},
+    )
+    assert await shop.values("select reason_code from movement_reasons") == ["damaged"]
+    changed, bad = await bring_in(shop, "movements", again + too_many, skip_bad=True)
+    assert (changed, list(bad)) == (1, [3])
+    text = f"{header}adjust, A, LIS, -1, mice, \nreceive, A, LIS, 1, found, \n"
+    assert await bring_in(shop, "movements", text) == (
+        0,
+        {1: "there is no reason_code mice", 2: "only an adjust has a reason_code"},
+    )
+    told = "select reason_code from exported_movements where movement_type = 'adjust'"
+    assert await shop.values(told) == ["damaged", None, "lost"]
+
+
 ORDERS = (
     "reference, warehouse, sku, quantity, notes\n"
     "web-1, LIS, A, 1, ring twice\nweb-1, LIS, B, 2, ring twice\nweb-2, LIS, A, 3, \n"
@@ -211,31 +236,6 @@ async def test_orders_are_placed_from_their_lines(shop: Shop) -> None:
     assert await shop.statuses() == {"fulfilled": 2}
 
 
-@pytest.mark.usefixtures("named")
-async def test_a_batch_is_what_references_are_unique_in(shop: Shop) -> None:
-    """The same references in another batch are other orders; in one, other lines are refused."""
-    for batch in ("monday", "tuesday"):
-        await stage(shop, "orders", ORDERS)
-        placed = await shop.value("select placed from place_imported_orders(%s)", batch)
-        assert placed == 2
-    await stage(shop, "orders", ORDERS.replace("A, 3", "A, 4"))
-    row = await shop.row("select bad, placed from place_imported_orders('monday')")
-    assert row == {"bad": 1, "placed": 0}
-
-
-async def test_an_order_id_is_the_clients_to_choose(shop: Shop, named: tuple[UUID, UUID]) -> None:
-    """Lines may name products and warehouses by id, and the order's own id."""
-    order = uuid4()
-    text = f"order_id, warehouse_id, product_id, quantity\n{order}, {shop.lisbon}, {named[0]}, 2\n"
-    assert await bring_in(shop, "orders", text) == (1, {})
-    assert await shop.values("select id from orders") == [order]
-    assert await bring_in(shop, "orders", text) == (0, {})
-
-
-async def test_an_order_with_a_bad_line_is_left_out_whole(
-    shop: Shop, named: tuple[UUID, UUID]
-) -> None:
-    """Bad lines are named, and none of the lines of their orders is placed without them."""
 async def references(shop: Shop) -> list[tuple[Any, ...]]:
     """The references that orders have, and how many lines."""
     rows = await shop.rows(
@@ -271,6 +271,32 @@ async def test_an_order_keeps_its_reference(shop: Shop, named: tuple[UUID, UUID]
     }
 
 
+@pytest.mark.usefixtures("named")
+async def test_a_batch_is_what_references_are_unique_in(shop: Shop) -> None:
+    """The same references in another batch are other orders; in one, other lines are refused."""
+    for batch in ("monday", "tuesday"):
+        await stage(shop, "orders", ORDERS)
+        placed = await shop.value("select placed from place_imported_orders(%s)", batch)
+        assert placed == 2
+    await stage(shop, "orders", ORDERS.replace("A, 3", "A, 4"))
+    row = await shop.row("select bad, placed from place_imported_orders('monday')")
+    assert row == {"bad": 1, "placed": 0}
+    assert await references(shop) == []
+
+
+async def test_an_order_id_is_the_clients_to_choose(shop: Shop, named: tuple[UUID, UUID]) -> None:
+    """Lines may name products and warehouses by id, and the order's own id."""
+    order = uuid4()
+    text = f"order_id, warehouse_id, product_id, quantity\n{order}, {shop.lisbon}, {named[0]}, 2\n"
+    assert await bring_in(shop, "orders", text) == (1, {})
+    assert await shop.values("select id from orders") == [order]
+    assert await bring_in(shop, "orders", text) == (0, {})
+
+
+async def test_an_order_with_a_bad_line_is_left_out_whole(
+    shop: Shop, named: tuple[UUID, UUID]
+) -> None:
+    """Bad lines are named, and none of the lines of their orders is placed without them."""
     await shop.product("5", sku="OLD", is_active=False)
     await shop.product("5", sku="EUR", currency="EUR")
     text = (
