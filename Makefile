@@ -11,7 +11,7 @@ VENV := .venv/bin
 DARKPEARL := $(VENV)/darkpearl
 SQL = $(wildcard sql/*.sql sql/*/*.sql)
 
-.PHONY: help run demo token api listener test test-server chaos years siege linear mutants check bench soak fuzz format migrate openapi compiled wheel clean \
+.PHONY: help run demo token api listener test clients test-server chaos years siege linear mutants check bench soak fuzz format migrate openapi compiled wheel clean \
 	db-start db-stop db-reset db-seed db-diff db-status db-url
 
 help: ## list these targets
@@ -31,6 +31,12 @@ listener: .venv/run ## run one listener alone
 
 test: .venv/dev ## the whole suite, on a PostgreSQL of its own
 	@$(VENV)/pytest -q -n 2 --dist loadfile $(PYTEST)
+
+clients: .venv/dev ## what others generate from docs/openapi.yaml, and linters of it; needs npm
+	@if command -v npm >/dev/null; then \
+		npm install --silent --no-audit --no-fund --no-package-lock --prefix tests/clients; \
+	else echo 'npm is not to be had: what needs Node is left out' >&2; fi
+	@$(VENV)/pytest -q tests/clients $(PYTEST)
 
 # What goes by the server's version: its SQL, what runs at once, the model, the listener.
 OF_THE_SERVER := tests/sql tests/race $(addprefix tests/saga/test_,$(addsuffix .py, \

@@ -8,7 +8,7 @@ a component of its own; a page is named by what it holds; every answer says whic
 import re
 from typing import Any
 
-from darkpearl.api.bodies import choices
+from darkpearl.api.bodies import CSV, choices
 from darkpearl.models.catalogue import FulfilmentMethod
 from darkpearl.models.feed import Topic
 from darkpearl.models.orders import AdjustmentKind, OrderStatus
@@ -57,7 +57,17 @@ HEADERS = {
 
 _AMOUNT_BOUND = 10**12
 _DIGITS = r"[0-9]{1,12}(\.[0-9]{1,4})?$"
+_OBJECT = "JsonObject"
+_ANY_OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": {}}
 _STREAM = "text/event-stream"
+_IMPORTS = "/imports/"
+_FILE = {
+    "schema": {
+        "type": "string",
+        "format": "binary",
+        "description": "The same rows as a file in UTF-8; the first line names the columns",
+    }
+}
 
 
 def exact(document: dict[str, Any]) -> dict[str, Any]:
@@ -67,16 +77,18 @@ def exact(document: dict[str, Any]) -> dict[str, Any]:
     components = document["components"]
     schemas = components["schemas"]
     enums = {choices(kind): name for name, kind in ENUMS.items()}
-    schemas |= {name: {"type": "string", "enum": list(values)} for values, name in enums.items()}
     _refer(document["paths"], enums)
     for name, schema in schemas.items():
-        if name not in ENUMS:
+        if name not in {*ENUMS, _OBJECT}:
             _refer(schema, enums)
+            _tell_defaults(schema)
+    schemas |= {name: {"type": "string", "enum": list(values)} for values, name in enums.items()}
+    schemas[_OBJECT] = {**_ANY_OBJECT, "description": "An object whose members are its owner's"}
     components["headers"] = {
         name: {"description": said, "schema": {"type": "string"}} for name, said in HEADERS.items()
     }
-    for path in document["paths"].values():
-        for operation in path.values():
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
             for parameter in operation.get("parameters", ()):
                 for default in ("deprecated", "allowEmptyValue", "allowReserved"):
                     parameter.pop(default, None)
@@ -84,6 +96,8 @@ def exact(document: dict[str, Any]) -> dict[str, Any]:
                 _limit(parameter["schema"])
             if body := operation.get("requestBody"):
                 _close(body, schemas)
+                if path.startswith(_IMPORTS):
+                    body["content"][CSV] = _FILE
             for status, response in operation["responses"].items():
                 _describe(status, response, operation, schemas)
     return document
@@ -124,9 +138,13 @@ def _flatten(part: Any) -> None:
 
 
 def _refer(part: Any, enums: dict[tuple[str, ...], str]) -> None:
-    """Refer to an enum where its values stand."""
+    """Refer to an enum where its values stand, and to one component for an object of any kind."""
     for each in _each(part):
         _refer(each, enums)
+    if isinstance(part, dict) and {key: part.get(key) for key in _ANY_OBJECT} == _ANY_OBJECT:
+        for key in _ANY_OBJECT:
+            del part[key]
+        part["$ref"] = f"#/components/schemas/{_OBJECT}"
     if isinstance(part, dict) and isinstance(part.get("enum"), list):
         name = enums.get(tuple(part["enum"]))
         if name:
@@ -194,6 +212,19 @@ def _close(part: Any, schemas: dict[str, Any]) -> None:
         if schema.get("type") == "object" and "additionalProperties" not in schema:
             schema["additionalProperties"] = False
             _close(schema, schemas)
+
+
+def _tell_defaults(schema: dict[str, Any]) -> None:
+    """Say in words what stands for a property that is left out.
+
+    Who generates types takes one that has a `default` as always there, in what is sent too.
+    """
+    for each in schema.get("properties", {}).values():
+        default = each.pop("default", None)
+        if default not in (None, "", []):
+            shown = str(default).lower() if isinstance(default, bool) else default
+            told = f"`{shown}` when left out"
+            each["description"] = "; ".join(filter(None, [each.get("description"), told]))
 
 
 def _with_text(schema: dict[str, Any]) -> dict[str, Any]:

@@ -120,7 +120,10 @@ async def replay_webhooks(
 async def rotate_webhook_secret(
     caller: NamedDependency[Caller], endpoint_id: FromPath[UUID]
 ) -> JsonResponse[WebhookSecret]:
-    """Sign with another secret from now on. The answer alone tells it."""
+    """Sign with another secret from now on. The answer alone tells it.
+
+    The one before signs too for a day; where it was stolen, change it twice.
+    """
     query = "select rotate_webhook_secret(%(id)s) as secret"
     made = await caller.get(WebhookSecret, (query, {"id": endpoint_id}))
     return JsonResponse(made, headers={"Cache-Control": "no-store"})

@@ -1,6 +1,7 @@
 """The database's words for callers who speak HTTP: functions are requests, arguments are fields.
 
-What the database says is written for who reads psql. Over HTTP the same advice names a path.
+What the database says is written for who reads psql. Over HTTP the same advice names a path; a
+sentence for which there is none, since it is an operator's to follow, is left out.
 """
 
 import re
@@ -36,9 +37,19 @@ PHRASES = {
 _PHRASE = re.compile("|".join(map(re.escape, PHRASES)))
 _PLAN = re.compile(r"See its plan: select .*")
 _ARGUMENT = re.compile(r"\bp_([a-z_]+)")
+_DENIED = re.compile(
+    r"permission denied for .*|new row violates row-level security policy.*", re.DOTALL
+)
+_SENTENCE = re.compile(r"(?<=[.;]) ")
+_SQL = re.compile(r"\b[a-z]+(_[a-z]+)*\(\)|\bselect\b.*\bfrom\b|\border_items\b")
+"""Advice that only who writes SQL can follow."""
 
 
 def over_http(text: str) -> str:
     """A detail or hint of the database, in words of HTTP."""
     text = _PHRASE.sub(lambda found: PHRASES[found[0]], text)
-    return _ARGUMENT.sub(r"\1", _PLAN.sub("See the plan of its saga type.", text))
+    text = _DENIED.sub("The role of the token may not do that.", text)
+    text = _ARGUMENT.sub(r"\1", _PLAN.sub("See the plan of its saga type.", text))
+    if _SQL.search(text):
+        text = " ".join(each for each in _SENTENCE.split(text) if not _SQL.search(each))
+    return text

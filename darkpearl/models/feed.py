@@ -9,8 +9,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from darkpearl.models.common import Request, Version
 
 Topic = Literal[
-    "order.placed", "order.paid", "order.shipped", "order.fulfilled", "order.cancelled",
-    "payment.failed", "payment.disputed", "refund.settled", "saga.stuck", "stock.low",
+    "order.placed", "order.paid", "order.shipped", "order.fulfilled", "order.returned",
+    "order.cancelled", "payment.failed", "payment.disputed", "refund.settled", "saga.stuck",
+    "stock.low",
 ]  # fmt: skip
 Url = Annotated[
     str,
@@ -39,6 +40,7 @@ class Event(Struct):
     order_number: int | None
     refund_id: UUID | None
     shipment_id: Annotated[UUID | None, Meta(description="The parcel, of order.shipped")]
+    return_id: Annotated[UUID | None, Meta(description="The return, of order.returned")]
     saga_id: UUID | None
     saga_type: str | None
     product_id: UUID | None

@@ -49,6 +49,7 @@ class MovementRow(_Placed, omit_defaults=True):
     correlation_id: UUID | None = None
     reference_type: Text = None
     reference_id: UUID | None = None
+    reason_code: Text = None
     notes: Text = None
 
 

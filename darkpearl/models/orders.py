@@ -233,6 +233,7 @@ class CreateOrder(Request):
 class UpdateOrder(Request):
     """Changes of what an order is for; customers' are email and addresses."""
 
+    notes: Notes | UnsetType | None = UNSET
     reference: Reference | UnsetType | None = UNSET
     email: Email | UnsetType | None = UNSET
     shipping_address: UpdatePostalAddress | UnsetType | None = UNSET

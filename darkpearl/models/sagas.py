@@ -13,7 +13,7 @@ SagaEventType = Literal[
     "saga_started", "step_completed", "step_waiting", "step_failed", "step_deferred",
     "compensation_started", "step_compensated", "saga_completed", "saga_compensated",
     "saga_stuck", "retried", "cancelled", "skipped", "signalled", "reported",
-    "shipped",
+    "shipped", "returned",
 ]  # fmt: skip
 SignalDisposition = Literal["applied", "kept", "duplicate", "stale"]
 Message = Annotated[

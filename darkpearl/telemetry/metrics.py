@@ -105,7 +105,21 @@ _GAUGES = {
         "notification_queue_usage",
         "How full PostgreSQL's queue of notifications is.",
     ),
+    "darkpearl_webhooks_oldest_undelivered_seconds": (
+        "oldest_undelivered_seconds",
+        "How old the oldest event is that an endpoint is still to be told.",
+    ),
+    "darkpearl_webhooks_waiting": ("webhooks_waiting", "Webhooks that failed and are tried again."),
+    "darkpearl_webhook_endpoints_failing": (
+        "endpoints_failing",
+        "Webhook endpoints to which nothing comes through.",
+    ),
+    "darkpearl_webhook_endpoints_off": (
+        "endpoints_off",
+        "Webhook endpoints that were switched off by themselves.",
+    ),
 }
+_STATE = "select e.*, w.* from engine_state() as e, webhook_state() as w"
 _TALLY = "select * from step_tally(%(after)s, %(bounds)s)"
 
 _log = logging.getLogger(__name__)
@@ -157,7 +171,7 @@ class Engine(Collector):
                 return
             try:
                 async with asyncio.timeout(TIMEOUT_SECONDS):
-                    (self._health,) = await self._fetch("select * from engine_state()", {})
+                    (self._health,) = await self._fetch(_STATE, {})
                     asked = {"after": self._after, "bounds": list(STEP_BUCKETS)}
                     for row in await self._fetch(_TALLY, asked):
                         self._add(row)

@@ -37,7 +37,7 @@ class Sender:
 
     Args:
         url: where it is.
-        secret: signs what is sent.
+        secrets: sign what is sent, each by itself.
         tls: whom to believe; shared by all, since it is dear to make.
         timeout_seconds: for all of a webhook, from the look-up of the name to the answer.
         to_private: addresses that aren't public are taken too.
@@ -46,14 +46,14 @@ class Sender:
     def __init__(
         self,
         url: str,
-        secret: str,
+        secrets: list[str],
         tls: ssl.SSLContext,
         *,
         timeout_seconds: float,
         to_private: bool,
     ) -> None:
         self._url = httpx.URL(url)
-        self._webhook = Webhook(secret)
+        self._webhooks = [Webhook(each) for each in secrets]
         self._seconds = timeout_seconds
         self._to_private = to_private
         self._one_look_up = asyncio.Lock()
@@ -95,7 +95,9 @@ class Sender:
                 "Host": self._url.netloc.decode(),
                 "webhook-id": name,
                 "webhook-timestamp": str(int(now.timestamp())),
-                "webhook-signature": self._webhook.sign(name, now, body),
+                "webhook-signature": " ".join(
+                    each.sign(name, now, body) for each in self._webhooks
+                ),
             },
             extensions={"sni_hostname": self._url.host},  # the certificate is the name's
         )

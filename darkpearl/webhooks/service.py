@@ -24,6 +24,8 @@ LONGEST_BACKOFF_SECONDS = 30.0
 
 _TAKE_OVER = "select pg_try_advisory_lock(webhooks_lock_key()) as taken"
 _TO_DO = "select * from webhooks_to_do()"
+_Key = tuple[UUID, int, tuple[str, ...]]
+"""An endpoint, its version and its secrets: one that was changed gets another courier."""
 _log = logging.getLogger(__name__)
 
 
@@ -52,8 +54,7 @@ class Webhooks:
         self._tls = ssl.create_default_context()
         self._stopping = asyncio.Event()
         self._killed = asyncio.Event()
-        self._couriers: dict[tuple[UUID, int], tuple[Courier, asyncio.Task[None]]] = {}
-        """By endpoint and version: one that was changed gets another."""
+        self._couriers: dict[_Key, tuple[Courier, asyncio.Task[None]]] = {}
 
     def stop(self) -> None:
         """Finish what is in hand, then end."""
@@ -107,7 +108,7 @@ class Webhooks:
                     behind = {each["id"] for each in endpoints if each["place"] < horizon.id}
                     self._wake(due | behind, horizon.id)
                 if self._couriers and horizon.see((await fetch(*horizon.look))[0]):
-                    self._wake({endpoint_id for endpoint_id, _ in self._couriers}, horizon.id)
+                    self._wake({endpoint_id for endpoint_id, *_ in self._couriers}, horizon.id)
                 await self._wait(LOOK_SECONDS if self._couriers else ENDPOINTS_SECONDS)
         finally:
             await self._dismiss()
@@ -118,30 +119,33 @@ class Webhooks:
         Raises:
             DarkPearlError: what a courier has ended with.
         """
-        wanted = {(each["id"], each["version"]): each for each in endpoints}
+        wanted: dict[_Key, dict[str, Any]] = {
+            (each["id"], each["version"], tuple(each["secrets"])): each for each in endpoints
+        }
         for key, (courier, task) in list(self._couriers.items()):
             if key not in wanted:
                 courier.stop()
             if task.done():
                 del self._couriers[key]
                 task.result()
-        busy = {endpoint_id for endpoint_id, _ in self._couriers}
+        busy = {endpoint_id for endpoint_id, *_ in self._couriers}
         for key, each in wanted.items():
             if each["id"] not in busy:  # the one before sends what it has in hand first
                 sender = Sender(
                     each["url"],
-                    each["secret"],
+                    each["secrets"],
                     self._tls,
                     timeout_seconds=self._timeout_seconds,
                     to_private=self._to_private,
                 )
                 courier = Courier(
-                    *(*key, each["url"], sender, fetch), is_failing=each["is_failing"]
+                    *(each["id"], each["version"], each["url"], sender, fetch),
+                    is_failing=each["is_failing"],
                 )
                 self._couriers[key] = courier, asyncio.create_task(courier.run())
 
     def _wake(self, endpoint_ids: set[UUID], upto: int) -> None:
-        for (endpoint_id, _), (courier, _task) in self._couriers.items():
+        for (endpoint_id, *_), (courier, _task) in self._couriers.items():
             if endpoint_id in endpoint_ids:
                 courier.wake(upto)
 

@@ -53,6 +53,34 @@ create or replace trigger movement_reasons_refuse_truncate
 before truncate on movement_reasons
 for each statement execute function refuse_change();
 
+-- Trigger: a reason is of an adjustment, which is written before it. Stands for a foreign key: the
+-- ledger keeps its keys, and retention removes both. Locks nothing. Raises: DP010.
+create or replace function refuse_reason_of_nothing() returns trigger
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    if (find_movement('adjust', new.warehouse_id, new.product_id, new.correlation_id)).id is null then
+        perform refuse(
+            'DP010', 'no such adjustment',
+            format(
+                'There is no adjust movement of product %s in warehouse %s with correlation id %s.',
+                new.product_id, new.warehouse_id, new.correlation_id
+            ),
+            'Insert the movement first, then its reason under the same key.'
+        );
+    end if;
+    return new;
+end
+$$;
+comment on function refuse_reason_of_nothing() is 'Trigger: a reason is of an adjust movement that is there.';
+
+create or replace trigger movement_reasons_are_of_adjustments
+before insert on movement_reasons
+for each row execute function refuse_reason_of_nothing();
+
 -- Trigger: an inventory row goes only when nothing lies there. Raises DP016.
 create or replace function refuse_to_drop_stock() returns trigger
 language plpgsql

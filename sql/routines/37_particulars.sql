@@ -99,13 +99,14 @@ language plpgsql
 set search_path = darkpearl, pg_temp
 as $$
 declare
-    v_keys constant text[] := '{reference,email,shipping_address,billing_address,metadata}';
+    v_keys constant text[] := '{reference,email,shipping_address,billing_address,metadata,notes}';
     v_fault constant text := case
         when jsonb_typeof(p_changes) is distinct from 'object'
             then format('They are %s.', coalesce('a JSON ' || jsonb_typeof(p_changes), 'null'))
         when p_changes - v_keys <> '{}' then format('There is no %s.', left((p_changes - v_keys)::text, 200))
         when jsonb_typeof(p_changes -> 'reference') not in ('string', 'null') then 'The reference is no text.'
         when jsonb_typeof(p_changes -> 'email') not in ('string', 'null') then 'The email address is no text.'
+        when jsonb_typeof(p_changes -> 'notes') not in ('string', 'null') then 'The notes are no text.'
     end;
 begin
     if v_fault is not null then
@@ -113,9 +114,9 @@ begin
             'DP015', 'particulars make no sense', v_fault,
             format('Pass an object of some of %s; null takes one away.', array_to_string(v_keys, ', '))
         );
-    elsif p_changes ?| '{reference,metadata}' and acts_as_customer() then
+    elsif p_changes ?| '{reference,metadata,notes}' and acts_as_customer() then
         perform refuse(
-            '42501', 'reference and metadata are the shop''s', 'A customer was to write one of them.',
+            '42501', 'reference, metadata and notes are the shop''s', 'A customer was to write one of them.',
             'Customers say email, shipping_address and billing_address.'
         );
     end if;
@@ -123,7 +124,8 @@ end
 $$;
 comment on function refuse_wrong_particulars(jsonb) is 'Internal: refuses changes of an order''s particulars that can''t be any.';
 
--- Changes what an order is for, by a merge patch: {"email": "…", "shipping_address": {…}}.
+-- Changes what an order is for, by a merge patch: {"email": "…", "shipping_address": {…}}; its notes too,
+-- which stand in orders. The version of the order counts both, but not notes that others update there.
 -- p_expected: the versions of which it must still have one; that of an order of which nothing
 -- was said yet is 1. For customers the orders of others aren't there.
 -- Locks: the order.
@@ -140,6 +142,7 @@ declare
     v_order orders;
     v_now order_particulars;
     v_new jsonb;
+    v_is_noted boolean;
 begin
     select o.* into v_order
     from orders as o
@@ -158,6 +161,12 @@ begin
         perform expect_version(coalesce(v_now.version, 0) + 1, p_expected);
     end if;
 
+    v_is_noted := p_changes ? 'notes' and p_changes ->> 'notes' is distinct from v_order.notes;
+    if v_is_noted then
+        update orders as o
+        set notes = p_changes ->> 'notes'
+        where o.id = v_order.id and o.warehouse_id = v_order.warehouse_id;
+    end if;
     v_new := merge_patch(to_jsonb(v_now), p_changes);
     insert into order_particulars as p (order_id, warehouse_id, reference, email, shipping_address, billing_address, metadata)
     values (
@@ -167,7 +176,8 @@ begin
     )
     on conflict on constraint order_particulars_pkey do update
     set reference = excluded.reference, email = excluded.email, shipping_address = excluded.shipping_address,
-        billing_address = excluded.billing_address, metadata = excluded.metadata
+        billing_address = excluded.billing_address, metadata = excluded.metadata,
+        updated_at = case when v_is_noted then clock() else p.updated_at end
     returning p.* into v_now;
     return v_now;
 end

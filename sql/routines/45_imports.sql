@@ -63,7 +63,7 @@ declare
         when 'products' then '{name, description, unit_price, currency, is_active}'::text[]
         when 'inventory' then '{quantity_available, reorder_point, reorder_quantity}'
         when 'movements' then
-            '{correlation_id, movement_type, quantity, to_warehouse, reference_type, reference_id, notes, created_at}'
+            '{correlation_id, movement_type, quantity, to_warehouse, reference_type, reference_id, reason_code, notes, created_at}'
         when 'orders' then '{order_id, reference, customer_id, currency, notes, quantity, unit_price, status, created_at}'
     end;
     v_taken constant text[] := case p_kind when 'products' then v_columns[2:2] || v_columns[5:] else v_columns end;

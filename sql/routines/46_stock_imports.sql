@@ -274,10 +274,13 @@ begin
             when l.to_warehouse is not null and (l.reference_type is not null or l.reference_id is not null)
                 then 'a transfer refers to its other warehouse'
             when l.reference_id is not null and read_uuid(l.reference_id) is null then 'reference_id is no UUID'
+            when l.reason_code is not null and l.movement_type <> 'adjust' then 'only an adjust has a reason_code'
+            when l.reason_code is not null and r.code is null then format('there is no reason_code %s', left(l.reason_code, 50))
             when length(l.notes) > 2000 then 'notes have more than 2000 characters'
         end as problem
         from pg_temp.movement_imports as l
         left join warehouses as w on w.code = l.to_warehouse
+        left join adjustment_reasons as r on r.code = l.reason_code
         where l.problem is null
     ) as f
     where f.line = l.line and f.problem is not null;
@@ -331,6 +334,14 @@ begin
             set problem = u.problem
             from unwritten as u
             where l.line = u.line and u.problem is not null
+        ),
+        reasoned as (
+            insert into movement_reasons (correlation_id, product_id, warehouse_id, reason_code)
+            select m.correlation_id, m.product_id, m.warehouse_id, l.reason_code
+            from unnest(v_movements) as m
+            inner join pg_temp.movement_imports as l on l.line = m.id and l.reason_code is not null
+            where (p_skip_bad or not exists (select from unwritten as u where u.problem is not null))
+                and not exists (select from unwritten as u where u.line = m.id)
         )
         select lines - bad - count(*), bad + count(u.problem) into changed, bad from unwritten as u;
         if bad > 0 and not p_skip_bad then
@@ -357,11 +368,13 @@ create or replace view exported_movements with (security_invoker = true) as
 select
     m.correlation_id, m.movement_type, p.sku, w.code as warehouse, m.quantity, o.code as to_warehouse,
     case when o.id is null then m.reference_type end as reference_type,
-    case when o.id is null then m.reference_id end as reference_id, m.notes, m.created_at
+    case when o.id is null then m.reference_id end as reference_id, m.notes, m.created_at, r.reason_code
 from stock_movements as m
 inner join products as p on p.id = m.product_id
 inner join warehouses as w on w.id = m.warehouse_id
 left join warehouses as o on m.movement_type = 'transfer_out' and o.id = m.reference_id
+left join movement_reasons as r
+    on m.movement_type = 'adjust' and r.correlation_id = m.correlation_id and r.product_id = m.product_id and r.warehouse_id = m.warehouse_id
 where m.movement_type <> 'transfer_in'
 order by m.id;
 comment on view exported_movements is 'The ledger, as an import reads it.';

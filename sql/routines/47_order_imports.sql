@@ -1,5 +1,7 @@
 -- Imports of orders: a line of the file is a line of an order, and those with one order_id or
 -- reference are one order. They are placed in sets, by the triggers that hold for every client.
+-- A reference is the shop's own name for the order, and the order keeps it; but within a batch that has
+-- a name it is of that batch alone.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
@@ -15,8 +17,8 @@ return overlay(
 comment on function referred_order_id(text, text) is
     'The id of the order that an import places under a reference, within a batch.';
 
--- Finds the order of each staged line, and whether that order is there already with the same
--- lines; writes down where it is there with others. Locks nothing.
+-- Finds the order of each staged line, by its id or its reference, and whether that order is there
+-- already with the same lines; writes down where it is there with others. Locks nothing.
 create or replace function find_imported_orders(p_batch text) returns void
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -24,7 +26,11 @@ as $$
 begin
     update pg_temp.order_imports as l
     set found_order = case
-        when l.order_id is not null then read_uuid(l.order_id) else referred_order_id(p_batch, l.reference)
+        when l.order_id is not null then read_uuid(l.order_id)
+        else coalesce(
+            (select d.order_id from order_particulars as d where d.reference = l.reference and p_batch = ''),
+            referred_order_id(p_batch, l.reference)
+        )
     end
     where l.order_id is not null or l.reference is not null;
 
@@ -56,7 +62,7 @@ comment on function find_imported_orders(text) is
 
 -- Writes down what is wrong with each staged line of an order that isn't placed yet. The
 -- triggers of orders and order_items hold all the same. Locks nothing.
-create or replace function check_order_lines() returns void
+create or replace function check_order_lines(p_batch text) returns void
 language plpgsql
 set search_path = darkpearl, pg_temp
 as $$
@@ -67,6 +73,12 @@ begin
         select l.line, case
             when l.order_id is null and l.reference is null then 'order_id or reference is missing'
             when l.found_order is null then 'order_id is no UUID'
+            when length(l.kept) > 100 then 'reference has more than 100 characters'
+            when not is_visible_throughout(l.kept) then 'reference has characters that can''t be seen, or spaces too many'
+            when l.kept is not nfc normalized then 'reference is not in Unicode''s normal form C'
+            when d.order_id <> l.found_order or l.kept is not null
+                and first_value(l.found_order) over (partition by l.kept order by l.line) <> l.found_order
+                then 'the reference is that of another order'
             when length(l.customer_id) > 255 then 'customer_id has more than 255 characters'
             when not is_visible_throughout(l.customer_id) then 'customer_id has characters that can''t be seen, or spaces too many'
             when l.currency !~ '^[A-Z]{3}$' then 'currency is no code of ISO 4217'
@@ -80,12 +92,13 @@ begin
             when read_amount(l.unit_price) <> p.unit_price and not pg_has_role(current_user, 'service_role', 'usage')
                 then 'unit_price is not the catalogue''s'
             when count(*) over (partition by l.found_order, l.found_product) > 1 then 'the product stands in the order twice'
-            when concat_ws(' ', l.found_warehouse, l.customer_id, l.currency, l.notes)
-                <> first_value(concat_ws(' ', l.found_warehouse, l.customer_id, l.currency, l.notes))
+            when concat_ws(' ', l.found_warehouse, l.customer_id, l.currency, l.notes, l.kept)
+                <> first_value(concat_ws(' ', l.found_warehouse, l.customer_id, l.currency, l.notes, l.kept))
                 over (partition by l.found_order order by l.line)
-                then 'warehouse, customer_id, currency or notes are not those of the order''s first line'
+                then 'warehouse, customer_id, currency, notes or reference are not those of the order''s first line'
         end as problem
-        from pg_temp.order_imports as l
+        from (select i.*, case when p_batch = '' then i.reference end as kept from pg_temp.order_imports as i) as l
+        left join order_particulars as d on d.reference = l.kept
         left join products as p on p.id = l.found_product
         left join warehouses as w on w.id = l.found_warehouse
         where l.problem is null and l.is_placed is not true
@@ -93,10 +106,11 @@ begin
     where f.line = l.line and f.problem is not null;
 end
 $$;
-comment on function check_order_lines() is 'Internal: writes down what is wrong with each staged line of an order.';
+comment on function check_order_lines(text) is 'Internal: writes down what is wrong with each staged line of an order.';
 
 -- Places the orders of order_imports, in the order of their first lines. An order that is there
--- already with the same lines is left as it is. p_batch: within what references are unique.
+-- already with the same lines is left as it is. p_batch: within what references are unique; without
+-- one, in all, and the orders keep them.
 -- Returns how many lines there are, how many of them are bad, and how many orders were placed;
 -- with p_skip_bad those of which no line is bad, else none if there is one.
 -- Locks only the rows that it inserts.
@@ -110,7 +124,7 @@ declare
 begin
     perform resolve_lines('order_imports');
     perform find_imported_orders(p_batch);
-    perform check_order_lines();
+    perform check_order_lines(p_batch);
     select count(*), count(l.problem) into lines, bad from pg_temp.order_imports as l;
     placed := 0;
     if bad = 0 or p_skip_bad then
@@ -136,6 +150,13 @@ begin
         from pg_temp.order_imports as l
         inner join unnest(v_orders) as o (id) on o.id = l.found_order
         order by l.line;
+
+        insert into order_particulars (order_id, warehouse_id, reference)
+        select distinct on (l.found_order) l.found_order, l.found_warehouse, l.reference
+        from pg_temp.order_imports as l
+        inner join unnest(v_orders) as o (id) on o.id = l.found_order
+        where l.reference is not null and p_batch = ''
+        order by l.found_order, l.line;
         placed := coalesce(cardinality(v_orders), 0);
     end if;
     return next;
@@ -147,11 +168,12 @@ comment on function place_imported_orders(text, boolean) is
 -- What an export writes, and an import reads: a line for each line of an order.
 create or replace view exported_orders with (security_invoker = true) as
 select
-    o.id as order_id, w.code as warehouse, o.customer_id, o.currency, o.notes,
+    o.id as order_id, d.reference, w.code as warehouse, o.customer_id, o.currency, o.notes,
     p.sku, i.quantity, i.unit_price, o.status, o.created_at
 from orders as o
 inner join order_items as i on i.order_id = o.id and i.warehouse_id = o.warehouse_id
 inner join products as p on p.id = i.product_id
 inner join warehouses as w on w.id = o.warehouse_id
+left join order_particulars as d on d.order_id = o.id and d.warehouse_id = o.warehouse_id
 order by o.order_number, i.id;
 comment on view exported_orders is 'Every line of every order, as an import reads it.';

@@ -1,7 +1,8 @@
 -- Refunds: money that goes back, each refund a saga of its own and idempotent by an id that
 -- the caller may choose. That of a fulfilled order goes back in parts; of a cancelled one
 -- all that is left, by a void, which looks at the gateway's books before it moves anything.
--- An order of which a part has left is owed what was taken out of it: see 65_shipments.sql.
+-- An order of which a part has left is owed what was taken out of it, see 65_shipments.sql, and
+-- what has come back.
 --
 -- What a cancelled order is owed, or one that something was taken out of, never ends as
 -- declined: its saga is stuck then, for a person. A refund that the gateway takes back later is
@@ -193,6 +194,25 @@ $$;
 comment on function money_of_cancelled(uuid, uuid[], integer[]) is
     'Internal: what the units cost that were taken out of an order, and so many more.';
 
+-- The money of the units of an order that have come back, from the first of its lines on. It may be
+-- more than was paid too. Locks nothing.
+create or replace function money_of_returned(p_order_id uuid) returns numeric
+language sql stable
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+begin atomic
+    select money_of_units(
+        p_order_id, array_agg(g.product_id), array_fill(0::bigint, array[count(*)::integer]), array_agg(g.quantity)
+    )
+    from (
+        select m.product_id, sum(m.quantity) as quantity
+        from stock_movements as m
+        where m.reference_id = p_order_id and m.reference_type = 'return' and (m.movement_type = 'receive') is true
+        group by m.product_id
+    ) as g;
+end;
+comment on function money_of_returned(uuid) is 'Internal: what the units cost that have come back of an order.';
+
 -- The payment of an order, locked, so that its refunds are one after another; null when
 -- there is none. Locks: payments.
 create or replace function lock_payment(p_order_id uuid) returns payments
@@ -234,10 +254,11 @@ end
 $$;
 comment on function refund_again(uuid, uuid, numeric) is 'Internal: the refund that an id stands for, if it is the one that is asked for.';
 
--- The amount of a refund of an order: p_amount, or all that is left. Locks nothing.
+-- The amount of a refund of an order: p_amount, or all that is left; of one of which a part has left
+-- what was taken out of it or has come back costs. Locks nothing.
 -- Raises: DP010 when there is no such order, DP015 for an amount that makes no sense, DP019
 -- when the order is neither fulfilled nor owed anything, after it was cancelled or something
--- was taken out of it, DP020 when less than that is left.
+-- was taken out of it or came back, DP020 when less than that is left.
 create or replace function amount_to_refund(p_order_id uuid, p_payment payments, p_amount numeric) returns numeric
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -249,7 +270,8 @@ declare
 begin
     select o.status into v_status from orders as o where o.id = p_order_id;
     if v_status = 'fulfilling' then
-        v_left := v_left - greatest(p_payment.captured_amount - money_of_cancelled(p_order_id), 0);
+        v_left := v_left
+            - greatest(p_payment.captured_amount - money_of_cancelled(p_order_id) - money_of_returned(p_order_id), 0);
     end if;
     if v_status is null then
         perform refuse(
@@ -262,7 +284,8 @@ begin
             'DP019', 'order is not fulfilled',
             format('Order %s is %s.', p_order_id, v_status),
             case v_status
-                when 'fulfilling' then 'What has not left is taken out by cancel_items(), which gives its money back.'
+                when 'fulfilling' then
+                    'What has not left is taken out by cancel_items(), which gives its money back; what has left comes back first, by return_items().'
                 else 'An order that is not fulfilled is cancelled, which gives the money back: see cancel_order().'
             end
         );
@@ -344,7 +367,7 @@ comment on function refund_order(uuid, numeric, text, uuid, boolean, jsonb, json
 -- instead: skip_step().
 -- Locks: payments, then as settle(). Raises: as amount_to_refund(); DP011; DP015 without a reason.
 create or replace function record_manual_refund(
-    p_order_id uuid, p_amount numeric, p_reason text, p_refund_id uuid default new_id()
+    p_order_id uuid, p_amount numeric, p_reason text, p_refund_id uuid default new_id(), p_metadata jsonb default null
 ) returns refunds
 language plpgsql
 security definer
@@ -360,7 +383,7 @@ begin
     if v_refund.id is not null then
         return v_refund;
     end if;
-    v_refund := start_refund(v_payment, amount_to_refund(p_order_id, v_payment, p_amount), p_reason, p_refund_id, true);
+    v_refund := start_refund(v_payment, amount_to_refund(p_order_id, v_payment, p_amount), p_reason, p_refund_id, true, p_metadata);
     perform note_action('record_manual_refund', p_order_id::text, p_reason, to_jsonb(v_refund));
     select s.* into strict v_saga
     from sagas as s
@@ -373,7 +396,7 @@ begin
     return v_refund;
 end
 $$;
-comment on function record_manual_refund(uuid, numeric, text, uuid) is
+comment on function record_manual_refund(uuid, numeric, text, uuid, jsonb) is
     'Operator: money of an order went back by other means than the gateway; writes it down. Safe to repeat with the same refund id.';
 
 -- Step, before the call. Locks nothing.

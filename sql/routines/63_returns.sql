@@ -3,7 +3,8 @@
 -- is of one, but for its metadata: of type receive, with the return's id as correlation id and
 -- the order as reference. Goods that can't be sold again come back all the same, and are written
 -- off at once, by an adjust movement of the same id and reference that has a reason: the ledger
--- says that they came, and that they are not there.
+-- says that they came, and that they are not there. The history of the order has an event of
+-- each return, its id, which the feed tells.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
@@ -216,6 +217,8 @@ begin
             );
         end if;
     end loop;
+    insert into saga_events (saga_id, warehouse_id, event_type, message)
+    values (p_order_id, v_order.warehouse_id, 'returned', p_return_id::text);
 end
 $$;
 comment on function return_items(uuid, jsonb, text, uuid, boolean, text) is

@@ -111,13 +111,13 @@ return await_last_parcel(p_warehouse_ids, p_saga_ids);
 comment on function record_parcel(uuid[], uuid[], jsonb[]) is 'Step: looks whether anything of each order is left to ship.';
 
 -- Whether parcels of an order may leave: what was asked for is captured, and no more of it
--- went back than what was taken out cost. Locks nothing.
+-- went back than what was taken out, or came back, cost. Locks nothing.
 create or replace function is_paid(p_order_id uuid) returns boolean
 language sql stable
 return exists (
     select from payments as p
     where p.order_id = p_order_id and p.captured_amount >= p.requested_amount
-        and (p.refunded_amount = 0 or p.refunded_amount <= money_of_cancelled(p_order_id))
+        and (p.refunded_amount = 0 or p.refunded_amount <= money_of_cancelled(p_order_id) + money_of_returned(p_order_id))
 );
 comment on function is_paid(uuid) is 'Internal: whether the money is there for what an order has left to ship.';
 

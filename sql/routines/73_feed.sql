@@ -42,16 +42,17 @@ execute function note_low_stock();
 
 -- A payment has failed when its step has, for good; an order is paid when the step is done that says
 -- so in the plan. A parcel has one event, of the transaction in which it left, so that nothing of it
--- comes below the cursor; shipments.shipped_at has no id of that sequence. What a row is about
--- in short; the rest is read where it stands.
+-- comes below the cursor; shipments.shipped_at has no id of that sequence. So has a return, whose
+-- movements have none either. What a row is about in short; the rest is read where it stands.
 create or replace view feed with (security_invoker = true) as
 select
     e.id, t.topic, e.created_at, e.warehouse_id,
     coalesce(o.id, e.saga_id) as subject,
     o.id as order_id, o.order_number, r.id as refund_id,
-    case when e.event_type = 'shipped' then e.message::uuid end as shipment_id, e.saga_id, s.saga_type,
+    case when e.event_type = 'shipped' then e.message::uuid end as shipment_id,
+    case when e.event_type = 'returned' then e.message::uuid end as return_id, e.saga_id, s.saga_type,
     null::uuid as product_id, null::integer as quantity_sellable, null::integer as reorder_point,
-    e.error_code, case when e.event_type <> 'shipped' then e.message end as message
+    e.error_code, case when e.event_type not in ('shipped', 'returned') then e.message end as message
 from saga_events as e
 inner join sagas as s on s.id = e.saga_id
 left join saga_steps as p
@@ -71,16 +72,17 @@ cross join lateral (
         when e.event_type = 'step_failed' and p.order_status_refused = 'payment_failed'
             and e.next_attempt_at is null and e.error_code in ('DP013', 'DP014', 'DP026') then 'payment.failed'
         when e.event_type = 'shipped' then 'order.shipped'
+        when e.event_type = 'returned' then 'order.returned'
     end::feed_topic as topic
 ) as t
 where e.event_type in (
     'saga_started', 'step_completed', 'step_failed', 'reported', 'saga_completed', 'saga_compensated', 'saga_stuck',
-    'shipped'
+    'shipped', 'returned'
 ) and t.topic is not null
 union all
 select
     a.id, 'stock.low', a.created_at, a.warehouse_id, a.product_id,
-    null, null, null, null, null, null, a.product_id, a.quantity_sellable, a.reorder_point, null, null
+    null, null, null, null, null, null, null, a.product_id, a.quantity_sellable, a.reorder_point, null, null
 from stock_alerts as a;
 comment on view feed is
     'What happened to orders, payments, refunds and stock, by id. Who goes on from an id asks follow_feed(): a lower one may commit after a higher.';
@@ -260,7 +262,7 @@ create or replace function follow_feed(
 )
 returns table (
     id bigint, topic feed_topic, created_at timestamptz, warehouse_id uuid, subject uuid, order_id uuid,
-    order_number bigint, refund_id uuid, shipment_id uuid, saga_id uuid, saga_type text, product_id uuid,
+    order_number bigint, refund_id uuid, shipment_id uuid, return_id uuid, saga_id uuid, saga_type text, product_id uuid,
     quantity_sellable integer, reorder_point integer, error_code text, message text
 )
 language plpgsql volatile

@@ -72,7 +72,9 @@ end
 $$;
 comment on function lock_webhook_endpoint(uuid) is 'Internal: locks a webhook endpoint.';
 
--- Gives an endpoint another secret, from its next webhook on. Locks: the endpoint. Raises: DP010.
+-- Gives an endpoint another secret, from its next webhook on. The one before signs too for a day, so that
+-- a receiver that knows either of them believes what comes; where it was stolen, change it twice.
+-- Locks: the endpoint. Raises: DP010.
 create or replace function rotate_webhook_secret(p_endpoint_id uuid) returns text
 language plpgsql
 security definer
@@ -83,14 +85,17 @@ declare
 begin
     perform lock_webhook_endpoint(p_endpoint_id);
     update webhook_endpoints as w
-    set secret = new_webhook_secret(), version = w.version + 1, updated_at = clock()
+    set
+        secret = new_webhook_secret(), previous_secret = w.secret, previous_secret_until = clock() + interval '1 day',
+        version = w.version + 1, updated_at = clock()
     where w.id = p_endpoint_id
     returning w.secret into v_secret;
     perform note_action('rotate_webhook_secret', p_endpoint_id::text, null);
     return v_secret;
 end
 $$;
-comment on function rotate_webhook_secret(uuid) is 'Gives a webhook endpoint a new secret and returns it, which is told only here.';
+comment on function rotate_webhook_secret(uuid) is
+    'Gives a webhook endpoint a new secret and returns it, which is told only here. The one before signs too for a day.';
 
 -- Of the webhooks of an endpoint that failed and are tried again, the first of each subject: those that
 -- wait for no other. Locks nothing.
@@ -169,16 +174,18 @@ end
 $$;
 comment on function replay_webhooks(uuid, timestamptz) is 'Has a webhook endpoint told again all that happened from a moment on.';
 
--- The endpoints that are switched on, with what the service needs of them, and whether something that
--- failed is to be tried now. Locks nothing.
+-- The endpoints that are switched on, with what the service needs of them, the secrets that sign, newest
+-- first, and whether something that failed is to be tried now. Locks nothing.
 create or replace function webhooks_to_do()
-returns table (id uuid, url text, secret text, version bigint, place bigint, is_failing boolean, is_due boolean)
+returns table (id uuid, url text, secrets text[], version bigint, place bigint, is_failing boolean, is_due boolean)
 language sql stable
 security definer
 set search_path = darkpearl, pg_temp
 begin atomic
     select
-        w.id, w.url, w.secret, w.version, w.position, w.failing_since is not null,
+        w.id, w.url,
+        array_remove(array[w.secret, case when w.previous_secret_until > clock() then w.previous_secret end], null),
+        w.version, w.position, w.failing_since is not null,
         exists (
             select from webhook_retries as r
             where r.endpoint_id = w.id and r.given_up_at is null and r.next_attempt_at <= clock()
@@ -334,3 +341,49 @@ cross join lateral (
 ) as r;
 comment on view webhook_overview is
     'Every webhook endpoint: whether it is on and why not, since when nothing comes through, how many failed and are tried again, and were given up.';
+
+-- When the oldest happened that an endpoint which is switched on is still to be told: of what failed
+-- and is tried again, and of what comes after the place that is furthest behind, whatever its topic.
+-- Null when there is nothing. Locks nothing.
+create or replace function oldest_undelivered() returns timestamptz
+language plpgsql stable
+security definer
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+    v_last constant bigint := coalesce(pg_sequence_last_value('saga_events_id_seq'), 0);
+    v_place constant bigint := (select min(w.position) from webhook_endpoints as w where w.is_enabled);
+    v_end constant bigint := case when v_place < v_last then end_of_look(v_place, v_last, 100) end;
+begin
+    return least(
+        (select min(e.created_at) from saga_events as e where e.id > v_place and e.id <= v_end),
+        (select min(a.created_at) from stock_alerts as a where a.id > v_place and a.id <= v_end),
+        (
+            select min((f.body::json ->> 'timestamp')::timestamptz)
+            from webhook_endpoints as w
+            cross join lateral (
+                select r.body from webhook_retries as r
+                where r.endpoint_id = w.id and r.given_up_at is null
+                order by r.event_id
+                limit 1
+            ) as f
+            where w.is_enabled
+        )
+    );
+end
+$$;
+comment on function oldest_undelivered() is 'When the oldest happened of what some webhook endpoint that is switched on is still to be told; null, nothing.';
+
+create or replace view webhook_health with (security_invoker = true) as
+select
+    count(*) filter (where w.is_enabled) as endpoints,
+    count(*) filter (where w.is_enabled and w.failing_since is not null) as endpoints_failing,
+    count(*) filter (where w.off_because is not null) as endpoints_off,
+    coalesce(sum(w.waiting) filter (where w.is_enabled), 0)::bigint as webhooks_waiting,
+    coalesce(sum(w.given_up), 0)::bigint as webhooks_given_up,
+    coalesce(greatest(extract(epoch from clock() - oldest_undelivered()), 0), 0)::float8 as oldest_undelivered_seconds
+from webhook_overview as w;
+comment on view webhook_health is
+    'Webhooks in one row: endpoints that are on, to which nothing comes through, and that were switched off by themselves; webhooks that failed and are tried again, or were given up; and how old the oldest is that is still to be sent.';

@@ -88,14 +88,16 @@ select
     s.status as saga_status,
     coalesce(st.step_name, '') as saga_step,
     o.created_at, o.updated_at, o.warehouse_id,
-    s.ready_at as saga_ready_at
+    s.ready_at as saga_ready_at,
+    d.reference
 from orders as o
 inner join warehouses as w on w.id = o.warehouse_id
 left join payments as p on p.order_id = o.id and p.warehouse_id = o.warehouse_id
 left join sagas as s on s.id = o.id and s.warehouse_id = o.warehouse_id
 left join saga_steps as st
-    on st.saga_type = s.saga_type and st.plan_version = s.plan_version and st.position = s.position;
-comment on view order_overview is 'Every order with its payment and where its saga stands.';
+    on st.saga_type = s.saga_type and st.plan_version = s.plan_version and st.position = s.position
+left join order_particulars as d on d.order_id = o.id and d.warehouse_id = o.warehouse_id;
+comment on view order_overview is 'Every order with its payment, where its saga stands, and the shop''s own reference.';
 
 -- Shelves that run out, by what can be sold. Each reading looks at all shelves: an index over
 -- quantities would end the cheap updates that every order makes of them.
@@ -207,7 +209,7 @@ event as (
 last_move as (
     select distinct on (saga_id) *
     from event
-    where event_type not in ('cancelled', 'signalled', 'reported', 'shipped')
+    where event_type not in ('cancelled', 'signalled', 'reported', 'shipped', 'returned')
     order by saga_id, id desc
 )
 select

@@ -15,6 +15,16 @@ begin atomic
 end;
 comment on function engine_state() is 'Monitoring: the row of engine_health.';
 
+-- The same of webhooks. Locks nothing.
+create or replace function webhook_state() returns webhook_health
+language sql stable
+security definer
+set search_path = darkpearl, pg_temp
+begin atomic
+    select h.* from webhook_health as h;
+end;
+comment on function webhook_state() is 'Monitoring: the row of webhook_health.';
+
 -- Counts the steps and sagas that ended since a moment, by result, with the time
 -- that steps took. Reads the pages at the end of the history backwards, until a
 -- piece of them is older. Looks up to 5 seconds ago, so that transactions of that

@@ -118,6 +118,7 @@ grant select on stock_movements, movement_reasons, adjustment_reasons to service
 grant insert, update, delete on adjustment_reasons to service_role;
 grant insert (correlation_id, warehouse_id, product_id, movement_type, quantity, reference_type, reference_id, notes)
 on stock_movements to service_role, darkpearl_app;
+grant insert on movement_reasons to service_role, darkpearl_app;
 grant execute on function
 receive_stock(uuid, uuid, integer, uuid, text, text, uuid),
 adjust_stock(uuid, uuid, integer, uuid, text, text, uuid, text),
@@ -159,7 +160,7 @@ grant execute on function erase_customer(text, text) to service_role;
 grant execute on function
 staging_table(text), read_uuid(text), read_integer(text), read_amount(text), is_units(text), referred_order_id(text, text),
 asked_movement(bigint, uuid, uuid, uuid, movement_type, integer, text, uuid, text),
-resolve_lines(text), check_movement_lines(), find_imported_orders(text), check_order_lines()
+resolve_lines(text), check_movement_lines(), find_imported_orders(text), check_order_lines(text)
 to public;
 grant execute on function
 open_import(text), record_movements(stock_movements[], boolean), import_movements(boolean), place_imported_orders(text, boolean),
@@ -217,7 +218,7 @@ to service_role, darkpearl_app;
 grant select on return_metadata to service_role, darkpearl_app, darkpearl_reader;
 grant execute on function describe_return(uuid, jsonb) to service_role, darkpearl_app;
 grant execute on function refund_of_return(uuid) to service_role, darkpearl_app, darkpearl_reader;
-grant execute on function record_manual_refund(uuid, numeric, text, uuid) to service_role;
+grant execute on function record_manual_refund(uuid, numeric, text, uuid, jsonb) to service_role;
 grant execute on function find_orders(text) to authenticated, service_role, darkpearl_app, darkpearl_reader;
 grant execute on function find_payments(text) to service_role, darkpearl_app, darkpearl_reader;
 grant select on gateway_events to service_role, darkpearl_reader;
@@ -259,7 +260,8 @@ grant select (
     id, url, topics, is_enabled, off_because, position, failing_since, last_error, created_at, updated_at, version
 ) on webhook_endpoints to service_role, darkpearl_reader;
 grant update (url, topics, is_enabled), delete on webhook_endpoints to service_role;
-grant select on webhook_retries, webhook_overview to service_role, darkpearl_reader;
+grant select on webhook_retries, webhook_overview, webhook_health to service_role, darkpearl_reader;
+grant execute on function oldest_undelivered() to service_role, darkpearl_reader;
 grant execute on function
 create_webhook_endpoint(text, feed_topic[], uuid), rotate_webhook_secret(uuid), replay_webhooks(uuid, timestamptz)
 to service_role;
@@ -269,7 +271,7 @@ due_webhooks(uuid, integer), settle_webhooks(uuid, bigint, bigint, jsonb, bigint
 to darkpearl_listener;
 
 grant execute on function events_out_of_place(), blocking_sessions() to service_role, darkpearl_app, darkpearl_reader;
-grant execute on function engine_state(), step_tally(timestamptz, double precision[])
+grant execute on function engine_state(), webhook_state(), step_tally(timestamptz, double precision[])
 to darkpearl_listener, service_role, darkpearl_reader;
 
 -- Views show what the caller may see of the tables under them.
@@ -352,6 +354,9 @@ create policy "staff and applications place orders" on orders
 for insert to service_role, darkpearl_app with check (true);
 
 create policy "staff and applications move stock" on stock_movements
+for insert to service_role, darkpearl_app with check (true);
+
+create policy "staff and applications say why they adjust stock" on movement_reasons
 for insert to service_role, darkpearl_app with check (true);
 
 create policy "staff and applications annotate orders" on orders

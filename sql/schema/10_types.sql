@@ -75,7 +75,7 @@ create type saga_event_type as enum (
     'saga_started', 'step_completed', 'step_waiting', 'step_failed', 'step_deferred',
     'compensation_started', 'step_compensated',
     'saga_completed', 'saga_compensated', 'saga_stuck',
-    'retried', 'cancelled', 'skipped', 'signalled', 'reported', 'shipped'
+    'retried', 'cancelled', 'skipped', 'signalled', 'reported', 'shipped', 'returned'
 );
 
 -- What a step says of one saga. 'failed', a try that came to nothing, is also the engine's,

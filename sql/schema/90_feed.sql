@@ -2,9 +2,9 @@
 -- else: shelves that have run low, and whom webhooks are sent to. Of a webhook that came
 -- through nothing is kept but how far its endpoint has come; one that failed has a row until it has.
 
--- What the feed tells. order.shipped is of each parcel.
+-- What the feed tells. order.shipped is of each parcel, order.returned of each return.
 create type feed_topic as enum (
-    'order.placed', 'order.paid', 'order.shipped', 'order.fulfilled', 'order.cancelled',
+    'order.placed', 'order.paid', 'order.shipped', 'order.fulfilled', 'order.returned', 'order.cancelled',
     'payment.failed', 'payment.disputed', 'refund.settled', 'saga.stuck', 'stock.low'
 );
 
@@ -27,6 +27,8 @@ create table webhook_endpoints (
     url text not null,
     topics feed_topic[],
     secret text not null,
+    previous_secret text,
+    previous_secret_until timestamptz,
     is_enabled boolean not null default true,
     off_because text,
     position bigint not null,
@@ -47,6 +49,7 @@ create table webhook_endpoints (
 comment on table webhook_endpoints is 'Whom webhooks are sent to. Made by create_webhook_endpoint(), which alone tells the secret.';
 comment on column webhook_endpoints.topics is 'What it is told of the feed; null: everything.';
 comment on column webhook_endpoints.secret is 'Signs what is sent, as Standard Webhooks has it. Read by the service that sends and by nobody else.';
+comment on column webhook_endpoints.previous_secret is 'The one before, which signs too until previous_secret_until, so that receivers can change over.';
 comment on column webhook_endpoints.off_because is 'Why the service switched it off.';
 comment on column webhook_endpoints.position is 'All of the feed up to this id was sent, or has a row in webhook_retries.';
 comment on column webhook_endpoints.failing_since is 'Nothing has come through since. Null while something does.';

@@ -99,6 +99,27 @@ async def test_the_queue_and_its_steps_are_told(
         assert told[(count, "completed", "process_payment")] == 2
 
 
+async def test_webhooks_that_are_late_are_told(
+    api: Api, shop: Shop, order_body: Callable[..., Json]
+) -> None:
+    """How old the oldest is that nobody has sent, and endpoints that were switched off."""
+    url = {"url": "https://shop.example/"}
+    assert (await api.post("/webhook-endpoints", json=url)).status_code == 201
+    await shop.run(
+        "insert into webhook_endpoints (url, secret, position, is_enabled, off_because)"
+        " values ('https://gone.example/', 'x', 0, false, 'it answered 410 Gone')"
+    )
+    oldest = ("darkpearl_webhooks_oldest_undelivered_seconds",)
+    assert (await scrape(api))[oldest] == 0
+    await api.post("/orders", json=order_body((0, 1)))
+    await shop.turn_clock(60)
+    told = await scrape(api)
+    assert 60 <= told[oldest] < 80
+    assert told[("darkpearl_webhook_endpoints_off",)] == 1
+    assert told[("darkpearl_webhook_endpoints_failing",)] == 0
+    assert told[("darkpearl_webhooks_waiting",)] == 0
+
+
 async def test_every_event_since_the_last_time_is_counted(shop: Shop) -> None:
     """However many there were: reading goes back from the newest until all of a piece are older."""
     tally = "select * from step_tally(%s, array[1])"

@@ -73,6 +73,15 @@ async def test_an_ended_order_is_patched_no_more(
     problem(await api.patch(order, json={"email": "eve@example.com"}), 409, "DP040")
 
 
+async def test_notes_are_patched(api: Api, order: str) -> None:
+    """Alone or beside the rest, with a new version; null takes them away."""
+    first = (await api.get(order)).json()["version"]
+    told = (await api.patch(order, json={"notes": "gift", "email": "b@example.com"})).json()
+    assert (told["notes"], told["email"], told["version"]) == ("gift", "b@example.com", first + 1)
+    told = (await api.patch(order, json={"notes": None})).json()
+    assert (told["notes"], told["version"]) == (None, first + 2)
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [

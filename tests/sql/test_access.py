@@ -72,7 +72,7 @@ ACCESS: dict[str, dict[str, Grants]] = {
             ),
         ],
     },
-    "movement_reasons": {"select": [(INSIDERS, ALL)]},
+    "movement_reasons": {"select": [(INSIDERS, ALL)], "insert": [(f"{STAFF} {APP}", ALL)]},
     "adjustment_reasons": {
         "select": [(INSIDERS, ALL)],
         "insert": [(STAFF, ALL)],
@@ -247,6 +247,7 @@ ACCESS: dict[str, dict[str, Grants]] = {
     },
     "webhook_retries": {"select": [(f"{STAFF} {READER}", ALL)]},
     "webhook_overview": {"select": [(f"{STAFF} {READER}", ALL)]},
+    "webhook_health": {"select": [(f"{STAFF} {READER}", ALL)]},
     "gateway_events": {
         "select": [(f"{STAFF} {READER}", ALL), (APP, "disposition received_at")],
     },
@@ -402,6 +403,8 @@ CALLS = {
     "create_webhook_endpoint": STAFF,
     "rotate_webhook_secret": STAFF,
     "replay_webhooks": STAFF,
+    "oldest_undelivered": f"{STAFF} {READER}",
+    "webhook_state": f"darkpearl_listener {STAFF} {READER}",
     "webhooks_lock_key": "darkpearl_listener",
     "webhooks_to_do": "darkpearl_listener",
     "next_webhooks": "darkpearl_listener",
@@ -432,6 +435,7 @@ DEFINERS = {
     "count_inventory_version",
     "count_shelves",
     "count_stock",
+    "refuse_reason_of_nothing",
     "drop_event_partitions",
     "end_request",
     "erase_customer",
@@ -490,6 +494,8 @@ DEFINERS = {
     "rotate_webhook_secret",
     "settle_webhooks",
     "webhooks_to_do",
+    "oldest_undelivered",
+    "webhook_state",
 }
 """Functions that run as darkpearl_owner, past what their callers may do themselves."""
 

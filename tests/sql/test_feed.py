@@ -86,6 +86,20 @@ async def test_a_parcel_that_waits_for_the_money_is_told_later(shop: Shop) -> No
     ]
 
 
+async def test_each_return_is_told_once(shop: Shop) -> None:
+    """As goods come back, in parts, with its id; not again when it is repeated."""
+    order = await shop.fulfilled((product := await shop.product(on_hand=30), 3))
+    before = await last_id(shop)
+    returns = [uuid4(), uuid4()]
+    for return_id in (*returns, returns[0]):
+        await shop.take_back(order, (product, 1), return_id=return_id)
+    told = await follow(shop, before)
+    assert [(row["topic"], row["return_id"], row["message"]) for row in told] == [
+        ("order.returned", each, None) for each in returns
+    ]
+    assert {row["subject"] for row in told} == {order}
+
+
 async def pack(shop: Shop, order: UUID, product: UUID, units: int) -> UUID:
     """Somebody packs units of an order; the parcel's id."""
     items = json.dumps([{"product_id": str(product), "quantity": units}])

@@ -194,6 +194,31 @@ async def test_a_bad_movement_says_what_is_wrong(shop: Shop, line: str, problem:
     assert await bring_in(shop, "movements", text, skip_bad=True) == (1, {1: problem})
 
 
+async def test_an_adjustment_has_its_reason(shop: Shop, named: tuple[UUID, UUID]) -> None:
+    """Of lines that are written, once; what is bad takes none with it."""
+    assert named
+    name = uuid4()
+    header = "movement_type, sku, warehouse, quantity, reason_code, correlation_id\n"
+    text = f"{header}adjust, A, LIS, -2, damaged, {name}\nadjust, B, LIS, -1, , \n"
+    assert await bring_in(shop, "movements", text, role="darkpearl_app") == (2, {})
+    again = f"{header}adjust, A, LIS, -2, damaged, {name}\nadjust, A, LIS, -1, lost, \n"
+    too_many = "adjust, B, LIS, -99, theft, \n"
+    assert await bring_in(shop, "movements", again + too_many) == (
+        0,
+        {3: "more would leave than can be sold"},
+    )
+    assert await shop.values("select reason_code from movement_reasons") == ["damaged"]
+    changed, bad = await bring_in(shop, "movements", again + too_many, skip_bad=True)
+    assert (changed, list(bad)) == (1, [3])
+    text = f"{header}adjust, A, LIS, -1, mice, \nreceive, A, LIS, 1, found, \n"
+    assert await bring_in(shop, "movements", text) == (
+        0,
+        {1: "there is no reason_code mice", 2: "only an adjust has a reason_code"},
+    )
+    told = "select reason_code from exported_movements where movement_type = 'adjust'"
+    assert await shop.values(told) == ["damaged", None, "lost"]
+
+
 ORDERS = (
     "reference, warehouse, sku, quantity, notes\n"
     "web-1, LIS, A, 1, ring twice\nweb-1, LIS, B, 2, ring twice\nweb-2, LIS, A, 3, \n"
@@ -211,6 +236,41 @@ async def test_orders_are_placed_from_their_lines(shop: Shop) -> None:
     assert await shop.statuses() == {"fulfilled": 2}
 
 
+async def references(shop: Shop) -> list[tuple[Any, ...]]:
+    """The references that orders have, and how many lines."""
+    rows = await shop.rows(
+        "select reference, (select count(*) from order_items as i where i.order_id = o.id) as lines"
+        " from order_overview as o where reference is not null order by 1"
+    )
+    return [tuple(row.values()) for row in rows]
+
+
+async def test_an_order_keeps_its_reference(shop: Shop, named: tuple[UUID, UUID]) -> None:
+    """It is the shop's own, one in all: whoever placed the order, the file finds it by that."""
+    assert await bring_in(shop, "orders", ORDERS, role="darkpearl_app") == (2, {})
+    assert await references(shop) == [("web-1", 2), ("web-2", 1)]
+    particulars = '{"reference": "web-3"}'
+    await shop.order((named[0], 1), p_particulars=particulars)
+    header = "order_id, reference, warehouse, sku, quantity\n"
+    one, other = uuid4(), uuid4()
+    text = f"{header}, web-3, LIS, A, 1\n{one}, web-4, LIS, A, 1\n"
+    assert await bring_in(shop, "orders", text) == (1, {})
+    assert (await references(shop))[2:] == [("web-3", 1), ("web-4", 1)]
+    text = (
+        f"{header}, web-3, LIS, A, 2\n{other}, web-4, LIS, A, 1\n{uuid4()}, w-5, LIS, A, 1\n"
+        f"{uuid4()}, w-5, LIS, A, 1\n, {101 * 'x'}, LIS, A, 1\n, w\t6, LIS, A, 1\n"
+    )
+    changed, bad = await bring_in(shop, "orders", text, skip_bad=True)
+    assert changed == 1
+    assert bad == {
+        1: "the order is there already, with other lines or in another warehouse",
+        2: "the reference is that of another order",
+        4: "the reference is that of another order",
+        5: "reference has more than 100 characters",
+        6: "reference has characters that can't be seen, or spaces too many",
+    }
+
+
 @pytest.mark.usefixtures("named")
 async def test_a_batch_is_what_references_are_unique_in(shop: Shop) -> None:
     """The same references in another batch are other orders; in one, other lines are refused."""
@@ -221,6 +281,7 @@ async def test_a_batch_is_what_references_are_unique_in(shop: Shop) -> None:
     await stage(shop, "orders", ORDERS.replace("A, 3", "A, 4"))
     row = await shop.row("select bad, placed from place_imported_orders('monday')")
     assert row == {"bad": 1, "placed": 0}
+    assert await references(shop) == []
 
 
 async def test_an_order_id_is_the_clients_to_choose(shop: Shop, named: tuple[UUID, UUID]) -> None:

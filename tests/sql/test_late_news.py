@@ -263,6 +263,15 @@ async def test_an_operator_records_what_went_back_by_other_means(shop: Shop, ord
     assert await shop.audit() == []
 
 
+async def test_what_went_back_by_other_means_has_metadata(shop: Shop, order: UUID) -> None:
+    """As any refund: an object of the shop's own."""
+    async with shop.acting_as("service_role"):
+        await shop.run(
+            "select record_manual_refund(%s, 5, 'cash', p_metadata => '{\"till\": 3}')", order
+        )
+    assert await shop.values("select metadata from order_refunds") == [{"till": 3}]
+
+
 async def test_what_went_back_by_other_means_is_owed(shop: Shop, order: UUID) -> None:
     """No more than is left, of an order that there is, and with a reason."""
     for amount, reason, code in (

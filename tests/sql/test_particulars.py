@@ -189,6 +189,24 @@ async def test_a_reference_is_one_orders(shop: Shop, product: UUID, order: UUID)
     assert await shop.values(found, "W-1001") == [other]
 
 
+async def test_notes_are_changed_with_the_rest(shop: Shop, product: UUID) -> None:
+    """They stand in the order; its version counts them, once for each change."""
+    order = await shop.order((product, 1), p_notes="ring twice")
+    update = "select version from update_order(%s, %s, %s)"
+    note = Jsonb({"notes": "don't ring", "email": "a@example.com"})
+    assert await shop.value(update, order, note, [1]) == 1
+    with shop.refused("DP035"):
+        await shop.run(update, order, note, [1])
+    assert await shop.value(update, order, note, [2]) == 1, "nothing is new"
+    assert await shop.value(update, order, Jsonb({"notes": None}), [2]) == 2
+    shown = await shop.row("select notes, email, version from order_details where id = %s", order)
+    assert shown == {"notes": None, "email": "a@example.com", "version": 3}
+    with shop.refused("DP015"):
+        await change(shop, order, {"notes": 1})
+    with shop.refused("23514"):
+        await change(shop, order, {"notes": 2001 * "x"})
+
+
 @pytest.mark.parametrize("end", ["fulfilled", "cancelled"])
 async def test_what_has_ended_stays_as_it_was(
     shop: Shop, product: UUID, order: UUID, end: str
@@ -239,7 +257,7 @@ async def test_customers_say_their_part_of_their_own_orders(
     place = "select id from place_order(%s, %s, p_particulars => %s)"
     mine = Jsonb({"email": "ann@example.com", "shipping_address": ADDRESS})
     (order,) = await as_customer("ann", place, shop.lisbon, items, mine)
-    for shops in {"reference": "X"}, {"metadata": {"vip": True}}:
+    for shops in {"reference": "X"}, {"metadata": {"vip": True}}, {"notes": "vip"}:
         with shop.refused("42501"):
             await as_customer("ann", place, shop.lisbon, items, Jsonb(shops))
         with shop.refused("42501"):

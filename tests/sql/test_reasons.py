@@ -37,6 +37,34 @@ async def test_the_usual_reasons_are_there_and_users_add_theirs(shop: Shop) -> N
     assert await shop.stock(product) == (9, 0)
 
 
+async def test_an_application_says_why_it_adjusts(shop: Shop) -> None:
+    """Under the key of an adjustment that it has inserted, once, and of nothing else."""
+    product, key = await shop.product(on_hand=10), uuid4()
+    move = (
+        "insert into stock_movements (correlation_id, warehouse_id, product_id, movement_type,"
+        " quantity) values (%s, %s, %s, %s, %s)"
+    )
+    say = (
+        "insert into movement_reasons (correlation_id, product_id, warehouse_id, reason_code)"
+        " values (%s, %s, %s, %s)"
+    )
+    async with shop.acting_as("darkpearl_app"):
+        async with shop.connection.transaction():
+            await shop.run(move, key, shop.lisbon, product, "adjust", -2)
+            await shop.run(say, key, product, shop.lisbon, "theft")
+        received = uuid4()
+        await shop.run(move, received, shop.lisbon, product, "receive", 2)
+        for operation in received, uuid4():
+            with shop.refused("DP010"):
+                await shop.run(say, operation, product, shop.lisbon, "theft")
+        with shop.refused("23505"):
+            await shop.run(say, key, product, shop.lisbon, "lost")
+        with shop.refused("42501"):
+            await shop.run("update movement_reasons set reason_code = 'lost'")
+    told = await shop.rows("select quantity, reason_code from stock_ledger order by id")
+    assert [tuple(row.values()) for row in told] == [(10, None), (-2, "theft"), (2, None)]
+
+
 @pytest.mark.parametrize("code", ["", "Mice", "1st", "a b", "x" * 51, "é"])
 async def test_a_reason_is_a_word(shop: Shop, code: str) -> None:
     """Codes are for programs: a small letter, then letters, digits and underscores."""

@@ -1,6 +1,7 @@
 """routines/65_shipments.sql: goods leave parcel by parcel, paid and never twice."""
 
 import json
+from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -267,6 +268,41 @@ async def test_an_order_is_cancelled_until_its_first_parcel(
         await shop.cancel(paid)
     assert "cancel_items()" in refusal.hint
     await ship(shop, paid)
+
+
+BRING_BACK = "select amount from return_and_refund(%s, %s)"
+
+
+async def test_what_has_left_comes_back_before_the_rest_leaves(
+    shop: Shop, paid: UUID, goods: tuple[UUID, UUID]
+) -> None:
+    """Goods and their money, no more than that; the rest is shipped or taken out all the same."""
+    one, two = goods
+    await ship(shop, paid, (one, 2))
+    with shop.refused("DP019") as refusal:
+        await shop.refund(paid)
+    assert "return_items()" in refusal.hint
+    with shop.refused("DP021"):
+        await shop.run(BRING_BACK, paid, items((two, 1)))
+    assert await shop.value(BRING_BACK, paid, items((one, 1))) == 10
+    for amount in (None, 1):
+        with shop.refused("DP019"):
+            await shop.refund(paid, amount)
+    await shop.take_back(paid, (one, 1))
+    with shop.refused("DP020"):
+        await shop.refund(paid, 11)
+    await shop.refund(paid, 4)
+    await shop.settle(await shop.advance(), APPROVED)
+    assert (await shop.payment(paid))["refunded_amount"] == 14
+    assert await shop.stock(one) == (10, 1)
+    await ship(shop, paid, (one, 1))
+    assert await take_out(shop, paid, (two, 1)) == [(two, 1)]
+    assert (await shop.refund(paid))["amount"] == 6
+    await shop.settle(await shop.advance(), APPROVED)
+    assert (await shop.payment(paid))["refunded_amount"] == Decimal("22.5")
+    await ship(shop, paid)
+    assert await shop.order_status(paid) == "fulfilled"
+    assert await shop.stock(two) == (9, 0)
 
 
 async def test_what_has_not_left_is_taken_out(

@@ -129,6 +129,7 @@ PLANTED = [
         "more came back than was sent",
         "update stock_movements set quantity = 3 where reference_id = :fulfilled",
     ),
+    ("return and history disagree", "delete from saga_events where event_type = 'returned'"),
     (
         "more was shipped or taken out than was ordered",
         (

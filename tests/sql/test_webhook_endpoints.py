@@ -240,6 +240,43 @@ async def test_a_replay_beats_what_is_under_way(shop: Shop, endpoint: Endpoint) 
     assert len(await endpoint.read()) == 3
 
 
+async def health(shop: Shop, role: str = "darkpearl_reader") -> Row:
+    """Webhooks in one row."""
+    async with shop.acting_as(role):
+        return await shop.row("select * from webhook_health")
+
+
+async def test_health_tells_how_far_behind_webhooks_are(shop: Shop, endpoint: Endpoint) -> None:
+    """By the oldest that is to be sent, new or failed; one that is off counts for nothing else."""
+    assert await health(shop) == {
+        "endpoints": 1,
+        "endpoints_failing": 0,
+        "endpoints_off": 0,
+        "webhooks_waiting": 0,
+        "webhooks_given_up": 0,
+        "oldest_undelivered_seconds": 0,
+    }
+    await place(shop)
+    await shop.turn_clock(100)
+    assert 100 <= (await health(shop))["oldest_undelivered_seconds"] < 110
+    await endpoint.settle(await endpoint.read())
+    await place(shop)
+    await shop.turn_clock(100)
+    await endpoint.settle([], came=await endpoint.read())
+    told = await health(shop, "service_role")
+    assert (told["endpoints_failing"], told["webhooks_waiting"]) == (0, 1)
+    assert 200 <= told["oldest_undelivered_seconds"] < 220, "the one that failed first"
+    await endpoint.settle([], came=await endpoint.due(), new=False)
+    assert (await health(shop))["oldest_undelivered_seconds"] == 0
+    await place(shop)
+    await endpoint.settle(await endpoint.read(), is_gone=True)
+    told = await health(shop)
+    assert (told["endpoints"], told["endpoints_off"], told["webhooks_waiting"]) == (0, 1, 0)
+    assert told["oldest_undelivered_seconds"] == 0
+    async with shop.acting_as("darkpearl_listener"):
+        assert await shop.row("select * from webhook_state()") == told
+
+
 async def test_an_unknown_endpoint_is_no_endpoint(shop: Shop) -> None:
     """Functions that take one refuse another, and a moment that is none."""
     for call in "rotate_webhook_secret(%s)", "replay_webhooks(%s, now())":
@@ -271,6 +308,27 @@ async def test_nobody_reads_a_secret(shop: Shop, endpoint: Endpoint) -> None:
         }
     assert len(secrets) == 3
     assert all(len(each) == len("whsec_") + 44 for each in secrets)
+
+
+async def test_a_secret_that_was_changed_signs_for_a_day(shop: Shop, endpoint: Endpoint) -> None:
+    """The last two sign, the new one first; changed twice, the first is gone at once."""
+
+    async def secrets() -> Any:
+        async with shop.acting_as("darkpearl_listener"):
+            return await shop.value("select secrets from webhooks_to_do()")
+
+    (first,) = await secrets()
+    rotate = "select rotate_webhook_secret(%s)"
+    second = await shop.value(rotate, endpoint.id)
+    assert await secrets() == [second, first]
+    await shop.turn_clock(DAY - 60)
+    assert await secrets() == [second, first]
+    await shop.turn_clock(120)
+    assert await secrets() == [second]
+    third = await shop.value(rotate, endpoint.id)
+    assert await secrets() == [third, second]
+    fourth = await shop.value(rotate, endpoint.id)
+    assert await secrets() == [fourth, third]
 
 
 async def test_who_did_what_is_written_down(shop: Shop, endpoint: Endpoint) -> None:

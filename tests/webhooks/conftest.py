@@ -30,6 +30,8 @@ class Receiver:
         """Their ids."""
         self.tried: list[int] = []
         """Ids of all that came."""
+        self.signatures = 0
+        """Of what came last."""
         self.answer: Answer | None = None
         self.port = 0
         self._came = asyncio.Event()
@@ -71,6 +73,7 @@ class Receiver:
                 Webhook(self.secret).verify(body, headers)
                 event: Json = json.loads(body)
                 assert headers["webhook-id"] == f"event-{event['data']['id']}"
+                self.signatures = len(headers["webhook-signature"].split())
                 self.tried.append(event["data"]["id"])
                 status = await self.answer(event) if self.answer else 204
                 if status == b"":

@@ -327,6 +327,34 @@ async def test_what_is_replayed_comes_again(
     assert sorted(receiver.ids) == again
 
 
+async def test_two_secrets_sign_for_a_day(
+    shop: Shop, receivers: Receivers, sending: Any, orders: Orders, until: Until
+) -> None:
+    """A receiver that has either of them believes what comes, until the day is over.
+
+    The service runs all the while; what it sent before is signed once.
+    """
+    receiver = await receivers()
+
+    def signed(times: int) -> Callable[[], Awaitable[bool]]:
+        async def condition() -> bool:
+            await orders()
+            await until(arrived(receiver, len(await fed(shop))))
+            return bool(receiver.signatures == times)
+
+        return condition
+
+    async with sending():
+        await until(signed(1))
+        secret = await shop.value("select rotate_webhook_secret(id) from webhook_endpoints")
+        await until(signed(2))
+        receiver.secret = secret
+        await until(signed(2))
+        await shop.turn_clock(DAY + 1)
+        await until(signed(1))
+    assert sorted(set(receiver.ids)) == await fed(shop)
+
+
 async def test_another_takes_over(
     shop: Shop, receivers: Receivers, sending: Any, orders: Orders, until: Until
 ) -> None:
