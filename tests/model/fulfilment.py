@@ -131,12 +131,12 @@ class Fulfilment(Engine):
         assert payment
         if refund.order.dispute != "won" and not refund.despite_dispute:
             raise NeedsPersonError
-        sent = refund.order.status in {"fulfilling", "fulfilled"}
+        part = refund.order.status in {"fulfilling", "fulfilled"} or refund.order.by_other_means
         return {
-            "operation": "refund" if sent else "void",
+            "operation": "refund" if part else "void",
             "idempotency_key": f"{refund.id}:refund_payment",
             "payment_key": payment.key,
-            "amount": refund.amount if sent else payment.requested,
+            "amount": refund.amount if part else payment.requested,
         }
 
     @contextmanager
@@ -201,6 +201,7 @@ class Fulfilment(Engine):
             refund.status = "declined"
         elif outcome == "approved":
             refund.status = "refunded"
+            refund.by_hand = answer["gateway"] == "by hand"
             payment.refunded += refund.amount
             if payment.refunded == payment.captured:
                 payment.status = "refunded"
@@ -262,7 +263,7 @@ class Fulfilment(Engine):
         about, approved = saga.about, answer["outcome"] == "approved"
         if approved:
             return self._is_late_charge(about, call, answer)
-        if call == "refund_payment" and about.status == "refunded":
+        if call == "refund_payment" and about.status == "refunded" and not about.by_hand:
             about.status = "failed"
             about.order.payment.refunded -= about.amount
             about.order.payment.status = "captured"

@@ -49,6 +49,7 @@ class Refund:
     taken_out: bool = False
     status: str = "requested"
     despite_dispute: bool = False
+    by_hand: bool = False
     starts_itself: bool = False
     """The shop has started it, and gives it an id."""
 

@@ -134,6 +134,14 @@ class World:
             *(warehouse, product, quantity, under),
         )
 
+    def ship_order(self, order: UUID, goods: Goods | None, parcel: UUID) -> None:
+        """Somebody packs a parcel."""
+        self.do(
+            lambda: self.model.ship(order, goods, parcel),
+            "select ship_items(%s, %s, null, %s)",
+            *(order, items(goods), parcel),
+        )
+
     def do(self, operation: Callable[[], None], query: str, *parameters: Any) -> None:
         """Somebody does something: shop and model do it, or refuse it alike."""
         expected, found, said = "", "", ""
@@ -292,12 +300,7 @@ class World:
             if saga.status == "stuck":
                 self.skip_step(saga.id)
             elif saga.status == "waiting" and saga.step.kind == "wait":
-                parcel = self.name("parcel")
-                self.do(
-                    lambda order=saga.id, under=parcel: self.model.ship(order, None, under),
-                    "select ship_items(%s, null, null, %s)",
-                    *(saga.id, parcel),
-                )
+                self.ship_order(saga.id, None, self.name("parcel"))
             elif saga.ready_at is None:
                 continue
             idle = False
