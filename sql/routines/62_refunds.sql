@@ -376,7 +376,7 @@ $$;
 comment on function record_manual_refund(uuid, numeric, text, uuid) is
     'Operator: money of an order went back by other means than the gateway; writes it down. Safe to repeat with the same refund id.';
 
--- Step, before the call. Locks nothing.
+-- Step, before the call. What no gateway has taken, or is disputed, needs a person. Locks nothing.
 create or replace function request_refund(p_warehouse_ids uuid[], p_saga_ids uuid[])
 returns outcome_group[]
 language plpgsql
@@ -386,6 +386,8 @@ as $$
 begin
     return group_outcomes(array(
         select case
+            when p.gateway = 'manual'
+                then row(r.id, 'stuck', 'DP028', 'paid by other means: give it back, then skip this step', null, null)::step_outcome
             when not r.despite_dispute and is_disputed(r.order_id, r.warehouse_id)
                 then row(r.id, 'stuck', 'DP027', 'the payment is disputed: to refund it may pay twice', null, null)::step_outcome
             else row(
