@@ -533,6 +533,14 @@ async def test_twenty_cards_are_enough(shop: Shop, held: UUID) -> None:
     assert await shop.value("select count(*) from payment_attempts") == 19
 
 
+async def test_the_audit_sees_who_sleeps_past_the_deadline(shop: Shop, held: UUID) -> None:
+    """A saga that will look at it too late holds stock that nobody pays."""
+    async with shop.unguarded():
+        await shop.run("update sagas set ready_at = ready_at + interval '1 day'")
+    (found,) = await shop.rows("select * from audit")
+    assert (found["finding"], found["subject"]) == ("held order sleeps past its deadline", held)
+
+
 @pytest.mark.parametrize("seconds", [-1, 0, 367 * 86400])
 async def test_a_deadline_makes_sense(shop: Shop, product: UUID, seconds: float) -> None:
     """It is to come, within a year; by function and by INSERT."""
