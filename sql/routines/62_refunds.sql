@@ -387,7 +387,7 @@ return p_status not in ('fulfilling', 'fulfilled') and not exists (
 );
 comment on function goes_back_by_void(refunds, order_status) is 'Internal: whether a refund gives back all that the gateway has of a payment.';
 
--- Step, before the call. Locks nothing.
+-- Step, before the call. What no gateway has taken, or is disputed, needs a person. Locks nothing.
 create or replace function request_refund(p_warehouse_ids uuid[], p_saga_ids uuid[])
 returns outcome_group[]
 language plpgsql
@@ -397,6 +397,8 @@ as $$
 begin
     return group_outcomes(array(
         select case
+            when p.gateway = 'manual'
+                then row(r.id, 'stuck', 'DP028', 'paid by other means: give it back, then skip this step', null, null)::step_outcome
             when not r.despite_dispute and is_disputed(r.order_id, r.warehouse_id)
                 then row(r.id, 'stuck', 'DP027', 'the payment is disputed: to refund it may pay twice', null, null)::step_outcome
             else row(

@@ -4,7 +4,7 @@ There is no SQL here, no batch and no group. What a step does is the shop's: ful
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
@@ -48,6 +48,8 @@ class Step:
         undo: the name of its undo; "" for none.
         waiting, done, refused: the order's status then; "" leaves it.
         forward_only: nothing turns back from here.
+        looks_again: a wait that is tried again when its time is over.
+        waits_again: refused, it goes back to the wait before it.
     """
 
     name: str
@@ -57,6 +59,8 @@ class Step:
     done: str = ""
     refused: str = ""
     forward_only: bool = False
+    looks_again: bool = False
+    waits_again: bool = False
 
 
 RESERVE = Step("reserve_stock", undo="release_stock", done="reserved")
@@ -87,6 +91,11 @@ PLANS = {
     ("automatic", "at_fulfilment"): (RESERVE, AUTHORIZE, CAPTURE, FULFIL_ONLY),
     ("on_shipment", "at_payment"): (RESERVE, PROCESS, AWAIT, SEND, SHIP),
     ("on_shipment", "at_fulfilment"): (RESERVE, AUTHORIZE, AWAIT, CAPTURE, SEND, SHIP),
+}
+AWAIT_PAYMENT = Step("await_payment", "wait", done="payment_processing", looks_again=True)
+HELD_PLANS = {
+    methods: (RESERVE, AWAIT_PAYMENT, replace(charge, waits_again=True), *others)
+    for methods, (_, charge, *others) in PLANS.items()
 }
 
 
@@ -185,6 +194,10 @@ class Engine:
         """The order of a saga gets a status."""
         raise NotImplementedError
 
+    def seconds_to_wait(self, saga: Saga) -> int:
+        """How long a saga waits where it stands, until it is looked at again."""
+        raise NotImplementedError
+
     def end_pass(self) -> None:
         """What steps have promised happens."""
         raise NotImplementedError
@@ -237,7 +250,8 @@ class Engine:
             tried = saga.attempts > 0 or (step.kind == "call" and step.name in saga.asked)
             self._turn_back(saga, undo_step=not waits and tried)
         elif saga.status == "waiting":
-            self.come_out(saga, "waiting" if waits else "failed")
+            again = self.do_step(saga) if step.looks_again else "waiting"
+            self.come_out(saga, again if waits else "failed")
         elif saga.attempts > 0 and saga.backwards and saga.asks and self._is_out_of_time(saga):
             self.come_out(saga, "given_up")
         else:
@@ -275,6 +289,9 @@ class Engine:
             self._park(saga, result, seconds)
         elif result == "done":
             self._go_on(saga)
+        elif result == "refused" and saga.step.waits_again and not saga.backwards:
+            self.set_status(saga, saga.step.refused)
+            saga.status, saga.place, saga.attempts = "running", saga.place - 1, 0
         elif saga.backwards or result == "stuck" or self._has_no_way_back(saga, result):
             saga.status = "stuck"
             self._end(saga)
@@ -289,7 +306,9 @@ class Engine:
         saga.parked = True
         if result == "deferred":
             saga.attempts -= 1
-        wait = {"asked": LEASE_SECONDS, "waiting": PARCEL_SECONDS, "pending": seconds}
+        wait = {"asked": LEASE_SECONDS, "pending": seconds}
+        if result == "waiting":
+            wait[result] = self.seconds_to_wait(saga)
         saga.ready_at = self.now + wait.get(result, 0)
         if result != "waiting":
             tries = saga.tries.setdefault(saga.name, [])
@@ -309,6 +328,7 @@ class Engine:
             saga.status = "compensating" if saga.place else "compensated"
         else:
             self.set_status(saga, saga.step.done)
+            saga.tries.clear()
             saga.status = "completed" if saga.place == len(saga.plan) else "running"
             saga.place = min(saga.place + 1, len(saga.plan))
         if saga.status in {"completed", "compensated"}:

@@ -10,7 +10,18 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
-from model.engine import AWAIT, REFUND, RESERVE, SEND, SHIP, Engine, NeedsPersonError, Saga
+from model.engine import (
+    AWAIT,
+    AWAIT_PAYMENT,
+    PARCEL_SECONDS,
+    REFUND,
+    RESERVE,
+    SEND,
+    SHIP,
+    Engine,
+    NeedsPersonError,
+    Saga,
+)
 from model.orders import NOTHING, Order, Payment, Refund, Shelf
 
 Answer = dict[str, Any]
@@ -52,12 +63,27 @@ class Fulfilment(Engine):
             return "done"
         if saga.step is RESERVE:
             return self._reserve(order)
+        if saga.step is AWAIT_PAYMENT:
+            return self._await_payment(order)
         if saga.step is AWAIT:
             return "done" if order.parcels else "waiting"
         if saga.step is SHIP:
             return "waiting" if order.left_to_ship() else "done"
         self._effects.append((saga.name, order))
         return "done"
+
+    def seconds_to_wait(self, saga: Saga) -> int:
+        return saga.about.pay_by - self.now if saga.step is AWAIT_PAYMENT else PARCEL_SECONDS
+
+    def _await_payment(self, order: Order) -> str:
+        """There is something to try, or the money, or nothing to pay; or it is too late."""
+        status = order.payment.status if order.payment else ""
+        to_try = order.payment is None and order.token
+        if not order.total or to_try or status in {"requested", "authorized", "captured"}:
+            return "done"
+        assert order.pay_by is not None
+        order.is_overdue = order.pay_by <= self.now
+        return "refused" if order.is_overdue else "waiting"
 
     def _reserve(self, order: Order) -> str:
         """All of it or nothing, of what nobody was promised before in this pass."""
@@ -99,10 +125,11 @@ class Fulfilment(Engine):
         order = saga.about
         if saga.name in {"process_payment", "authorize_payment"} and order.payment is None:
             status = "requested" if order.total else "captured"
-            order.payment = Payment(order.total, f"{order.id}:{saga.name}", status)
+            order.payment = Payment(order.total, f"{order.id}:{saga.name}", status=status)
         payment = order.payment
         if saga.name == "void_payment":
-            if payment and payment.captured > payment.refunded and order.dispute != "won":
+            disputed = order.dispute != "won" or (payment and payment.by_hand)
+            if payment and payment.captured > payment.refunded and disputed:
                 raise NeedsPersonError
             undoable = {"requested", "pending", "authorized", "capture_requested", "captured"}
             if payment is not None and payment.status in undoable and payment.requested:
@@ -118,18 +145,18 @@ class Fulfilment(Engine):
             payment.status = "capture_requested"
         request = {
             "operation": operation.get(saga.name, "authorize"),
-            "idempotency_key": f"{saga.id}:{saga.name}",
+            "idempotency_key": payment.key,
             "payment_key": payment.key,
             "amount": payment.requested,
         }
         if request["operation"] == "authorize":
-            request["capture"] = saga.name == "process_payment"
-        return request
+            return request | {"capture": saga.name == "process_payment", "token": order.token}
+        return request | {"idempotency_key": f"{saga.id}:{saga.name}"}
 
     def _refund_request(self, refund: Refund) -> Answer:
         payment = refund.order.payment
         assert payment
-        if refund.order.dispute != "won" and not refund.despite_dispute:
+        if payment.by_hand or (refund.order.dispute != "won" and not refund.despite_dispute):
             raise NeedsPersonError
         part = refund.order.status in {"fulfilling", "fulfilled"} or refund.order.by_other_means
         return {
@@ -209,11 +236,18 @@ class Fulfilment(Engine):
 
     # What the gateway tells by webhook.
 
-    def told(self, saga_id: UUID, call: str, answer: Answer) -> str:
+    def told(self, key: str, answer: Answer) -> str:
         """The gateway tells what became of a call; what that is to the shop."""
-        saga = self.sagas.get(saga_id)
+        saga_id, call = key.split(":")[:2]
+        saga = self.sagas.get(UUID(saga_id))
         if saga is None or all(call not in {step.name, step.undo} for step in saga.plan):
             return "unmatched"
+        if self._is_of_another_charge(saga.about, key):
+            known = key in saga.about.declined_keys and answer["outcome"] == "declined"
+            return "stale" if known else "unmatched"
+        return self._told_of_ours(saga, call, answer)
+
+    def _told_of_ours(self, saga: Saga, call: str, answer: Answer) -> str:
         if answer["outcome"] == "disputed":
             return self._record_dispute(saga, answer["dispute"])
         if answer["outcome"] not in {"approved", "declined"}:
@@ -225,6 +259,13 @@ class Fulfilment(Engine):
         if self._contradicts(saga, call, answer):
             return "unmatched"
         return "applied" if self._is_news(saga, call, answer) else "stale"
+
+    def _is_of_another_charge(self, about: Order | Refund, key: str) -> bool:
+        """It is about a charge of a held order that isn't the last that was tried."""
+        if isinstance(about, Refund) or about.pay_by is None or about.payment is None:
+            return False
+        charges = key.split(":")[1] in {"process_payment", "authorize_payment"}
+        return charges and about.payment.key != key
 
     def _record_dispute(self, saga: Saga, dispute: str) -> str:
         order = saga.about
@@ -314,6 +355,9 @@ class Fulfilment(Engine):
             "refunds": {
                 str(each.id): [str(each.order.id), each.status, float(each.amount)]
                 for each in self.refunds.values()
+            },
+            "attempts": {
+                key: str(order.id) for order in self.orders.values() for key in order.declined_keys
             },
             "parcels": {
                 str(parcel_id): parcel.left

@@ -27,6 +27,8 @@ class Payment:
 
     requested: Decimal
     key: str
+    by_hand: str = ""
+    """The reference of money that came past the gateway."""
     status: str = "requested"
     authorized: Decimal = NOTHING
     captured: Decimal = NOTHING
@@ -79,7 +81,13 @@ class Order:
     goods: Goods
     total: Decimal
     status: str = "pending"
+    pay_by: int | None = None
+    token: str | None = None
     payment: Payment | None = None
+    declined_keys: list[str] = field(default_factory=list)
+    """Under which other charges were tried before."""
+    is_overdue: bool = False
+    """It was not paid by its deadline."""
     refunds: dict[UUID, Refund] = field(default_factory=dict)
     parcels: dict[UUID, Parcel] = field(default_factory=dict)
     taken_out: dict[UUID, Goods] = field(default_factory=dict)
@@ -105,3 +113,33 @@ class Order:
         assert self.payment
         asked = (each.amount for each in self.refunds.values() if each.status == "requested")
         return self.payment.captured - self.payment.refunded - sum(asked, NOTHING)
+
+
+def is_open(order: Order) -> bool:
+    """It may still go either way."""
+    return order.status not in {"fulfilled", "cancelled"}
+
+
+def is_held(order: Order) -> bool:
+    """It waits for its payment, or did."""
+    return order.pay_by is not None and order.status != "fulfilled"
+
+
+def is_to_ship(order: Order) -> bool:
+    """Its warehouse may pack it."""
+    return order.status in {"paid", "payment_processing", "fulfilling"}
+
+
+def is_partly_sent(order: Order) -> bool:
+    """A part has left."""
+    return order.status == "fulfilling"
+
+
+def is_sent(order: Order) -> bool:
+    """A part has left, or all of it."""
+    return order.status in {"fulfilling", "fulfilled"}
+
+
+def has_money(order: Order) -> bool:
+    """Money of it was taken."""
+    return bool(order.payment and order.payment.captured)

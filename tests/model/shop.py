@@ -9,9 +9,19 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from model.engine import AWAIT, PLANS, SHIP, RefusedError, Saga, Step, refuse_if
+from model.engine import (
+    AWAIT,
+    AWAIT_PAYMENT,
+    HELD_PLANS,
+    PLANS,
+    SHIP,
+    RefusedError,
+    Saga,
+    Step,
+    refuse_if,
+)
 from model.fulfilment import BY_HAND, Fulfilment
-from model.orders import NOTHING, Goods, Order, Parcel, Refund, Return, Shelf
+from model.orders import NOTHING, Goods, Order, Parcel, Payment, Refund, Return, Shelf
 
 
 def refund_of_return(return_id: UUID) -> UUID:
@@ -82,12 +92,79 @@ class ModelShop(Fulfilment):
 
     # Orders.
 
-    def place(self, order_id: UUID, warehouse: UUID, goods: Goods, adjustment: Decimal) -> None:
-        """An order with at most one adjustment, of the whole of it."""
+    def place(
+        self,
+        order_id: UUID,
+        warehouse: UUID,
+        goods: Goods,
+        adjustment: Decimal,
+        held_seconds: int | None = None,
+        token: str | None = None,
+    ) -> None:
+        """An order with at most one adjustment, of the whole of it; held until it is paid."""
+        refuse_if(held_seconds is not None and held_seconds <= 0, "DP015")
         total = self._price(goods) + adjustment
         refuse_if(total < 0, "DP041")
-        order = self.orders[order_id] = Order(order_id, warehouse, goods, total)
-        self.start_saga(order_id, warehouse, PLANS[self.warehouses[warehouse]], order)
+        order = self.orders[order_id] = Order(order_id, warehouse, goods, total, token=token)
+        plan = PLANS[self.warehouses[warehouse]]
+        if held_seconds is not None:
+            order.pay_by = self.now + held_seconds
+            plan = HELD_PLANS[self.warehouses[warehouse]]
+        self.start_saga(order_id, warehouse, plan, order)
+
+    def pay(self, order_id: UUID, token: str) -> None:
+        """A held order is to be paid with a token."""
+        saga = self._held(order_id)
+        order = self.orders[order_id]
+        status = order.payment.status if order.payment else ""
+        tried = order.token is not None and status in {"", "requested", "pending"}
+        self._refuse_unpayable(saga, is_tried=tried and order.token != token)
+        if tried:
+            return
+        assert order.pay_by is not None
+        refuse_if(order.pay_by <= self.now, "DP034")
+        order.token = token
+        if order.payment and status == "declined":
+            order.declined_keys.append(order.payment.key)
+            charge = order.payment.key.split(":")[1]
+            order.payment.key = f"{order.id}:{charge}:{len(order.declined_keys) + 1}"
+            order.payment.status = "requested"
+        if saga.step is AWAIT_PAYMENT:
+            self._tell_order(saga)
+
+    def pay_by_hand(self, order_id: UUID, amount: Decimal, reference: str) -> None:
+        """The money of a held order has come past the gateway."""
+        saga = self._held(order_id)
+        order = self.orders[order_id]
+        payment = order.payment
+        if payment and payment.by_hand == reference and payment.captured == amount:
+            return
+        tried = payment.status in {"requested", "pending"} if payment else bool(order.token)
+        self._refuse_unpayable(saga, is_tried=tried)
+        refuse_if(amount != order.total, "DP041")
+        refuse_if(saga.step is not AWAIT_PAYMENT, "DP033")
+        if payment:
+            order.declined_keys.append(payment.key)
+        key = f"{order.id}:manual_payment"
+        order.payment = Payment(amount, key, reference, "captured", amount, amount)
+        for _ in range(2):
+            self.come_out(saga, "done")
+
+    def _held(self, order_id: UUID) -> Saga:
+        refuse_if(order_id not in self.orders, "DP010")
+        refuse_if(self.orders[order_id].pay_by is None, "DP033")
+        return self.sagas[order_id]
+
+    def _refuse_unpayable(self, saga: Saga, *, is_tried: bool) -> None:
+        """What is paid, is being paid or has turned back is not to be paid."""
+        order = saga.about
+        payment = order.payment
+        refuse_if(payment and (payment.captured or payment.status == "authorized"), "DP033")
+        turned = saga.status in {"compensating", "compensated"}
+        refuse_if(turned and order.is_overdue, "DP034")
+        goes = saga.status in {"running", "waiting"} and not saga.cancel_requested
+        refuse_if(not goes or saga.place > saga.place_of(AWAIT_PAYMENT) + 1, "DP033")
+        refuse_if(is_tried, "DP033")
 
     def cancel(self, order_id: UUID) -> None:
         """Somebody has changed their mind."""
