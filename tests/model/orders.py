@@ -117,12 +117,12 @@ class Order:
 
 def is_open(order: Order) -> bool:
     """It may still go either way."""
-    return order.status not in {"fulfilled", "cancelled"}
+    return order.status not in {"fulfilling", "fulfilled", "cancelled"}
 
 
 def is_held(order: Order) -> bool:
-    """It waits for its payment, or did."""
-    return order.pay_by is not None and order.status != "fulfilled"
+    """It waits for its payment, or for another."""
+    return order.pay_by is not None and is_open(order)
 
 
 def is_to_ship(order: Order) -> bool:

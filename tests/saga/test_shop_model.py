@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any
 from uuid import UUID
 
 import hypothesis
@@ -25,7 +24,25 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from model.engine import LEASE_SECONDS, Saga
+from model.draws import (
+    Part,
+    adjustments,
+    amounts,
+    fates,
+    few,
+    final,
+    goods,
+    has_order,
+    has_stuck_saga,
+    parts,
+    picks,
+    products,
+    seldom,
+    tokens,
+    verdicts,
+    warehouses,
+)
+from model.engine import LEASE_SECONDS
 from model.orders import (
     Goods,
     Order,
@@ -43,34 +60,6 @@ SEED = os.environ.get("DARKPEARL_TEST_MODEL_SEED", "")
 STEPS_OF_A_STORY = 60
 STORIES = 10
 """In a round, which has a seed."""
-
-picks = st.integers(0, 20)
-few = st.integers(-1, 6)
-seldom = st.sampled_from([False, False, False, True])
-verdicts = st.sampled_from(["approved", "approved", "approved", "declined", "pending", "half"])
-final = st.sampled_from(["approved", "approved", "declined", "half"])
-fates = verdicts | st.sampled_from(["approved", "unknown", "lost", "given back"])
-goods = st.dictionaries(st.sampled_from(PRODUCTS), st.integers(1, 3), min_size=1, max_size=2).map(
-    Counter
-)
-parts = st.none() | goods | st.sampled_from([0, 1, 0, 1])
-"""Of an order: all of it, any goods, or one unit of its first or last product."""
-Part = Goods | int | None
-amounts = st.sampled_from([Decimal(each) for each in ("-1", "0", "0.50", "3.00", "4.50", "100")])
-warehouses = st.sampled_from(WAREHOUSES)
-tokens = st.sampled_from(["tok_visa", "tok_other"])
-products = st.sampled_from(PRODUCTS)
-adjustments = st.sampled_from(list(ADJUSTMENTS))
-
-
-def has_order(likely: Callable[[Order], object]) -> Any:
-    """A precondition: there is an order like that."""
-    return precondition(lambda self: any(map(likely, self.model.orders.values())))
-
-
-def is_stuck(saga: Saga) -> bool:
-    """It waits for an operator."""
-    return saga.status == "stuck"
 
 
 class ShopMachine(World, RuleBasedStateMachine):
@@ -285,11 +274,11 @@ class ShopMachine(World, RuleBasedStateMachine):
             *(order, amount, under),
         )
 
-    @precondition(lambda self: any(map(is_stuck, self.model.sagas.values())))
+    @has_stuck_saga
     @rule(place=picks, kind=st.sampled_from(["retry", "skip", "turn back"]))
     def see_to_stuck_saga(self, place: int, kind: str) -> None:
         sagas = list(self.model.sagas.values())
-        some = list(filter(is_stuck, sagas)) if place < 18 else sagas
+        some = [each for each in sagas if each.status == "stuck"] if place < 18 else sagas
         saga = some[-1 - place % len(some)].id
         if kind == "retry":
             self.do(lambda: self.model.retry(saga), "select retry_saga(%s, 'mended')", saga)
@@ -405,7 +394,7 @@ def tell_stories(clone: Callable[[], str], number: int, seed: int) -> None:
         deadline=None,
         print_blob=False,
         suppress_health_check=list(HealthCheck),
-        phases=(Phase.generate, Phase.shrink),
+        phases=(Phase.generate,),
     )
     run_state_machine_as_test(machine, settings=settings)
 
