@@ -351,6 +351,19 @@ class World:
                     self.gateway.do_by_hand(request)
         self.do(lambda: self.model.skip(saga_id), "select skip_step(%s, 'by hand')", saga_id)
 
+    def order(self, place: int, likely: Callable[[Order], object]) -> UUID:
+        """One of the orders, as a rule of those that are likely; the newest is at place 0."""
+        orders = list(self.model.orders.values())
+        some = [each for each in orders if likely(each)] if place < 18 else []
+        some = some or orders
+        return some[-1 - place % len(some)].id
+
+    def part(self, order: UUID, part: Goods | int | None) -> Goods | None:
+        """The goods that are meant by a part of an order."""
+        if not isinstance(part, int):
+            return part
+        return Counter(list(self.model.orders[order].goods)[-part:][:1])
+
     def name(self, kind: str, *, again: bool = False) -> UUID:
         """A new id, or the last one of its kind again."""
         used = self.used.setdefault(kind, [])

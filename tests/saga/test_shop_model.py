@@ -45,7 +45,6 @@ from model.draws import (
 from model.engine import LEASE_SECONDS
 from model.orders import (
     Goods,
-    Order,
     has_money,
     is_held,
     is_open,
@@ -68,19 +67,6 @@ class ShopMachine(World, RuleBasedStateMachine):
     def __init__(self, url: str) -> None:
         RuleBasedStateMachine.__init__(self)
         World.__init__(self, url)
-
-    def order(self, place: int, likely: Callable[[Order], object]) -> UUID:
-        """One of the orders, as a rule of those that are likely; the newest is at place 0."""
-        orders = list(self.model.orders.values())
-        some = [each for each in orders if likely(each)] if place < 18 else []
-        some = some or orders
-        return some[-1 - place % len(some)].id
-
-    def part(self, order: UUID, part: Part) -> Goods | None:
-        """The goods that are meant by a part of an order."""
-        if not isinstance(part, int):
-            return part
-        return Counter(list(self.model.orders[order].goods)[-part:][:1])
 
     @initialize(rich=st.booleans())
     def begin(self, *, rich: bool) -> None:
@@ -394,7 +380,7 @@ def tell_stories(clone: Callable[[], str], number: int, seed: int) -> None:
         deadline=None,
         print_blob=False,
         suppress_health_check=list(HealthCheck),
-        phases=(Phase.generate,),
+        phases=(Phase.generate, Phase.shrink),
     )
     run_state_machine_as_test(machine, settings=settings)
 
