@@ -11,8 +11,8 @@ VENV := .venv/bin
 DARKPEARL := $(VENV)/darkpearl
 SQL = $(wildcard sql/*.sql sql/*/*.sql)
 
-.PHONY: help run demo token api listener test clients test-server chaos years siege linear mutants check bench soak fuzz format migrate openapi compiled wheel clean \
-	db-start db-stop db-reset db-seed db-diff db-status db-url
+.PHONY: help run demo token api listener test clients test-server chaos years model siege linear mutants check bench soak fuzz format migrate openapi compiled \
+	wheel clean db-start db-stop db-reset db-seed db-diff db-status db-url
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -40,7 +40,7 @@ clients: .venv/dev ## what others generate from docs/openapi.yaml, and linters o
 
 # What goes by the server's version: its SQL, what runs at once, the model, the listener.
 OF_THE_SERVER := tests/sql tests/race $(addprefix tests/saga/test_,$(addsuffix .py, \
-	crash extending listener model plan_versions turned_clock))
+	crash extending listener model plan_versions shop_model turned_clock))
 
 test-server: .venv/dev ## the tests of the database, on other programs: BIN=/usr/lib/postgresql/15/bin
 	@test -x '$(BIN)/postgres' || { echo 'BIN=… names the folder of a postgres, not "$(BIN)"' >&2; exit 2; }
@@ -51,6 +51,10 @@ chaos: .venv/dev ## everything fails at once, then the books are compared; ORDER
 
 years: .venv/dev ## three years of a shop with the clock turned, retention on; ORDERS=1000 a day
 	@DARKPEARL_TEST_YEARS_ORDERS=$(or $(ORDERS),100) $(VENV)/pytest -q -s tests/saga/years.py
+
+model: .venv/dev ## the shop against a model of it, step by step; STEPS=50000, and the SEED of a run before
+	@DARKPEARL_TEST_MODEL_STEPS=$(or $(STEPS),50000) DARKPEARL_TEST_MODEL_SEED=$(SEED) \
+		$(VENV)/pytest -q -s tests/saga/test_shop_model.py $(PYTEST)
 
 siege: .venv/dev ## all that a stranger can do at once, beside fifty customers; SECONDS=60
 	@DARKPEARL_TEST_SIEGE_SECONDS=$(or $(SECONDS),60) $(VENV)/pytest -q -s tests/api/siege.py

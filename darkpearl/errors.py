@@ -215,6 +215,8 @@ PROBLEMS: dict[str, Problem] = {
     "DP030": Problem(UnauthorizedError, "A token is needed"),
     "DP031": Problem(UnauthorizedError, "The token isn't valid"),
     "DP032": Problem(ConflictError, "The stock isn't what the count expected"),
+    "DP033": Problem(ConflictError, "The order isn't to be paid now"),
+    "DP034": Problem(ConflictError, "The order wasn't paid in time"),
     "DP035": Problem(PreconditionFailedError, "The row has changed"),
     "DP036": Problem(InvalidError, "The idempotency key stands for another request"),
     "DP037": Problem(ConflictError, "The first request is still under way"),

@@ -51,6 +51,10 @@ LAWS: dict[str, tuple[str, str]] = {
         "Metadata is an object of 16384 bytes at most.",
         "Keep what is larger elsewhere, and its address here.",
     ),
+    "client_action_is_a_small_object": (
+        "What a payer has to do is an object of 8192 bytes at most.",
+        "",
+    ),
     "order_particulars_reference_is_unique": (
         "There is an order with this reference already.",
         "Look it up by its reference, or give this one another.",

@@ -55,6 +55,7 @@ _TABLES = {
     },
     "payments": {
         "payments": _OF_MONTH.format("payments", "created_at"),
+        "payment_attempts": _OF_PAYMENTS.format("payment_attempts"),
         "refunds": _OF_PAYMENTS.format("refunds"),
         "disputes": _OF_PAYMENTS.format("disputes"),
     },

@@ -32,3 +32,10 @@ class StandIn:
     def approve(self, call: Call) -> Answer:
         self.asked.append(call.idempotency_key)
         return Answer("approved", gateway=self.name, reference=call.payment_key)
+
+
+class KeyKeeper(StandIn):
+    """Approves every charge and remembers the keys; nothing is to be voided."""
+
+    async def void(self, call: Call) -> Answer:
+        raise AssertionError(call)

@@ -21,9 +21,11 @@ from darkpearl.api import (
     imports,
     inventory,
     monitoring,
+    order_payments,
     orders,
     problems,
     products,
+    quotes,
     returns,
     root,
     sagas,
@@ -68,6 +70,7 @@ EXPOSED = [
     "ETag",
     "Link",
     "Idempotency-Replayed",
+    "Preference-Applied",
     "Retry-After",
     "X-Request-ID",
     "RateLimit",
@@ -76,6 +79,8 @@ EXPOSED = [
 
 ROUTES: list[ControllerRouterHandler] = [
     orders.router,
+    order_payments.router,
+    quotes.router,
     returns.router,
     sagas.router,
     shipments.router,

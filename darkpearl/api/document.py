@@ -48,6 +48,7 @@ HEADERS = {
     "ETag": "The version of the row, for If-Match and If-None-Match",
     "Link": 'The next page: `<…>; rel="next"`; the last has none',
     "Idempotency-Replayed": "`true`: the first answer under this Idempotency-Key",
+    "Preference-Applied": "`wait=…`: what was heeded of Prefer",
     "Retry-After": "In how many seconds to try again",
     "WWW-Authenticate": "How to say who calls: `Bearer`",
     "X-Request-ID": "The request's id: the one that was sent, or a new one",
@@ -170,6 +171,10 @@ def _describe(
         each["name"] == "Idempotency-Key" for each in operation.get("parameters", ())
     ):
         headers.append("Idempotency-Replayed")
+    if status == "201" and any(
+        each["name"] == "Prefer" for each in operation.get("parameters", ())
+    ):
+        headers.append("Preference-Applied")
     headers += {"304": ["ETag"], "401": ["WWW-Authenticate"]}.get(status, [])
     headers += ["Retry-After"] if status in {"429", "503"} else []
     response["headers"] = {

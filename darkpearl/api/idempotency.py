@@ -41,7 +41,8 @@ class Once:
     def __init__(self, caller: Caller, request: dict[str, Any] | None) -> None:
         self._caller = caller
         self._request = request
-        self._replayed = False
+        self.replayed = False
+        """What was asked for has its answer of the first time."""
 
     async def find(self, kind: type[T], *statements: Statement) -> T | None:
         """The first row of the last statement as a Struct, or as it was the first time.
@@ -57,12 +58,12 @@ class Once:
         last = document(query, _END)
         async with self._caller.transaction() as execute:
             row = await (await execute(_BEGIN, self._request)).fetchone()
-            self._replayed = row["document"] is not None
-            if not self._replayed:
+            self.replayed = row["document"] is not None
+            if not self.replayed:
                 for statement in before:
                     await execute(*statement)
                 cursor = await execute(last, {**parameters, **self._request})
-        if not self._replayed:
+        if not self.replayed:
             row = await cursor.fetchone()
         if row is None:
             return None
@@ -89,7 +90,7 @@ class Once:
 
     def answered(self, row: T) -> JsonResponse[T]:
         """The response: the row, and whether it is a repeat."""
-        return JsonResponse(row, headers={"Idempotency-Replayed": "true"} if self._replayed else {})
+        return JsonResponse(row, headers={"Idempotency-Replayed": "true"} if self.replayed else {})
 
 
 async def once(

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, LiteralString
 from uuid import UUID
 
 from litestar import Router, delete, get, patch, post
+from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.openapi.spec import Example
 from litestar.params import Body, FromPath, FromQuery, JSONBody, QueryParameter
@@ -16,6 +17,7 @@ from darkpearl.api.events import follow_order
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.parameters import Ids, Period, UpdatedAfter, moments_of, several
+from darkpearl.api.preferences import Prefer, preferred_wait, wait_for_order
 from darkpearl.api.problems import refusals
 from darkpearl.api.versions import IfMatch, etag, expected_versions
 from darkpearl.models.orders import (
@@ -68,7 +70,7 @@ _INCLUDED: dict[Include, LiteralString] = {
     " where p.order_id = o.id and p.warehouse_id = o.warehouse_id) as payment",
 }
 """What a list of orders has besides, read with the rows of its page."""
-_DETAILS = "select * from order_details where id = %(id)s"
+DETAILS = "select * from order_details where id = %(id)s"
 _SUMMARY = "select * from order_summaries where id = %(id)s"
 _PARTICULARS = ("reference", "email", "shipping_address", "billing_address", "metadata")
 _PLACED = "select *, %(message)s as message from order_confirmations where id = %(id)s"
@@ -161,7 +163,7 @@ async def get_order(
     caller: NamedDependency[Caller], order_id: FromPath[UUID]
 ) -> JsonResponse[OrderDetails]:
     """An order with all that belongs to it: what it costs, its money, its goods, its saga."""
-    return _tagged(await caller.get(OrderDetails, (_DETAILS, {"id": order_id})))
+    return _tagged(await caller.get(OrderDetails, (DETAILS, {"id": order_id})))
 
 
 async def page_of_order(
@@ -187,8 +189,17 @@ async def page_of_order(
 
 
 @post("/", summary="Place an order", responses=refusals(400, 403, 409, 413, 415, 422))
-async def create_order(once: NamedDependency[Once], data: NewOrder) -> JsonResponse[CreatedOrder]:
+async def create_order(
+    caller: NamedDependency[Caller],
+    once: NamedDependency[Once],
+    state: State,
+    data: NewOrder,
+    prefer: Prefer = None,
+) -> JsonResponse[CreatedOrder]:
     """Place an order. Once this is answered it is committed, and its saga is under way.
+
+    With `pay_by` it may be placed without a payment: its stock is held until then, and
+    `POST /orders/{id}/payment` pays it.
 
     Without a warehouse it is placed where all of it can be served, else as one order for each of
     the warehouses that it takes, all at once: then this is the first, and `group` has all. What
@@ -207,6 +218,7 @@ async def create_order(once: NamedDependency[Once], data: NewOrder) -> JsonRespo
         notes=data.notes,
         currency=data.currency,
         payment_token=data.payment_token,
+        pay_by=data.pay_by,
         particulars=access.sent(particulars or None),
         adjustments=access.sent(data.adjustments or None),
     )
@@ -216,7 +228,13 @@ async def create_order(once: NamedDependency[Once], data: NewOrder) -> JsonRespo
         {"id": order_id, "message": message},
     )
     order = await once.get(CreatedOrder, place, placed)
-    return once.created(order, f"/orders/{order.id}")
+    seconds = 0 if once.replayed else preferred_wait(prefer)
+    if not seconds or not await wait_for_order(caller, state, order.id, seconds):
+        return once.created(order, f"/orders/{order.id}")
+    now = await caller.find(CreatedOrder, placed)
+    response = once.created(now or order, f"/orders/{order.id}")
+    response.headers["Preference-Applied"] = f"wait={seconds}"
+    return response
 
 
 @patch(
@@ -241,7 +259,7 @@ async def update_order(
         changes=access.sent(data),
         expected=expected_versions(if_match),
     )
-    return _tagged(await caller.get(OrderDetails, change, (_DETAILS, {"id": order_id})))
+    return _tagged(await caller.get(OrderDetails, change, (DETAILS, {"id": order_id})))
 
 
 @delete(

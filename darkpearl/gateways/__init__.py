@@ -10,7 +10,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -67,6 +67,8 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
         amount: what this call has held, taken or given back, or what is disputed.
         currency: of these amounts, ISO 4217.
         dispute: for disputed: what became of it.
+        client_action: for pending: what the payer has to do first, in the gateway's terms, such as
+            a page of their bank to go to. They are told of it; of more than 8 kB they aren't.
     """
 
     outcome: Outcome
@@ -80,6 +82,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     amount: Decimal | None = None
     currency: str | None = None
     dispute: DisputeStatus | None = None
+    client_action: dict[str, Any] | None = None
 
 
 class WebhookEvent(msgspec.Struct, frozen=True, kw_only=True):

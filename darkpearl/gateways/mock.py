@@ -17,6 +17,8 @@ from darkpearl.config import PREFIX, ConfigError
 from darkpearl.gateways import Answer, Call, GatewayPayment, SignatureError
 
 PENDING_SECONDS = 30.0
+ACTION = {"type": "redirect", "url": "https://bank.example/confirm"}
+"""What a payer is told to do. Nobody is there: a lookup finds it done."""
 _DECLINED = Answer("declined", gateway="mock", code="card_declined")
 
 Script = dict[Decimal | str, Answer]
@@ -26,8 +28,8 @@ class MockGateway:
     """Approves a share of all authorisations, and every capture, void and refund.
 
     The script says otherwise for authorisations and refunds of an amount, or of a payer's token:
-    declined and unknown for good; pending until it is looked up, then approved; approved, but of
-    another amount. A call that is
+    declined and unknown for good; pending until it is looked up, then approved, with an action of
+    the payer's or without; approved, but of another amount. A call that is
     answered by unknown never got through: a lookup finds nothing, and a void has nothing to undo.
 
     Args:
@@ -132,7 +134,8 @@ def parse_script(script: str) -> Script:
     """Read scripted outcomes, such as `13.37=declined:insufficient_funds, tok_lost=unknown`.
 
     Each is an amount in major units or a token, then `approved`, or `approved:amount` for another
-    amount than was asked for, `declined` or `declined:code`, `pending` or `pending:seconds`, or
+    amount than was asked for, `declined` or `declined:code`, `pending` or `pending:seconds`,
+    `action` or `action:seconds`, which is pending too until the payer has done something, or
     `unknown`.
 
     Raises:
@@ -146,7 +149,7 @@ def parse_script(script: str) -> Script:
             raise ConfigError(
                 f"{PREFIX}MOCK_SCRIPT: {part!r} is not allowed; give AMOUNT=OUTCOME or"
                 " TOKEN=OUTCOME, the outcome one of approved, approved:AMOUNT, declined:CODE,"
-                " pending:SECONDS, unknown"
+                " pending:SECONDS, action:SECONDS, unknown"
             )
         answers[_amount(match.strip())] = answer
     return answers
@@ -164,14 +167,15 @@ def _outcome(text: str) -> Answer | None:
     outcome, _, detail = text.partition(":")
     if outcome == "declined":
         return Answer("declined", gateway="mock", code=detail) if detail else _DECLINED
-    if outcome == "pending":
+    if outcome in {"pending", "action"}:
         try:
             seconds = float(detail or PENDING_SECONDS)
         except ValueError:
             return None
         if not (math.isfinite(seconds) and seconds > 0):
             return None
-        return Answer("pending", gateway="mock", deadline_seconds=seconds)
+        action = ACTION if outcome == "action" else None
+        return Answer("pending", gateway="mock", deadline_seconds=seconds, client_action=action)
     if outcome == "approved" and detail:
         amount = _amount(detail)
         return Answer("approved", amount=amount) if isinstance(amount, Decimal) else None

@@ -95,6 +95,8 @@ class Intent(msgspec.Struct):
     metadata: dict[str, str] = {}
     latest_charge: Charge | str | None = None
     last_payment_error: Failure | None = None
+    next_action: dict[str, Any] | None = None
+    client_secret: str | None = None
 
     @property
     def payment_key(self) -> str | None:
@@ -122,7 +124,11 @@ class Intent(msgspec.Struct):
             case "requires_capture" | "succeeded", _:
                 return self._approved(self.amount_capturable + self.amount_received)
             case "requires_action", _:
-                return self._answer("pending", deadline_seconds=ACTION_SECONDS)
+                # Stripe.js takes the secret: stripe.handleNextAction({clientSecret}).
+                action = (self.next_action or {}) | {"client_secret": self.client_secret}
+                return self._answer(
+                    "pending", deadline_seconds=ACTION_SECONDS, client_action=action
+                )
             case "processing", _:
                 return self._answer("pending", deadline_seconds=PROCESSING_SECONDS)
             case "canceled", _:

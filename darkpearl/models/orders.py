@@ -75,6 +75,10 @@ class Order(Struct):
         OrderFailure | None,
         Meta(description="Of one that was cancelled by what went wrong, or whose payment failed"),
     ]
+    pay_by: Annotated[
+        datetime | None,
+        Meta(description="Until when its stock is held for a payment, or for another"),
+    ]
 
 
 class OrderItem(Struct):
@@ -223,11 +227,72 @@ class CreateOrder(Request):
         UUID | None, Meta(description="Yours to choose: then the same again is refused with 409")
     ] = None
     payment_token: PaymentToken | None = None
+    pay_by: (
+        Annotated[
+            datetime,
+            Meta(
+                tz=True,
+                description="The shop's to say: until then its stock is held while it isn't paid,"
+                " and a payment that is declined may be followed by another",
+            ),
+        ]
+        | None
+    ) = None
     reference: Reference | None = None
     email: Email | None = None
     shipping_address: PostalAddress | None = None
     billing_address: PostalAddress | None = None
     metadata: Metadata | None = None
+
+
+class QuotedItem(Struct):
+    """A line of an order that isn't placed."""
+
+    product_id: UUID
+    quantity: int
+    unit_price: Amount
+    line_total: Amount
+    quantity_sellable: Annotated[int, Meta(description="Units that can be sold now")]
+    fits: Annotated[bool, Meta(description="All lines of its product together can be sold now")]
+    product: ProductSummary
+
+
+class QuotedAdjustment(Struct):
+    """What an order that isn't placed would cost beside its lines."""
+
+    kind: AdjustmentKind
+    label: str
+    amount: SignedAmount
+    item: Annotated[int | None, Meta(description="The place in `items` of the line that it is of")]
+
+
+class QuotedOrder(Struct):
+    """One of the orders that would be placed, by the warehouse that serves it."""
+
+    warehouse: WarehouseSummary
+    items: list[QuotedItem]
+    adjustments: list[QuotedAdjustment]
+    subtotal: Annotated[Amount, Meta(description="The sum of the lines")]
+    shipping_total: Amount
+    discount_total: Annotated[SignedAmount, Meta(description="0 or less")]
+    tax_total: Amount
+    fee_total: Amount
+    total_amount: Amount
+    fits: Annotated[bool, Meta(description="All of it can be sold there now")]
+
+
+class Quote(Struct):
+    """What an order would cost, and whether it fits, at this moment. Nothing is promised."""
+
+    currency: str
+    subtotal: Amount
+    shipping_total: Amount
+    discount_total: SignedAmount
+    tax_total: Amount
+    fee_total: Amount
+    total_amount: Amount
+    fits: bool
+    orders: Annotated[list[QuotedOrder], Meta(description="One for each warehouse that it takes")]
 
 
 class UpdateOrder(Request):

@@ -1,7 +1,7 @@
 """Money: payments, and refunds."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from msgspec import Meta, Struct
@@ -70,7 +70,39 @@ class Payment(Struct):
     decline_code: DeclineCode
     created_at: datetime
     updated_at: datetime
+    client_action: Annotated[
+        dict[str, Any] | None,
+        Meta(
+            description="While it is pending: what the payer has to do, in the gateway's terms,"
+            " such as a page of their bank to go to"
+        ),
+    ]
     disputes: list[Dispute]
+
+
+class PayOrder(Request):
+    """A means of payment for an order that waits for one."""
+
+    payment_token: PaymentToken
+
+
+class CreateManualPayment(Request):
+    """Money of an order that came by other means than the gateway: a transfer, cash."""
+
+    amount: Annotated[Amount, Meta(description="Exactly what the order costs")]
+    reference: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=255,
+            description="By what the money is found, such as the number of the transfer",
+        ),
+    ]
+    reason: Notes | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an amount that can't be one."""
+        check_amount(self.amount, "an amount")
 
 
 class RefundPart(Request, omit_defaults=True, kw_only=True):

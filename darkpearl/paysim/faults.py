@@ -26,7 +26,7 @@ SPARED = {("GET", "/v1/payments"), ("GET", "/v1/ledger")}
 MAX_BODY_BYTES = 65_536
 ALL = 1 + 1e-9
 """Rates that are all of it may add up to so much in floating point."""
-_TOKEN = re.compile(r"(pending)?:?(?:decline:(\w+)|approve(?::(\d{1,14}(?:\.\d{1,4})?))?)?")
+_TOKEN = re.compile(r"(pending|action)?:?(?:decline:(\w+)|approve(?::(\d{1,14}(?:\.\d{1,4})?))?)?")
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER of no time: closing resets."""
 
@@ -56,6 +56,7 @@ class Verdict(msgspec.Struct, frozen=True):
         code: why it is declined, if it is.
         amount: what is approved of an authorisation, in major units, if not what was asked for.
         pending: that is told later, and by webhook alone.
+        action: the payer has something to do until then, and is told what.
         webhook: when a call that is decided at once is told by webhook too, if it is.
         regret: what becomes later of a refund, or of money that was taken, if anything does.
     """
@@ -63,6 +64,7 @@ class Verdict(msgspec.Struct, frozen=True):
     code: str | None = None
     amount: Decimal | None = None
     pending: bool = False
+    action: bool = False
     webhook: Literal["no", "first", "after"] = "no"
     regret: Literal["no", "failed", "disputed"] = "no"
 
@@ -145,7 +147,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
         """The decision on the call with an idempotency key, of an amount if it asks for one.
 
         A token says it outright: `approve`, `approve:<amount>`, `decline:<code>`, `pending`,
-        `pending:decline:<code>`.
+        `pending:decline:<code>`; `action` for `pending`, when the payer has something to do first.
         """
         dice = self._dice("verdict", key)
         rate = {"authorize": self.decline_rate, "refund": self.refund_decline_rate}.get(operation)
@@ -159,13 +161,14 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
             webhook = "after"
         half = operation == "authorize" and dice.random() < self.half_amount_rate
         amount = asked / 2 if half else None
+        action = False
         if token and (said := _TOKEN.fullmatch(token)):
-            pending, code = said[1] is not None, said[2]
+            pending, action, code = said[1] is not None, said[1] == "action", said[2]
             amount = Decimal(said[3]) if said[3] else None
         back = operation in ("refund", "void")
         regrets = dice.random() < (self.refund_failure_rate if back else self.dispute_rate)
         regret: Literal["failed", "disputed"] = "failed" if back else "disputed"
-        return Verdict(code, amount, pending, webhook, regret if regrets else "no")
+        return Verdict(code, amount, pending, action, webhook, regret if regrets else "no")
 
     def fault(self, key: str, number: int) -> Fault:
         """The fault that the try of that number meets."""

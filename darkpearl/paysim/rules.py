@@ -57,6 +57,7 @@ def ask(db: Connection, request: Request, behaviour: Behaviour) -> Answer:
             "pending",
             reference=_reference(request),
             deadline_seconds=behaviour.pending_deadline_seconds,
+            client_action=_action(request) if verdict.action else None,
         )
     else:
         decide_at = None
@@ -314,6 +315,12 @@ def _reference(request: Request) -> str:
     if request.operation == "refund":
         return _name("ref", request.idempotency_key)
     return _name("pay", request.payment_key)
+
+
+def _action(request: Request) -> dict[str, str]:
+    """What the payer is told to do; whether they do it or not, the call is decided in time."""
+    url = f"https://bank.example/confirm/{_name('pay', request.payment_key)}"
+    return {"type": "redirect", "url": url}
 
 
 def _name(kind: str, key: str) -> str:

@@ -28,6 +28,10 @@ begin
             return await_last_parcel(p_warehouse_ids, p_saga_ids);
         when 'await_parcel' then
             return await_parcel(p_warehouse_ids, p_saga_ids);
+        when 'await_payment' then
+            return await_payment(p_warehouse_ids, p_saga_ids);
+        when 'hear_of_payment' then
+            return hear_of_payment(p_warehouse_ids, p_saga_ids, p_answers);
         when 'record_authorization' then
             return record_authorization(p_warehouse_ids, p_saga_ids, p_answers);
         when 'record_capture' then

@@ -131,6 +131,10 @@ comment on function minor_units(text) is 'How many decimals an amount of a curre
 create domain metadata as jsonb
 constraint metadata_is_a_small_object check (value is null or (jsonb_typeof(value) = 'object' and octet_length(value::text) <= 16384));
 
+-- What a payer has to do before a payment that is pending can be decided, in the gateway's terms.
+create domain client_action as jsonb
+constraint client_action_is_a_small_object check (value is null or (jsonb_typeof(value) = 'object' and octet_length(value::text) <= 8192));
+
 create domain email_address as text
 constraint email_address_has_a_name_and_a_host check (length(value) <= 254 and value ~ '^[^@[:space:]]+@[^@[:space:]]+$');
 
@@ -457,6 +461,7 @@ create table orders (
     placed_in xid8 not null default pg_current_xact_id(),
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
+    pay_by timestamptz,
     constraint orders_pkey primary key (id, warehouse_id),
     constraint orders_number_is_unique unique (order_number)
 ) with (fillfactor = 50);
@@ -468,6 +473,8 @@ comment on column orders.customer_id is 'Whose order it is: the subject of the c
 comment on column orders.status is 'Set by the saga alone, and only along the allowed transitions.';
 comment on column orders.total_amount is 'Always the sum of the lines and adjustments, in major units of currency.';
 comment on column orders.placed_in is 'The transaction that placed the order; only it may add lines.';
+comment on column orders.pay_by is
+    'Until when its stock is held while it waits for its payment, or for another after one was declined. Null: it is paid at once.';
 
 create table order_items (
     id bigint generated always as identity,
@@ -595,7 +602,8 @@ comment on table grouped_orders is
 -- from the HTTP request to the gateway and to the last event.
 
 -- What becomes of a saga that waits for a signal when nobody has spoken by its deadline.
-create type deadline_action as enum ('go_on', 'turn_back', 'stuck', 'keep_waiting');
+-- With look_again its step function is asked anew.
+create type deadline_action as enum ('go_on', 'turn_back', 'stuck', 'keep_waiting', 'look_again');
 
 create table saga_steps (
     saga_type text not null,
@@ -616,6 +624,7 @@ create table saga_steps (
     order_status_refused order_status,
     forward_only boolean not null,
     on_deadline deadline_action,
+    wait_again boolean not null,
     constraint saga_steps_pkey primary key (saga_type, plan_version, position),
     constraint saga_steps_name_is_unique unique (saga_type, plan_version, step_name),
     constraint saga_steps_start_at_one check (position >= 1 and plan_version >= 1),
@@ -623,6 +632,8 @@ create table saga_steps (
     constraint saga_steps_external_have_a_request
     check (settle_function is null or step_function is not null or on_deadline is not null),
     constraint saga_steps_wait_or_call check (on_deadline is null or undo_settle_function is null),
+    constraint saga_steps_look_with_a_function check (on_deadline <> 'look_again' or step_function is not null),
+    constraint saga_steps_wait_again_on_the_way_back check (not wait_again or (position > 1 and not forward_only)),
     constraint saga_steps_undo_has_a_name
     check ((undo_name is null) = (coalesce(undo_function, undo_effect_function) is null)),
     constraint saga_steps_undo_settle_has_a_request
@@ -650,6 +661,8 @@ comment on column saga_steps.forward_only is
     'No way back from here: cancelling is refused, and a step that fails for good leaves the saga stuck.';
 comment on column saga_steps.on_deadline is
     'Set for a step that waits for signal_saga(): what becomes of the saga when nobody has spoken within timeout_seconds.';
+comment on column saga_steps.wait_again is
+    'When this step is refused the saga goes back to the one before it, which waits, instead of turning back.';
 
 create table step_settings (
     saga_type text not null,
@@ -777,6 +790,7 @@ create type plan_step as (
     order_status_refused order_status,
     forward_only boolean,
     on_deadline deadline_action,
+    wait_again boolean,
     give_up_seconds numeric,
     stuck_seconds numeric,
     backoff_seconds numeric,
@@ -902,6 +916,7 @@ create table payments (
     idempotency_key text not null,
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
+    client_action client_action,
     constraint payments_pkey primary key (order_id, warehouse_id),
     constraint payments_amounts_add_up
     check (amounts_add_up(requested_amount, authorized_amount, captured_amount, refunded_amount, voided_amount))
@@ -910,6 +925,24 @@ create index payments_reference_idx on payments using brin (gateway_reference te
 with (autosummarize = on, pages_per_range = 16);
 comment on table payments is 'What was asked, authorised, captured, refunded and voided for each order, in major units.';
 comment on column payments.idempotency_key is 'Sent with every call for this charge, so that asking again never charges again.';
+comment on column payments.gateway is 'Who took it; ''manual'': it came by other means, and no gateway knows of it.';
+comment on column payments.client_action is
+    'While it is pending: what the payer has to do first, such as a page of the bank to go to. In the gateway''s terms.';
+
+-- Stands apart, since hardly any order has a row.
+create table payment_attempts (
+    order_id uuid not null,
+    warehouse_id uuid not null,
+    idempotency_key text not null,
+    gateway text,
+    gateway_reference text,
+    decline_code text,
+    declined_at timestamptz not null,
+    constraint payment_attempts_pkey primary key (order_id, idempotency_key, warehouse_id)
+);
+comment on table payment_attempts is
+    'Charges of orders that were declined before they were tried again: each under a key of its own. The last one is the order''s payment.';
+comment on column payment_attempts.idempotency_key is 'Under which the gateway knows the charge. It stands for that one alone, for ever.';
 
 create table payment_tokens (
     order_id uuid not null,

@@ -37,13 +37,15 @@
 --   DP030  no token where one is needed (over HTTP)
 --   DP031  a token that is not valid (over HTTP)
 --   DP032  stock that is not what a count expected
+--   DP033  an order that is not to be paid now
+--   DP034  an order that was not paid by its deadline
 --   DP035  a row that has changed since it was read
 --   DP036  an idempotency key that stands for another request
 --   DP037  an idempotency key whose first request is still under way
 --   DP038  an id, or a moment, of what retention has removed
 --   DP039  too many requests (over HTTP)
 --   DP040  an order that has ended, and was to be for something else
---   DP041  an order that would cost less than nothing, or a refund that doesn't add up
+--   DP041  an order that would cost less than nothing, a refund or a payment that doesn't add up
 --   DP042  a feed that is followed from where commits of others aren't seen
 --   DP043  too many webhook endpoints
 

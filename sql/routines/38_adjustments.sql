@@ -125,10 +125,10 @@ before truncate on order_adjustments
 for each statement execute function refuse_change();
 
 -- The adjustments of an array, [{"kind": "shipping", "label": "…", "amount": number, "item": place},
--- …]; item, which may be left out, is the place of a line in the order, counted from 0. An
--- argument that is null has none. Locks nothing.
+-- …]; item, which may be left out, is the place of a line in the order, counted from 0, of which
+-- p_item_ids has the ids. An argument that is null has none. Locks nothing.
 -- Raises: DP015 for what is no such array, with the place of the first that is none.
-create or replace function read_adjustments(p_order_id uuid, p_warehouse_id uuid, p_adjustments jsonb)
+create or replace function read_adjustments(p_item_ids bigint[], p_adjustments jsonb)
 returns table (kind adjustment_kind, label text, amount numeric, item_id bigint)
 language plpgsql stable
 set search_path = darkpearl, pg_temp
@@ -136,9 +136,6 @@ set enable_seqscan = off
 as $$
 declare
     v_keys constant text[] := '{kind,label,amount,item}';
-    v_items constant bigint[] := array(
-        select i.id from order_items as i where i.order_id = p_order_id and i.warehouse_id = p_warehouse_id order by i.id
-    );
     v_place bigint;
     v_fault text;
 begin
@@ -161,7 +158,7 @@ begin
                 when e.a ->> 'amount' is null then 'has no amount'
                 when e.a ->> 'amount' !~ '^-?[0-9]{1,12}(\.[0-9]{1,4}0{0,8})?$'
                     then format('has amount %s, which is none', left(e.a ->> 'amount', 50))
-                when e.a ->> 'item' !~ '^[0-9]{1,9}$' or (e.a ->> 'item')::integer >= cardinality(v_items)
+                when e.a ->> 'item' !~ '^[0-9]{1,9}$' or (e.a ->> 'item')::integer >= cardinality(p_item_ids)
                     then format('is of item %s, which the order doesn''t have', left(e.a ->> 'item', 50))
             end as fault
         from jsonb_array_elements(p_adjustments) with ordinality as e (a, n)
@@ -176,9 +173,9 @@ begin
         );
     end if;
     return query
-    select a.kind, a.label, a.amount, v_items[a.item + 1]
+    select a.kind, a.label, a.amount, p_item_ids[a.item + 1]
     from jsonb_to_recordset(p_adjustments) as a (kind adjustment_kind, label text, amount numeric, item integer);
 end
 $$;
-comment on function read_adjustments(uuid, uuid, jsonb) is
+comment on function read_adjustments(bigint[], jsonb) is
     'Internal: the adjustments of an array, refused by their place where one makes no sense.';

@@ -209,7 +209,7 @@ begin
             when 'pending' then '{reserved, payment_processing, paid, fulfilled, cancelled}'::order_status[]
             when 'reserved' then '{payment_processing, paid, fulfilling, fulfilled, cancelled}'
             when 'payment_processing' then '{payment_failed, paid, fulfilling, fulfilled, cancelled}'
-            when 'payment_failed' then '{cancelled}'
+            when 'payment_failed' then '{payment_processing, paid, fulfilling, fulfilled, cancelled}'
             when 'paid' then '{fulfilling, fulfilled, cancelled}'
             when 'fulfilling' then '{fulfilled, cancelled}'
             else '{}'
@@ -236,15 +236,15 @@ for each row
 when (new.status <> all ('{payment_processing, fulfilled}') or old.status > 'payment_processing')
 execute function refuse_status();
 
--- Trigger: an order never changes its warehouse, its number, its currency or its customer.
+-- Trigger: an order never changes its warehouse, its number, its currency, its customer or its deadline.
 create or replace trigger orders_keep_their_identity
-after update of id, warehouse_id, order_number, placed_in, created_at, currency, customer_id on orders
+after update of id, warehouse_id, order_number, placed_in, created_at, currency, customer_id, pay_by on orders
 for each row
 when (
     (old.id, old.warehouse_id, old.order_number, old.placed_in, old.created_at, old.currency)
     is distinct from
     (new.id, new.warehouse_id, new.order_number, new.placed_in, new.created_at, new.currency)
-    or old.customer_id is distinct from new.customer_id
+    or (old.customer_id, old.pay_by) is distinct from (new.customer_id, new.pay_by)
 )
 execute function refuse_change();
 
@@ -256,9 +256,25 @@ create or replace trigger orders_refuse_truncate
 before truncate on orders
 for each statement execute function refuse_change();
 
+-- Refuses a moment until which no stock can be held. Locks nothing. Raises: DP015.
+create or replace function refuse_odd_deadline(p_pay_by timestamptz) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    if p_pay_by <= clock() or p_pay_by > clock() + interval '366 days' then
+        perform refuse(
+            'DP015', 'pay_by makes no sense', format('pay_by is %s, now is %s.', p_pay_by, date_trunc('second', clock())),
+            'Name a moment to come, a year from now at most.'
+        );
+    end if;
+end
+$$;
+comment on function refuse_odd_deadline(timestamptz) is 'Internal: refuses a moment until which no stock can be held.';
+
 -- Trigger: a new order is pending, worth nothing yet, goes to a warehouse that
 -- takes orders, and a customer's is the customer's own. Locks nothing.
--- Raises DP003.
+-- Raises: DP003, DP015 for a pay_by that makes no sense.
 create or replace function start_order_clean() returns trigger
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -269,6 +285,9 @@ begin
     new.total_amount := 0;
     new.placed_in := pg_current_xact_id();
     new.customer_id := coalesce(new.customer_id, current_customer());
+    if new.pay_by is not null then
+        perform refuse_odd_deadline(new.pay_by);
+    end if;
     if not exists (select from warehouses as w where w.id = new.warehouse_id and w.is_active) then
         perform refuse(
             'DP003', 'warehouse takes no orders',
@@ -335,7 +354,7 @@ for each statement execute function refuse_change();
 -- Locks only the rows that it inserts. Raises: as source_items() and place_order().
 create or replace function place_sourced_order(
     p_items jsonb, p_customer_id text, p_notes text, p_currency text, p_order_id uuid, p_payment_token text,
-    p_particulars jsonb, p_adjustments jsonb
+    p_particulars jsonb, p_adjustments jsonb, p_pay_by timestamptz
 ) returns orders
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -350,7 +369,7 @@ begin
     for v_part in select s.warehouse_id, s.items, s.places from source_items(p_items) as s loop
         v_orders := v_orders || place_order(
             v_part.warehouse_id, v_part.items, p_customer_id, p_notes, p_currency, v_id, p_payment_token, v_particulars,
-            share_of_adjustments(p_adjustments, v_part.places, v_before, jsonb_array_length(p_items))
+            share_of_adjustments(p_adjustments, v_part.places, v_before, jsonb_array_length(p_items)), p_pay_by
         );
         v_before := v_before || v_part.places;
         v_id := new_id();
@@ -364,7 +383,7 @@ begin
     return v_orders[1];
 end
 $$;
-comment on function place_sourced_order(jsonb, text, text, text, uuid, text, jsonb, jsonb) is
+comment on function place_sourced_order(jsonb, text, text, text, uuid, text, jsonb, jsonb, timestamptz) is
     'Internal: places an order that names no warehouse, with those that can serve it.';
 
 -- Places an order in one call, as the two inserts would: all rules are the
@@ -374,10 +393,12 @@ comment on function place_sourced_order(jsonb, text, text, text, uuid, text, jso
 -- instead of product_id; unit_price only from service_role, and "metadata" not from customers.
 -- p_payment_token: the payer's means of payment, as the gateway calls it. p_particulars: what
 -- the order is for, as update_order() takes it. p_adjustments: what it costs beside its lines,
--- [{"kind": "shipping", "label": "…", "amount": number, "item": place}, …].
+-- [{"kind": "shipping", "label": "…", "amount": number, "item": place}, …]. p_pay_by: until when
+-- its stock is held for a payment that comes later, see 66_held_orders.sql.
 -- Locks only the rows that it inserts.
 -- Raises: DP001, DP002, DP003, DP006 when no warehouse is named and none has enough, DP015 for
--- items that are no such array: see read_items(); as refuse_wrong_particulars().
+-- items that are no such array: see read_items(), or a pay_by that makes no sense; 42501 for a
+-- customer's pay_by; as refuse_wrong_particulars().
 create or replace function place_order(
     p_warehouse_id uuid default null,
     p_items jsonb default null,
@@ -387,14 +408,13 @@ create or replace function place_order(
     p_order_id uuid default new_id(),
     p_payment_token text default null,
     p_particulars jsonb default null,
-    p_adjustments jsonb default null
+    p_adjustments jsonb default null,
+    p_pay_by timestamptz default null
 ) returns orders
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
-declare
-    v_order orders;
 begin
     if p_items is null then
         perform refuse('DP015', 'items must be an array', 'p_items is null.', 'Pass [{"product_id": "…", "quantity": 1}].');
@@ -402,14 +422,21 @@ begin
 
     if p_warehouse_id is null then
         return place_sourced_order(
-            p_items, p_customer_id, p_notes, p_currency, p_order_id, p_payment_token, p_particulars, p_adjustments
+            p_items, p_customer_id, p_notes, p_currency, p_order_id, p_payment_token, p_particulars, p_adjustments, p_pay_by
         );
     end if;
 
-    insert into orders (id, warehouse_id, customer_id, notes, currency)
-    values (p_order_id, p_warehouse_id, p_customer_id, p_notes, p_currency);
+    -- Customers may not so much as name pay_by, nor an item's metadata.
+    if p_pay_by is not null and not has_column_privilege('orders', 'pay_by', 'insert') then
+        perform refuse('42501', 'pay_by is the shop''s', 'A customer was to say how long stock is held.', 'Leave pay_by out.');
+    elsif p_pay_by is not null then
+        insert into orders (id, warehouse_id, customer_id, notes, currency, pay_by)
+        values (p_order_id, p_warehouse_id, p_customer_id, p_notes, p_currency, p_pay_by);
+    else
+        insert into orders (id, warehouse_id, customer_id, notes, currency)
+        values (p_order_id, p_warehouse_id, p_customer_id, p_notes, p_currency);
+    end if;
 
-    -- Customers may not so much as name the column.
     if p_items @? '$[*].metadata' then
         insert into order_items (order_id, warehouse_id, product_id, quantity, unit_price, metadata)
         select p_order_id, p_warehouse_id, i.product_id, i.quantity, i.unit_price, i.metadata
@@ -419,7 +446,6 @@ begin
         select p_order_id, p_warehouse_id, i.product_id, i.quantity, i.unit_price
         from read_items(p_items, '{product_id, sku, quantity, unit_price}') as i;
     end if;
-
     if not found then
         perform refuse('DP001', 'order has no lines', 'p_items is an empty array.', 'Pass at least one item.');
     end if;
@@ -432,18 +458,16 @@ begin
     if p_adjustments is not null then
         insert into order_adjustments (order_id, warehouse_id, kind, label, amount, item_id)
         select p_order_id, p_warehouse_id, a.kind, a.label, a.amount, a.item_id
-        from read_adjustments(p_order_id, p_warehouse_id, p_adjustments) as a;
+        from read_adjustments(
+            array(select i.id from order_items as i where (i.order_id, i.warehouse_id) = (p_order_id, p_warehouse_id) order by i.id), p_adjustments
+        ) as a;
     end if;
 
     if p_particulars is not null then
         perform update_order(p_order_id, p_particulars);
     end if;
-
-    select o.* into strict v_order
-    from orders as o
-    where o.id = p_order_id and o.warehouse_id = p_warehouse_id;
-    return v_order;
+    return (select o from orders as o where o.id = p_order_id and o.warehouse_id = p_warehouse_id);
 end
 $$;
-comment on function place_order(uuid, jsonb, text, text, text, uuid, text, jsonb, jsonb) is
+comment on function place_order(uuid, jsonb, text, text, text, uuid, text, jsonb, jsonb, timestamptz) is
     'Places an order: place_order(warehouse_id, ''[{"product_id": "…", "quantity": 2}]''). Returns the order; its saga starts at commit. Without a warehouse, the first order of those that serve it: see order_groups.';

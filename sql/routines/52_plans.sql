@@ -29,7 +29,8 @@ for each statement execute function refuse_change();
 
 -- A step of a plan, for define_plan(). A step with a settle function is external: its
 -- function says what is to be asked, and the settle function takes the answers. A step
--- that says what happens on its deadline waits for signal_saga(). Locks nothing.
+-- that says what happens on its deadline waits for signal_saga(); one that waits again goes
+-- back to such a step when it is refused. Locks nothing.
 create or replace function step(
     p_name text,
     p_function text default null,
@@ -49,7 +50,8 @@ create or replace function step(
     p_give_up_seconds numeric default 300,
     p_stuck_seconds numeric default 14400,
     p_backoff_seconds numeric default 1,
-    p_timeout_seconds numeric default 30
+    p_timeout_seconds numeric default 30,
+    p_wait_again boolean default false
 ) returns plan_step
 language sql immutable
 set search_path = darkpearl, pg_temp
@@ -57,11 +59,11 @@ return row(
     null, p_name, p_function, p_settle_function, p_effect_function, p_effect,
     p_undo, p_undo_function, p_undo_settle_function, p_undo_effect_function, p_undo_effect,
     p_order_status_waiting, p_order_status_done, p_order_status_refused, p_forward_only, p_on_deadline,
-    p_give_up_seconds, p_stuck_seconds, p_backoff_seconds, p_timeout_seconds, null
+    p_wait_again, p_give_up_seconds, p_stuck_seconds, p_backoff_seconds, p_timeout_seconds, null
 )::plan_step;
 comment on function step(
     text, text, text, text, text, text, text, text, text, text,
-    order_status, order_status, order_status, boolean, deadline_action, numeric, numeric, numeric, numeric
+    order_status, order_status, order_status, boolean, deadline_action, numeric, numeric, numeric, numeric, boolean
 ) is 'A step of a plan, for define_plan().';
 
 -- The functions that a plan names, each with the signature that it must have.
@@ -142,11 +144,34 @@ $$;
 comment on function refuse_repeated_names(saga_steps[]) is
     'Internal: refuses a plan in which a name stands for more than one step or undo.';
 
+-- Raises DP022 when a plan has a step that waits again, and the one before it doesn't wait.
+-- Locks nothing.
+create or replace function refuse_waits_for_nobody(p_steps saga_steps[]) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_step saga_steps;
+begin
+    foreach v_step in array p_steps loop
+        if v_step.wait_again and (p_steps[v_step.position - 1]).on_deadline is null then
+            perform refuse(
+                'DP022', 'plan waits where nobody is waited for',
+                format('In the plan of %s, step %s waits again, and the one before it does not wait.', v_step.saga_type, v_step.step_name),
+                'Put a step that has p_on_deadline right before it.'
+            );
+        end if;
+    end loop;
+end
+$$;
+comment on function refuse_waits_for_nobody(saga_steps[]) is
+    'Internal: refuses a plan in which a step goes back to a wait that is none.';
+
 -- Declares the plan of a saga type. Returns its version: a new one when the plan differs
 -- from the newest, which new sagas begin with from here on.
 -- Locks: saga_steps, against another declaration.
--- Raises: DP022 when a function is not there, a name is there twice or no step is given;
--- the CHECKs of saga_steps.
+-- Raises: DP022 when a function is not there, a name is there twice, a step waits again where
+-- none waits before it, or no step is given; the CHECKs of saga_steps.
 create or replace function define_plan(p_saga_type text, variadic p_steps plan_step[]) returns smallint
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -161,7 +186,7 @@ begin
         select row(
             p_saga_type, v_newest, s.ordinality, s.step_name, s.step_function, s.settle_function, s.effect_function, s.effect,
             s.undo_name, s.undo_function, s.undo_settle_function, s.undo_effect_function, s.undo_effect,
-            s.order_status_waiting, s.order_status_done, s.order_status_refused, s.forward_only, s.on_deadline
+            s.order_status_waiting, s.order_status_done, s.order_status_refused, s.forward_only, s.on_deadline, s.wait_again
         )::saga_steps
         from unnest(p_steps) with ordinality as s
         order by s.ordinality
@@ -171,6 +196,7 @@ begin
     end if;
     perform refuse_unknown_functions(v_steps);
     perform refuse_repeated_names(v_steps);
+    perform refuse_waits_for_nobody(v_steps);
 
     insert into step_settings (saga_type, step_name, give_up_seconds, stuck_seconds, backoff_seconds, timeout_seconds)
     select p_saga_type, s.step_name, s.give_up_seconds, s.stuck_seconds, s.backoff_seconds, s.timeout_seconds
@@ -212,7 +238,7 @@ begin
         select row(
             s.position, s.step_name, s.step_function, s.settle_function, s.effect_function, s.effect,
             s.undo_name, s.undo_function, s.undo_settle_function, s.undo_effect_function, s.undo_effect,
-            s.order_status_waiting, s.order_status_done, s.order_status_refused, s.forward_only, s.on_deadline,
+            s.order_status_waiting, s.order_status_done, s.order_status_refused, s.forward_only, s.on_deadline, s.wait_again,
             t.give_up_seconds, t.stuck_seconds, t.backoff_seconds, t.timeout_seconds, t.paused_until
         )::plan_step
         from saga_steps as s

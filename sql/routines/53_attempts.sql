@@ -7,8 +7,8 @@
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
--- What has become of the tries of a step, or of an undo, since it began or a person had it
--- tried again: "asked" (a request went out), "pending" (it was answered so), "failed" (a
+-- What has become of the tries of a step, or of an undo, since the saga came to it (the step before
+-- was completed, for the last time where a plan goes back to a wait) or a person had it tried again: "asked" (a request went out), "pending" (it was answered so), "failed" (a
 -- lock or a time limit too), "deferred" (given back unasked). until is what was meant to
 -- come next. A request and a pending answer are events of one type; the answer is a second
 -- one in the same try, with a message. Read when something has failed, and never else.
@@ -34,7 +34,8 @@ begin
             and e.event_type in ('step_waiting', 'step_failed', 'step_deferred')
             and e.id > (
                 select coalesce(max(r.id), 0) from saga_events as r
-                where r.saga_id = p_saga_id and r.warehouse_id = p_warehouse_id and r.event_type = 'retried'
+                where r.saga_id = p_saga_id and r.warehouse_id = p_warehouse_id
+                    and r.event_type in ('retried', 'step_completed')
             )
         window story as (order by e.id)
         order by e.id;

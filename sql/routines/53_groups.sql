@@ -273,6 +273,11 @@ begin
         p_group.order_status := coalesce(v_step.order_status_done, p_group.order_status);
         p_group.status := case when v_step.position = cardinality(p_group.plan) then 'completed' else 'running' end;
         p_group.position := least(v_step.position + 1, cardinality(p_group.plan));
+    elsif p_outcome.result = 'refused' and v_step.wait_again and not v_backwards then
+        -- What was refused left nothing behind: whoever is waited for may try something else.
+        p_group.order_status := coalesce(v_step.order_status_refused, p_group.order_status);
+        p_group.status := 'running';
+        p_group.position := v_step.position - 1;
     elsif v_backwards or p_outcome.result = 'stuck'
         or (v_step.forward_only and (p_outcome.result in ('given_up', 'wrong') or v_step.position > 1))
     then

@@ -186,7 +186,7 @@ comment on function give_up_undo(saga_group) is 'Internal: gives up undos that n
 
 -- The wait of a group is over: of a request, since its lease ran out; of a signal, since it
 -- came or its deadline passed. Returns what becomes of it.
--- Locks: saga_signals, then as settle_group().
+-- Locks: saga_signals, then as settle_group() and the step function.
 create or replace function end_wait(p_group saga_group, p_warehouse_ids uuid[]) returns saga_group[]
 language plpgsql
 as $$
@@ -220,7 +220,12 @@ begin
         v_became := settle_group(v_part, p_warehouse_ids);
     end if;
     v_silent := ids_besides(p_group.saga_ids, v_heard);
-    if cardinality(v_silent) > 0 then
+    if cardinality(v_silent) > 0 and v_step.on_deadline = 'look_again' then
+        v_part := split_group(p_group, v_silent);
+        v_became := v_became || split_by_outcome(
+            v_part, v_step.step_function, call_step(v_step.step_function, p_warehouse_ids, v_silent), null
+        );
+    elsif cardinality(v_silent) > 0 then
         p_group := split_group(p_group, v_silent);
         v_became := v_became || split_by_outcome(
             p_group, null,

@@ -9,6 +9,10 @@
 -- step is tried again. Nor is an approval of something else than was asked for: what was
 -- taken is written down and undone. A gateway that names no amount is believed.
 --
+-- Where one that was declined may be tried again (66_held_orders.sql), each try has a key of its
+-- own: that of the step and a number. A key that was declined stands in payment_attempts from
+-- then on.
+--
 -- Two laws hold for every writer: a payment is never removed, and money that was captured
 -- or refunded stays so, but for a refund that failed after all.
 
@@ -67,16 +71,64 @@ for each row
 when (old.captured_amount + old.voided_amount > 0)
 execute function refuse_less_money();
 
--- Trigger: a payment stays one for the amount that it was asked for, under its key.
+-- Trigger: a payment stays one for the amount that it was asked for, under its key while that
+-- may have been paid.
 create or replace trigger payments_keep_what_was_asked
 after update of order_id, warehouse_id, requested_amount, currency, idempotency_key on payments
 for each row
 when (
-    (old.order_id, old.warehouse_id, old.requested_amount, old.currency, old.idempotency_key)
+    (old.order_id, old.warehouse_id, old.requested_amount, old.currency)
     is distinct from
-    (new.order_id, new.warehouse_id, new.requested_amount, new.currency, new.idempotency_key)
+    (new.order_id, new.warehouse_id, new.requested_amount, new.currency)
+    or (old.idempotency_key <> new.idempotency_key and (old.status <> 'declined' or old.authorized_amount > 0))
 )
 execute function refuse_change();
+
+-- Trigger: what was declined under a key stays written when the payment is tried under another.
+-- Locks nothing. Raises: DP005 for a key under which a charge was declined.
+create or replace function keep_declined_attempt() returns trigger
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    insert into payment_attempts (
+        order_id, warehouse_id, idempotency_key, gateway, gateway_reference, decline_code, declined_at
+    )
+    values (
+        old.order_id, old.warehouse_id, old.idempotency_key, old.gateway, old.gateway_reference, old.decline_code, old.updated_at
+    );
+    if exists (
+        select from payment_attempts as a
+        where a.order_id = new.order_id and a.idempotency_key = new.idempotency_key and a.warehouse_id = new.warehouse_id
+    ) then
+        perform refuse(
+            'DP005', 'a declined charge keeps its key', format('Under %s a charge was declined already.', new.idempotency_key),
+            'Try again under a key of its own: the gateway answers an old one as it did.'
+        );
+    end if;
+    return null;
+end
+$$;
+comment on function keep_declined_attempt() is
+    'Trigger: writes down what was declined under a key when a payment is tried under another.';
+
+create or replace trigger payments_remember_declined_attempts
+after update of idempotency_key on payments
+for each row
+when (old.idempotency_key <> new.idempotency_key)
+execute function keep_declined_attempt();
+
+create or replace trigger payment_attempts_refuse_change
+before update on payment_attempts
+for each row execute function refuse_change();
+
+create or replace trigger payment_attempts_refuse_removal
+before delete on payment_attempts
+for each row execute function refuse_change('order_id');
+
+create or replace trigger payment_attempts_refuse_truncate
+before truncate on payment_attempts
+for each statement execute function refuse_change();
 
 create or replace trigger payment_tokens_refuse_change
 before update on payment_tokens
@@ -234,6 +286,16 @@ $$;
 comment on function outcomes_besides(step_outcome[], uuid[], jsonb[], text, text) is
     'Internal: the outcomes of answers, but for the sagas that have one already.';
 
+-- What the payer has to do before a pending answer is decided; null for none, and for what is too
+-- much to keep. Locks nothing.
+create or replace function told_action(p_answer jsonb) returns jsonb
+language sql immutable
+return case
+    when jsonb_typeof(p_answer -> 'client_action') = 'object' and octet_length((p_answer -> 'client_action')::text) <= 8192
+        then p_answer -> 'client_action'
+end;
+comment on function told_action(jsonb) is 'Internal: what an answer says that the payer has to do.';
+
 -- Before a charge or an authorisation. Writes the intent with its idempotency
 -- key, and returns the request to the gateway. Asking again asks under the same
 -- key. An order that costs nothing is paid already; gateways refuse to charge zero.
@@ -311,6 +373,7 @@ begin
         captured_amount = coalesce(a.taken, 0),
         gateway = coalesce(a.answer ->> 'gateway', p.gateway),
         gateway_reference = coalesce(a.answer ->> 'reference', p.gateway_reference),
+        client_action = null,
         updated_at = clock()
     from (
         select
@@ -347,6 +410,7 @@ begin
         gateway = coalesce(a.answer ->> 'gateway', p.gateway),
         gateway_reference = coalesce(a.answer ->> 'reference', p.gateway_reference),
         decline_code = a.answer ->> 'code',
+        client_action = null,
         updated_at = clock()
     from unnest(p_saga_ids, p_answers) as a (saga_id, answer)
     where a.answer ->> 'outcome' = 'approved' and p.order_id = a.saga_id
@@ -365,6 +429,7 @@ begin
         gateway = coalesce(a.answer ->> 'gateway', p.gateway),
         gateway_reference = coalesce(a.answer ->> 'reference', p.gateway_reference),
         decline_code = a.answer ->> 'code',
+        client_action = case a.answer ->> 'outcome' when 'pending' then told_action(a.answer) end,
         updated_at = clock()
     from unnest(p_saga_ids, p_answers) as a (saga_id, answer)
     where a.answer ->> 'outcome' in ('declined', 'pending') and p.order_id = a.saga_id
@@ -508,7 +573,7 @@ comment on function is_disputed(uuid, uuid) is 'Internal: whether the money of a
 
 -- Undo, before the call: in the end nothing is to be held or kept, whatever
 -- became of the payment. One that was declined, voided or never asked for needs no call;
--- what is disputed needs a person.
+-- what is disputed needs a person, and so does what no gateway has.
 -- Locks: payments.
 create or replace function request_void(p_warehouse_ids uuid[], p_saga_ids uuid[])
 returns outcome_group[]
@@ -518,21 +583,29 @@ set enable_seqscan = off
 set enable_nestloop = off
 as $$
 declare
-    v_disputed step_outcome[] := array(
-        select row(p.order_id, 'stuck', 'DP027', 'the payment is disputed: to void it may pay twice', null, null)::step_outcome
+    v_persons constant step_outcome[] := array(
+        select row(
+            p.order_id, 'stuck', case p.gateway when 'manual' then 'DP028' else 'DP027' end,
+            case p.gateway
+                when 'manual' then 'paid by other means: give it back, then skip this step'
+                else 'the payment is disputed: to void it may pay twice'
+            end,
+            null, null
+        )::step_outcome
         from payments as p
         where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
-            and p.captured_amount > p.refunded_amount and is_disputed(p.order_id, p.warehouse_id)
+            and p.captured_amount > p.refunded_amount
+            and (p.gateway = 'manual' or is_disputed(p.order_id, p.warehouse_id))
     );
 begin
     update payments as p
-    set status = 'void_requested', updated_at = clock()
+    set status = 'void_requested', client_action = null, updated_at = clock()
     where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
         and p.status in ('requested', 'pending', 'authorized', 'capture_requested', 'captured')
         and p.requested_amount > 0
-        and not exists (select from unnest(v_disputed) as d where d.saga_id = p.order_id);
+        and not exists (select from unnest(v_persons) as d where d.saga_id = p.order_id);
 
-    return group_outcomes(v_disputed || array(
+    return group_outcomes(v_persons || array(
         select row(
             i, case when p.order_id is null then 'done' else 'waiting' end, null, null,
             case when p.order_id is not null then payment_call('void', 'void_payment', p) end, null
@@ -541,7 +614,7 @@ begin
         left join payments as p
             on p.order_id = i and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
                 and p.status = 'void_requested'
-        where not exists (select from unnest(v_disputed) as d where d.saga_id = i)
+        where not exists (select from unnest(v_persons) as d where d.saga_id = i)
     ));
 end
 $$;

@@ -13,7 +13,8 @@
 --     release_stock ◀── void_payment ◀─────────────┘
 --
 -- A warehouse whose fulfilment_method is on_shipment packs first: there the wait for parcels
--- stands in the place of fulfill_order, see 65_shipments.sql.
+-- stands in the place of fulfill_order, see 65_shipments.sql. An order that says until when it is
+-- to be paid waits for that behind reserve_stock, see 66_held_orders.sql.
 --
 -- Each step stands beside its undo; those of payments are in 60_payments.sql.
 -- A step function does what it does for all the sagas it is given and says what came of
@@ -25,7 +26,7 @@ set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
 -- Trigger after a set of new orders: starts their sagas, by the newest plan of the type
--- that their warehouses' fulfilment and capture methods ask for. The saga carries the order's id.
+-- that their warehouses' fulfilment and capture methods, and their own deadlines, ask for. The saga carries the order's id.
 -- Locks nothing. Raises: DP038 for the id of an order that retention has removed.
 create or replace function start_order_sagas() returns trigger
 language plpgsql
@@ -51,7 +52,7 @@ begin
         from (
             select
                 n.id, n.warehouse_id,
-                (
+                case when n.pay_by is null then '' else 'held_' end || (
                     select 'order_fulfilment'
                         || case w.fulfilment_method when 'automatic' then '' else '_on_shipment' end
                         || case w.capture_method when 'at_payment' then '' else '_with_capture' end

@@ -1,6 +1,7 @@
 -- Refunds: money that goes back, each refund a saga of its own and idempotent by an id that
 -- the caller may choose. That of a fulfilled order goes back in parts; of a cancelled one
--- all that is left, by a void, which looks at the gateway's books before it moves anything.
+-- all that is left, by a void, which looks at the gateway's books before it moves anything, as long as
+-- no part went back by other means.
 -- An order of which a part has left is owed what was taken out of it, see 65_shipments.sql, and
 -- what has come back.
 --
@@ -399,7 +400,17 @@ $$;
 comment on function record_manual_refund(uuid, numeric, text, uuid, jsonb) is
     'Operator: money of an order went back by other means than the gateway; writes it down. Safe to repeat with the same refund id.';
 
--- Step, before the call. Locks nothing.
+-- Whether a refund goes back by a void, which gives back all that the gateway has: of an order that
+-- was cancelled, unless a part went back by other means, of which no gateway knows. Locks nothing.
+create or replace function goes_back_by_void(p_refund refunds, p_status order_status) returns boolean
+language sql stable
+return p_status not in ('fulfilling', 'fulfilled') and not exists (
+    select from refunds as r
+    where r.order_id = p_refund.order_id and r.status = 'refunded' and r.gateway = 'other means'
+);
+comment on function goes_back_by_void(refunds, order_status) is 'Internal: whether a refund gives back all that the gateway has of a payment.';
+
+-- Step, before the call. What no gateway has taken, or is disputed, needs a person. Locks nothing.
 create or replace function request_refund(p_warehouse_ids uuid[], p_saga_ids uuid[])
 returns outcome_group[]
 language plpgsql
@@ -409,15 +420,17 @@ as $$
 begin
     return group_outcomes(array(
         select case
+            when p.gateway = 'manual'
+                then row(r.id, 'stuck', 'DP028', 'paid by other means: give it back, then skip this step', null, null)::step_outcome
             when not r.despite_dispute and is_disputed(r.order_id, r.warehouse_id)
                 then row(r.id, 'stuck', 'DP027', 'the payment is disputed: to refund it may pay twice', null, null)::step_outcome
             else row(
                 r.id, 'waiting', null, null,
                 json_build_object(
-                    'operation', case when o.status in ('fulfilling', 'fulfilled') then 'refund' else 'void' end,
+                    'operation', case when v.void then 'void' else 'refund' end,
                     'idempotency_key', concat(r.id, ':refund_payment'),
                     'payment_key', p.idempotency_key,
-                    'amount', (case when o.status in ('fulfilling', 'fulfilled') then r.amount else p.requested_amount end)::text,
+                    'amount', (case when v.void then p.requested_amount else r.amount end)::text,
                     'currency', r.currency,
                     'reference', p.gateway_reference
                 ),
@@ -429,6 +442,7 @@ begin
             on p.order_id = any(array[r.order_id]) and p.warehouse_id = any(array[r.warehouse_id])
         inner join orders as o
             on o.id = any(array[r.order_id]) and o.warehouse_id = any(array[r.warehouse_id])
+        cross join lateral (select goes_back_by_void(r, o.status) as void) as v
         where r.id = any(p_saga_ids) and r.warehouse_id = any(p_warehouse_ids)
     ));
 end
@@ -465,8 +479,8 @@ begin
                     select from stock_movements as m where m.correlation_id = r.id and m.movement_type = 'release'
                 )
                 when 'approved' then case
-                    when o.status in ('fulfilling', 'fulfilled') then not is_as_asked(a.answer, r.amount, r.currency, false, null)
-                    else leaves_money(a.answer, 0)
+                    when goes_back_by_void(r, o.status) then leaves_money(a.answer, 0)
+                    else not is_as_asked(a.answer, r.amount, r.currency, false, null)
                 end
             end
     );
@@ -526,8 +540,9 @@ end
 $$;
 comment on function record_refund(uuid[], uuid[], jsonb[]) is 'Step, external: records what the gateway answered to each refund.';
 
--- The gateway takes back that it has refunded: the money is there to be given back again.
--- Returns whether it was news. Locks: payments, the refund; the caller has locked the saga.
+-- The gateway takes back that it has refunded: the money is there to be given back again. What a
+-- person gave back, at the gateway or elsewhere, is none of that: it tells of its own call, which had
+-- been declined. Returns whether it was news. Locks: payments, the refund; the caller has locked the saga.
 create or replace function fail_refund(p_refund_id uuid, p_code text) returns boolean
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -539,7 +554,7 @@ begin
     perform lock_payment((select r.order_id from refunds as r where r.id = p_refund_id));
     update refunds as r
     set status = 'failed', decline_code = p_code, updated_at = clock()
-    where r.id = p_refund_id and r.status = 'refunded'
+    where r.id = p_refund_id and r.status = 'refunded' and coalesce(r.gateway, '') not in ('by hand', 'other means')
     returning r.* into v_refund;
     if not found then
         return false;

@@ -92,13 +92,16 @@ begin
         return 'duplicate';
     end if;
 
-    if p_idempotency_key ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:[a-z0-9_]+$' then
+    if p_idempotency_key ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:[a-z0-9_]+(:[0-9]{1,3})?$' then
         select s.* into v_saga
         from sagas as s
         where s.id = split_part(p_idempotency_key, ':', 1)::uuid
         for no key update;
-        v_disposition := apply_gateway_event(
-            v_saga, split_part(p_idempotency_key, ':', 2), v_answer || jsonb_build_object('gateway', p_gateway)
+        v_disposition := coalesce(
+            apply_to_other_attempt(v_saga, p_idempotency_key, v_answer || jsonb_build_object('gateway', p_gateway)),
+            apply_gateway_event(
+                v_saga, split_part(p_idempotency_key, ':', 2), v_answer || jsonb_build_object('gateway', p_gateway)
+            )
         );
     end if;
     if v_disposition <> 'unmatched' then
@@ -346,6 +349,52 @@ end
 $$;
 comment on function apply_gateway_event(sagas, text, jsonb) is
     'Internal: settles the step that an answer is for, or sees to what it tells late.';
+
+-- What is told of a charge that was declined, in an order that was tried again or may still be.
+-- Null for all else, which apply_gateway_event() takes. A charge that was made although another
+-- has been tried since is nobody's to guess about: it is unmatched, for a person. One that is the
+-- last, while the order waits for another try, was the payment after all: the saga goes on with it.
+-- Locks: payments, then as run_groups(); the caller has locked the saga. Raises nothing of its own.
+create or replace function apply_to_other_attempt(p_saga sagas, p_key text, p_answer jsonb) returns disposition
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_call constant text := split_part(p_key, ':', 2);
+    v_payment payments;
+begin
+    if v_call not in ('process_payment', 'authorize_payment') or not exists (
+        select from orders as o where o.id = p_saga.id and o.warehouse_id = p_saga.warehouse_id and o.pay_by is not null
+    ) then
+        return null;
+    end if;
+    v_payment := lock_payment(p_saga.id);
+    if p_key <> v_payment.idempotency_key then
+        return case
+            when p_answer ->> 'outcome' in ('declined', 'pending', 'unknown') and exists (
+                select from payment_attempts as a where a.order_id = p_saga.id and a.idempotency_key = p_key
+            ) then 'stale'
+            else 'unmatched'
+        end;
+    elsif v_payment.status <> 'declined' or p_answer ->> 'outcome' <> 'approved' or p_saga.cancel_requested
+        or p_saga.status not in ('running', 'waiting', 'stuck') or (p_saga.status = 'stuck' and has_turned_back(p_saga.id))
+    then
+        return null;
+    elsif p_saga.status = 'stuck'
+        or not is_as_asked(p_answer, v_payment.requested_amount, v_payment.currency, v_call = 'process_payment', null)
+    then
+        return 'unmatched';
+    end if;
+    perform record_charge(array[p_saga.warehouse_id], array[p_saga.id], array[p_answer], v_call = 'process_payment');
+    if p_saga.status = 'waiting' then
+        perform answer_saga(group_of_saga(p_saga), '{}');
+        perform ring_bell();
+    end if;
+    return 'applied';
+end
+$$;
+comment on function apply_to_other_attempt(sagas, text, jsonb) is
+    'Internal: what is told of a charge that was declined, where another was tried or may be.';
 
 -- An operator has seen to an event that belongs to nothing we know, or contradicts it: engine_health counts it no
 -- longer. Locks: the event. Raises: DP010; DP015 without a reason, or when it isn't unmatched.

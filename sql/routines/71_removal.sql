@@ -340,6 +340,7 @@ begin
     perform spend_ids(array_agg(r.id), array_agg(r.created_at)) from refunds as r where r.order_id = any(v_ids);
     delete from disputes as d where d.order_id = any(v_ids);
     delete from refunds as r where r.order_id = any(v_ids);
+    delete from payment_attempts as a where a.order_id = any(v_ids);
     delete from payments as p where p.order_id = any(v_ids);
     return query select cardinality(v_ids)::bigint, v_last::text;
 end

@@ -108,7 +108,7 @@ begin atomic
     from unnest(
         case p_kind
             when 'orders' then '{orders,order_items,order_adjustments,order_particulars,sagas,saga_events,stock_movements}'
-            when 'payments' then '{payments,refunds,disputes}'
+            when 'payments' then '{payments,payment_attempts,refunds,disputes}'
             when 'movements' then '{stock_movements}'
             else array[p_kind]
         end

@@ -227,6 +227,8 @@ select
         else 'running'
     end::saga_status as status,
     case
+        -- What failed and isn't tried again by itself went back to a wait.
+        when l.event_type = 'step_failed' and l.next_attempt_at is null then 0
         when l.event_type in ('step_waiting', 'step_failed') then l.attempt
         when l.event_type = 'step_deferred' then l.attempt - 1
         else 0

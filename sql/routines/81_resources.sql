@@ -245,7 +245,7 @@ select
         from saga_overview as s
         where s.id = o.id and s.warehouse_id = o.warehouse_id and s.last_error_code is not null and not s.cancel_requested
     ) end as failure,
-    p.reference, p.email
+    p.reference, p.email, o.pay_by
 from orders as o
 left join order_particulars as p on p.order_id = o.id and p.warehouse_id = o.warehouse_id;
 comment on view order_summaries is
@@ -315,6 +315,7 @@ select
         'voided_amount', p.voided_amount, 'gateway', p.gateway,
         'gateway_reference', p.gateway_reference, 'decline_code', told_decline_code(p.order_id),
         'created_at', p.created_at, 'updated_at', p.updated_at,
+        'client_action', p.client_action,
         'disputes', (
             select coalesce(
                 json_agg(
@@ -482,6 +483,36 @@ from order_terms as o;
 comment on view order_details is
     'Every order with its lines, what it costs and is for, its payment, its refunds, its parcels, its returns and where its saga stands.';
 
+-- Whether an order, with those that were placed together with it, has come to where it goes on by
+-- itself no more: its saga has ended or is stuck, or waits for somebody, be it for a payment, for who
+-- packs it, or for the payer. For whoever has placed it and waits. Null when there is no such order
+-- for the caller. Runs as its owner for the plans. Locks nothing.
+create or replace function order_is_at_rest(p_order_id uuid) returns boolean
+language sql stable
+security definer
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+begin atomic
+    select bool_and(
+        s.ready_at is null
+        or (s.status = 'waiting' and (
+            (select t.on_deadline is not null from saga_steps as t
+             where t.saga_type = s.saga_type and t.plan_version = s.plan_version and t.position = s.position)
+            or exists (select from payments as p where p.order_id = s.id and p.status = 'pending')
+        ))
+    )
+    from sagas as s
+    where s.id = any(array(
+        select p_order_id
+        union
+        select m.order_id from grouped_orders as g
+        inner join grouped_orders as m on m.group_id = g.group_id
+        where g.order_id = p_order_id
+    )) and may_know_of(p_order_id);
+end;
+comment on function order_is_at_rest(uuid) is
+    'Whether an order, with those placed together with it, goes on by itself no more: it has ended, or somebody is waited for.';
+
 -- Reconciliation. The gateway's list goes into a table of the session's own, which is
 -- gone with it: it may be long, and nothing is written that anybody else could see.
 
@@ -542,14 +573,26 @@ begin
             exists (
                 select from disputes as d where d.order_id = p.order_id and d.warehouse_id = p.warehouse_id
             ) as disputed
-        from payments as p
+        from (
+            select
+                q.order_id, q.warehouse_id, q.idempotency_key, q.gateway, q.gateway_reference, q.status, q.currency, q.requested_amount,
+                q.authorized_amount, q.captured_amount, q.refunded_amount, q.created_at, q.updated_at, false as was_declined
+            from payments as q
+            union all
+            -- What was declined before another was tried took nothing.
+            select
+                a.order_id, a.warehouse_id, a.idempotency_key, a.gateway, a.gateway_reference, 'declined', q.currency, q.requested_amount,
+                0, 0, 0, q.created_at, a.declined_at, true
+            from payment_attempts as a
+            inner join payments as q on q.order_id = a.order_id and q.warehouse_id = a.warehouse_id
+        ) as p
         left join lateral (
             select
                 min(r.created_at) filter (where r.status = 'requested') as opened_at,
                 sum(r.amount) filter (where r.status = 'refunded' and r.gateway = 'other means') as by_other_means,
                 max(r.updated_at) as updated_at
             from refunds as r
-            where r.order_id = p.order_id and r.warehouse_id = p.warehouse_id
+            where r.order_id = p.order_id and r.warehouse_id = p.warehouse_id and not p.was_declined
         ) as r on true
         where p.requested_amount > 0 and (p.gateway is null or p.gateway = p_gateway) and (
             p.created_at >= p_since

@@ -227,6 +227,20 @@ where not exists (select from orders as o where o.id = p.order_id and o.warehous
     -- Payments are kept longer than their orders.
     and is_spent(p.order_id) is not true
 union all
+select 'declined charge has no payment', a.order_id, a.idempotency_key, a.order_id, null, null
+from payment_attempts as a
+where not exists (
+    select from payments as p
+    where p.order_id = a.order_id and p.warehouse_id = a.warehouse_id and p.idempotency_key <> a.idempotency_key
+)
+union all
+select 'held order sleeps past its deadline', o.id, format('pay by %s, saga ready at %s', o.pay_by, s.ready_at), o.id, null, null
+from sagas as s
+inner join saga_steps as t
+    on t.saga_type = s.saga_type and t.plan_version = s.plan_version and t.position = s.position and t.settle_function = 'hear_of_payment'
+inner join orders as o on o.id = s.id and o.warehouse_id = s.warehouse_id
+where s.status = 'waiting' and s.ready_at > o.pay_by + interval '1 minute'
+union all
 select 'dispute has no payment', d.order_id, d.reference, d.order_id, null, null
 from disputes as d
 where not exists (select from payments as p where p.order_id = d.order_id and p.warehouse_id = d.warehouse_id)

@@ -98,7 +98,7 @@ grant usage on schema darkpearl to
 anon, authenticated, service_role, darkpearl_app, darkpearl_listener, darkpearl_reader, darkpearl_api;
 grant execute on function
 clock(), new_id(), minor_units(text), is_visible(text), is_visible_throughout(text), is_postal_address(jsonb), words_of(text), search_words(text, text),
-refuse(text, text, text, text), refuse_unpayable(numeric, text), read_items(jsonb, text[]), read_adjustments(uuid, uuid, jsonb), merge_patch(jsonb, jsonb, integer),
+refuse(text, text, text, text), refuse_unpayable(numeric, text), read_items(jsonb, text[]), read_adjustments(bigint[], jsonb), merge_patch(jsonb, jsonb, integer),
 current_actor(), current_customer()
 to public;
 
@@ -131,6 +131,7 @@ grant execute on function stock_at(uuid, uuid, timestamptz), is_remembered(times
 grant select on orders, order_items to authenticated, service_role, darkpearl_app, darkpearl_reader;
 grant insert (id, warehouse_id, customer_id, currency, notes) on orders to
 authenticated, service_role, darkpearl_app;
+grant insert (pay_by) on orders to service_role, darkpearl_app;
 grant insert (order_id, warehouse_id, product_id, quantity, unit_price) on order_items to
 authenticated, service_role, darkpearl_app;
 grant insert (metadata) on order_items to service_role, darkpearl_app;
@@ -138,13 +139,16 @@ grant select on order_adjustments to authenticated, service_role, darkpearl_app,
 grant insert (order_id, warehouse_id, item_id, kind, label, amount) on order_adjustments to service_role, darkpearl_app;
 grant update (notes) on orders to service_role, darkpearl_app;
 grant execute on function
-place_order(uuid, jsonb, text, text, text, uuid, text, jsonb, jsonb),
-place_sourced_order(jsonb, text, text, text, uuid, text, jsonb, jsonb), source_items(jsonb),
+place_order(uuid, jsonb, text, text, text, uuid, text, jsonb, jsonb, timestamptz),
+place_sourced_order(jsonb, text, text, text, uuid, text, jsonb, jsonb, timestamptz), source_items(jsonb),
+quote_order(uuid, jsonb, text, jsonb), quote_lines(uuid, jsonb, text), quote_adjustments(jsonb, integer, numeric, text),
+refuse_odd_deadline(timestamptz), order_is_at_rest(uuid), pay_order(uuid, text),
 share_of_adjustments(jsonb, bigint[], bigint[], integer) to
 authenticated, service_role, darkpearl_app;
 grant select on grouped_orders to authenticated, service_role, darkpearl_app, darkpearl_reader;
 grant insert (order_id, warehouse_id, group_id) on grouped_orders to authenticated, service_role, darkpearl_app;
 grant insert (order_id, warehouse_id, token) on payment_tokens to authenticated, service_role, darkpearl_app;
+grant execute on function record_manual_payment(uuid, numeric, text, text) to service_role, darkpearl_app;
 grant execute on function cancel_order(uuid, text) to authenticated, service_role, darkpearl_app;
 
 -- What an order is for. Customers say their part of it by the function, which knows what that is.
@@ -175,7 +179,7 @@ service_role, darkpearl_app, darkpearl_reader;
 
 -- Payments, sagas and history: read; by customers without the engine's keys, and without what
 -- gateways, operators and errors say, of which told_message() and told_decline_code() tell them.
-grant select on payments, refunds, disputes, sagas, saga_events, saga_steps, step_settings, saga_signals to
+grant select on payments, payment_attempts, refunds, disputes, sagas, saga_events, saga_steps, step_settings, saga_signals to
 service_role, darkpearl_app, darkpearl_reader;
 grant select (
     id, order_id, warehouse_id, status, amount, currency, reason, despite_dispute, gateway, gateway_reference, created_at,
@@ -184,7 +188,7 @@ grant select (
 grant select on disputes to authenticated;
 grant select (
     order_id, warehouse_id, status, currency, requested_amount, authorized_amount, captured_amount,
-    refunded_amount, voided_amount, gateway, gateway_reference, created_at, updated_at
+    refunded_amount, voided_amount, gateway, gateway_reference, created_at, updated_at, client_action
 ) on payments to authenticated;
 grant select (
     id, warehouse_id, saga_type, plan_version, status, position, attempts, cancel_requested, ready_at, created_at, updated_at
@@ -330,7 +334,7 @@ begin
     foreach v_table in array array[
         'products', 'warehouses', 'inventory', 'stock_movements', 'movement_reasons', 'adjustment_reasons', 'orders', 'grouped_orders',
         'order_items', 'order_adjustments', 'order_particulars', 'return_metadata', 'shipments', 'shipment_items',
-        'payments', 'refunds', 'disputes', 'gateway_events', 'saga_steps', 'step_settings', 'sagas', 'saga_events',
+        'payments', 'payment_attempts', 'refunds', 'disputes', 'gateway_events', 'saga_steps', 'step_settings', 'sagas', 'saga_events',
         'saga_signals', 'action_log', 'retention', 'retention_exports', 'spent_ids', 'spent_up_to', 'audit_runs',
         'stock_alerts', 'webhook_endpoints', 'webhook_retries'
     ] loop

@@ -128,6 +128,10 @@ comment on function minor_units(text) is 'How many decimals an amount of a curre
 create domain metadata as jsonb
 constraint metadata_is_a_small_object check (value is null or (jsonb_typeof(value) = 'object' and octet_length(value::text) <= 16384));
 
+-- What a payer has to do before a payment that is pending can be decided, in the gateway's terms.
+create domain client_action as jsonb
+constraint client_action_is_a_small_object check (value is null or (jsonb_typeof(value) = 'object' and octet_length(value::text) <= 8192));
+
 create domain email_address as text
 constraint email_address_has_a_name_and_a_host check (length(value) <= 254 and value ~ '^[^@[:space:]]+@[^@[:space:]]+$');
 

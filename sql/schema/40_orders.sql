@@ -14,6 +14,7 @@ create table orders (
     placed_in xid8 not null default pg_current_xact_id(),
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
+    pay_by timestamptz,
     constraint orders_pkey primary key (id, warehouse_id),
     constraint orders_number_is_unique unique (order_number)
 ) with (fillfactor = 50);
@@ -25,6 +26,8 @@ comment on column orders.customer_id is 'Whose order it is: the subject of the c
 comment on column orders.status is 'Set by the saga alone, and only along the allowed transitions.';
 comment on column orders.total_amount is 'Always the sum of the lines and adjustments, in major units of currency.';
 comment on column orders.placed_in is 'The transaction that placed the order; only it may add lines.';
+comment on column orders.pay_by is
+    'Until when its stock is held while it waits for its payment, or for another after one was declined. Null: it is paid at once.';
 
 create table order_items (
     id bigint generated always as identity,

@@ -3,7 +3,8 @@
 -- from the HTTP request to the gateway and to the last event.
 
 -- What becomes of a saga that waits for a signal when nobody has spoken by its deadline.
-create type deadline_action as enum ('go_on', 'turn_back', 'stuck', 'keep_waiting');
+-- With look_again its step function is asked anew.
+create type deadline_action as enum ('go_on', 'turn_back', 'stuck', 'keep_waiting', 'look_again');
 
 create table saga_steps (
     saga_type text not null,
@@ -24,6 +25,7 @@ create table saga_steps (
     order_status_refused order_status,
     forward_only boolean not null,
     on_deadline deadline_action,
+    wait_again boolean not null,
     constraint saga_steps_pkey primary key (saga_type, plan_version, position),
     constraint saga_steps_name_is_unique unique (saga_type, plan_version, step_name),
     constraint saga_steps_start_at_one check (position >= 1 and plan_version >= 1),
@@ -31,6 +33,8 @@ create table saga_steps (
     constraint saga_steps_external_have_a_request
     check (settle_function is null or step_function is not null or on_deadline is not null),
     constraint saga_steps_wait_or_call check (on_deadline is null or undo_settle_function is null),
+    constraint saga_steps_look_with_a_function check (on_deadline <> 'look_again' or step_function is not null),
+    constraint saga_steps_wait_again_on_the_way_back check (not wait_again or (position > 1 and not forward_only)),
     constraint saga_steps_undo_has_a_name
     check ((undo_name is null) = (coalesce(undo_function, undo_effect_function) is null)),
     constraint saga_steps_undo_settle_has_a_request
@@ -58,6 +62,8 @@ comment on column saga_steps.forward_only is
     'No way back from here: cancelling is refused, and a step that fails for good leaves the saga stuck.';
 comment on column saga_steps.on_deadline is
     'Set for a step that waits for signal_saga(): what becomes of the saga when nobody has spoken within timeout_seconds.';
+comment on column saga_steps.wait_again is
+    'When this step is refused the saga goes back to the one before it, which waits, instead of turning back.';
 
 create table step_settings (
     saga_type text not null,
@@ -185,6 +191,7 @@ create type plan_step as (
     order_status_refused order_status,
     forward_only boolean,
     on_deadline deadline_action,
+    wait_again boolean,
     give_up_seconds numeric,
     stuck_seconds numeric,
     backoff_seconds numeric,

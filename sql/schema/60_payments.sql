@@ -18,6 +18,7 @@ create table payments (
     idempotency_key text not null,
     created_at timestamptz not null default clock(),
     updated_at timestamptz not null default clock(),
+    client_action client_action,
     constraint payments_pkey primary key (order_id, warehouse_id),
     constraint payments_amounts_add_up
     check (amounts_add_up(requested_amount, authorized_amount, captured_amount, refunded_amount, voided_amount))
@@ -26,6 +27,24 @@ create index payments_reference_idx on payments using brin (gateway_reference te
 with (autosummarize = on, pages_per_range = 16);
 comment on table payments is 'What was asked, authorised, captured, refunded and voided for each order, in major units.';
 comment on column payments.idempotency_key is 'Sent with every call for this charge, so that asking again never charges again.';
+comment on column payments.gateway is 'Who took it; ''manual'': it came by other means, and no gateway knows of it.';
+comment on column payments.client_action is
+    'While it is pending: what the payer has to do first, such as a page of the bank to go to. In the gateway''s terms.';
+
+-- Stands apart, since hardly any order has a row.
+create table payment_attempts (
+    order_id uuid not null,
+    warehouse_id uuid not null,
+    idempotency_key text not null,
+    gateway text,
+    gateway_reference text,
+    decline_code text,
+    declined_at timestamptz not null,
+    constraint payment_attempts_pkey primary key (order_id, idempotency_key, warehouse_id)
+);
+comment on table payment_attempts is
+    'Charges of orders that were declined before they were tried again: each under a key of its own. The last one is the order''s payment.';
+comment on column payment_attempts.idempotency_key is 'Under which the gateway knows the charge. It stands for that one alone, for ever.';
 
 create table payment_tokens (
     order_id uuid not null,

@@ -70,6 +70,19 @@ async def test_a_pending_answer_has_come_by_the_time_it_is_looked_up() -> None:
     assert found.outcome == "approved"
 
 
+async def test_a_payer_may_have_something_to_do() -> None:
+    """Scripted, a pending answer says what; a look later finds it done."""
+    gateway = MockGateway(script="tok_3ds=action:60, tok_3ds_soon=action")
+    asked = await gateway.authorize(call(token="tok_3ds"))
+    assert (asked.outcome, asked.deadline_seconds) == ("pending", 60)
+    assert asked.client_action is not None
+    assert asked.client_action["url"].startswith("https://")
+    assert (await gateway.authorize(call(token="tok_3ds_soon"))).deadline_seconds == 30
+    found = await gateway.lookup(call(token="tok_3ds"))
+    assert found is not None
+    assert (found.outcome, found.client_action) == ("approved", None)
+
+
 async def test_a_lost_call_was_never_heard_of() -> None:
     """A scripted unknown is found nowhere, and can be voided."""
     gateway = MockGateway(script=SCRIPT)
@@ -91,6 +104,7 @@ async def test_what_follows_an_authorisation_is_approved(operation: Operation) -
 @pytest.mark.parametrize(
     "part",
     ["13.37", "=declined", "1=perhaps", "1=pending:soon", "1=pending:-1", "1=pending:inf",
+     "1=action:soon",
      "1=unknown:code", "1=approved:x"],
 )  # fmt: skip
 def test_a_script_that_cannot_be_read_is_refused(part: str) -> None:

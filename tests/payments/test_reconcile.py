@@ -367,3 +367,49 @@ async def test_books_without_an_end_are_no_comparison(
         monkeypatch.setattr(books, "payments", payments)
         with pytest.raises(ReconcileError, match=f"the books of books can't be read: {said}"):
             await reconcile(database_url, books, LONG_AGO, NOW)
+
+
+async def held(shop: Shop) -> UUID:
+    """An order of 20.00 whose first card was declined, and another is being asked about."""
+    pay_by = await shop.value("select clock() + interval '1 hour'")
+    product = await shop.product("10.00", on_hand=2)
+    order = await shop.order((product, 2), p_pay_by=pay_by, p_payment_token="tok_bad")
+    await shop.settle(await shop.advance(), {**DECLINED, "gateway": "books"})
+    return order
+
+
+async def test_a_card_that_was_declined_first_is_in_order(
+    shop: Shop, books: Books, compare: Any
+) -> None:
+    """Each charge is compared under its own key: the gateway may know of the first, or not."""
+    order = await held(shop)
+    await shop.run("select pay_order(%s, 'tok_good')", order)
+    await shop.settle(await shop.advance(), APPROVED)
+    books.write(f"{order}:process_payment:2")
+    assert await compare() == []
+    books.write(f"{order}:process_payment", authorized=Decimal(0), captured=Decimal(0))
+    assert await compare() == []
+
+
+async def test_a_card_that_was_declined_and_charged_is_found(
+    shop: Shop, books: Books, compare: Any
+) -> None:
+    """Though another was charged since: the payer has paid twice."""
+    order = await held(shop)
+    await shop.run("select pay_order(%s, 'tok_good')", order)
+    await shop.settle(await shop.advance(), APPROVED)
+    books.write(f"{order}:process_payment:2")
+    books.write(f"{order}:process_payment")
+    assert await compare() == [("captured", "0.00", "20.00")]
+
+
+async def test_money_by_other_means_is_no_business_of_the_gateway(
+    shop: Shop, books: Books, compare: Any
+) -> None:
+    """It isn't missing there, nor is the card that was declined before it."""
+    order = await held(shop)
+    await shop.run("select record_manual_payment(%s, 20, 'T-1')", order)
+    await shop.advance()
+    assert await compare() == []
+    books.write(f"{order}:process_payment", authorized=Decimal(0), captured=Decimal(0))
+    assert await compare() == []

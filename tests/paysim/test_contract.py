@@ -222,6 +222,20 @@ async def test_a_pending_call_is_decided_later(start: Start) -> None:
         assert totals(await decided(gateway, "q")) == ("declined", "lost_card", 0, 0)
 
 
+async def test_a_payer_is_told_what_to_do(start: Start) -> None:
+    """`client_action`: an object, while the call is pending and not after."""
+    async with start(pending_seconds=0.1) as gateway:
+        asked = call("authorize", "p", token="action", capture=True)
+        answer = await gateway.authorize(asked)
+        assert answer.outcome == "pending"
+        assert answer.client_action is not None
+        assert answer.client_action["type"] == "redirect"
+        known = await decided(gateway, "p")
+        assert (known.outcome, known.client_action) == ("approved", None)
+        await gateway.authorize(call("authorize", "q", token="action:decline:lost_card"))
+        assert totals(await decided(gateway, "q")) == ("declined", "lost_card", 0, 0)
+
+
 async def test_a_void_decides_what_is_pending(start: Start) -> None:
     """Whatever was under way is declined at once and never happens."""
     async with start(pending_seconds=60) as gateway:

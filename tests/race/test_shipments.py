@@ -6,12 +6,12 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import anyio
-import psycopg
 import pytest
 from shop import APPROVED, Shop
 
 Connect = Callable[..., Awaitable[Any]]
 Waits = Callable[[int], Awaitable[None]]
+Race = Callable[..., Awaitable[str]]
 
 SHIP = "select shipped_at from ship_items(%s, %s, null, %s)"
 CANCEL = "select status from cancel_order(%s)"
@@ -38,79 +38,54 @@ def units(product: UUID, count: int) -> str:
     return json.dumps([{"product_id": str(product), "quantity": count}])
 
 
-async def race(
-    connect: Connect, waits: Waits, first: tuple[Any, ...], second: tuple[Any, ...]
-) -> str:
-    """Two calls at once, of which the second is seen to wait for the first; its SQLSTATE."""
-    one = await connect("darkpearl_app", autocommit=False)
-    other = await connect("darkpearl_app")
-    await one.execute(first[0], first[1:])
-    sqlstate = ""
-
-    async def call() -> None:
-        nonlocal sqlstate
-        try:
-            await other.execute(second[0], second[1:])
-        except psycopg.Error as error:
-            sqlstate = error.sqlstate or "?"
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(call)
-        await waits(other.info.backend_pid)
-        await one.commit()
-    return sqlstate
-
-
 async def test_two_parcels_of_the_last_unit(
-    shop: Shop, connect: Connect, waits: Waits, paid: UUID, product: UUID
+    shop: Shop, race: Race, paid: UUID, product: UUID
 ) -> None:
     """One leaves with it; the other waits for that and is refused."""
     async with shop.acting_as("darkpearl_app"):
         await shop.run(SHIP, paid, units(product, 2), uuid4())
     last = units(product, 1)
     second = (SHIP, paid, last, uuid4())
-    assert await race(connect, waits, (SHIP, paid, last, uuid4()), second) == "DP024"
+    assert await race((SHIP, paid, last, uuid4()), second) == "DP024"
     assert await shop.stock(product) == (7, 0)
     assert await shop.order_status(paid) == "fulfilled"
 
 
 async def test_two_parcels_of_what_is_left(
-    shop: Shop, connect: Connect, waits: Waits, paid: UUID, product: UUID
+    shop: Shop, race: Race, paid: UUID, product: UUID
 ) -> None:
     """Both take from what is left when their turn comes: together never more than that."""
     two = units(product, 2)
-    assert await race(connect, waits, (SHIP, paid, two, uuid4()), (SHIP, paid, two, uuid4())) == (
-        "DP029"
-    )
+    assert await race((SHIP, paid, two, uuid4()), (SHIP, paid, two, uuid4())) == ("DP029")
     assert await shop.stock(product) == (8, 1)
 
 
 async def test_one_parcel_that_is_sent_twice_at_once(
-    shop: Shop, connect: Connect, waits: Waits, paid: UUID, product: UUID
+    shop: Shop, race: Race, paid: UUID, product: UUID
 ) -> None:
     """The second finds the parcel that the first made."""
     call = (SHIP, paid, units(product, 1), uuid4())
-    assert await race(connect, waits, call, call) == ""
+    assert await race(call, call) == ""
     assert await shop.value("select count(*) from shipments") == 1
     assert await shop.stock(product) == (9, 2)
 
 
 async def test_a_parcel_that_beats_a_cancel(
-    shop: Shop, connect: Connect, waits: Waits, paid: UUID, product: UUID
+    shop: Shop, race: Race, paid: UUID, product: UUID
 ) -> None:
     """Once a parcel has left the order isn't cancelled any more."""
     parcel = (SHIP, paid, units(product, 1), uuid4())
-    assert await race(connect, waits, parcel, (CANCEL, paid)) == "DP007"
+    assert await race(parcel, (CANCEL, paid)) == "DP007"
     await shop.advance()
     assert await shop.order_status(paid) == "fulfilling"
 
 
 async def test_a_cancel_that_beats_a_parcel(
-    shop: Shop, connect: Connect, waits: Waits, paid: UUID, product: UUID
+    shop: Shop, race: Race, paid: UUID, product: UUID
 ) -> None:
     """Once an order is to be cancelled no parcel of it leaves."""
     parcel = (SHIP, paid, units(product, 1), uuid4())
-    assert await race(connect, waits, (CANCEL, paid), parcel) == "DP024"
+    assert await race((CANCEL, paid), parcel) == "DP024"
     await shop.settle(await shop.advance(), APPROVED)
     assert await shop.order_status(paid) == "cancelled"
     assert await shop.stock(product) == (10, 0)
@@ -119,8 +94,7 @@ async def test_a_cancel_that_beats_a_parcel(
 @pytest.mark.parametrize("parcel_first", [True, False])
 async def test_a_parcel_against_taking_out(
     shop: Shop,
-    connect: Connect,
-    waits: Waits,
+    race: Race,
     paid: UUID,
     product: UUID,
     *,
@@ -130,34 +104,34 @@ async def test_a_parcel_against_taking_out(
     async with shop.acting_as("darkpearl_app"):
         await shop.run(SHIP, paid, units(product, 1), uuid4())
     calls = [(SHIP, paid, None, uuid4()), (TAKE_OUT, paid)]
-    assert await race(connect, waits, *(calls if parcel_first else reversed(calls))) == "DP024"
+    assert await race(*(calls if parcel_first else reversed(calls))) == "DP024"
     await shop.settle(await shop.advance(), APPROVED)
     assert await shop.stock(product) == ((7, 0) if parcel_first else (9, 0))
     assert await shop.order_status(paid) == "fulfilled"
 
 
 async def test_an_id_that_a_parcel_and_an_order_take_at_once(
-    shop: Shop, connect: Connect, waits: Waits, paid: UUID, product: UUID
+    shop: Shop, race: Race, paid: UUID, product: UUID
 ) -> None:
     """Who comes second waits for the first, and is refused: an id is one in the database."""
     name = uuid4()
     order = ("select place_order(%s, %s, p_order_id => %s)", shop.lisbon, units(product, 1), name)
     parcel = (SHIP, paid, units(product, 1), name)
-    assert await race(connect, waits, parcel, order) == "DP038"
+    assert await race(parcel, order) == "DP038"
     other = uuid4()
-    assert await race(connect, waits, (*order[:3], other), (*parcel[:3], other)) == "DP011"
+    assert await race((*order[:3], other), (*parcel[:3], other)) == "DP011"
     assert await shop.value("select count(*) from shipments") == 1
 
 
 async def test_an_id_that_parcels_of_two_orders_take_at_once(
-    shop: Shop, connect: Connect, waits: Waits, paid: UUID, product: UUID
+    shop: Shop, race: Race, paid: UUID, product: UUID
 ) -> None:
     """One of them has it."""
     other = await shop.order((product, 1))
     await shop.settle(await shop.advance(), APPROVED)
     name = uuid4()
     one, two = ((SHIP, order, units(product, 1), name) for order in (paid, other))
-    assert await race(connect, waits, one, two) == "DP038"
+    assert await race(one, two) == "DP038"
     assert await shop.values("select order_id from shipments") == [paid]
 
 

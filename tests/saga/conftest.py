@@ -1,6 +1,9 @@
 import asyncio
+import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,22 @@ from darkpearl.gateways import Gateway
 from darkpearl.gateways.mock import MockGateway
 from darkpearl.listener import Listener
 from darkpearl.serving import limits_of
+
+DOOMED = Path(__file__).with_name("doomed_listener.py")
+
+
+@pytest.fixture
+def killed_listener(database_url: str) -> Callable[[str, Path], Awaitable[None]]:
+    """Runs a listener that kills itself at a place, until it has; its calls are in the log."""
+    url = database.as_role(database_url, "darkpearl_listener")
+
+    async def run(place: str, log: Path) -> None:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, str(DOOMED), url, place, str(log)
+        )
+        assert await asyncio.wait_for(process.wait(), 20) == -signal.SIGKILL
+
+    return run
 
 
 @pytest.fixture

@@ -1,17 +1,11 @@
 """Listeners are killed with SIGKILL at each boundary; the next one finishes their work."""
 
-import asyncio
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from shop import Shop
-from stand_in import StandIn
-
-from darkpearl import database
-from darkpearl.gateways import Answer, Call
+from stand_in import KeyKeeper
 
 BOUNDARIES = [
     "before the claim",
@@ -21,27 +15,11 @@ BOUNDARIES = [
     "before settle",
     "after settle",
 ]
-DOOMED = Path(__file__).with_name("doomed_listener.py")
-
-
-class KeyKeeper(StandIn):
-    """Approves every charge and remembers the keys; nothing is to be voided."""
-
-    async def void(self, call: Call) -> Answer:
-        raise AssertionError(call)
-
-
-async def killed_listener(url: str, place: str, log: Path) -> None:
-    """Run a listener that kills itself, until it has."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, str(DOOMED), database.as_role(url, "darkpearl_listener"), place, str(log)
-    )
-    assert await asyncio.wait_for(process.wait(), 20) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("place", BOUNDARIES)
 async def test_a_killed_listener_loses_nothing_and_does_nothing_twice(
-    place: str, shop: Shop, database_url: str, listening: Any, until: Any, tmp_path: Path
+    place: str, shop: Shop, killed_listener: Any, listening: Any, until: Any, tmp_path: Path
 ) -> None:
     """A listener killed at any boundary: every order is fulfilled once, under one charge key."""
     log = tmp_path / "log"
@@ -50,7 +28,7 @@ async def test_a_killed_listener_loses_nothing_and_does_nothing_twice(
     await shop.run("update step_settings set timeout_seconds = 0.5, backoff_seconds = 0")
     orders = [await shop.order((one, 1), (two, 2)) for _ in range(5)]
 
-    await killed_listener(database_url, place, log)
+    await killed_listener(place, log)
     gateway = KeyKeeper()
     await listening(gateway)
 
@@ -70,11 +48,11 @@ async def test_a_killed_listener_loses_nothing_and_does_nothing_twice(
 
 
 async def test_a_killed_listener_holds_no_lock(
-    shop: Shop, database_url: str, until: Any, tmp_path: Path
+    shop: Shop, killed_listener: Any, until: Any, tmp_path: Path
 ) -> None:
     """A listener killed in the middle leaves no session behind that others would wait for."""
     await shop.order((await shop.product(on_hand=10), 1))
-    await killed_listener(database_url, "after the first commit", tmp_path / "log")
+    await killed_listener("after the first commit", tmp_path / "log")
 
     async def gone() -> bool:
         return bool(

@@ -81,7 +81,10 @@ ACCESS: dict[str, dict[str, Grants]] = {
     },
     "orders": {
         "select": [(f"authenticated {INSIDERS}", ALL)],
-        "insert": [(PLACE, "id warehouse_id customer_id currency notes")],
+        "insert": [
+            (PLACE, "id warehouse_id customer_id currency notes"),
+            (f"{STAFF} {APP}", "pay_by"),
+        ],
         "update": [(f"{STAFF} {APP}", "notes")],
     },
     "grouped_orders": {
@@ -133,7 +136,7 @@ ACCESS: dict[str, dict[str, Grants]] = {
                 (
                     "order_id warehouse_id status currency requested_amount authorized_amount"
                     " captured_amount refunded_amount voided_amount gateway gateway_reference"
-                    " created_at updated_at"
+                    " created_at updated_at client_action"
                 ),
             ),
         ]
@@ -218,6 +221,7 @@ ACCESS: dict[str, dict[str, Grants]] = {
         ]
     },
     "disputes": {"select": [(f"authenticated {INSIDERS}", ALL)]},
+    "payment_attempts": {"select": [(INSIDERS, ALL)]},
     "disputed_payments": {"select": [(INSIDERS, ALL)]},
     "failed_refunds": {"select": [(INSIDERS, ALL)]},
     "action_log": {"select": [(f"{STAFF} {READER}", ALL)]},
@@ -277,6 +281,7 @@ TABLES = {
     "saga_signals",
     "idempotency_keys",
     "payment_tokens",
+    "payment_attempts",
     "refunds",
     "disputes",
     "gateway_events",
@@ -327,6 +332,13 @@ CALLS = {
     "place_order": PLACE,
     "place_sourced_order": PLACE,
     "source_items": PLACE,
+    "quote_order": PLACE,
+    "quote_lines": PLACE,
+    "quote_adjustments": PLACE,
+    "refuse_odd_deadline": PLACE,
+    "order_is_at_rest": PLACE,
+    "pay_order": PLACE,
+    "record_manual_payment": f"{STAFF} {APP}",
     "share_of_adjustments": PLACE,
     "cancel_order": PLACE,
     "update_order": PLACE,
@@ -442,6 +454,9 @@ DEFINERS = {
     "engine_state",
     "ensure_event_partitions",
     "place_events",
+    "pay_order",
+    "order_is_at_rest",
+    "record_manual_payment",
     "prepare_dense_index",
     "events_out_of_place",
     "forget_idempotency_keys",
@@ -846,6 +861,7 @@ async def test_reports_change_nothing(shop: Shop) -> None:
             "stuck_sagas",
             "refunds",
             "disputes",
+            "payment_attempts",
             "disputed_payments",
             "failed_refunds",
             "order_refunds",

@@ -239,7 +239,7 @@ async def test_drift_shows_plans_that_the_files_do_not_have(
     await releases.migrate(releases.make(insert))
     await shop.run("select define_plan('parcel', step('pack', p_on_deadline => 'go_on'))")
     releases.use(releases.make())
-    assert await only_here(database_url) == ["check_goods", "check_goods", "pack"]
+    assert await only_here(database_url) == [*["check_goods"] * 4, "pack"]
     await releases.migrate(releases.make())
     assert await only_here(database_url) == ["pack"]
     assert await shop.value("select newest_plan('order_fulfilment')") == 3

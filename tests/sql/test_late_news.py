@@ -288,6 +288,45 @@ async def test_what_went_back_by_other_means_is_owed(shop: Shop, order: UUID) ->
         await record(shop, pending, 1, "too early")
 
 
+async def test_what_went_back_by_other_means_does_not_go_back_by_the_gateway_too(
+    shop: Shop, void: UUID
+) -> None:
+    """Of what a cancelled order is owed a part was paid past the gateway: it gives back the rest.
+
+    A void would give back all, for the gateway knows nothing of the part.
+    """
+    request = await late_charge(shop, void)
+    await shop.settle([request], APPROVED | {"captured": "10", "refunded": "10"})
+    assert await shop.told(f"{request['saga_id']}:refund_payment", CLOSED) == "applied"
+    await record(shop, void, 4, "in cash")
+    refund = (await shop.refund(void))["id"]
+    (request,) = await shop.advance()
+    asked = request["request"]
+    assert (asked["operation"], asked["amount"]) == ("refund", "6")
+    half = APPROVED | {"amount": "3", "captured": "10", "refunded": "3"}
+    await shop.settle([request], half)
+    assert (await shop.saga(refund))["status"] == "stuck"
+    await shop.run("select retry_saga(%s, 'the gateway is mended')", refund)
+    whole = APPROVED | {"amount": "6", "captured": "10", "refunded": "6"}
+    await shop.settle(await shop.advance(), whole)
+    assert (await shop.payment(void))["refunded_amount"] == 10
+    assert await shop.audit() == []
+
+
+async def test_what_a_person_gave_back_is_not_taken_back_by_the_gateway(
+    shop: Shop, order: UUID
+) -> None:
+    """A call was declined, somebody paid by hand and skipped it, and the no is told once more."""
+    refund = (await shop.refund(order, 5))["id"]
+    await shop.give_up_after(0)
+    await shop.settle(await shop.advance(), UNKNOWN)
+    await shop.run("select skip_step(%s, 'refunded in the dashboard')", refund)
+    assert await shop.told(f"{refund}:refund_payment", DECLINED) == "stale"
+    assert (await refund_of(shop, refund))["status"] == "refunded"
+    assert (await shop.payment(order))["refunded_amount"] == 5
+    assert await shop.rows("select * from failed_refunds") == []
+
+
 # Of sagas that are stuck.
 
 

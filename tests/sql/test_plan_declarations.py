@@ -315,3 +315,25 @@ async def test_views_show_the_step_of_the_saga_s_own_version(
         zip(orders[1::2], here[1::2], strict=True)
     )
     assert [row["amount_owed"] for row in shown] == [10, 10, 10]
+
+
+A = "step('a', p_on_deadline => 'stuck')"
+AGAIN = "p_function => 'reserve_stock', p_wait_again => true"
+
+
+@pytest.mark.parametrize(
+    ("steps", "sqlstate"),
+    [
+        (f"step('a', p_function => 'reserve_stock'), step('b', {AGAIN})", "DP022"),
+        (f"{A}, step('b', p_function => 'reserve_stock'), step('c', {AGAIN})", "DP022"),
+        (f"step('a', {AGAIN})", "DP022"),
+        (f"{A}, step('b', {AGAIN}, p_forward_only => true)", "23514"),
+        ("step('a', p_on_deadline => 'look_again')", "23514"),
+    ],
+)
+async def test_who_waits_again_has_a_wait_to_go_back_to(
+    shop: Shop, steps: str, sqlstate: str
+) -> None:
+    """Right before it, and a way back; who is to look again has something to look with."""
+    with shop.refused(sqlstate):
+        await shop.run(f"select define_plan('parcel', {steps})")

@@ -80,6 +80,15 @@ async def unsignalled(shop: Shop) -> UUID:
     return saga
 
 
+@state("`waiting` for a payment")
+async def unpaid(shop: Shop) -> UUID:
+    """Held, with its stock reserved."""
+    pay_by = await shop.value("select clock() + interval '1 hour'")
+    saga = await shop.order((await shop.product(on_hand=5), 1), p_pay_by=pay_by)
+    assert await shop.advance() == []
+    return saga
+
+
 @state("`compensating`")
 async def turning_back(shop: Shop) -> UUID:
     """Paid, cancelled, and its void is asked for."""
@@ -137,6 +146,8 @@ async def stuck_at_a_release(shop: Shop) -> UUID:
 
 BY_HAND: dict[str, str] = {
     "cancel_order": "select cancel_order(%s, 'changed my mind')",
+    "pay_order": "select pay_order(%s, 'tok_visa')",
+    "record_manual_payment": "select record_manual_payment(%s, 10, 'T-1')",
     "pause_external_steps": "select pause_external_steps(0, 'over, for %s')",
     "retry_saga": "select retry_saga(%s, 'mended')",
     "signal_saga": "select signal_saga(%s, 'await_approval', '{}', 'a-1')",

@@ -123,6 +123,14 @@ PLANTED = [
             " from sagas where id = :waiting"
         ),
     ),
+    (
+        "declined charge has no payment",
+        (
+            "insert into payment_attempts (order_id, warehouse_id, idempotency_key, declined_at)"
+            " select order_id, warehouse_id, idempotency_key, clock() from payments"
+            " where order_id = :waiting"
+        ),
+    ),
     ("refund and saga disagree", "update refunds set status = 'declined'"),
     ("saga has no refund", "delete from refunds"),
     (
@@ -204,6 +212,8 @@ PLANTED_ELSEWHERE = {
     "shipment and ledger disagree",
     "shipment and history disagree",
     "shipment and order disagree",
+    # test_held_orders.py
+    "held order sleeps past its deadline",
     # test_webhook_endpoints.py
     "webhook that failed is ahead of its endpoint",
 }
