@@ -33,7 +33,7 @@ begin
             when duplicate_object or unique_violation then null;
         end;
     end loop;
-    foreach v_role in array array['anon', 'authenticated', 'service_role'] loop
+    foreach v_role in array array['anon', 'authenticated', 'service_role', 'darkpearl_reader'] loop
         if not pg_has_role('darkpearl_api', v_role, 'member') then
             begin
                 execute format('grant %I to darkpearl_api', v_role);
