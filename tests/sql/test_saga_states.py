@@ -138,6 +138,7 @@ async def stuck_at_a_release(shop: Shop) -> UUID:
 BY_HAND: dict[str, str] = {
     "cancel_order": "select cancel_order(%s, 'changed my mind')",
     "pause_external_steps": "select pause_external_steps(0, 'over, for %s')",
+    "resume_saga": "select resume_saga(%s, 'gateway is back')",
     "retry_saga": "select retry_saga(%s, 'mended')",
     "signal_saga": "select signal_saga(%s, 'await_approval', '{}', 'a-1')",
     "skip_step": "select skip_step(%s, 'done by hand')",

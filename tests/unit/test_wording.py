@@ -9,7 +9,8 @@ from darkpearl.api.wording import PHRASES, over_http
 
 OF_OPERATORS = {
     "45_imports", "52_plans", "53_pass", "55_engine", "56_history", "57_operators",
-    "60_payments", "61_order_fulfilment", "64_gateway_events", "72_retention",
+    "60_payments", "61_order_fulfilment", "64_gateway_events", "66_forked_orders", "67_batches",
+    "68_step_minutes", "72_retention",
 }  # fmt: skip
 """What no caller of the API is told: of the engine, and of what is done by hand."""
 TOLD = [each for each in schema.files("routines") if each.stem not in OF_OPERATORS]
