@@ -1,4 +1,4 @@
-"""The page at /monitor: what the engine does, what needs a person, and what a person can do about it.
+"""The page at /monitor: what the engine does, what needs a person, and what can be done about it.
 
 Each screen is a stream of itself: one statement, one template. It is read again once a second for
 all who look at the same, and sent when it has changed; nothing is read while nobody looks. The page

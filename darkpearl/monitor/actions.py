@@ -18,7 +18,8 @@ TYPED_ABOVE = 100
 _SAGA = """
     select
         'Saga of order ' || coalesce('#' || o.order_number, '?') as subject,
-        concat_ws(' ', s.status, 'at', replace(s.current_step, '_', ' ')) as standing, s.last_error as detail
+        concat_ws(' ', s.status, 'at', replace(s.current_step, '_', ' ')) as standing,
+        s.last_error as detail
     from saga_overview as s
     left join refunds as r on r.id = s.id
     left join orders as o on o.id = coalesce(r.order_id, s.id)

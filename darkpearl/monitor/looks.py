@@ -14,7 +14,7 @@ from typing import Any
 from darkpearl.monitor.viewer import Statement, Viewer
 
 SHARED_SECONDS = 0.9
-"""Less than a stream's pause, so that each round of looks finds the answer of the last one stale."""
+"""Less than a stream's pause, so that each of its looks finds the answer of the last one stale."""
 
 SHARE = 10
 """An answer that took long is good for so many times as long: no screen keeps a server busy."""

@@ -1,6 +1,6 @@
-"""What is served under /monitor: the shell, which holds no data; the screens, each a stream of
-itself; and the dialogs of actions.
+"""What is served under /monitor: the shell, the screens, the dialogs of actions.
 
+The shell holds no data; each screen is a stream of itself.
 The shell asks for a token and keeps it for its tab; scripts send it in the Authorization header.
 There is no cookie, so no other site's page can act for whoever is signed in.
 """

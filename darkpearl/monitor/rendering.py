@@ -13,19 +13,22 @@ from markupsafe import Markup
 from darkpearl.gateways.money import minor_units
 
 TEMPLATES = Path(__file__).with_name("templates")
-NOTHING = Markup('<span class="none">–</span>')
+NOTHING = Markup('<span class="none">\N{EN DASH}</span>')
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
 TONES = {
-    "ok": ("✓", "completed fulfilled captured applied shipped won alive closed done finished refunded authorized"),
+    "ok": (
+        "✓",
+        "completed fulfilled captured refunded authorized applied shipped won alive closed done"
+        " finished",
+    ),
     "run": ("▸", "running fulfilling advance settle paid reserved"),
-    "wait": ("◷", "pending waiting requested payment_processing capture_requested void_requested")
-    ,
+    "wait": ("◷", "pending waiting requested payment_processing capture_requested void_requested"),
     "back": ("↺", "compensating half_open backing_off stale acknowledged payment_failed"),
-    "off": ("∅", "cancelled compensated voided declined refused lost idle stopped"),
-    "bad": ("!", "stuck failed unmatched open silent"),
-}  # fmt: skip
-"""How each status looks: a sign, for those who don't see colours, and the statuses that it is of."""
+    "off": ("∅", "cancelled compensated voided declined lost stopped"),
+    "bad": ("!", "stuck failed refused unmatched open silent"),
+}
+"""How each status looks: a sign, for those who don't see colours, and the statuses it is of."""
 _TONE = {
     status: (tone, sign) for tone, (sign, statuses) in TONES.items() for status in statuses.split()
 }
@@ -56,9 +59,7 @@ def money(amount: Decimal | float | None, currency: str | None) -> Markup:
     if amount is None:
         return NOTHING
     exact = Decimal(amount)
-    decimals = max(
-        minor_units(currency or ""), -int(exact.normalize().as_tuple().exponent)
-    )
+    decimals = max(minor_units(currency or ""), -int(exact.normalize().as_tuple().exponent))
     return Markup('<span class="money">{}&nbsp;<small>{}</small></span>').format(
         f"{exact:,.{decimals}f}", currency or ""
     )

@@ -15,7 +15,6 @@ from uuid import UUID
 import pytest
 from server import SECRET, served
 from shop import APPROVED, DECLINED, PENDING, Shop
-
 from windows import STEADY_SECONDS, Window
 
 from darkpearl.config import Settings
@@ -63,9 +62,7 @@ def address(database_url: str) -> Iterator[str]:
 async def window(
     browser: "Browser", address: str
 ) -> AsyncIterator[Callable[..., Awaitable[Window]]]:
-    """Opens windows, each a tab of its own; at the end their consoles are empty, and they have
-    asked nobody else for anything.
-    """
+    """Opens windows; at the end their consoles are empty, and they have asked nobody else."""
     async with AsyncExitStack() as stack:
         windows = []
 
@@ -132,4 +129,3 @@ async def busy(shop: Shop) -> Busy:
     async with shop.acting_as("service_role"):
         await shop.run("select pause_external_steps(600, 'the gateway is being moved')")
     return busy
-

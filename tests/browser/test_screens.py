@@ -37,9 +37,7 @@ Opened = Callable[..., Awaitable[Window]]
 
 
 @pytest.mark.parametrize("look", LOOKS)
-async def test_screens_show_what_there_is(
-    window: Opened, busy: Any, shop: Shop, look: str
-) -> None:
+async def test_screens_show_what_there_is(window: Opened, busy: Any, shop: Shop, look: str) -> None:
     """Each screen shows the shop, can be used by everybody (axe), and complains of nothing."""
     opened = await window(**LOOKS[look], reduced_motion="reduce")
     await opened.sign_in()

@@ -2,9 +2,8 @@
 
 import asyncio
 import os
-import shutil
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,8 @@ EMPTY = {
 }
 
 
-async def test_what_is_empty_says_what_would_be_there(window: Opened, shop: Shop) -> None:
+@pytest.mark.usefixtures("shop")
+async def test_what_is_empty_says_what_would_be_there(window: Opened) -> None:
     """A new shop's screens are drawn, and say what would fill them."""
     opened = await window()
     await opened.sign_in()
@@ -48,7 +48,8 @@ async def test_what_is_empty_says_what_would_be_there(window: Opened, shop: Shop
 @pytest.mark.parametrize(
     "path", ["/orders/0190a000-0000-7000-8000-000000000000", "/nowhere", "/orders?before=x"]
 )
-async def test_what_is_not_there_is_said(window: Opened, shop: Shop, path: str) -> None:
+@pytest.mark.usefixtures("shop")
+async def test_what_is_not_there_is_said(window: Opened, path: str) -> None:
     """An address that leads nowhere is answered in words, under the same menu."""
     opened = await window(noisy=True)
     await opened.sign_in(path)
@@ -78,10 +79,16 @@ async def test_nothing_but_the_page_itself_may_run(address: str) -> None:
             assert (await client.get(path)).status_code == 401
 
 
-async def test_a_restart_of_the_database_is_waited_for(browser: Any) -> None:
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A folder for a server of its own, in memory where there is some."""
+    with tempfile.TemporaryDirectory(prefix="darkpearl-", dir=MEMORY) as folder:
+        Path(folder).chmod(0o711)  # for root's `nobody`
+        yield Path(folder)
+
+
+async def test_a_restart_of_the_database_is_waited_for(browser: Any, home: Path) -> None:
     """What was seen stays and says so; a screen that is opened meanwhile comes by itself."""
-    home = Path(tempfile.mkdtemp(prefix="darkpearl-", dir=MEMORY))
-    home.chmod(0o711)  # for root's `nobody`
     server = await asyncio.to_thread(embedded.start, home, embedded.UNSAFE)
     again = {**embedded.UNSAFE, "port": str(server.port)}
     try:
@@ -94,19 +101,22 @@ async def test_a_restart_of_the_database_is_waited_for(browser: Any) -> None:
             await opened.sign_in("/stock?show=all")
             shelves = await opened.page.locator("tbody tr").count()
             await asyncio.to_thread(embedded.stop, server)
-            await expect(opened.page.locator("#state")).to_contain_text("doesn't answer", timeout=20_000)
+            await expect(opened.page.locator("#state")).to_contain_text(
+                "doesn't answer", timeout=20_000
+            )
             assert await opened.page.locator("tbody tr").count() == shelves > 0
             await opened.photograph("database-away")
             await opened.open("/orders")
             assert "doesn't answer" in await opened.text()
             await opened.photograph("database-away-opened")
             server = await asyncio.to_thread(embedded.start, home, again)
-            await expect(opened.page.locator("#screen")).to_contain_text("There are no orders yet", timeout=20_000)
+            await expect(opened.page.locator("#screen")).to_contain_text(
+                "There are no orders yet", timeout=20_000
+            )
             await expect(opened.page.locator("#state")).not_to_contain_text("doesn't answer")
             await context.close()
     finally:
         embedded.stop(server)
-        shutil.rmtree(home)
 
 
 async def streaming(client: httpx.AsyncClient, path: str, arrived: asyncio.Event) -> None:

@@ -28,9 +28,8 @@ async def test_nothing_is_shown_before_signing_in(window: Opened, shop: Shop) ->
 @pytest.mark.parametrize(
     ("role", "said"), [("anon", "not allowed"), ("authenticated", "not allowed")]
 )
-async def test_customers_and_visitors_see_nothing(
-    window: Opened, busy: Any, role: Any, said: str
-) -> None:
+@pytest.mark.usefixtures("busy")
+async def test_customers_and_visitors_see_nothing(window: Opened, role: Any, said: str) -> None:
     """A token that isn't staff's opens no screen."""
     opened = await window(noisy=True)
     await opened.sign_in("/orders", role)
@@ -39,7 +38,8 @@ async def test_customers_and_visitors_see_nothing(
     await opened.photograph(f"refused-{role}")
 
 
-async def test_a_wrong_token_is_told_and_asked_for_again(window: Opened, shop: Shop) -> None:
+@pytest.mark.usefixtures("shop")
+async def test_a_wrong_token_is_told_and_asked_for_again(window: Opened) -> None:
     """Whoever has no valid token is back at the form, which says why."""
     opened = await window(noisy=True)
     await opened.page.goto(f"{opened.address}/monitor")
@@ -98,9 +98,8 @@ async def test_who_may_only_look_is_offered_nothing_to_do(window: Opened, busy: 
     assert answer.status == 403
 
 
-async def test_an_update_takes_neither_focus_nor_text(
-    window: Opened, busy: Any, shop: Shop
-) -> None:
+@pytest.mark.usefixtures("busy")
+async def test_an_update_takes_neither_focus_nor_text(window: Opened, shop: Shop) -> None:
     """While somebody types a search and the list moves, every letter stays where it was typed."""
     opened = await window()
     page = opened.page
@@ -132,7 +131,8 @@ async def test_a_dialog_is_not_touched_by_updates(window: Opened, busy: Any, sho
     assert await page.input_value("#dialog textarea") == "the customer called"
 
 
-async def test_filters_are_in_the_address(window: Opened, busy: Any) -> None:
+@pytest.mark.usefixtures("busy")
+async def test_filters_are_in_the_address(window: Opened) -> None:
     """A link holds every filter: whoever opens it, or goes back, sees the same."""
     opened = await window()
     page = opened.page
@@ -148,7 +148,8 @@ async def test_filters_are_in_the_address(window: Opened, busy: Any) -> None:
     assert await page.input_value("[name=warehouse]") == "LIS"
 
 
-async def test_the_keyboard_is_enough(window: Opened, busy: Any) -> None:
+@pytest.mark.usefixtures("busy")
+async def test_the_keyboard_is_enough(window: Opened) -> None:
     """Menu, rows, choosing and help, without a mouse."""
     opened = await window()
     page = opened.page
@@ -169,9 +170,8 @@ async def test_the_keyboard_is_enough(window: Opened, busy: Any) -> None:
     await page.wait_for_url("**/monitor/sagas/*")
 
 
-async def test_many_are_mended_at_once_and_counted_before(
-    window: Opened, busy: Any, shop: Shop
-) -> None:
+@pytest.mark.usefixtures("busy")
+async def test_many_are_mended_at_once_and_counted_before(window: Opened, shop: Shop) -> None:
     """All of a cause: how many and how much money is said first, the batch's progress after."""
     opened = await window()
     page = opened.page
@@ -188,9 +188,8 @@ async def test_many_are_mended_at_once_and_counted_before(
     await opened.photograph("batch")
 
 
-async def test_more_than_a_hundred_want_their_number_typed(
-    window: Opened, busy: Any, shop: Shop
-) -> None:
+@pytest.mark.usefixtures("busy")
+async def test_more_than_a_hundred_want_their_number_typed(window: Opened, shop: Shop) -> None:
     """A large batch isn't started by a click: its size is typed, and a wrong one is refused."""
     await shop.run(
         "insert into gateway_events (gateway, event_id, answer, disposition)"

@@ -724,13 +724,15 @@ async def test_nobody_creates_in_the_schema(shop: Shop) -> None:
 
 
 async def test_the_apis_login_can_do_nothing_by_itself(shop: Shop) -> None:
-    """Its rights are those of the role it takes on, and it may take on the three callers' roles."""
+    """Its rights are those of the role it takes on, and it may take on its callers' roles."""
     roles = await shop.rows(
         "select r.rolname, a.rolinherit from pg_auth_members as m"
         " inner join pg_roles as r on r.oid = m.roleid"
         " inner join pg_roles as a on a.oid = m.member where a.rolname = 'darkpearl_api'"
     )
-    assert {row["rolname"] for row in roles} == {"anon", "authenticated", "service_role"}
+    assert {row["rolname"] for row in roles} == {
+        "anon", "authenticated", "service_role", "darkpearl_reader",
+    }  # fmt: skip
     assert not any(row["rolinherit"] for row in roles)
     async with shop.acting_as("darkpearl_api"):
         with shop.refused("42501"):

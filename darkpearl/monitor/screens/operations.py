@@ -44,7 +44,10 @@ def see_activity(asked: Asked) -> Statement:
         select
             (
                 select coalesce(json_agg(r order by r.id desc), '[]')
-                from (select a.* from action_log as a where {wanted} order by a.id desc limit %(limit)s) as r
+                from (
+                    select a.* from action_log as a where {wanted}
+                    order by a.id desc limit %(limit)s
+                ) as r
             ) as actions,
             (
                 select coalesce(json_agg(b order by b.created_at desc), '[]')

@@ -26,7 +26,9 @@ def list_orders(asked: Asked) -> Statement:
     wanted = (
         Conditions(asked)
         .when("status", "o.status = %(status)s" if asked.get("status") in ENDED else _UNDER_WAY)
-        .when("warehouse", "o.warehouse_id = (select id from warehouses where code = %(warehouse)s)")
+        .when(
+            "warehouse", "o.warehouse_id = (select id from warehouses where code = %(warehouse)s)"
+        )
         .when("trouble", TROUBLES.get(asked.get("trouble", ""), "false"))
         .when("search", "o.id in (select find_orders(%(search)s))")
         .when("before", "o.order_number < %(before)s::bigint")

@@ -16,9 +16,8 @@ _TROUBLES = (
     "reported",
 )
 _LATELY = " union all ".join(
-    "(select e.* from saga_events as e"
-    f" where e.event_type = '{each}' and e.created_at > clock() - interval '1 day'"  # noqa: S608
-    " order by e.created_at desc limit 8)"
+    f"(select e.* from saga_events as e where e.event_type = '{each}'"  # noqa: S608
+    " and e.created_at > clock() - interval '1 day' order by e.created_at desc limit 8)"
     for each in _TROUBLES
 )
 """One look into the index of troubles for each kind, so that none of the many hides a rare one."""

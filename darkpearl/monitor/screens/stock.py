@@ -11,7 +11,8 @@ _LOW = """
 _ALL = """
     select
         i.id, i.product_id, i.warehouse_id, p.sku, p.name as product_name, w.code as warehouse_code,
-        i.quantity_available, i.quantity_sellable, i.quantity_reserved, i.reorder_point, i.reorder_quantity
+        i.quantity_available, i.quantity_sellable, i.quantity_reserved, i.reorder_point,
+        i.reorder_quantity
     from products as p
     inner join inventory as i on i.product_id = p.id
     inner join warehouses as w on w.id = i.warehouse_id
@@ -51,7 +52,8 @@ def see_shelf(asked: Asked) -> Statement:
                 select coalesce(json_agg(r order by r.id desc), '[]')
                 from (
                     select m.* from stock_ledger as m
-                    where m.product_id = i.product_id and m.warehouse_id = i.warehouse_id and {wanted}
+                    where m.product_id = i.product_id and m.warehouse_id = i.warehouse_id
+                        and {wanted}
                     order by m.id desc limit %(limit)s
                 ) as r
             ) as movements

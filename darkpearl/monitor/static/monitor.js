@@ -243,6 +243,9 @@
 
   // Charts, by uPlot. In a shadow tree too; the colours are the page's.
 
+  const clock = (seconds) =>
+    new Date(seconds * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+
   customElements.define(
     "dp-chart",
     class extends HTMLElement {
@@ -300,7 +303,7 @@
             legend: { show: false },
             cursor: { drag: { x: false, y: false } },
             scales: { y: { range: (_, low, high) => [0, Math.max(1, high * 1.1)] } },
-            axes: [axis, { ...axis, size: 44 }],
+            axes: [{ ...axis, values: (_, at) => at.map(clock) }, { ...axis, size: 44 }],
             series: [{}, ...series],
           },
           this.rows,
