@@ -63,6 +63,16 @@ class Caller:
         return self._identity.is_staff
 
     @property
+    def role(self) -> str:
+        """The role of the database that it acts as."""
+        return self._identity.role
+
+    @property
+    def may_act(self) -> bool:
+        """Its role has functions of operators; the database decides which."""
+        return self._identity.role == "service_role"
+
+    @property
     def has_expired(self) -> bool:
         """The token has expired since it was verified."""
         return time.time() >= self._identity.expires_at

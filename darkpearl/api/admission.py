@@ -134,6 +134,27 @@ async def caller(request: Request[Any, Any, Any], state: State) -> Caller:
     return Caller(pool, found.identity, found.key)
 
 
+async def staff(request: Request[Any, Any, Any], state: State) -> Caller:
+    """The caller of a request that only staff may make.
+
+    Raises:
+        UnauthorizedError: the token isn't valid, or there is none.
+        ForbiddenError: it is a customer's or a visitor's.
+    """
+    found = admission(request.scope)
+    if found.error:
+        raise found.error
+    if found.identity is ANONYMOUS:
+        raise token_needed()
+    if not found.identity.is_staff:
+        raise ForbiddenError(
+            f"The role {found.identity.role} may not do that.",
+            title=PROBLEMS["42501"].title,
+            code="42501",
+        )
+    return await caller(request, state)
+
+
 @cache
 def _tokens(handler: HTTPRouteHandler) -> tuple[bool, bool]:
     """Whether a handler looks at tokens, and whether it needs one: as its description says."""

@@ -35,7 +35,7 @@ from darkpearl.api import (
     webhook_endpoints,
     webhooks,
 )
-from darkpearl.api.admission import caller, let_in
+from darkpearl.api.admission import caller, let_in, staff
 from darkpearl.api.bodies import (
     MAX_BODY_BYTES,
     MOST_LARGE_BODIES,
@@ -54,6 +54,8 @@ from darkpearl.api.tokens import Verifier
 from darkpearl.config import Settings
 from darkpearl.errors import DarkPearlError
 from darkpearl.gateways.make import make_gateway
+from darkpearl.monitor.looks import Looks
+from darkpearl.monitor.page import router as monitor
 
 if TYPE_CHECKING:
     from darkpearl.telemetry.tracing import Tracing
@@ -97,6 +99,7 @@ ROUTES: list[ControllerRouterHandler] = [
     problems.router,
     monitoring.get_metrics,
     root.get_root,
+    monitor(Provide(staff)),
 ]
 """Everything that can be asked for."""
 
@@ -154,6 +157,7 @@ def create_app(settings: Settings, database_url: str, tracing: "Tracing | None" 
     app.state.streams = Shares("streams", events.MAX_STREAMS, events.MAX_STREAMS_EACH)
     app.state.waits = Shares("requests that wait", feed.MAX_WAITS, feed.MAX_WAITS)
     app.state.looks = feed.Looks()
+    app.state.monitor = Looks()
     app.state.bodies = Shares("large bodies", MOST_LARGE_BODIES, MOST_LARGE_BODIES_EACH)
     app.state.probing = None
     app.asgi_handler = Middleware(app.asgi_handler, app.state, tracing)

@@ -25,7 +25,7 @@ from darkpearl.config import ConfigError, Settings
 from darkpearl.errors import PROBLEMS, UnauthorizedError, UnavailableError
 from darkpearl.outside import NOT_COMPRESSED, UnreadableError, reading
 
-Role = Literal["anon", "authenticated", "service_role"]
+Role = Literal["anon", "authenticated", "service_role", "darkpearl_reader"]
 
 LONGEST_TOKEN = 8192
 LONGEST_CUSTOMER = 255
@@ -72,7 +72,7 @@ class Identity(msgspec.Struct, frozen=True):
     @property
     def is_staff(self) -> bool:
         """May read every column."""
-        return self.role == "service_role"
+        return self.role in {"service_role", "darkpearl_reader"}
 
 
 ANONYMOUS = Identity("anon", '{"role": "anon"}')

@@ -5,6 +5,7 @@ of the work that a small statement is for its client; and one can begin before a
 to wait for its rows.
 """
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
@@ -98,3 +99,13 @@ class Sessions:
             raise psycopg.errors.error_from_result(result)
         columns = range(result.nfields)
         return [tuple(result.get_value(n, i) for i in columns) for n in range(result.ntuples)]
+
+
+async def all_of(*calls: Awaitable[Any]) -> None:
+    """Run calls of the database to their ends, then raise the first failure.
+
+    None is cancelled for another's failure: what it may have committed must be heard.
+    """
+    for outcome in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Collection, Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +19,13 @@ from darkpearl.database import PoolerError
 from darkpearl.gateways import Gateway
 from darkpearl.listener.bell import Bell
 from darkpearl.listener.calls import TURN, Breaker, Calls, Operation, Request, Settlement
+from darkpearl.listener.chores import beside
 from darkpearl.listener.engine import Engine
+from darkpearl.listener.heartbeat import Activity
 from darkpearl.listener.housekeeping import Housekeeping
 from darkpearl.listener.limits import Limits
 from darkpearl.listener.pace import Pace, first_line
-from darkpearl.listener.retention import Retention
+from darkpearl.listener.sessions import all_of
 from darkpearl.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -79,6 +81,7 @@ class Listener:
         self._unasked: list[Request] = []
         self._unsettled: list[Settlement] = []
         self._outstanding = self._settling = self._claims = 0
+        self._activity = Activity()
         self._pace = Pace(limits.batch_size)
         metrics.standstill.set_function(lambda: self._pace.failures)
         self._engine: Engine
@@ -95,9 +98,8 @@ class Listener:
 
     async def run(self) -> None:
         """Work until told to stop. Outlives restarts of the database, ends with PoolerError."""
-        calling, removing = map(
-            asyncio.create_task, (self._calls.run(), Retention(self._url).run())
-        )
+        aside = beside(self._url, self._gateway.name, lambda: self._breaker.state, self._activity)
+        calling, keeping = map(asyncio.create_task, (self._calls.run(), aside))
         self._main = asyncio.create_task(self._work_through_outages())
         try:
             await asyncio.wait([self._main, calling], return_when=asyncio.FIRST_COMPLETED)
@@ -105,7 +107,7 @@ class Listener:
                 with contextlib.suppress(asyncio.CancelledError):
                     self._main.result()
         finally:
-            for task in (tasks := (self._main, calling, removing)):
+            for task in (tasks := (self._main, calling, keeping)):
                 task.cancel()
             ended = await asyncio.gather(*tasks, return_exceptions=True)
             await self._gateway.close()
@@ -143,7 +145,7 @@ class Listener:
                 await self._back_off("begins anew")
 
     async def _back_off(self, reason: str) -> None:
-        with contextlib.suppress(TimeoutError):
+        with self._activity.during("backing off"), contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopped(), self._pace.failed(reason))
 
     async def _work(self, bell: Bell) -> None:
@@ -184,7 +186,7 @@ class Listener:
                 task.cancel()
             raise
         finally:
-            await _all(*passes.values())
+            await all_of(*passes.values())
 
     async def _go_on(self, passes: Passes) -> dict[str, Pass] | None:
         """Start the passes that are due, wait a while, and give those that have ended.
@@ -337,7 +339,8 @@ class Listener:
     async def _advance(self, limit: int) -> Pass:
         """Claim so many sagas at most; or wait for the claim that has begun already."""
         self._pace.tried = limit
-        claimed, requests = await self._engine.advance(limit, self._crowded)
+        with self._activity.during("advance"):
+            claimed, requests = await self._engine.advance(limit, self._crowded)
         self._pace.done(claimed)
         self._outstanding += len(requests)
         return claimed, await self._engine.with_traces(requests)
@@ -348,7 +351,8 @@ class Listener:
         answers, self._unsettled = self._unsettled[:size], self._unsettled[size:]
         self._settling = self._pace.tried = len(answers)
         try:
-            requests, held = await self._engine.settle(answers)
+            with self._activity.during("settle"):
+                requests, held = await self._engine.settle(answers)
             self._pace.done(len(answers))
         except BaseException:
             self._unsettled += answers
@@ -388,13 +392,3 @@ class Listener:
         while not self._stopping:
             self._wake.clear()
             await self._wake.wait()
-
-
-async def _all(*calls: Awaitable[Any]) -> None:
-    """Run calls of the database to their ends, then raise the first failure.
-
-    None is cancelled for another's failure: what it may have committed must be heard.
-    """
-    for outcome in await asyncio.gather(*calls, return_exceptions=True):
-        if isinstance(outcome, BaseException):
-            raise outcome

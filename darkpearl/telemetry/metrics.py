@@ -95,6 +95,26 @@ _GAUGES = {
     "darkpearl_sagas_waiting": ("waiting", "Sagas that wait for an outside answer."),
     "darkpearl_sagas_backing_off": ("backing_off", "Sagas that wait for another try."),
     "darkpearl_sagas_stuck": ("stuck", "Sagas that need a person."),
+    "darkpearl_sagas_held_by_pause": ("held_by_pause", "Sagas that wait for the end of a pause."),
+    "darkpearl_sagas_oldest_unfinished_seconds": (
+        "oldest_unfinished_seconds",
+        "How long ago the oldest saga began that has not ended.",
+    ),
+    "darkpearl_external_steps_paused_seconds": (
+        "external_steps_paused_seconds",
+        "For how long calls to the world outside are still held back by a person.",
+    ),
+    "darkpearl_listeners_alive": ("listeners_alive", "Listeners that were seen within 15 s."),
+    "darkpearl_listeners_silent": (
+        "listeners_silent",
+        "Listeners that were not, and did not stop as they should.",
+    ),
+    "darkpearl_listener_seen_seconds": ("listener_seen_seconds", "When one was last seen."),
+    "darkpearl_listener_breakers_open": (
+        "breakers_open",
+        "Listeners whose gateway doesn't answer them.",
+    ),
+    "darkpearl_batches_running": ("batches_running", "Batches of operators that have not ended."),
     "darkpearl_gateway_events_unmatched": (
         "unmatched_gateway_events",
         "Webhooks that need a person.",
@@ -185,10 +205,9 @@ class Engine(Collector):
         up = 0 if self._health is None else 1
         yield GaugeMetricFamily("darkpearl_database_up", "Whether the database answers.", up)
         for name, (column, text) in _GAUGES.items():
-            values = () if self._health is None else (self._health[column],)
             family = GaugeMetricFamily(name, text)
-            for value in values:
-                family.add_metric([], float(value))
+            if self._health is not None and self._health[column] is not None:
+                family.add_metric([], float(self._health[column]))
             yield family
         sagas = CounterMetricFamily(
             "darkpearl_sagas", "Sagas by what became of them.", labels=["outcome"]

@@ -48,13 +48,16 @@
 --   DP041  an order that would cost less than nothing, a refund or a payment that doesn't add up
 --   DP042  a feed that is followed from where commits of others aren't seen
 --   DP043  too many webhook endpoints
+--   DP044  a saga that doesn't wait for its next try
+--   DP045  an order that was to be placed again, and isn't cancelled
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
 -- The name that the audit trail gets: the subject of the caller's token where
 -- the API has set one, else the login role. Only the API's login may carry
--- claims; for anyone else they would be a forged signature.
+-- claims; for anyone else they would be a forged signature. What a listener does of
+-- a batch, it does for who started that: see work_batches().
 -- No SET clause: the body is bound when it is made, and can be inlined.
 create or replace function current_actor() returns text
 language sql stable
@@ -62,10 +65,13 @@ return coalesce(
     case
         when session_user = 'darkpearl_api'
             then nullif(nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub', '')
+        when coalesce(nullif(current_setting('role'), 'none'), session_user) = 'darkpearl_listener'
+            then nullif(current_setting('darkpearl.on_behalf_of', true), '')
     end,
     session_user
 );
-comment on function current_actor() is 'The actor: the token''s subject for API sessions, else the login role.';
+comment on function current_actor() is
+    'The actor: the token''s subject for API sessions, else the login role; in a batch, who started it.';
 
 -- The customer that the caller's token names, or null. Same rule as above; the
 -- subject of a member of staff is no customer. The setting `role` is what the

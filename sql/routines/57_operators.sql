@@ -1,4 +1,5 @@
--- Operators: what a person does about a saga that is stuck, and to hold calls back.
+-- Operators: what a person does about a saga that is stuck or waits for its next try, and to hold
+-- calls back. The same for many at once stands in 67_batches.sql.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
@@ -40,9 +41,10 @@ end
 $$;
 comment on function lock_stuck_saga(uuid) is 'Internal: locks a stuck saga for an operator action.';
 
--- Notes what an operator does about a saga, before it is done. Returns the name of the step,
--- or of the undo, at which the saga stands. Locks nothing. Raises: DP015 without a reason.
-create or replace function note_operator_action(p_group saga_group, p_event_type saga_event_type, p_reason text) returns text
+-- Notes what an operator does about a saga, by the function that does it, before it is done.
+-- Returns the name of the step, or of the undo, at which the saga stands. Locks nothing.
+-- Raises: DP015 without a reason.
+create or replace function note_operator_action(p_group saga_group, p_action text, p_reason text) returns text
 language plpgsql
 set search_path = darkpearl, pg_temp
 as $$
@@ -52,15 +54,16 @@ declare
 begin
     perform refuse_no_reason(p_reason);
     insert into saga_events (saga_id, warehouse_id, event_type, step_name, message, actor)
-    values (p_group.saga_ids[1], p_group.warehouse_ids[1], p_event_type, v_name, p_reason, current_actor());
-    perform note_action(
-        case p_event_type when 'retried' then 'retry_saga' when 'cancelled' then 'turn_back_saga' else 'skip_step' end,
-        p_group.saga_ids[1]::text, p_reason, jsonb_build_object('step', v_name)
+    values (
+        p_group.saga_ids[1], p_group.warehouse_ids[1],
+        case p_action when 'turn_back_saga' then 'cancelled' when 'skip_step' then 'skipped' else 'retried' end::saga_event_type,
+        v_name, p_reason, current_actor()
     );
+    perform note_action(p_action, p_group.saga_ids[1]::text, p_reason, jsonb_build_object('step', v_name));
     return v_name;
 end
 $$;
-comment on function note_operator_action(saga_group, saga_event_type, text) is
+comment on function note_operator_action(saga_group, text, text) is
     'Internal: writes an operator action into the history of a saga, and into action_log.';
 
 -- Sends a saga that an operator has seen to on its way. Returns it as it stands then.
@@ -92,7 +95,7 @@ as $$
 declare
     v_group constant saga_group := lock_stuck_saga(p_saga_id);
 begin
-    perform note_operator_action(v_group, 'retried', p_reason);
+    perform note_operator_action(v_group, 'retry_saga', p_reason);
     update sagas as s
     set status = v_group.status, attempts = 0, ready_at = clock(), updated_at = clock()
     where s.id = v_group.saga_ids[1] and s.warehouse_id = v_group.warehouse_ids[1];
@@ -100,6 +103,59 @@ begin
 end
 $$;
 comment on function retry_saga(uuid, text) is 'Operator: tries a stuck saga again, once its cause is gone. Says who and why in saga_events.';
+
+-- Whether a saga waits for its next try after one that failed, or that was given back unasked. One
+-- that waits for an answer, a signal or the end of a pause doesn't. Locks nothing.
+create or replace function backs_off(p_saga sagas) returns boolean
+language sql stable
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+return p_saga.status in ('running', 'compensating') and p_saga.ready_at > clock() and coalesce((
+    select e.event_type in ('step_failed', 'step_deferred')
+    from saga_events as e
+    where e.saga_id = p_saga.id and e.event_type not in ('cancelled', 'signalled', 'reported', 'shipped')
+    order by e.id desc
+    limit 1
+), false);
+comment on function backs_off(sagas) is 'Internal: whether a saga waits for its next try.';
+
+-- An operator knows that the cause is gone: what waits for its next try has it now, with all
+-- attempts anew. Locks: the saga. Raises: DP010, DP015; DP044 when it doesn't wait for a try.
+create or replace function resume_saga(p_saga_id uuid, p_reason text) returns sagas
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_saga sagas;
+    v_group saga_group;
+begin
+    select s.* into v_saga
+    from sagas as s
+    where s.id = p_saga_id
+    for no key update;
+    if not found then
+        perform refuse(
+            'DP010', 'no such saga', format('There is no saga %s.', p_saga_id),
+            'A saga carries the id of what it is about: select id from saga_overview.'
+        );
+    elsif not backs_off(v_saga) then
+        perform refuse(
+            'DP044', 'saga does not wait for a try', format('Saga %s is %s.', p_saga_id, v_saga.status),
+            'Only one that backs off after a failure can be resumed; of one that is stuck call retry_saga().'
+        );
+    end if;
+    v_group := group_of_saga(v_saga);
+    perform note_operator_action(v_group, 'resume_saga', p_reason);
+    update sagas as s
+    set attempts = 0, ready_at = clock(), updated_at = clock()
+    where s.id = v_saga.id and s.warehouse_id = v_saga.warehouse_id;
+    return send_on(v_group);
+end
+$$;
+comment on function resume_saga(uuid, text) is
+    'Operator: tries a saga at once that waits for its next try. Says who and why in saga_events.';
 
 -- An operator gives a saga up that is stuck on its way forward: it turns back, as if it had
 -- been cancelled. Locks: the saga. Raises: DP007 when it only goes forward, or has turned
@@ -125,7 +181,7 @@ begin
             'Remove the cause and call retry_saga(); or skip_step(), when it was done by hand.'
         );
     end if;
-    perform note_operator_action(v_group, 'cancelled', p_reason);
+    perform note_operator_action(v_group, 'turn_back_saga', p_reason);
     v_group := start_compensation(v_group, is_external(v_step, false), p_reason);
     perform write_group(v_group, v_group.warehouse_ids);
     return send_on(v_group);
@@ -158,7 +214,7 @@ begin
             'Remove the cause and call retry_saga().'
         );
     end if;
-    v_name := note_operator_action(v_group, 'skipped', p_reason);
+    v_name := note_operator_action(v_group, 'skip_step', p_reason);
     perform call_step(
         case when v_backwards then v_step.undo_function else v_step.step_function end, v_group.warehouse_ids, v_group.saga_ids
     );

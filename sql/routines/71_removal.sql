@@ -435,3 +435,51 @@ begin
 end
 $$;
 comment on function remove_next_alerts(timestamptz, integer) is 'Internal: removes alerts of shelves that are old enough.';
+
+-- A bite of the oldest batch that ended before a moment: its items first, then itself. As
+-- remove_next_orders(). Locks: what goes.
+create or replace function remove_next_batches(p_before timestamptz, p_limit integer)
+returns table (removed bigint, next_key text)
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_id constant uuid := (select b.id from batches as b where b.finished_at < p_before order by b.finished_at, b.id limit 1);
+    v_items bigint;
+    v_removed bigint := 0;
+begin
+    delete from batch_items as i
+    where i.batch_id = v_id
+        and i.n in (select o.n from batch_items as o where o.batch_id = v_id order by o.n limit p_limit);
+    get diagnostics v_items = row_count;
+    if v_items < p_limit then
+        delete from batches as b where b.id = v_id;
+        get diagnostics v_removed = row_count;
+    end if;
+    return query select v_removed, v_id::text;
+end
+$$;
+comment on function remove_next_batches(timestamptz, integer) is 'Internal: removes batches that ended long ago, with their items.';
+
+-- A bite of the oldest minutes of the statistics. As remove_next_orders(). Locks: what goes.
+create or replace function remove_next_minutes(p_before timestamptz, p_limit integer)
+returns table (removed bigint, next_key text)
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    return query
+    with gone as (
+        delete from step_minutes as m
+        where m.minute < p_before and (m.minute, m.step_name, m.event_type) in (
+            select o.minute, o.step_name, o.event_type from step_minutes as o
+            order by o.minute, o.step_name, o.event_type limit p_limit
+        )
+        returning m.minute
+    )
+    select count(*), case when count(*) = p_limit then max(g.minute)::text end from gone as g;
+end
+$$;
+comment on function remove_next_minutes(timestamptz, integer) is 'Internal: removes statistics of minutes that are old enough.';

@@ -12,6 +12,8 @@
 --   events          months of saga_events, also of orders that are kept
 --   audit_runs      the audits that were run
 --   stock_alerts    shelves that ran low
+--   batches         actions on many at once that have ended, with what became of each item
+--   step_minutes    statistics by the minute
 --
 -- What is unfinished, stuck, owed, disputed or unmatched stays, however old.
 
@@ -21,7 +23,7 @@ set local search_path = darkpearl, pg_temp;
 insert into retention (kind, keep_days, at_least_days)
 values
     ('orders', null, 30), ('payments', null, 180), ('movements', null, 30), ('gateway_events', null, 30),
-    ('events', null, 62), ('audit_runs', 365, 7), ('stock_alerts', 365, 7)
+    ('events', null, 62), ('audit_runs', 365, 7), ('stock_alerts', 365, 7), ('batches', 365, 7), ('step_minutes', 90, 7)
 on conflict (kind) do nothing;
 
 -- Trigger: who changes how long something is kept is written down; housekeeping looks anew.
@@ -110,6 +112,7 @@ begin atomic
             when 'orders' then '{orders,order_items,order_adjustments,order_particulars,sagas,saga_events,stock_movements}'
             when 'payments' then '{payments,payment_attempts,refunds,disputes}'
             when 'movements' then '{stock_movements}'
+            when 'batches' then '{batches,batch_items}'
             else array[p_kind]
         end
     ) with ordinality as g (name, n)
@@ -158,6 +161,12 @@ begin atomic
         union all
         select r.kind, a.created_at from rule as r inner join stock_alerts as a on a.created_at < r.before
         where r.kind = 'stock_alerts'
+        union all
+        select r.kind, b.created_at from rule as r inner join batches as b on b.finished_at < r.before
+        where r.kind = 'batches'
+        union all
+        select r.kind, m.minute from rule as r inner join step_minutes as m on m.minute < r.before
+        where r.kind = 'step_minutes'
     )
     select d.kind, date_trunc('month', d.created_at at time zone 'UTC')::date, count(*), bytes_of(d.kind, count(*))
     from due as d
@@ -238,6 +247,8 @@ begin
         when p_kind = 'gateway_events'
             then select * into v_bite from remove_next_gateway_events(v_before, v_rule.next_key, p_limit);
         when p_kind = 'stock_alerts' then select * into v_bite from remove_next_alerts(v_before, p_limit);
+        when p_kind = 'batches' then select * into v_bite from remove_next_batches(v_before, p_limit);
+        when p_kind = 'step_minutes' then select * into v_bite from remove_next_minutes(v_before, p_limit);
         when p_kind = 'events' then select remove_next_events(v_before) as removed, null as next_key into v_bite;
         when p_kind = 'audit_runs' then
             with gone as (delete from audit_runs as a where a.started_at < v_before returning a.id)

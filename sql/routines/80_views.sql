@@ -149,11 +149,16 @@ left join saga_steps as st
 left join lateral (
     select e.id, e.error_code, e.created_at
     from saga_events as e
-    where e.saga_id = s.id and e.event_type = 'step_failed'
+    where e.saga_id = s.id and e.event_type = 'step_failed' and (
+        s.status <> 'compensated' or e.id < (
+            select min(b.id) from saga_events as b where b.saga_id = s.id and b.event_type = 'compensation_started'
+        )
+    )
     order by e.id desc
     limit 1
 ) as failure on true;
-comment on view saga_overview is 'Every saga: where it stands, its tries, its last failure.';
+comment on view saga_overview is
+    'Every saga: where it stands, its tries, its last failure; of one that is undone, the last before it turned back.';
 
 create or replace view saga_history with (security_invoker = true) as
 select
@@ -351,7 +356,29 @@ select
             'blocks ' || nullif(array_to_string(b.blocks, ', '), '')
         )
         from blocking_sessions() as b
-    ) as blocked_by
+    ) as blocked_by,
+    -- Sagas that wait for the end of a pause have its time, see pause_external_steps().
+    (
+        select count(*)
+        from step_settings as p
+        inner join saga_steps as k on k.saga_type = p.saga_type and k.step_name = p.step_name
+        inner join sagas as h
+            on h.saga_type = k.saga_type and h.plan_version = k.plan_version and h.position = k.position
+                and h.status in ('running', 'compensating')
+                and h.ready_at between p.paused_until and p.paused_until + interval '1 second'
+        where p.paused_until > clock()
+    ) as held_by_pause,
+    coalesce(extract(epoch from greatest(t.now - least(
+        min(s.created_at), (select min(k.created_at) from sagas as k where k.status = 'stuck')
+    ), interval '0')), 0)::float8 as oldest_unfinished_seconds,
+    coalesce((
+        select extract(epoch from max(p.paused_until) - clock()) from step_settings as p where p.paused_until > clock()
+    ), 0)::float8 as external_steps_paused_seconds,
+    (select count(*) from listener_activity as l where l.is_alive) as listeners_alive,
+    (select count(*) from listener_activity as l where not l.is_alive) as listeners_silent,
+    (select min(l.seen_seconds_ago) from listener_activity as l) as listener_seen_seconds,
+    (select count(*) from listener_activity as l where l.is_alive and l.breaker <> 'closed') as breakers_open,
+    (select count(*) from batches as b where b.finished_at is null) as batches_running
 from (select clock() as now) as t
 left join sagas as s on s.ready_at is not null
 group by t.now;

@@ -33,7 +33,7 @@ begin
             when duplicate_object or unique_violation then null;
         end;
     end loop;
-    foreach v_role in array array['anon', 'authenticated', 'service_role'] loop
+    foreach v_role in array array['anon', 'authenticated', 'service_role', 'darkpearl_reader'] loop
         if not pg_has_role('darkpearl_api', v_role, 'member') then
             begin
                 execute format('grant %I to darkpearl_api', v_role);
@@ -202,7 +202,9 @@ told_message(uuid, bigint, timestamptz), told_decline_code(uuid, uuid), told_ret
 authenticated, service_role, darkpearl_app, darkpearl_reader;
 grant select (saga_type, plan_version, position, step_name, undo_name, forward_only) on saga_steps to authenticated;
 grant update (give_up_seconds, stuck_seconds, backoff_seconds, timeout_seconds) on step_settings to service_role;
-grant execute on function retry_saga(uuid, text), turn_back_saga(uuid, text), skip_step(uuid, text) to service_role;
+grant execute on function retry_saga(uuid, text), turn_back_saga(uuid, text), skip_step(uuid, text), resume_saga(uuid, text)
+to service_role;
+grant execute on function fork_order(uuid, text, text, uuid), note_fork(uuid, uuid, text) to service_role;
 grant execute on function signal_saga(uuid, text, jsonb, text) to service_role, darkpearl_app;
 
 -- Parcels: customers see theirs, but not who packed them.
@@ -232,6 +234,20 @@ grant execute on function pause_external_steps(numeric, text) to service_role;
 
 -- What people have done by hand; written by what they do it with.
 grant select on action_log to service_role, darkpearl_reader;
+
+-- What operators look at, and do to many at once; listeners do it for them.
+grant select on listeners, step_minutes, batches, batch_items to service_role, darkpearl_app, darkpearl_reader;
+grant execute on function
+retry_sagas(jsonb, text, boolean, integer), skip_steps(jsonb, text, boolean, integer), cancel_orders(jsonb, text, boolean, integer),
+resume_sagas(jsonb, text, boolean, integer), ack_gateway_events(jsonb, text, boolean, integer), stop_batch(uuid, text)
+to service_role;
+grant execute on function cause_of(text), bucket_seconds(smallint), step_statistics(timestamptz, timestamptz)
+to service_role, darkpearl_app, darkpearl_reader;
+grant execute on function saga_timeline(uuid) to authenticated, service_role, darkpearl_app, darkpearl_reader;
+grant execute on function
+report_listener(uuid, text, integer, text, text, breaker_state, text, double precision), forget_listener(uuid),
+fill_step_minutes(integer), work_batches(integer)
+to darkpearl_listener;
 
 -- Requests: all who write may repeat one, and staff may say which version they change.
 grant execute on function begin_request(text, bytea), end_request(text, bytea, text) to
@@ -281,7 +297,7 @@ to darkpearl_listener, service_role, darkpearl_reader;
 -- Views show what the caller may see of the tables under them.
 grant select on
 low_stock, reorder_suggestions, order_overview, orders_to_ship, saga_overview, stuck_sagas, disputed_payments, failed_refunds,
-engine_health, sagas_from_events
+engine_health, sagas_from_events, listener_activity, queue_health, stuck_by_cause, batch_overview
 to service_role, darkpearl_app, darkpearl_reader;
 grant select on audit, audit_rules to service_role, darkpearl_reader;
 grant execute on function is_spent(uuid), time_of_id(uuid), audit_since(timestamptz) to service_role, darkpearl_reader;
@@ -336,7 +352,7 @@ begin
         'order_items', 'order_adjustments', 'order_particulars', 'return_metadata', 'shipments', 'shipment_items',
         'payments', 'payment_attempts', 'refunds', 'disputes', 'gateway_events', 'saga_steps', 'step_settings', 'sagas', 'saga_events',
         'saga_signals', 'action_log', 'retention', 'retention_exports', 'spent_ids', 'spent_up_to', 'audit_runs',
-        'stock_alerts', 'webhook_endpoints', 'webhook_retries'
+        'stock_alerts', 'webhook_endpoints', 'webhook_retries', 'listeners', 'step_minutes', 'batches', 'batch_items'
     ] loop
         execute format(
             'create policy "staff, applications and reports read everything" on %I for select '

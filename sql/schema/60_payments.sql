@@ -123,6 +123,7 @@ create table gateway_events (
     )
 );
 create index gateway_events_unmatched_idx on gateway_events (received_at) where disposition = 'unmatched';
+create index gateway_events_saga_idx on gateway_events (split_part(idempotency_key, ':', 1)) where idempotency_key is not null;
 comment on table gateway_events is 'What gateways sent by webhook: each event once, with what became of it.';
 comment on column gateway_events.idempotency_key is 'Of the call that the event answers.';
 comment on column gateway_events.disposition is

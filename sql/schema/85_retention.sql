@@ -12,7 +12,7 @@ create table retention (
     looked_at timestamptz,
     constraint retention_pkey primary key (kind),
     constraint retention_is_of_what_is_over check (keep_days >= at_least_days),
-    constraint retention_exports_what_it_can check (not (export_first and kind in ('audit_runs', 'stock_alerts')))
+    constraint retention_exports_what_it_can check (not (export_first and kind in ('audit_runs', 'stock_alerts', 'batches', 'step_minutes')))
 );
 comment on table retention is
     'How long each kind of row is kept, in days; null, for ever. Housekeeping removes what is older: see retention_due().';

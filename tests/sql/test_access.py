@@ -250,6 +250,14 @@ ACCESS: dict[str, dict[str, Grants]] = {
         "delete": [(STAFF, ALL)],
     },
     "webhook_retries": {"select": [(f"{STAFF} {READER}", ALL)]},
+    "listeners": {"select": [(INSIDERS, ALL)]},
+    "step_minutes": {"select": [(INSIDERS, ALL)]},
+    "batches": {"select": [(INSIDERS, ALL)]},
+    "batch_items": {"select": [(INSIDERS, ALL)]},
+    "listener_activity": {"select": [(INSIDERS, ALL)]},
+    "queue_health": {"select": [(INSIDERS, ALL)]},
+    "stuck_by_cause": {"select": [(INSIDERS, ALL)]},
+    "batch_overview": {"select": [(INSIDERS, ALL)]},
     "webhook_overview": {"select": [(f"{STAFF} {READER}", ALL)]},
     "webhook_health": {"select": [(f"{STAFF} {READER}", ALL)]},
     "gateway_events": {
@@ -294,6 +302,10 @@ TABLES = {
     "stock_alerts",
     "webhook_endpoints",
     "webhook_retries",
+    "listeners",
+    "step_minutes",
+    "batches",
+    "batch_items",
 }
 EVERYBODYS = {
     "clock",
@@ -363,6 +375,23 @@ CALLS = {
     "turn_back_saga": STAFF,
     "signal_saga": f"{STAFF} {APP}",
     "skip_step": STAFF,
+    "resume_saga": STAFF,
+    "retry_sagas": STAFF,
+    "skip_steps": STAFF,
+    "cancel_orders": STAFF,
+    "resume_sagas": STAFF,
+    "ack_gateway_events": STAFF,
+    "stop_batch": STAFF,
+    "fork_order": STAFF,
+    "note_fork": STAFF,
+    "cause_of": INSIDERS,
+    "bucket_seconds": INSIDERS,
+    "step_statistics": INSIDERS,
+    "saga_timeline": f"authenticated {INSIDERS}",
+    "report_listener": "darkpearl_listener",
+    "forget_listener": "darkpearl_listener",
+    "fill_step_minutes": "darkpearl_listener",
+    "work_batches": "darkpearl_listener",
     "refund_order": f"{STAFF} {APP}",
     "record_manual_refund": STAFF,
     "return_items": f"{STAFF} {APP}",
@@ -428,6 +457,19 @@ CALLS = {
 """Who may call what; what isn't here, nobody may."""
 
 DEFINERS = {
+    "retry_sagas",
+    "skip_steps",
+    "cancel_orders",
+    "resume_saga",
+    "resume_sagas",
+    "ack_gateway_events",
+    "stop_batch",
+    "note_fork",
+    "saga_timeline",
+    "report_listener",
+    "forget_listener",
+    "fill_step_minutes",
+    "work_batches",
     "find_orders",
     "find_products",
     "ack_gateway_event",
@@ -703,13 +745,15 @@ async def test_nobody_creates_in_the_schema(shop: Shop) -> None:
 
 
 async def test_the_apis_login_can_do_nothing_by_itself(shop: Shop) -> None:
-    """Its rights are those of the role it takes on, and it may take on the three callers' roles."""
+    """Its rights are those of the role it takes on, and it may take on its callers' roles."""
     roles = await shop.rows(
         "select r.rolname, a.rolinherit from pg_auth_members as m"
         " inner join pg_roles as r on r.oid = m.roleid"
         " inner join pg_roles as a on a.oid = m.member where a.rolname = 'darkpearl_api'"
     )
-    assert {row["rolname"] for row in roles} == {"anon", "authenticated", "service_role"}
+    assert {row["rolname"] for row in roles} == {
+        "anon", "authenticated", "service_role", "darkpearl_reader",
+    }  # fmt: skip
     assert not any(row["rolinherit"] for row in roles)
     async with shop.acting_as("darkpearl_api"):
         with shop.refused("42501"):
@@ -889,6 +933,14 @@ async def test_reports_change_nothing(shop: Shop) -> None:
             "webhook_endpoints",
             "webhook_retries",
             "webhook_overview",
+            "listeners",
+            "listener_activity",
+            "step_minutes",
+            "batches",
+            "batch_items",
+            "batch_overview",
+            "queue_health",
+            "stuck_by_cause",
         ),
     }
     async with shop.acting_as("darkpearl_reader"):

@@ -63,14 +63,14 @@ async def cancelled(shop: Shop, product: UUID) -> UUID:
 
 
 async def test_nothing_goes_unless_somebody_says_so(shop: Shop) -> None:
-    """A database keeps what it has for ever; only audits and alerts have an age from the start."""
+    """A database keeps orders, money and events for ever; only what is beside them has an age."""
     await shop.fulfilled((await shop.product(on_hand=2), 1))
     await shop.turn_clock(4000 * DAY)
     for kind in await shop.values("select kind from retention"):
         assert await housekeep(shop, kind) == 0
     assert await shop.values(
         "select kind from retention where keep_days is not null order by kind"
-    ) == ["audit_runs", "stock_alerts"]
+    ) == ["audit_runs", "batches", "step_minutes", "stock_alerts"]
 
 
 async def test_whole_orders_go(shop: Shop) -> None:
@@ -463,6 +463,39 @@ async def test_a_dry_run_says_how_much(shop: Shop) -> None:
         assert await housekeep(shop, kind) == count
     (payments,) = await shop.rows("select * from retention_due()")
     assert (payments["kind"], payments["row_count"]) == ("payments", 2)
+
+
+async def test_batches_that_ended_long_ago_go(shop: Shop) -> None:
+    """A batch goes in bites, its items first; one that hasn't ended stays, however old."""
+    for number in range(25):
+        await shop.told("none:of_ours", APPROVED, f"evt_{number}")
+    start = "select batch_id from ack_gateway_events(%s, 'not ours', false)"
+    old = await shop.value(start, '{"ids": ["evt_0", "evt_1", "evt_2", "evt_3"]}')
+    await shop.run("select work_batches()")
+    await shop.run(start, '{"ids": ["evt_4"]}')
+    await shop.turn_clock(366 * DAY)
+    due = await shop.rows("select kind, row_count from retention_due()")
+    assert {"kind": "batches", "row_count": 1} in due
+    async with shop.acting_as("darkpearl_listener"):
+        bite = await shop.row("select * from apply_retention('batches', 3)")
+    assert bite == {"removed": 0, "has_more": True}
+    assert await shop.value("select count(*) from batch_items where batch_id = %s", old) == 1
+    assert await housekeep(shop, "batches") == 1
+    assert await shop.values("select finished_at from batches") == [None]
+    assert await shop.value("select count(*) from batch_items") == 1
+
+
+async def test_statistics_of_long_ago_go(shop: Shop) -> None:
+    """Minutes older than is kept go, the oldest first, and younger ones stay."""
+    while await shop.value("select fill_step_minutes(60)"):
+        pass
+    there = await shop.value("select count(*) from step_minutes")
+    assert there >= 59
+    assert await housekeep(shop, "step_minutes") == 0
+    await shop.turn_clock(91 * DAY)
+    await shop.run("select fill_step_minutes(60)")
+    assert await housekeep(shop, "step_minutes") == there
+    assert await shop.value("select count(*) from step_minutes") == 60
 
 
 async def test_less_than_sane_is_refused(shop: Shop) -> None:

@@ -149,6 +149,7 @@ BY_HAND: dict[str, str] = {
     "pay_order": "select pay_order(%s, 'tok_visa')",
     "record_manual_payment": "select record_manual_payment(%s, 10, 'T-1')",
     "pause_external_steps": "select pause_external_steps(0, 'over, for %s')",
+    "resume_saga": "select resume_saga(%s, 'gateway is back')",
     "retry_saga": "select retry_saga(%s, 'mended')",
     "signal_saga": "select signal_saga(%s, 'await_approval', '{}', 'a-1')",
     "skip_step": "select skip_step(%s, 'done by hand')",

@@ -1,0 +1,239 @@
+"""What a person can do: each action calls one function, and says before what that will do.
+
+The database decides who may and whether it makes sense; what it refuses is told in the dialog.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+import msgspec
+
+from darkpearl.errors import BadRequestError
+from darkpearl.monitor.viewer import Statement
+
+TYPED_ABOVE = 100
+"""Whoever acts on more than that types how many they are."""
+
+_SAGA = """
+    select
+        'Saga of order ' || coalesce('#' || o.order_number, '?') as subject,
+        concat_ws(' ', s.status, 'at', replace(s.current_step, '_', ' ')) as standing,
+        s.last_error as detail
+    from saga_overview as s
+    left join refunds as r on r.id = s.id
+    left join orders as o on o.id = coalesce(r.order_id, s.id)
+    where s.id = %(id)s
+"""
+_ORDER = """
+    select
+        'Order #' || o.order_number as subject, replace(o.status::text, '_', ' ') as standing,
+        concat_ws(' ', o.total_amount, o.currency, 'of', o.customer_id) as detail
+    from order_overview as o
+    where o.id = %(id)s
+"""
+
+
+@dataclass(frozen=True)
+class Action:
+    """Something to do.
+
+    Args:
+        title: what is done, as the dialog's heading.
+        verb: the same, as a button.
+        effect: what will come of it, in a sentence or two.
+        call: does it, and finds a row.
+        keys: what the call is told of where it was asked for.
+        subject: finds what it is done to: subject, standing, detail.
+        numbers: asked for beside the reason: name, label and what is there at first.
+        bulk: does it to all that a filter finds; `preview` counts them.
+    """
+
+    title: str
+    verb: str
+    effect: str
+    call: LiteralString
+    keys: tuple[str, ...] = ("id",)
+    subject: LiteralString = ""
+    numbers: tuple[tuple[str, str, int], ...] = ()
+    is_dangerous: bool = False
+    bulk: LiteralString = ""
+
+    def told(self, asked: Mapping[str, str]) -> dict[str, Any]:
+        """What the call is told: its keys, the reason, its numbers.
+
+        Raises:
+            BadRequestError: a key is missing, the filter is no object, a number is none.
+        """
+        missing = [key for key in self.keys if not asked.get(key)]
+        if missing:
+            raise BadRequestError(f"Nothing is said of {', '.join(missing)}.")
+        told: dict[str, Any] = {key: asked[key] for key in self.keys}
+        for name, label, _ in self.numbers:
+            if not asked.get(name, "").strip().isdecimal():
+                raise BadRequestError(f"{label}: that is no whole number.")
+            told[name] = int(asked[name])
+        told["reason"] = asked.get("reason", "").strip()
+        if not told["reason"]:
+            raise BadRequestError("A reason is needed: it is kept with your name.")
+        return told
+
+    def preview(self, asked: Mapping[str, str]) -> Statement:
+        """Counts what a filter finds, and its money."""
+        return f"select * from {self.bulk}(%(filter)s::jsonb)", {"filter": asked["filter"]}  # noqa: S608
+
+    def statement(self, asked: Mapping[str, str]) -> Statement:
+        """Does it. Raises as told()."""
+        return self.call, self.told(asked)
+
+
+def _bulk(function: LiteralString, title: str, verb: str, effect: str, **more: Any) -> Action:
+    call = f"select * from {function}(%(filter)s::jsonb, %(reason)s, false, %(pace)s)"  # noqa: S608
+    return Action(
+        title,
+        verb,
+        effect,
+        call,
+        keys=("filter",),
+        numbers=(("pace", "At most so many a second", 100),),
+        bulk=function,
+        **more,
+    )
+
+
+ACTIONS: dict[str, Action] = {
+    "retry_saga": Action(
+        "Retry the step",
+        "Retry",
+        "The step is tried again with all its attempts anew. For when the cause is gone.",
+        "select id from retry_saga(%(id)s, %(reason)s)",
+        subject=_SAGA,
+    ),
+    "turn_back_saga": Action(
+        "Turn the saga back",
+        "Turn back",
+        "What it has done is undone, the last first: stock is released, money is given back.",
+        "select id from turn_back_saga(%(id)s, %(reason)s)",
+        subject=_SAGA,
+        is_dangerous=True,
+    ),
+    "skip_step": Action(
+        "Take the step as done",
+        "Take as done",
+        "For when somebody has done at the gateway, by hand, what the step asks for. Nothing is"
+        " called; the saga goes on.",
+        "select id from skip_step(%(id)s, %(reason)s)",
+        subject=_SAGA,
+        is_dangerous=True,
+    ),
+    "resume_saga": Action(
+        "Try now",
+        "Try now",
+        "The saga waits for its next try; it is tried at once.",
+        "select id from resume_saga(%(id)s, %(reason)s)",
+        subject=_SAGA,
+    ),
+    "cancel_order": Action(
+        "Cancel the order",
+        "Cancel order",
+        "The saga turns back: stock is released, money is given back. Then the order is cancelled.",
+        "select cancel_order(%(id)s, %(reason)s) is null as done",
+        subject=_ORDER,
+        is_dangerous=True,
+    ),
+    "fork_order": Action(
+        "Place the order again",
+        "Place again",
+        "A new order with the same lines and customer is placed; this one stays cancelled.",
+        "select id from fork_order(%(id)s, %(reason)s)",
+        subject=_ORDER,
+    ),
+    "pause": Action(
+        "Pause calls to gateways",
+        "Pause",
+        "Sagas wait before their next call outside, at no cost of attempts; all else goes on. A"
+        " longer pause that is set already stays.",
+        "select pause_external_steps(%(minutes)s * 60, %(reason)s) is null as done",
+        keys=(),
+        numbers=(("minutes", "For so many minutes", 15),),
+    ),
+    "resume": Action(
+        "End the pause",
+        "End pause",
+        "Calls to gateways are made again, from now on.",
+        "select pause_external_steps(0, %(reason)s) is null as done",
+        keys=(),
+    ),
+    "ack_gateway_event": Action(
+        "Acknowledge the event",
+        "Acknowledge",
+        "Somebody has looked at it and has done what was to be done; it is not counted any more.",
+        "select ack_gateway_event(%(gateway)s, %(event_id)s, %(reason)s) is null as done",
+        keys=("gateway", "event_id"),
+    ),
+    "stop_batch": Action(
+        "Stop the batch",
+        "Stop",
+        "What it has done stays done; the rest is left as it is.",
+        "select id from stop_batch(%(id)s, %(reason)s)",
+        is_dangerous=True,
+    ),
+    "run_audit": Action(
+        "Audit the last hours",
+        "Run audit",
+        "Everything that has changed in that time is checked against every rule. It only reads, and"
+        " takes as long as there was to do.",
+        "select id, finding_count from run_audit(clock() - %(hours)s * interval '1 hour')"
+        " where %(reason)s <> ''",
+        keys=(),
+        numbers=(("hours", "So many hours back", 1),),
+    ),
+    "retry_sagas": _bulk(
+        "retry_sagas", "Retry all of these", "Retry all", "Each is tried again, at a pace."
+    ),
+    "skip_steps": _bulk(
+        "skip_steps",
+        "Take all of these as done",
+        "Take all as done",
+        "For when somebody has done by hand what their steps ask for. Nothing is called.",
+        is_dangerous=True,
+    ),
+    "cancel_orders": _bulk(
+        "cancel_orders",
+        "Cancel all of these orders",
+        "Cancel all",
+        "Each turns back and gives back what it took, then it is cancelled.",
+        is_dangerous=True,
+    ),
+    "resume_sagas": _bulk(
+        "resume_sagas",
+        "Try all of these now",
+        "Try all now",
+        "Those that wait for their next try are tried at once, at a pace.",
+    ),
+    "ack_gateway_events": _bulk(
+        "ack_gateway_events",
+        "Acknowledge all of these events",
+        "Acknowledge all",
+        "Somebody has looked at them; they are not counted any more.",
+    ),
+}
+
+
+def filter_in_words(given: str) -> list[tuple[str, str]]:
+    """What a filter asks for, as pairs for people.
+
+    Raises:
+        BadRequestError: it is no JSON object.
+    """
+    try:
+        wanted = msgspec.json.decode(given, type=dict[str, Any])
+    except msgspec.DecodeError:
+        raise BadRequestError("The filter is no JSON object.") from None
+    return [
+        (
+            name.replace("_", " "),
+            f"{len(value)} chosen" if isinstance(value, list) else str(value),
+        )
+        for name, value in wanted.items()
+    ]

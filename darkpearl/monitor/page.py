@@ -1,0 +1,305 @@
+"""What is served under /monitor: the shell, the screens, the dialogs of actions.
+
+The shell holds no data; each screen is a stream of itself.
+The shell asks for a token and keeps it for its tab; scripts send it in the Authorization header.
+There is no cookie, so no other site's page can act for whoever is signed in.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from litestar import Request, Response, Router, get, post
+from litestar.datastructures import CacheControlHeader, State
+from litestar.di import NamedDependency, Provide
+from litestar.exceptions import HTTPException
+from litestar.params import FromPath
+from litestar.response import Stream
+from litestar.static_files import create_static_files_router
+
+from darkpearl import __version__
+from darkpearl.errors import (
+    BadRequestError,
+    DarkPearlError,
+    ForbiddenError,
+    NotFoundError,
+    RateLimitError,
+    UnavailableError,
+)
+from darkpearl.monitor.actions import ACTIONS, TYPED_ABOVE, Action, filter_in_words
+from darkpearl.monitor.looks import Looks
+from darkpearl.monitor.rendering import render
+from darkpearl.monitor.screens import PAGE, Screen
+from darkpearl.monitor.screens.all import MENU, find_screen
+from darkpearl.monitor.screens.overview import STATE
+from darkpearl.monitor.viewer import Viewer
+
+STATIC = Path(__file__).with_name("static")
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+    " form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+)
+"""For the page alone: its own scripts and styles, and requests to its own origin."""
+LOOK_SECONDS = 1.0
+PING_SECONDS = 10.0
+HTML = "text/html"
+
+_Request = Request[Any, Any, Any]
+logger = logging.getLogger(__name__)
+
+
+@get(["/", "/{place:path}"], media_type=HTML, sync_to_thread=False)
+def get_shell(place: FromPath[str] = "") -> Response[str]:
+    """The page without data: its menu, and what asks for a token. The same at every address."""
+    del place
+    return Response(_SHELL, media_type=HTML)
+
+
+_SHELL = render("shell.html", menu=MENU, version=__version__)
+
+
+@get(["/live", "/live/{place:path}"], exclude_from_compression=True)
+async def follow_screen(
+    request: _Request, viewer: NamedDependency[Any], state: State, place: FromPath[str] = ""
+) -> Stream:
+    """A screen as a stream of server-sent events: whole at first, and again when it has changed.
+
+    Raises:
+        NotFoundError: there is no such screen, or nothing that it could show.
+        RateLimitError: the viewer has too many streams.
+    """
+    found = find_screen(place.strip("/"))
+    if found is None:
+        raise NotFoundError("There is no such screen.")
+    screen, ids = found
+    asked = _asked(request.query_params.dict()) | ids
+    state.streams.check(viewer.key, is_staff=True)
+    first = None
+    try:
+        first = await _look(viewer, state.monitor, screen, asked)
+    except UnavailableError as error:
+        first = _away(error)
+    return Stream(
+        _follow(viewer, state, screen, asked, first),
+        media_type="text/event-stream",
+        headers={"X-Accel-Buffering": "no"},
+    )
+
+
+async def _follow(
+    viewer: Viewer, state: State, screen: Screen, asked: Mapping[str, str], first: str
+) -> AsyncIterator[bytes]:
+    """Messages until the token has expired, the viewer is gone or the server stops."""
+    shown, said, now = "", 0.0, first
+    with state.streams.held(viewer.key, is_staff=True):
+        while not viewer.has_expired:
+            if now != shown:
+                shown, said = now, time.monotonic()
+                yield _message(now)
+            elif time.monotonic() - said >= PING_SECONDS:
+                said = time.monotonic()
+                yield b": ping\n\n"
+            if await _stopping(state, LOOK_SECONDS):
+                return
+            try:
+                now = await _look(viewer, state.monitor, screen, asked)
+            except UnavailableError as error:
+                logger.warning("a screen is not to be seen: %s (%s)", error, error.__cause__)
+                now = _state_line(None, viewer)  # what was seen last stays to be read
+            except DarkPearlError as error:
+                yield _message(_problem(error))
+                return
+
+
+async def _look(viewer: Viewer, looks: Looks, screen: Screen, asked: Mapping[str, str]) -> str:
+    """A screen and the state line above it, as HTML.
+
+    Raises:
+        NotFoundError: there is no such thing.
+        DarkPearlError: whatever the database says.
+    """
+    state, row = await asyncio.gather(
+        looks.look(viewer, STATE), looks.look(viewer, screen.statement(asked))
+    )
+    if row is None:
+        raise NotFoundError(f"There is no such {screen.title.lower()}, or it is gone.")
+    path = screen.path
+    for name in screen.pattern.groupindex:
+        path = path.replace("{" + name + "}", asked[name])
+    filters = {name: each for name, each in asked.items() if name not in screen.pattern.groupindex}
+    return _state_line(state, viewer) + render(
+        screen.template,
+        **row,
+        health=state,
+        asked=filters,
+        here=path,
+        screen=screen,
+        may_act=viewer.may_act,
+        page=PAGE,
+    )
+
+
+def _state_line(state: Mapping[str, Any] | None, viewer: Viewer) -> str:
+    return render("state.html", state=state, may_act=viewer.may_act)
+
+
+def _away(error: UnavailableError) -> str:
+    return render("state.html", state=None, may_act=False) + render("away.html", error=error)
+
+
+def _message(html: str) -> bytes:
+    return "".join(f"data: {line}\n" for line in html.splitlines()).encode() + b"\n"
+
+
+async def _stopping(state: State, seconds: float) -> bool:
+    """Wait so long, or until the server stops; says whether it does."""
+    try:
+        async with asyncio.timeout(seconds):
+            await state.stopping.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+@get("/act/{name:str}", media_type=HTML)
+async def ask(
+    request: _Request, viewer: NamedDependency[Any], name: FromPath[str]
+) -> Response[str]:
+    """The dialog of an action: what it is done to, what will come of it, and the reason.
+
+    Raises:
+        ForbiddenError: the viewer only reads.
+        DarkPearlError: whatever the database says of what it is done to.
+    """
+    action = _action(viewer, name)
+    return await _dialog(viewer, name, action, _asked(request.query_params.dict()))
+
+
+@post("/act/{name:str}", media_type=HTML, status_code=HTTPStatus.OK)
+async def act(
+    request: _Request, viewer: NamedDependency[Any], state: State, name: FromPath[str]
+) -> Response[str]:
+    """Do it. What is refused is told in the dialog, where nothing that was typed is lost."""
+    action = _action(viewer, name)
+    asked = _asked(dict(await request.form()))
+    try:
+        _confirmed(action, asked)
+        row = await viewer.find(dict, action.statement(asked))
+    except DarkPearlError as error:
+        if isinstance(error, ForbiddenError | RateLimitError):
+            raise
+        return await _dialog(viewer, name, action, asked, error)
+    finally:
+        state.monitor.forget()
+    return Response(
+        render("done.html", action=action, name=name, row=row or {}),
+        media_type=HTML,
+        headers={"HX-Retarget": "#toast", "HX-Reswap": "innerHTML", "HX-Trigger": "acted"},
+    )
+
+
+def _action(viewer: Viewer, name: str) -> Action:
+    if name not in ACTIONS:
+        raise NotFoundError("There is no such action.")
+    if not viewer.may_act:
+        raise ForbiddenError("Your token may look at everything, and change nothing.")
+    return ACTIONS[name]
+
+
+def _confirmed(action: Action, asked: Mapping[str, str]) -> None:
+    """Raises: BadRequestError: they are many, and their number wasn't typed."""
+    if not action.bulk:
+        return
+    expected = asked.get("expected", "")
+    if not expected.isdecimal():
+        raise BadRequestError("Look at the preview first.")
+    if int(expected) > TYPED_ABOVE and asked.get("typed", "").replace(",", "") != expected:
+        raise BadRequestError(f"Type {int(expected):,} to confirm.")
+
+
+async def _dialog(
+    viewer: Viewer,
+    name: str,
+    action: Action,
+    asked: Mapping[str, str],
+    error: DarkPearlError | None = None,
+) -> Response[str]:
+    keys = {key: asked.get(key, "") for key in action.keys}
+    subject: Mapping[str, Any] | None = None
+    preview: Mapping[str, Any] | None = None
+    wanted: list[tuple[str, str]] = []
+    if action.bulk:
+        wanted = filter_in_words(keys["filter"])
+        preview = await viewer.find(dict, action.preview(keys))
+    elif action.subject:
+        subject = await viewer.find(dict, (action.subject, keys))
+    html = render(
+        "dialog.html",
+        name=name,
+        action=action,
+        asked=asked,
+        keys=keys,
+        subject=subject,
+        preview=preview,
+        wanted=wanted,
+        typed_above=TYPED_ABOVE,
+        error=error,
+    )
+    return Response(html, media_type=HTML, status_code=error.status if error else HTTPStatus.OK)
+
+
+def _asked(given: Mapping[str, Any]) -> dict[str, str]:
+    """What is said, without what is left empty; of what is said twice the last."""
+    last = {name: each[-1] if isinstance(each, list) else each for name, each in given.items()}
+    return {name: str(each).strip() for name, each in last.items() if str(each).strip()}
+
+
+def _problem(error: DarkPearlError) -> str:
+    return render("problem.html", error=error)
+
+
+def on_error(request: _Request, error: DarkPearlError) -> Response[str]:
+    """An error of ours, as something to read."""
+    del request
+    return Response(_problem(error), media_type=HTML, status_code=error.status)
+
+
+def on_exception(request: _Request, error: Exception) -> Response[str]:
+    """Anything else: what HTTP says of it, or a bug, of which the log says all."""
+    if isinstance(error, HTTPException):
+        status, told = error.status_code, DarkPearlError(error.detail)
+        told.title = HTTPStatus(status).phrase
+        return Response(_problem(told), media_type=HTML, status_code=status)
+    logger.error("%s %s: %s", request.method, request.scope["path"], error, exc_info=error)
+    return on_error(request, DarkPearlError())
+
+
+def router(viewer: Provide) -> Router:
+    """The page.
+
+    Args:
+        viewer: finds the Viewer of a request, or refuses it.
+    """
+    return Router(
+        "/monitor",
+        route_handlers=[
+            get_shell,
+            follow_screen,
+            ask,
+            act,
+            create_static_files_router(
+                "/static",
+                directories=[STATIC],
+                include_in_schema=False,
+                cache_control=CacheControlHeader(max_age=3600),
+            ),
+        ],
+        dependencies={"viewer": viewer},
+        include_in_schema=False,
+        response_headers={"Content-Security-Policy": POLICY},
+        exception_handlers={DarkPearlError: on_error, Exception: on_exception},
+    )

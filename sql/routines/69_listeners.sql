@@ -1,0 +1,58 @@
+-- Listeners: who is there, at what, and seen when. Each says so every few seconds, in a session that
+-- does nothing else, so one whose pass is blocked is alive, one that is frozen isn't, and one that
+-- has nothing to do doesn't look like either.
+
+set local role darkpearl_owner;
+set local search_path = darkpearl, pg_temp;
+
+-- A listener says that it is there, and what it has been at for how many seconds. Its first word
+-- takes away the rows of those that weren't seen for a day. Returns whether there is anything of
+-- batches or of statistics to be done. Locks: its own row.
+create or replace function report_listener(
+    p_id uuid, p_host text, p_process_id integer, p_version text, p_gateway text, p_breaker breaker_state,
+    p_activity text, p_activity_seconds double precision
+) returns boolean
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_now constant timestamptz := clock();
+    v_since constant timestamptz := v_now - p_activity_seconds * interval '1 second';
+begin
+    update listeners as l
+    set breaker = p_breaker, activity = p_activity, activity_since = v_since, last_seen_at = v_now
+    where l.id = p_id;
+    if not found then
+        delete from listeners as l where l.last_seen_at < v_now - interval '1 day';
+        insert into listeners (id, host, process_id, version, gateway, breaker, activity, activity_since, started_at, last_seen_at)
+        values (
+            p_id, left(p_host, 255), p_process_id, left(p_version, 100), left(p_gateway, 50), p_breaker, p_activity, v_since, v_now, v_now
+        );
+    end if;
+    return exists (select from batches as b where b.finished_at is null)
+        or coalesce((select max(m.minute) from step_minutes as m) < date_trunc('minute', v_now - interval '70 seconds'), true);
+end
+$$;
+comment on function report_listener(uuid, text, integer, text, text, breaker_state, text, double precision) is
+    'A listener says that it is there and what it is at; whether batches or statistics are to be done.';
+
+-- A listener that stops as it should takes its row away. Locks: that row.
+create or replace function forget_listener(p_id uuid) returns void
+language sql
+security definer
+set search_path = darkpearl, pg_temp
+begin atomic
+    delete from listeners as l where l.id = p_id;
+end;
+comment on function forget_listener(uuid) is 'A listener stops, and takes its row away.';
+
+create or replace view listener_activity with (security_invoker = true) as
+select
+    l.id as listener_id, l.host, l.process_id, l.version, l.gateway, l.breaker, l.activity, l.activity_since,
+    l.started_at, l.last_seen_at, s.seconds as seen_seconds_ago, s.seconds <= 15 as is_alive
+from listeners as l
+cross join lateral (select greatest(extract(epoch from clock() - l.last_seen_at), 0)::float8) as s (seconds);
+comment on view listener_activity is
+    'The listeners: where each runs, of which version, with which gateway and how that answers, what it is at, and when it was seen. Not alive: dead, frozen or cut off; its row stays for a day.';
