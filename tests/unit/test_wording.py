@@ -15,6 +15,9 @@ OF_OPERATORS = {
     "Remove the cause and call retry_saga(); or skip_step(), when it was done by hand.",
     "Remove the cause and call retry_saga().",
     "A plan has move_goods() do %s.",
+    "Call fork_order(), which notes it.",
+    "See batch_overview.",
+    "See batch_items for what it did.",
     "select gateway, event_id from gateway_events where disposition = ''unmatched''.",
     "Insert the order first, then its order_items with the same warehouse_id, in one transaction.",
     (
