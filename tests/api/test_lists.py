@@ -401,6 +401,7 @@ async def test_orders_are_found_by_what_people_have(
     for search in ("P", "0", uuid4(), "1" * 18, "%", "\u2603", "w-1", "ann"):
         assert await listed("/orders", search=search) == []
     customer = client("authenticated", me)
+    await shop.order((shop.products[1], 1), p_customer_id=me)
     for search in ("P0", number, mine, *said.values()):
         told = (await customer.get("/orders", params={"search": str(search)})).json()["data"]
         assert [each["id"] for each in told] == [str(mine)]

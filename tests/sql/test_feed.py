@@ -235,6 +235,51 @@ async def test_ids_that_nobody_has_are_leapt_over(shop: Shop) -> None:
     assert found[-1] > 10**9
 
 
+async def test_a_rare_topic_is_found_behind_much_else(shop: Shop) -> None:
+    """Who follows one topic in SQL is told of it, however many looks lie between."""
+    product = await shop.product(on_hand=500)
+    for _ in range(120):
+        await shop.order((product, 1))
+    await shop.settle(await shop.advance(), APPROVED)
+    assert await follow(shop, 0, 1, "order.cancelled") == []
+    late = await shop.order((product, 1))
+    await shop.settle(await shop.advance(), DECLINED)
+    (told,) = await follow(shop, 0, 1, "order.cancelled")
+    assert told["order_id"] == late
+
+
+@pytest.mark.parametrize("table", ["saga_events", "stock_alerts"])
+async def test_the_last_id_of_a_look_is_looked_at(shop: Shop, table: str) -> None:
+    """What stands alone at the very end of a range, or of a leap, is told like any other."""
+    product = await shop.product(on_hand=5)
+    saga = await shop.order((product, 1))
+    last = await last_id(shop)
+    values = {
+        "saga_events": (
+            "saga_id, warehouse_id, event_type, step_name",
+            "select %(saga)s::uuid, %(lisbon)s::uuid, 'saga_stuck'::saga_event_type, null",
+        ),
+        "stock_alerts": (
+            "warehouse_id, product_id, quantity_sellable, reorder_point",
+            "select %(lisbon)s::uuid, %(product)s::uuid, 1, 1",
+        ),
+    }
+    columns, row = values[table]
+    ids = [last + 100, last + 200, last + 700]
+    async with shop.unguarded():
+        await shop.connection.execute(
+            f"insert into {table} (id, {columns}) overriding system value"
+            f" select i, v.* from unnest(%(ids)s::bigint[]) as i, ({row}) as v".encode(),
+            {"ids": ids, "saga": saga, "lisbon": shop.lisbon, "product": product},
+        )
+    found, after = [], last
+    while after < last + 5000:
+        part = await shop.row("select * from read_feed(%s, %s, null, 50)", after, last + 5000)
+        found += [each["id"] for each in part["events"]]
+        after = part["next"]
+    assert found == ids
+
+
 async def test_a_look_that_finds_nothing_says_where_to_go_on(shop: Shop) -> None:
     """A topic that is rare isn't looked for from the same place again."""
     await shop.order((await shop.product(on_hand=30), 1))

@@ -67,6 +67,7 @@ async def test_all_offending_rows_are_named_at_once(shop: Shop) -> None:
             (shop.lisbon, product, "transfer_out", 1, None, shop.rotterdam),
             (shop.lisbon, None, "receive", 1),
             (shop.lisbon, product, "adjust", -5),
+            (shop.lisbon, product, "receive", None),
         )
     assert raised.value.sqlstate == "DP025"
     told = {row["row"]: (row["code"], row["problem"]) for row in wrong_rows(raised.value)}
@@ -81,7 +82,9 @@ async def test_all_offending_rows_are_named_at_once(shop: Shop) -> None:
         9: "DP015",
         10: "DP015",
         11: "DP015",
+        13: "DP015",
     }
+    assert told[6] == told[13]
     assert len({problem for _, problem in told.values()}) == 10
     (second, third, *_) = wrong_rows(raised.value)
     assert (second["product_id"], second["warehouse_id"]) == (str(product), str(shop.lisbon))

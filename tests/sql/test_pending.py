@@ -185,6 +185,21 @@ async def test_a_void_that_is_pending_is_waited_for(shop: Shop, requested: UUID)
     assert (await shop.payment(requested))["refunded_amount"] == 20
 
 
+async def test_a_void_that_stays_pending_is_looked_up_for_hours(
+    shop: Shop, requested: UUID
+) -> None:
+    """Money that is owed isn't given up when the deadline of a gateway's answer is over."""
+    await shop.cancel(requested)
+    (void,) = await shop.settle([await shop.lease(requested)], APPROVED)
+    for _ in range(2):
+        await shop.settle([void], PENDING | {"deadline_seconds": 4})
+        assert (await shop.saga(requested))["status"] == "compensating"
+        await shop.turn_clock(10)
+        (void,) = await shop.advance()
+    await shop.settle([void], APPROVED)
+    assert (await shop.payment(requested))["refunded_amount"] == 20
+
+
 async def void_of_an_unknown_charge(shop: Shop, requested: UUID, captured: str) -> Row:
     """It was charged so much after all, as the void says; the payment then."""
     await shop.cancel(requested)

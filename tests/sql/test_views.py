@@ -107,6 +107,15 @@ PLANTED = [
     (
         "order and payment disagree",
         (
+            "with another_version as (insert into saga_steps select (jsonb_populate_record(t,"
+            """ '{"plan_version": 99, "effect": "fulfill_unpaid"}')).* from saga_steps as t"""
+            " where saga_type = 'order_fulfilment' and effect = 'fulfill')"
+            " update payments set captured_amount = 1 where order_id = :fulfilled"
+        ),
+    ),
+    (
+        "order and payment disagree",
+        (
             "update payments set authorized_amount = 5, captured_amount = 5"
             " where order_id = :cancelled"
         ),
