@@ -11,17 +11,7 @@ from darkpearl.api.orders import NewOrder
 from darkpearl.api.problems import refusals
 from darkpearl.models.orders import Quote
 
-_SUMS = ("subtotal", "shipping_total", "discount_total", "tax_total", "fee_total", "total_amount")
-_SUMMED = ", ".join(f"sum(q.{name}) as {name}" for name in _SUMS)
-_QUOTE = (
-    f"select min(q.currency) as currency, {_SUMMED}, bool_and(q.fits) as fits,"  # noqa: S608
-    " json_agg((to_jsonb(q) - '{{warehouse_id,currency}}'::text[])"
-    " || jsonb_build_object('warehouse', ("
-    " select jsonb_build_object('id', w.id, 'code', w.code, 'name', w.name)"
-    " from warehouses as w where w.id = q.warehouse_id"
-    "))) as orders"
-    " from quote_order({arguments}) as q"
-)
+_QUOTE = "select * from summed_quote(%(warehouse)s, %(items)s, %(currency)s, %(adjustments)s)"
 
 
 @post(
@@ -36,14 +26,13 @@ async def quote_order(caller: NamedDependency[Caller], data: NewOrder) -> JsonRe
     Nothing is written or promised. It is refused as the order would be, but for what only the
     order itself can tell, such as a reference that is taken.
     """
-    given = {
-        "p_warehouse_id": data.warehouse_id,
-        "p_items": access.sent(data.items),
-        "p_currency": data.currency,
-        "p_adjustments": access.sent(data.adjustments or None),
+    asked = {
+        "warehouse": data.warehouse_id,
+        "items": access.sent(data.items),
+        "currency": data.currency,
+        "adjustments": access.sent(data.adjustments or None),
     }
-    arguments = ", ".join(f"{name} => %({name})s" for name in given)
-    return JsonResponse(await caller.get(Quote, (_QUOTE.format(arguments=arguments), given)))
+    return JsonResponse(await caller.get(Quote, (_QUOTE, asked)))
 
 
 router = Router("/orders", route_handlers=[quote_order], tags=["orders"])

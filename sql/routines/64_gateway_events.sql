@@ -351,7 +351,7 @@ comment on function apply_gateway_event(sagas, text, jsonb) is
     'Internal: settles the step that an answer is for, or sees to what it tells late.';
 
 -- What is told of a charge that was declined, in an order that was tried again or may still be.
--- Null for all else, which apply_gateway_event() takes. A charge that was made although another
+-- Null for all else, which apply_gateway_event() takes, but for a number behind a key that has none. A charge that was made although another
 -- has been tried since is nobody's to guess about: it is unmatched, for a person. One that is the
 -- last, while the order waits for another try, was the payment after all: the saga goes on with it.
 -- Locks: payments, then as run_groups(); the caller has locked the saga. Raises nothing of its own.
@@ -366,7 +366,7 @@ begin
     if v_call not in ('process_payment', 'authorize_payment') or not exists (
         select from orders as o where o.id = p_saga.id and o.warehouse_id = p_saga.warehouse_id and o.pay_by is not null
     ) then
-        return null;
+        return case when split_part(p_key, ':', 3) <> '' then 'unmatched' end;
     end if;
     v_payment := lock_payment(p_saga.id);
     if p_key <> v_payment.idempotency_key then

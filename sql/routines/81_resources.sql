@@ -483,6 +483,26 @@ from order_terms as o;
 comment on view order_details is
     'Every order with its lines, what it costs and is for, its payment, its refunds, its parcels, its returns and where its saga stands.';
 
+-- A quote as the API tells it: quote_order() in all, with its orders. Locks nothing. Raises: as that.
+create or replace function summed_quote(p_warehouse_id uuid, p_items jsonb, p_currency text, p_adjustments jsonb)
+returns table (
+    currency text, subtotal numeric, shipping_total numeric, discount_total numeric, tax_total numeric, fee_total numeric,
+    total_amount numeric, fits boolean, orders json
+)
+language sql stable
+set search_path = darkpearl, pg_temp
+begin atomic
+    select
+        min(q.currency), sum(q.subtotal), sum(q.shipping_total), sum(q.discount_total), sum(q.tax_total), sum(q.fee_total),
+        sum(q.total_amount), bool_and(q.fits),
+        json_agg((to_jsonb(q) - '{warehouse_id,currency}'::text[]) || jsonb_build_object('warehouse', (
+            select jsonb_build_object('id', w.id, 'code', w.code, 'name', w.name) from warehouses as w where w.id = q.warehouse_id
+        )))
+    from quote_order(p_warehouse_id, p_items, p_currency, p_adjustments) as q;
+end;
+comment on function summed_quote(uuid, jsonb, text, jsonb) is
+    'For the API: what an order would cost and whether it fits, in all and for each order that would be placed.';
+
 -- Whether an order, with those that were placed together with it, has come to where it goes on by
 -- itself no more: its saga has ended or is stuck, or waits for somebody, be it for a payment, for who
 -- packs it, or for the payer. For whoever has placed it and waits. Null when there is no such order

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 from stripe_as_documented import Json, Stripe
@@ -12,7 +13,7 @@ from stripe_as_documented import Json, Stripe
 from darkpearl.gateways import Call, GatewayPayment, Operation
 from darkpearl.gateways.money import AmountError
 from darkpearl.gateways.stripe import StripeGateway
-from darkpearl.gateways.stripe_objects import from_stripe, to_stripe
+from darkpearl.gateways.stripe_objects import Intent, from_stripe, to_stripe
 
 # The SDK hands its body to httpx in a way that httpx would rather not see any more.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes/text")
@@ -517,3 +518,25 @@ def test_no_amount_is_rounded(amount: str, currency: str) -> None:
     """An amount that Stripe can't charge to the last unit is refused, not changed."""
     with pytest.raises(AmountError):
         to_stripe(Decimal(amount), currency)
+
+
+def test_a_payer_who_has_to_act_is_told_how() -> None:
+    """What Stripe.js wants for it, and until when; a payment that is decided has no more of it."""
+    action = {"type": "use_stripe_sdk", "use_stripe_sdk": {"type": "three_d_secure_redirect"}}
+    intent = Intent(
+        id="pi_1",
+        status="requires_action",
+        amount=2000,
+        currency="usd",
+        created=0,
+        next_action=action,
+        client_secret="pi_1_secret_x",
+    )
+    answer = intent.authorization()
+    assert answer is not None
+    assert (answer.outcome, answer.deadline_seconds) == ("pending", 3600)
+    assert answer.client_action == {**action, "client_secret": "pi_1_secret_x"}
+    for status in ("processing", "succeeded", "canceled"):
+        answer = msgspec.structs.replace(intent, status=status).authorization()
+        assert answer is not None
+        assert answer.client_action is None

@@ -345,6 +345,7 @@ CALLS = {
     "place_sourced_order": PLACE,
     "source_items": PLACE,
     "quote_order": PLACE,
+    "summed_quote": PLACE,
     "quote_lines": PLACE,
     "quote_adjustments": PLACE,
     "refuse_odd_deadline": PLACE,

@@ -386,6 +386,24 @@ async def test_payments_have_a_time_of_their_own(shop: Shop) -> None:
     assert await shop.audit() == []
 
 
+async def test_cards_that_were_declined_go_with_their_payment(shop: Shop) -> None:
+    """Not before: their keys are what the gateway knows them by."""
+    product = await shop.product(on_hand=1)
+    pay_by = await shop.value("select clock() + interval '1 hour'")
+    order = await shop.order((product, 1), p_pay_by=pay_by, p_payment_token="tok_bad")
+    await shop.settle(await shop.advance(), DECLINED)
+    await shop.run("select pay_order(%s, 'tok_good')", order)
+    await shop.settle(await shop.advance(), APPROVED)
+    await keep(shop, "orders", 30)
+    await shop.turn_clock(31 * DAY)
+    assert await housekeep(shop) == 1
+    assert await shop.value("select count(*) from payment_attempts") == 1
+    await keep(shop, "payments", 180)
+    await shop.turn_clock(181 * DAY)
+    assert await housekeep(shop, "payments") == 1
+    assert await shop.rows("select * from payment_attempts") == []
+
+
 async def test_events_of_gateways_have_an_end(shop: Shop) -> None:
     """Old ones go; one that belongs to nothing stays until a person has seen it."""
     for event in ("a", "b", "c"):
