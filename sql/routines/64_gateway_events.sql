@@ -143,8 +143,9 @@ comment on function note_report(sagas, text, text, text) is
     'Internal: writes what a gateway told after the step into the history of a saga.';
 
 -- A charge that turned up although its payment was voided or declined is written down and
--- voided anew, by a refund; the void looks what is back already. Returns whether it was
--- that. Locks: payments; the caller has locked the saga.
+-- voided anew, by a refund; the void looks what is back already. One that turns up while its void
+-- is out is written down alone: the answer to that has to give it back, or a person does.
+-- Returns whether it was that. Locks: payments; the caller has locked the saga.
 create or replace function void_late_charge(p_saga sagas, p_call text, p_answer jsonb) returns boolean
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -153,7 +154,7 @@ declare
     v_payment payments := lock_payment(p_saga.id);
     v_taken numeric;
 begin
-    if (v_payment.status in ('voided', 'declined') and v_payment.captured_amount = 0) is not true then
+    if (v_payment.status in ('voided', 'declined', 'void_requested') and v_payment.captured_amount = 0) is not true then
         return false;
     end if;
     v_taken := coalesce(
@@ -164,13 +165,22 @@ begin
     end if;
     update payments as p
     set
-        status = 'captured', authorized_amount = v_taken, captured_amount = v_taken,
+        status = case p.status when 'void_requested' then p.status else 'captured' end,
+        authorized_amount = greatest(p.authorized_amount, v_taken), captured_amount = v_taken,
         voided_amount = least(p.voided_amount, greatest(p.requested_amount - v_taken, 0)), gateway = p_answer ->> 'gateway',
         gateway_reference = coalesce(p.gateway_reference, p_answer ->> 'reference'), updated_at = clock()
     where p.order_id = p_saga.id and p.warehouse_id = p_saga.warehouse_id
     returning p.* into v_payment;
-    perform start_refund(v_payment, v_taken, 'charged although it was voided', new_id());
-    perform note_report(p_saga, p_call, null, format('charged %s %s although it was voided', v_taken, v_payment.currency));
+    if v_payment.status <> 'void_requested' then
+        perform start_refund(v_payment, v_taken, 'charged although it was voided', new_id());
+    end if;
+    perform note_report(
+        p_saga, p_call, null,
+        format(
+            'charged %s %s although it %s', v_taken, v_payment.currency,
+            case v_payment.status when 'void_requested' then 'is being voided' else 'was voided' end
+        )
+    );
     return true;
 end
 $$;
@@ -369,7 +379,9 @@ begin
         return case when split_part(p_key, ':', 3) <> '' then 'unmatched' end;
     end if;
     v_payment := lock_payment(p_saga.id);
-    if p_key <> v_payment.idempotency_key then
+    if v_payment.order_id is null then
+        return null;
+    elsif p_key <> v_payment.idempotency_key then
         return case
             when p_answer ->> 'outcome' in ('declined', 'pending', 'unknown') and exists (
                 select from payment_attempts as a where a.order_id = p_saga.id and a.idempotency_key = p_key

@@ -211,6 +211,10 @@ class Fulfilment(Engine):
 
     def _settle_void(self, saga: Saga, answer: Answer) -> str:
         payment, outcome = saga.about.payment, answer["outcome"]
+        back = Decimal(answer.get("refunded", payment.captured))
+        if outcome == "approved" and back < payment.captured:
+            payment.refunded = max(payment.refunded, back)
+            return "wrong"
         if outcome == "approved":
             payment.captured = max(payment.captured, Decimal(answer.get("captured", 0)))
             payment.authorized = max(payment.authorized, payment.captured)
@@ -321,10 +325,13 @@ class Fulfilment(Engine):
         payment = order.payment if isinstance(order, Order) else None
         if call not in {"process_payment", "capture_payment"} or payment is None:
             return False
-        if payment.status not in {"voided", "declined"} or payment.captured:
+        if payment.status not in {"voided", "declined", "void_requested"} or payment.captured:
             return False
+        payment.captured = Decimal(answer["captured"])
+        payment.authorized = max(payment.authorized, payment.captured)
+        if payment.status == "void_requested":
+            return True
         payment.status = "captured"
-        payment.authorized = payment.captured = Decimal(answer["captured"])
         payment.voided = min(payment.voided, payment.requested - payment.captured)
         self.start_refund(Refund(uuid4(), order, payment.captured, starts_itself=True))
         return True

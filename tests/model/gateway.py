@@ -99,7 +99,7 @@ class PlayedGateway:
     def do_by_hand(self, request: Request) -> None:
         """A person at the gateway does what was asked, unless it is done; nothing is told."""
         decision = self.decisions.get(request["idempotency_key"])
-        if decision and decision.outcome == "approved":
+        if decision and decision.outcome == "approved" and request["operation"] != "void":
             return
         if decision and decision.outcome == "pending":
             self.decide(request["idempotency_key"], "declined")

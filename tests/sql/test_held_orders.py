@@ -487,6 +487,12 @@ async def test_a_charge_that_was_declined_and_made(shop: Shop, held: UUID, produ
     assert await shop.stock(product) == (7, 0)
 
 
+async def test_a_charge_that_nobody_has_asked_for(shop: Shop, held: UUID) -> None:
+    """It is no payment of an order that has not tried any: nothing is said to have come of it."""
+    assert await shop.told(f"{held}:process_payment", APPROVED) == "stale"
+    assert await shop.order_status(held) == "reserved"
+
+
 async def test_another_amount_of_a_declined_charge(shop: Shop, held: UUID) -> None:
     """It isn't the payment: a person looks."""
     await decline(shop, held)

@@ -129,6 +129,27 @@ async def test_a_late_charge_that_is_back_already_moves_nothing(shop: Shop, void
     assert await shop.audit() == []
 
 
+async def test_a_charge_that_is_told_before_its_void_is_answered_is_not_forgotten(
+    shop: Shop,
+) -> None:
+    """The void was there first and found nothing: its answer leaves money, which is for a person."""
+    order = await shop.order((await shop.product("10", on_hand=1), 1))
+    await shop.settle(await shop.advance(), UNKNOWN)
+    await shop.cancel(order)
+    requests = await shop.advance()
+    assert await shop.told(f"{order}:process_payment", APPROVED) == "applied"
+    assert (await shop.payment(order))["captured_amount"] == 10
+    assert await shop.told(f"{order}:process_payment", APPROVED) == "stale"
+    await shop.settle(requests, APPROVED | {"captured": "0", "refunded": "0"})
+    stuck = await shop.row("select * from stuck_sagas")
+    assert stuck["last_error_code"] == "DP026"
+    await shop.run("select skip_step(%s, 'refunded in the dashboard')", order)
+    await shop.advance()
+    payment = await shop.payment(order)
+    assert (payment["status"], payment["refunded_amount"]) == ("refunded", 10)
+    assert await shop.audit() == []
+
+
 async def test_a_late_charge_of_nothing_moves_nothing(shop: Shop, void: UUID) -> None:
     """A voided payment of which no money was taken stays voided: there is nothing to give back."""
     assert await shop.told(f"{void}:process_payment", APPROVED | {"captured": "0"}) == "stale"
@@ -338,7 +359,7 @@ async def test_a_stuck_void_takes_its_answer(shop: Shop) -> None:
     await shop.give_up_after(0)
     await shop.settle(await shop.advance(), UNKNOWN)
     assert (await shop.saga(order))["status"] == "stuck"
-    assert await shop.told(f"{order}:process_payment", APPROVED) == "stale"
+    assert await shop.told(f"{order}:process_payment", DECLINED) == "stale"
     assert await shop.told(f"{order}:void_payment", DECLINED) == "applied"
     assert (await shop.saga(order))["status"] == "stuck"
     assert await shop.told(f"{order}:void_payment", APPROVED) == "applied"
