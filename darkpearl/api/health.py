@@ -1,11 +1,11 @@
 """Health: the process runs, and it can serve."""
 
 import asyncio
-from typing import Literal
+from typing import Annotated, Literal
 
 from litestar import Router, get
 from litestar.datastructures import State
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from darkpearl.api.access import Caller
 from darkpearl.api.problems import refusals
@@ -23,11 +23,25 @@ class Health(Struct):
     status: Literal["ok"] = "ok"
 
 
+class Readiness(Struct):
+    """How the service is, and whether anybody works on what it takes in."""
+
+    listener_seen: Annotated[
+        bool | None,
+        Meta(
+            description="whether a listener is alive; without one orders are taken, and wait;"
+            " null: the database doesn't say"
+        ),
+    ]
+    status: Literal["ok"] = "ok"
+
+
 HINT = "Run `darkpearl db migrate`."
 
 _READY = "select to_regclass('orders') is not null as here, " + ", ".join(
     f"current_setting('{name}') as {name}" for name in READ_ONLY
 )
+_LISTENER = "select has_listener() as seen"
 
 
 @get("/live", summary="Whether the process runs")
@@ -41,16 +55,18 @@ async def get_liveness() -> Health:
     summary="Whether it can serve",
     responses=refusals(needs_token=False, counts=False),
 )
-async def get_readiness(state: State) -> Health:
-    """Asks the database, as a caller without a token does; once for all who ask meanwhile."""
-    probing: asyncio.Task[None] | None = state.probing
+async def get_readiness(state: State) -> Readiness:
+    """Asks the database, as a caller without a token does; once for all who ask meanwhile.
+
+    It can serve without a listener.
+    """
+    probing: asyncio.Task[bool | None] | None = state.probing
     if probing is None or probing.done():
         probing = state.probing = asyncio.create_task(_probe(state.pool))
-    await asyncio.shield(probing)
-    return Health()
+    return Readiness(await asyncio.shield(probing))
 
 
-async def _probe(pool: Pool) -> None:
+async def _probe(pool: Pool) -> bool | None:
     try:
         async with asyncio.timeout(READY_SECONDS):
             row = await Caller(pool, ANONYMOUS).run((_READY, {}))
@@ -64,6 +80,12 @@ async def _probe(pool: Pool) -> None:
         raise UnavailableError("The schema is not there.", hint=HINT)
     if why := why_read_only(row.get):
         raise UnavailableError(f"The database can't be written to: {why}.")
+    try:
+        async with asyncio.timeout(READY_SECONDS):
+            seen = await Caller(pool, ANONYMOUS).run((_LISTENER, {}))
+    except (TimeoutError, DarkPearlError):  # such as a database that isn't migrated so far
+        return None
+    return bool(seen and seen["seen"])
 
 
 router = Router(

@@ -428,7 +428,8 @@ end
 $$;
 comment on function work_item(batches, batch_items) is 'Internal: sees to one item of a batch, and writes down what became of it.';
 
--- A bite of the batch that is due first: its next items, a fifth of a second's worth by its pace, and
+-- A bite of the batch that is due first: its next items, a twentieth of a second's worth by its pace, so
+-- that what they set going comes to the engine in a stream and not in heaps beside new orders, and
 -- 50 at most, since each is a subtransaction. Who started the batch is the actor of all that is done,
 -- and its id the request. Returns the batch, how many items were seen to, and in how many seconds a
 -- batch is due again; no row, when there is none that nobody else is at.
@@ -467,7 +468,7 @@ begin
         select i.* from batch_items as i
         where i.batch_id = v_batch.id and i.n > v_batch.position
         order by i.n
-        limit least(greatest(p_limit, 1), 50, greatest(v_batch.pace_per_second / 5, 1))
+        limit least(greatest(p_limit, 1), 50, greatest(v_batch.pace_per_second / 20, 1))
     loop
         v_results := v_results || coalesce(work_item(v_batch, v_item)::text, 'put back');
         v_batch.position := v_item.n;

@@ -56,3 +56,13 @@ from listeners as l
 cross join lateral (select greatest(extract(epoch from clock() - l.last_seen_at), 0)::float8) as s (seconds);
 comment on view listener_activity is
     'The listeners: where each runs, of which version, with which gateway and how that answers, what it is at, and when it was seen. Not alive: dead, frozen or cut off; its row stays for a day.';
+
+-- Whether any listener is alive, for those who may not know who they are. Locks nothing.
+create or replace function has_listener() returns boolean
+language sql stable
+security definer
+set search_path = darkpearl, pg_temp
+begin atomic
+    select exists (select from listener_activity as l where l.is_alive);
+end;
+comment on function has_listener() is 'Whether a listener is alive: without one, orders are placed and wait.';

@@ -243,6 +243,7 @@ resume_sagas(jsonb, text, boolean, integer), ack_gateway_events(jsonb, text, boo
 to service_role;
 grant execute on function cause_of(text), bucket_seconds(smallint), step_statistics(timestamptz, timestamptz)
 to service_role, darkpearl_app, darkpearl_reader;
+grant execute on function has_listener() to anon, authenticated, service_role, darkpearl_app, darkpearl_reader;
 grant execute on function saga_timeline(uuid) to authenticated, service_role, darkpearl_app, darkpearl_reader;
 grant execute on function
 report_listener(uuid, text, integer, text, text, breaker_state, text, double precision), forget_listener(uuid),

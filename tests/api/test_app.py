@@ -144,9 +144,27 @@ async def test_a_server_in_trouble_is_503(
 
 async def test_health_of_a_whole_service(api: Api) -> None:
     """Alive and ready."""
-    for path in ("/health/live", "/health/ready"):
-        told = await api.get(path)
-        assert (told.status_code, told.json()) == (200, {"status": "ok"})
+    live, ready = await api.get("/health/live"), await api.get("/health/ready")
+    assert (live.status_code, live.json()) == (200, {"status": "ok"})
+    assert (ready.status_code, ready.json()["status"]) == (200, "ok")
+
+
+async def test_ready_says_whether_a_listener_is_alive(api: Api, connect: Any) -> None:
+    """Without one it serves all the same, and says so; so it does when nobody can tell."""
+
+    async def seen() -> object:
+        told = await api.get("/health/ready")
+        assert told.status_code == 200
+        return told.json()["listener_seen"]
+
+    assert await seen() is False
+    database = await connect()
+    await database.execute(
+        "select report_listener(new_id(), 'box', 1, '1', 'mock', 'closed', 'idle', 0)"
+    )
+    assert await seen() is True
+    await database.execute("drop function has_listener()")
+    assert await seen() is None
 
 
 @pytest.mark.parametrize("lost", ["server", "schema", "role"])
