@@ -27,6 +27,7 @@ LEVELS = {
     "paysim": 2,
     "webhooks": 2,
     "demo": 3,
+    "doctor": 3,
     "imports": 3,
     "reconcile": 3,
     "restored": 3,
