@@ -4,6 +4,7 @@ The database does them, in the background and at a pace; killed in the middle, i
 """
 
 import asyncio
+import functools
 import sys
 from collections.abc import Callable
 from datetime import datetime
@@ -53,12 +54,11 @@ class Choice(NamedTuple):
 def options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of a bulk action, handed over as `choice`."""
 
+    @functools.wraps(command)
     def chosen(*given: Any, **named: Any) -> Any:
         choice = Choice(*(named.pop(each) for each in Choice._fields))
         return command(*given, choice=choice, **named)
 
-    chosen.__name__, chosen.__doc__ = command.__name__, command.__doc__
-    chosen.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
     for each in (
         showing.as_json,
         showing.yes,
@@ -83,11 +83,10 @@ def saga_filters(command: Callable[..., Any]) -> Callable[..., Any]:
         "created_before",
     )
 
+    @functools.wraps(command)
     def chosen(*given: Any, **named: Any) -> Any:
         return command(*given, filters={each: named.pop(each) for each in names}, **named)
 
-    chosen.__name__, chosen.__doc__ = command.__name__, command.__doc__
-    chosen.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
     moment: dict[str, Any] = {"type": showing.MOMENT, "metavar": "TIME", "callback": showing.in_utc}
     for each in (
         click.option("--before", "created_before", help="Made earlier, in UTC.", **moment),

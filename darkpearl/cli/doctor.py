@@ -13,10 +13,11 @@ from darkpearl.cli import where
 from darkpearl.cli.console import fail, out
 from darkpearl.cli.showing import STYLES
 from darkpearl.config import Settings
-from darkpearl.doctor.check import DEEP_SECONDS
+from darkpearl.doctor.check import CHECK_SECONDS, DEEP_SECONDS
 from darkpearl.gateways.make import make_gateway
 
 NAMES = [checks.name_of(each) for each in (*checks.CHECKS, *checks.DEEP)]
+STATES = ("fail", "warn", "ok")
 WIDTH = max(map(len, NAMES))
 
 
@@ -42,16 +43,12 @@ def doctor(
     except embedded.EmbeddedError as error:
         return fail(error, 2)
     findings = asyncio.run(_examined(patient, names, deep=deep, quiet=quiet, as_json=as_json))
-    worst = {each.state for each in findings}
-    if findings and findings[0].check == "connection" and findings[0].state == "fail":
+    if findings[0].state == "fail":
         return fail("the database can't be asked, so nothing else was", 2)
     if not as_json:
         told = [f"{sum(each.state == state for each in findings)} {state}" for state in STATES]
         out.print(", ".join(told), markup=False)
-    return 1 if worst & {"warn", "fail"} else 0
-
-
-STATES = ("fail", "warn", "ok")
+    return 0 if {each.state for each in findings} == {"ok"} else 1
 
 
 def _patient(settings: Settings) -> checks.Patient:
@@ -61,8 +58,7 @@ def _patient(settings: Settings) -> checks.Patient:
         listener_url=listener,
         api_url=api,
         make_gateway=lambda: make_gateway(settings),
-        webhook_secrets=len((settings.webhook_secret or "").split(","))
-        * bool(settings.webhook_secret),
+        has_webhook_secret=bool(settings.webhook_secret),
         in_production=settings.environment == "production",
     )
 
@@ -73,22 +69,16 @@ async def _examined(
     """Make the checks and print each as soon as it is made."""
     first, *others = checks.CHECKS
     wanted = [first, *(each for each in others if not names or checks.name_of(each) in names)]
-    found = [
-        each async for each in _told(checks.examine(patient, wanted), quiet=quiet, as_json=as_json)
-    ]
-    if (deep or set(names) & {checks.name_of(each) for each in checks.DEEP}) and found[
-        0
-    ].state != "fail":
-        made = checks.examine(patient, checks.DEEP, seconds=DEEP_SECONDS)
-        found += [each async for each in _told(made, quiet=quiet, as_json=as_json)]
+    thorough = [each for each in checks.DEEP if deep or checks.name_of(each) in names]
+    found: list[checks.Finding] = []
+    for some, seconds in ((wanted, CHECK_SECONDS), (thorough, DEEP_SECONDS)):
+        if found and found[0].state == "fail":
+            break
+        async for each in checks.examine(patient, some, seconds=seconds):
+            found.append(each)
+            if not (quiet and each.state == "ok"):
+                _print(each, as_json=as_json)
     return found
-
-
-async def _told(findings, *, quiet: bool, as_json: bool):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    async for each in findings:
-        if not (quiet and each.state == "ok"):
-            _print(each, as_json=as_json)
-        yield each
 
 
 def _print(finding: checks.Finding, *, as_json: bool) -> None:
@@ -96,6 +86,5 @@ def _print(finding: checks.Finding, *, as_json: bool) -> None:
         out.print(msgspec.json.encode(finding).decode(), markup=False)
         return
     said = finding.says + (f"  -> {finding.mend}" if finding.mend else "")
-    line = Text(f"{finding.state:4}", STYLES[finding.state])
-    line.append(f"  {finding.check:{WIDTH}}  {said}", "")
-    out.print(line)
+    state = (f"{finding.state:4}", STYLES[finding.state])
+    out.print(Text.assemble(state, f"  {finding.check:{WIDTH}}  {said}"))

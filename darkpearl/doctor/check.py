@@ -65,7 +65,7 @@ class Patient:
         listener_url: where listeners log in.
         api_url: where APIs log in.
         make_gateway: of the settings; may raise ConfigError.
-        webhook_secrets: how many secrets webhooks of the gateway are verified with.
+        has_webhook_secret: webhooks of the gateway can be verified.
         in_production: whether others rely on it.
     """
 
@@ -73,7 +73,7 @@ class Patient:
     listener_url: str
     api_url: str
     make_gateway: Callable[[], Gateway]
-    webhook_secrets: int
+    has_webhook_secret: bool
     in_production: bool
 
     @contextlib.asynccontextmanager

@@ -84,7 +84,7 @@ async def webhook_secret(patient: Patient) -> Verdict:
     )
     if name == "mock":
         return ok("the mock sends none")
-    if not patient.webhook_secrets:
+    if not patient.has_webhook_secret:
         return warn(
             f"DARKPEARL_WEBHOOK_SECRET is not set: what {name} tells is refused",
             "Set it, for every API, to the secret that the gateway signs with.",

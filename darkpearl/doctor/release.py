@@ -1,5 +1,7 @@
 """The release: whether the database is of the one that asks."""
 
+from collections.abc import AsyncIterator
+
 from darkpearl import fingerprint, schema
 from darkpearl.doctor.check import Check, Patient, Verdict, fail, ok, people, warn
 
@@ -117,7 +119,7 @@ async def drift(patient: Patient) -> Verdict:
     return ok("none")
 
 
-async def _definitions(patient: Patient, url: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
+async def _definitions(patient: Patient, url: str) -> AsyncIterator[str]:
     async with patient.connect(url) as connection:
         cursor = await connection.execute(_DEFINITIONS.encode())
         for (line,) in await cursor.fetchall():

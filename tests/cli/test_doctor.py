@@ -108,8 +108,7 @@ async def test_a_server_that_says_nothing_is_given_up(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A port that takes connections and answers none keeps the doctor for as long as a check."""
-    monkeypatch.setattr("darkpearl.doctor.check.CHECK_SECONDS", 0.5)
-    monkeypatch.setattr("darkpearl.doctor.examine.__kwdefaults__", {"seconds": 0.5})
+    monkeypatch.setattr("darkpearl.cli.doctor.CHECK_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         monkeypatch.setenv("DARKPEARL_DATABASE_URL", f"postgresql://127.0.0.1:{port}/none")
@@ -138,7 +137,7 @@ async def test_a_check_that_hangs_keeps_no_other(database_url: str) -> None:
         """It is wrong."""
         raise ZeroDivisionError
 
-    patient = Patient(database_url, database_url, database_url, None, 0, False)  # type: ignore[arg-type]  # noqa: FBT003
+    patient = Patient(database_url, database_url, database_url, None, False, False)  # type: ignore[arg-type]  # noqa: FBT003
     began = time.monotonic()
     found = [
         each async for each in doctor.examine(patient, (fine, hangs, breaks, fine), seconds=0.3)
