@@ -12,12 +12,15 @@ each transaction. A pool does with that; who needs a session of its own is told.
 import contextlib
 import select
 from collections.abc import AsyncIterator, Sequence
+from decimal import Decimal
 from typing import Any
 
+import msgspec
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
+from psycopg.types.json import set_json_loads
 from psycopg_pool import AsyncConnectionPool
 
 from darkpearl.config import ConfigError
@@ -82,6 +85,11 @@ def as_role(url: str, role: str) -> str:
     Least privilege for a login that could do more, such as the owner of the embedded server.
     """
     return with_options(url, f"-c role={role}")
+
+
+def read_json_exactly(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Have numbers within JSON come as Decimal, as those of columns do: some are money."""
+    set_json_loads(msgspec.json.Decoder(float_hook=Decimal).decode, connection)
 
 
 def _with_keepalives(url: str) -> str:

@@ -1,7 +1,7 @@
 """Reconciliation: our payments against the books of the gateway.
 
 The gateway's list is copied into a temporary table and compared there, by SQL. No transaction stays
-open meanwhile, and nothing is written that anybody else could see.
+open meanwhile; what is written is that it was done, for who asks when.
 """
 
 import asyncio
@@ -62,6 +62,7 @@ _OPEN = "select open_gateway_books()"
 _COPY = "copy gateway_payments from stdin"
 _ANALYZE = "analyze gateway_payments"
 _RECONCILE = "select * from reconcile_payments(%s, %s, %s)"
+_RECORD = "select record_upkeep('reconciliation', p_detail => %s)"
 
 
 async def reconcile(
@@ -96,7 +97,10 @@ async def reconcile(
         await cursor.execute(_ANALYZE)
         settled = started - grace if grace else None
         await cursor.execute(_RECONCILE, [gateway.name, since, settled])
-        return [Difference(*row) async for row in cursor]
+        found = [Difference(*row) async for row in cursor]
+        detail = {"gateway": gateway.name, "since": since, "differences": len(found)}
+        await cursor.execute(_RECORD, [msgspec.json.encode(detail).decode()])
+        return found
 
 
 async def _batches(gateway: Gateway, since: datetime) -> AsyncIterator[list[tuple[Any, ...]]]:

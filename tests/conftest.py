@@ -17,6 +17,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from bouncer import pooled  # noqa: F401 - a fixture
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row

@@ -5,14 +5,23 @@ import asyncio
 import rich_click as click
 
 from darkpearl import embedded, restored, schema
-from darkpearl.cli import where
+from darkpearl.cli import asking, inspection, where
 from darkpearl.cli.console import out
 from darkpearl.config import Settings
+
+_END_SESSION = (
+    "select coalesce(bool_or(pg_terminate_backend(pid)), false) as ended from pg_stat_activity"
+    " where pid = %s and datname = current_database() and backend_type = 'client backend'"
+)
 
 
 @click.group(no_args_is_help=False)
 def db() -> None:
     """Look after the database."""
+
+
+for each in (inspection.size, inspection.partitions, inspection.inspect):
+    db.add_command(each)
 
 
 @db.command()
@@ -78,6 +87,38 @@ def after_restore(settings: Settings) -> None:
     with where.database(settings) as url:
         asyncio.run(run(url))
     out.print("next: select * from audit; darkpearl payments reconcile --grace 0", markup=False)
+
+
+@db.command(name="backed-up")
+@click.option("--note", help="Of what, and where it is.")
+@click.pass_obj
+def backed_up(settings: Settings, note: str | None) -> None:
+    """Write down that a backup is whole, for who asks when the last one was."""
+
+    async def call(session: asking.Session) -> list[asking.Row]:
+        return await session.rows("select record_upkeep('backup', %s)", [note])
+
+    asking.act(settings, call)
+    out.print("noted")
+
+
+@db.command(name="end-session")
+@click.argument("pid", type=int)
+@click.pass_obj
+def end_session(settings: Settings, pid: int) -> None:
+    """End a session that is in the way; its transaction is rolled back.
+
+    For a superuser, or a login in pg_signal_backend.
+    """
+
+    async def run() -> bool:
+        async with asking.looking(settings) as session:
+            (row,) = await session.rows(_END_SESSION, [pid])
+            return bool(row["ended"])
+
+    if not asyncio.run(run()):
+        raise asking.Refusal(f"there is no session {pid} in this database")
+    out.print(f"session {pid} is ended")
 
 
 @db.command()

@@ -21,12 +21,21 @@ from darkpearl.api import tokens
 from darkpearl.api.app import openapi_yaml
 from darkpearl.cli import where
 from darkpearl.cli.audit import audit
+from darkpearl.cli.bulk import batches
 from darkpearl.cli.console import fail, out
 from darkpearl.cli.db import db
+from darkpearl.cli.doctor import doctor
+from darkpearl.cli.gateway import gateway
 from darkpearl.cli.imports import export_file, import_file
+from darkpearl.cli.manual import completion, manual
+from darkpearl.cli.orders import orders
 from darkpearl.cli.payments import payments
 from darkpearl.cli.paysim import paysim
 from darkpearl.cli.retention import retention
+from darkpearl.cli.sagas import sagas
+from darkpearl.cli.stock import stock
+from darkpearl.cli.top import listeners, top
+from darkpearl.cli.webhooks import webhooks
 from darkpearl.config import ConfigError, Settings, variables
 from darkpearl.paysim.ledger import LedgerError
 from darkpearl.reconcile import ReconcileError
@@ -47,14 +56,17 @@ LONGEST_TOKEN_SECONDS = 366 * 24 * 3600
 
 
 def main() -> None:
-    """Run the command line; every expected failure ends as one line and an exit code."""
+    """Run the command line, and exit."""
     for chatty in ("yoyo", "httpx"):  # httpx would write addresses, which may hold a password
         logging.getLogger(chatty).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C, in order
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command; every expected failure ends as one line and an exit code, which this is."""
     try:
-        code = command.main(
-            sys.argv[1:] or ["--help"], prog_name="darkpearl", standalone_mode=False
-        )
+        code = command.main(arguments or ["--help"], prog_name="darkpearl", standalone_mode=False)
     except (ConfigError, schema.ReadOnlyError) as error:
         code = fail(error, 2)
     except click.ClickException as error:
@@ -63,7 +75,7 @@ def main() -> None:
         code = fail(error, 1)
     except (KeyboardInterrupt, click.Abort):
         code = fail("stopped", 130)
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -146,14 +158,6 @@ def listener(settings: Settings) -> None:
 
 
 @command.command()
-@click.pass_obj
-def webhooks(settings: Settings) -> None:
-    """Send webhooks, on a database that is up; a second one waits to take over."""
-    _, login = where.logins(settings)
-    asyncio.run(serving.serve([serving.webhooks_service(settings, login)]))
-
-
-@command.command()
 @click.option(
     "--role", type=click.Choice(get_args(tokens.Role)), default="service_role", show_default=True
 )
@@ -187,7 +191,10 @@ def show_demo(settings: Settings) -> None:
         asyncio.run(_demonstrate(settings, server.url))
 
 
-for each in (audit, db, import_file, export_file, payments, paysim, retention):
+for each in (
+    *(audit, batches, completion, db, doctor, export_file, gateway, import_file, listeners, manual),
+    *(orders, payments, paysim, retention, sagas, stock, top, webhooks),
+):
     command.add_command(each)
 
 

@@ -59,7 +59,9 @@ def _months(due: list[kept.Due]) -> str:
 
 @retention.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--kind", "kinds", type=click.Choice(kept.KINDS), multiple=True)
+@click.option(
+    "--kind", "kinds", type=click.Choice(kept.KINDS), multiple=True, help="May be given again."
+)
 @click.option(
     "--month",
     type=click.DateTime(["%Y-%m"]),

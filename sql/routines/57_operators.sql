@@ -312,3 +312,23 @@ after update on step_settings
 for each row
 when (to_jsonb(old) - 'paused_until' is distinct from to_jsonb(new) - 'paused_until')
 execute function note_step_settings();
+
+-- Writes down that something was seen to which the database can't know of by itself: that a
+-- backup is whole, or that the books were compared with the gateway's. Locks nothing. Raises: DP015.
+create or replace function record_upkeep(p_what text, p_reason text default null, p_detail jsonb default null) returns void
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    if p_what is null or p_what not in ('backup', 'reconciliation') then
+        perform refuse(
+            'DP015', 'no such upkeep', format('%s was to be written down.', coalesce(p_what, 'null')),
+            'Pass backup or reconciliation.'
+        );
+    end if;
+    perform note_action('record_upkeep', p_what, p_reason, p_detail);
+end
+$$;
+comment on function record_upkeep(text, text, jsonb) is
+    'Writes into action_log that a backup is whole, or that the books were compared; darkpearl doctor asks when it was.';

@@ -234,6 +234,7 @@ grant execute on function pause_external_steps(numeric, text) to service_role;
 
 -- What people have done by hand; written by what they do it with.
 grant select on action_log to service_role, darkpearl_reader;
+grant execute on function record_upkeep(text, text, jsonb) to service_role, darkpearl_reader;
 
 -- What operators look at, and do to many at once; listeners do it for them.
 grant select on listeners, step_minutes, batches, batch_items to service_role, darkpearl_app, darkpearl_reader;
@@ -292,6 +293,7 @@ due_webhooks(uuid, integer), settle_webhooks(uuid, bigint, bigint, jsonb, bigint
 to darkpearl_listener;
 
 grant execute on function events_out_of_place(), blocking_sessions() to service_role, darkpearl_app, darkpearl_reader;
+grant execute on function idle_lock_key() to service_role, darkpearl_reader;
 grant execute on function engine_state(), webhook_state(), step_tally(timestamptz, double precision[])
 to darkpearl_listener, service_role, darkpearl_reader;
 

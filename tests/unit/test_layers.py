@@ -27,6 +27,7 @@ LEVELS = {
     "webhooks": 2,
     "api": 3,
     "demo": 4,
+    "doctor": 4,
     "imports": 4,
     "reconcile": 4,
     "restored": 4,

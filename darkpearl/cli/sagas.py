@@ -1,0 +1,301 @@
+"""`darkpearl sagas`: where sagas stand, and what a person does about those that need one."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, get_args
+from uuid import UUID
+
+import rich_click as click
+
+from darkpearl.cli import asking, bulk, showing
+from darkpearl.cli.asking import Filters, Row, Session
+from darkpearl.cli.console import fail, out
+from darkpearl.cli.showing import OrderName
+from darkpearl.config import Settings
+from darkpearl.models.sagas import SagaStatus
+
+FOLLOW_SECONDS = 0.5
+_LISTED = (
+    "select id, saga_type, status, current_step, attempts, last_error_code, last_error, ready_at,"
+    " created_at, updated_at, cancel_requested, warehouse_id, plan_version from saga_overview"
+)
+_STUCK = (
+    "select id, order_number, saga_type, current_step, last_error_code, last_error, total_amount,"
+    " currency, amount_held, amount_owed, owed_to, stuck_since from stuck_sagas"
+)
+COLUMNS = ("id", "saga_type", "status", "current_step", "attempts", "last_error", "updated_at")
+STUCK_COLUMNS = (
+    *("id", "order_number", "current_step", "last_error_code", "last_error", "amount_held"),
+    *("currency", "stuck_since"),
+)
+_ONE = "select * from saga_overview where id = %s"
+EVENTS = (
+    "select id, created_at, event_type, step_name, attempt, error_code, message, actor,"
+    " next_attempt_at, started_at from saga_history where saga_id = %s and id > %s order by id"
+)
+EVENT_COLUMNS = (
+    "created_at",
+    "event_type",
+    "step_name",
+    "attempt",
+    "error_code",
+    "message",
+    "actor",
+)
+_CAUSES = (
+    "select saga_type, step_name, error_code, cause, sagas, amounts, oldest_since, example"
+    " from stuck_by_cause order by sagas desc, oldest_since limit %s"
+)
+CAUSE_COLUMNS = (
+    "saga_type",
+    "step_name",
+    "error_code",
+    "cause",
+    "sagas",
+    "amounts",
+    "oldest_since",
+)
+_DONE = "select s.id, s.status, s.ready_at from {}(%s, %s) as s"
+DONE_COLUMNS = ("id", "status", "ready_at")
+
+names = click.argument("sagas", nargs=-1, type=OrderName())
+name = click.argument("saga", type=OrderName())
+
+
+@click.group(no_args_is_help=False)
+def sagas() -> None:
+    """See where sagas stand, and mend those that are stuck."""
+
+
+@sagas.command(name="list")
+@click.option(
+    "--status", "statuses", type=click.Choice(get_args(SagaStatus)), multiple=True,
+    help="May be given again.",
+)  # fmt: skip
+@click.option("--type", "saga_type", help="Such as order_fulfilment or refund.")
+@click.option("--step", help="The step or undo at which they stand.")
+@click.option("--error", "error_code", help="SQLSTATE of what went wrong last.")
+@click.option("--warehouse", help="By its code.")
+@showing.since
+@showing.limit
+@showing.as_json
+@showing.watch
+@click.pass_obj
+def list_sagas(
+    settings: Settings,
+    statuses: tuple[str, ...],
+    saga_type: str | None,
+    step: str | None,
+    error_code: str | None,
+    warehouse: str | None,
+    since: datetime | None,
+    limit: int,
+    *,
+    as_json: bool,
+    watch: float | None,
+) -> None:
+    """List sagas, the newest first; of those that are stuck alone, with what is held and owed."""
+    stuck = statuses == ("stuck",)
+    filters = Filters()
+    if not stuck:
+        filters.add("status = any(%s::saga_status[])", statuses)
+    filters.add("saga_type = %s", saga_type)
+    filters.add("current_step = %s", step)
+    filters.add("last_error_code = %s", error_code)
+    filters.add("warehouse_id = (select w.id from warehouses as w where w.code = %s)", warehouse)
+    filters.add("stuck_since >= %s" if stuck else "created_at >= %s", since)
+    query, values = (
+        filters.query(_STUCK, "stuck_since", limit)
+        if stuck
+        else filters.query(_LISTED, "created_at desc, id desc", limit)
+    )
+
+    async def look() -> list[Row]:
+        async with asking.looking(settings) as session:
+            return await session.rows(query, values)
+
+    showing.show(look, STUCK_COLUMNS if stuck else COLUMNS, as_json=as_json, watch=watch)
+
+
+@sagas.command(name="show")
+@name
+@showing.as_json
+@click.pass_obj
+def show_saga(settings: Settings, saga: UUID | int, *, as_json: bool) -> None:
+    """Show a saga and its history; SAGA is its id, or the number of its order."""
+
+    async def look() -> tuple[Row, list[Row]]:
+        async with asking.looking(settings) as session:
+            found = await _found(session, saga)
+            return found, await session.rows(EVENTS, [found["id"], 0])
+
+    found, events = asyncio.run(look())
+    if as_json:
+        showing.print_rows([found | {"events": events}], (), as_json=True)
+        return
+    showing.print_page(showing.details(found, list(found)))
+    out.print()
+    showing.print_page(showing.table(events, EVENT_COLUMNS))
+
+
+@sagas.command(name="watch")
+@name
+@showing.as_json
+@click.pass_obj
+def watch_saga(settings: Settings, saga: UUID | int, *, as_json: bool) -> int:
+    """Print what happens to a saga until it has ended; exit 1 if it got stuck."""
+    return asyncio.run(follow(settings, saga, as_json=as_json))
+
+
+async def follow(settings: Settings, saga: UUID | int, *, as_json: bool) -> int:
+    """Print the events of a saga as they come, until it rests; 1 if that is because it is stuck."""
+    last = 0
+    async with asking.looking(settings) as session:
+        while True:
+            found = await _found(session, saga)  # before its events: none is missed at the end
+            for event in await session.rows(EVENTS, [found["id"], last]):
+                last = event["id"]
+                if as_json:
+                    showing.print_rows([event], (), as_json=True)
+                else:
+                    words = (showing.text(event[each]) for each in EVENT_COLUMNS)
+                    out.print("  ".join(filter(None, words)), markup=False)
+            if found["ready_at"] is None:
+                return int(found["status"] == "stuck")
+            await asyncio.sleep(FOLLOW_SECONDS)
+
+
+@sagas.command()
+@showing.limit
+@showing.as_json
+@showing.watch
+@click.pass_obj
+def causes(settings: Settings, limit: int, *, as_json: bool, watch: float | None) -> None:
+    """Group the stuck sagas by what they are stuck at and why, the most first."""
+
+    async def look() -> list[Row]:
+        async with asking.looking(settings) as session:
+            return await session.rows(_CAUSES, [limit])
+
+    showing.show(look, CAUSE_COLUMNS, as_json=as_json, watch=watch)
+
+
+@sagas.command()
+@names
+@bulk.saga_filters
+@showing.reason
+@bulk.options
+@click.pass_obj
+def retry(
+    settings: Settings,
+    sagas: tuple[UUID | int, ...],
+    filters: dict[str, Any],
+    reason: str,
+    choice: bulk.Choice,
+) -> int:
+    """Try stuck sagas again, once the cause is gone: those named, or all that a filter finds."""
+    return _do(settings, "retry_saga", "retry_sagas", sagas, filters, reason, choice)
+
+
+@sagas.command()
+@names
+@bulk.saga_filters
+@showing.reason
+@bulk.options
+@click.pass_obj
+def skip(
+    settings: Settings,
+    sagas: tuple[UUID | int, ...],
+    filters: dict[str, Any],
+    reason: str,
+    choice: bulk.Choice,
+) -> int:
+    """Record as done what stuck sagas asked of the gateway, because somebody did it by hand."""
+    return _do(settings, "skip_step", "skip_steps", sagas, filters, reason, choice)
+
+
+@sagas.command()
+@names
+@bulk.saga_filters
+@showing.reason
+@bulk.options
+@click.pass_obj
+def resume(
+    settings: Settings,
+    sagas: tuple[UUID | int, ...],
+    filters: dict[str, Any],
+    reason: str,
+    choice: bulk.Choice,
+) -> int:
+    """Try sagas at once that wait for their next try."""
+    return _do(settings, "resume_saga", "resume_sagas", sagas, filters, reason, choice)
+
+
+@sagas.command(name="turn-back")
+@click.argument("sagas", nargs=-1, required=True, type=OrderName())
+@showing.reason
+@showing.as_json
+@click.pass_obj
+def turn_back(
+    settings: Settings, sagas: tuple[UUID | int, ...], reason: str, *, as_json: bool
+) -> int:
+    """Give stuck sagas up: what they have done is undone."""
+    done = do_to_each(settings, _DONE.format("turn_back_saga"), sagas, reason)
+    return tell(done, DONE_COLUMNS, as_json=as_json)
+
+
+def _do(
+    settings: Settings,
+    one: str,
+    many: str,
+    sagas: tuple[UUID | int, ...],
+    filters: dict[str, Any],
+    reason: str,
+    choice: bulk.Choice,
+) -> int:
+    """Do something to the sagas that are named, or to all that a filter finds."""
+    if not sagas:
+        return bulk.run(settings, many, filters, reason, choice)
+    if choice.everything or any(filters.values()):
+        raise click.UsageError("name sagas or give a filter, not both")
+    done = do_to_each(settings, _DONE.format(one), sagas, reason)
+    return tell(done, DONE_COLUMNS, as_json=choice.as_json)
+
+
+def do_to_each(
+    settings: Settings, call: str, named: Sequence[UUID | int], reason: str
+) -> tuple[list[Row], list[str]]:
+    """Make a call for each, with its id and a reason: the rows, and what was refused.
+
+    One that is refused keeps no other from it.
+    """
+
+    async def run() -> tuple[list[Row], list[str]]:
+        done, refusals = [], []
+        for each in named:
+            try:
+                async with asking.acting(settings) as session:
+                    done += await session.rows(call, [await asking.order_id(session, each), reason])
+            except asking.Refusal as error:
+                refusals.append(error.message)
+        return done, refusals
+
+    return asyncio.run(run())
+
+
+def tell(outcome: tuple[list[Row], list[str]], columns: Sequence[str], *, as_json: bool) -> int:
+    """Print what was done, and each refusal as a line; the exit code."""
+    done, refusals = outcome
+    if done:
+        showing.print_rows(done, columns, as_json=as_json)
+    for refusal in refusals:
+        fail(refusal, 2)
+    return 2 if refusals else 0
+
+
+async def _found(session: Session, saga: UUID | int) -> Row:
+    found = await session.first(_ONE, await asking.order_id(session, saga))
+    if found is None:
+        raise asking.Refusal(f"there is no saga {saga}")
+    return found
