@@ -41,7 +41,9 @@ _DENIED = re.compile(
     r"permission denied for .*|new row violates row-level security policy.*", re.DOTALL
 )
 _SENTENCE = re.compile(r"(?<=[.;]) ")
-_SQL = re.compile(r"\b[a-z]+(_[a-z]+)*\(\)|\bselect\b.*\bfrom\b|\b(order|batch)_items\b|\bbatch_overview\b")
+_SQL = re.compile(
+    r"\b[a-z]+(_[a-z]+)*\(\)|\bselect\b.*\bfrom\b|\b(order|batch)_items\b|\bbatch_overview\b"
+)
 """Advice that only who writes SQL can follow."""
 
 
