@@ -132,7 +132,7 @@ async def test_a_late_charge_that_is_back_already_moves_nothing(shop: Shop, void
 async def test_a_charge_that_is_told_before_its_void_is_answered_is_not_forgotten(
     shop: Shop,
 ) -> None:
-    """The void was there first and found nothing: its answer leaves money, which is for a person."""
+    """The void was there first and found nothing: what it leaves with us is for a person."""
     order = await shop.order((await shop.product("10", on_hand=1), 1))
     await shop.settle(await shop.advance(), UNKNOWN)
     await shop.cancel(order)
