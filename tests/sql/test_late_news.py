@@ -132,7 +132,7 @@ async def test_a_late_charge_that_is_back_already_moves_nothing(shop: Shop, void
 async def test_a_charge_that_is_told_before_its_void_is_answered_is_not_forgotten(
     shop: Shop,
 ) -> None:
-    """The void was there first and found nothing: its answer leaves money, for a person."""
+    """The void was there first and found nothing: what it leaves with us is for a person."""
     order = await shop.order((await shop.product("10", on_hand=1), 1))
     await shop.settle(await shop.advance(), UNKNOWN)
     await shop.cancel(order)
@@ -282,15 +282,6 @@ async def test_an_operator_records_what_went_back_by_other_means(shop: Shop, ord
     action = await shop.row("select * from action_log")
     assert (action["action"], action["reason"]) == ("record_manual_refund", "bank transfer 4711")
     assert await shop.audit() == []
-
-
-async def test_what_went_back_by_other_means_has_metadata(shop: Shop, order: UUID) -> None:
-    """As any refund: an object of the shop's own."""
-    async with shop.acting_as("service_role"):
-        await shop.run(
-            "select record_manual_refund(%s, 5, 'cash', p_metadata => '{\"till\": 3}')", order
-        )
-    assert await shop.values("select metadata from order_refunds") == [{"till": 3}]
 
 
 async def test_what_went_back_by_other_means_is_owed(shop: Shop, order: UUID) -> None:
