@@ -59,6 +59,7 @@ def test_a_week_compiles_strictly_and_runs(run: Run, running: Any, tmp_path: Pat
     told = Counter(line.split()[0] for line in done.stdout.splitlines())
     assert told == {
         "order.placed": 1,
+        "payment.failed": 1,
         "order.paid": 1,
         "order.shipped": 2,
         "order.returned": 1,

@@ -63,29 +63,44 @@ if (imported.bad + received.bad > 0) {
   throw new Error("some rows are bad");
 }
 
-// An order with all that it can say. A quote, and a basket that is held, come before it.
+// A quote, and a basket that is held for an hour, with all that an order can say.
+const basket: Schemas["CreateOrder"] = {
+  warehouse_id: warehouse.id,
+  items: [
+    { sku: "PEN", quantity: 3 },
+    { sku: "BOOK", quantity: 2 },
+  ],
+  adjustments: [
+    { kind: "shipping", label: "Post", amount: 5 },
+    { kind: "discount", label: "Spring", amount: "-1.50", item: 1 },
+  ],
+  reference: "TS-1",
+  email: "ann@example.com",
+  shipping_address: { name: "Ann", line1: "1 Rua da Rosa", city: "Lisboa", country: "PT" },
+  metadata: { channel: "typescript" },
+  pay_by: new Date(Date.now() + 3_600_000).toISOString(),
+};
+const quote = told(await api.POST("/orders/quote", { body: basket }));
+if (!quote.fits || quote.total_amount !== 35) {
+  throw new Error(`the quote is ${quote.total_amount}`);
+}
 const placed = told(
   await api.POST("/orders", {
-    params: { header: { "Idempotency-Key": "week" } },
-    body: {
-      warehouse_id: warehouse.id,
-      items: [
-        { sku: "PEN", quantity: 3 },
-        { sku: "BOOK", quantity: 2 },
-      ],
-      adjustments: [
-        { kind: "shipping", label: "Post", amount: 5 },
-        { kind: "discount", label: "Spring", amount: "-1.50", item: 1 },
-      ],
-      reference: "TS-1",
-      email: "ann@example.com",
-      shipping_address: { name: "Ann", line1: "1 Rua da Rosa", city: "Lisboa", country: "PT" },
-      metadata: { channel: "typescript" },
-    },
+    params: { header: { "Idempotency-Key": "week", Prefer: "wait=5" } },
+    body: basket,
   }),
 );
-await until(placed.id, "paid");
 const path = { order_id: placed.id };
+
+// A card that is declined, and a second one.
+await until(placed.id, "reserved");
+for (const [payment_token, status] of [
+  ["decline:card_declined", "payment_failed"],
+  ["approve", "paid"],
+] as const) {
+  told(await api.POST("/orders/{order_id}/payment", { params: { path }, body: { payment_token } }));
+  await until(placed.id, status);
+}
 
 // Two parcels, the rest taken out, one back, and the postage.
 const tracking = { carrier: "CTT", number: "PT1", url: "https://ctt.example/PT1" };
