@@ -19,8 +19,10 @@ MINUTE, HOUR, DAY = 60, 3600, 86400
 TONES = {
     "ok": (
         "✓",
-        "completed fulfilled captured refunded authorized applied shipped won alive closed done"
-        " finished",
+        (
+            "completed finished done fulfilled shipped captured refunded authorized applied won"
+            " alive closed"
+        ),
     ),
     "run": ("▸", "running fulfilling advance settle paid reserved"),
     "wait": ("◷", "pending waiting requested payment_processing capture_requested void_requested"),
