@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from playwright.async_api import Page
 
 SCREENSHOTS = Path(__file__).parents[1] / "build" / "screenshots"
-STEADY_SECONDS = 10.0
+STEADY_SECONDS = 20.0
 """Longer than a screen takes to come on a busy machine."""
 
 

@@ -158,6 +158,7 @@ def create_app(settings: Settings, database_url: str, tracing: "Tracing | None" 
     app.state.waits = Shares("requests that wait", feed.MAX_WAITS, feed.MAX_WAITS)
     app.state.looks = feed.Looks()
     app.state.monitor = Looks()
+    app.state.screens = Shares("screens", events.MAX_STREAMS, events.MAX_STREAMS)
     app.state.bodies = Shares("large bodies", MOST_LARGE_BODIES, MOST_LARGE_BODIES_EACH)
     app.state.probing = None
     app.asgi_handler = Middleware(app.asgi_handler, app.state, tracing)

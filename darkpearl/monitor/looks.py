@@ -16,7 +16,7 @@ from darkpearl.monitor.viewer import Statement, Viewer
 SHARED_SECONDS = 0.9
 """Less than a stream's pause, so that each of its looks finds the answer of the last one stale."""
 
-SHARE = 10
+SHARE = 4
 """An answer that took long is good for so many times as long: no screen keeps a server busy."""
 
 Row = dict[str, Any]

@@ -77,7 +77,7 @@ async def follow_screen(
         raise NotFoundError("There is no such screen.")
     screen, ids = found
     asked = _asked(request.query_params.dict()) | ids
-    state.streams.check(viewer.key, is_staff=True)
+    state.screens.check(viewer.key, is_staff=True)
     first = None
     try:
         first = await _look(viewer, state.monitor, screen, asked)
@@ -95,7 +95,7 @@ async def _follow(
 ) -> AsyncIterator[bytes]:
     """Messages until the token has expired, the viewer is gone or the server stops."""
     shown, said, now = "", 0.0, first
-    with state.streams.held(viewer.key, is_staff=True):
+    with state.screens.held(viewer.key, is_staff=True):
         while not viewer.has_expired:
             if now != shown:
                 shown, said = now, time.monotonic()

@@ -20,8 +20,8 @@ TONES = {
     "ok": (
         "✓",
         (
-            "completed fulfilled captured refunded authorized applied shipped won alive closed done"
-            " finished"
+            "completed finished done fulfilled shipped captured refunded authorized applied won"
+            " alive closed"
         ),
     ),
     "run": ("▸", "running fulfilling advance settle paid reserved"),

@@ -50,6 +50,19 @@ async def test_what_is_sold_is_open_to_everybody(
         problem(await api.get("/inventory?low_stock=true"), 401, "DP030")
 
 
+async def test_a_reader_reads_everything_and_changes_nothing(
+    client: Client, shop: Shop, order_body: OrderBody, problem: Problem
+) -> None:
+    """A token of darkpearl_reader sees what staff see; the database lets it do nothing."""
+    order = await shop.order((shop.products[0], 1), p_customer_id="grace")
+    reader = client("darkpearl_reader", "ada")
+    for path in ("/orders", "/sagas", "/inventory?low_stock=true", "/stock-movements"):
+        assert (await reader.get(path)).status_code == 200, path
+    assert (await reader.get(f"/orders/{order}")).json()["customer_id"] == "grace"
+    problem(await reader.post("/orders", json=order_body((0, 1))), 403, "42501")
+    problem(await reader.delete(f"/orders/{order}"), 403, "42501")
+
+
 @pytest.mark.parametrize(
     "subject", ["auth0|5f7c8ec7", "José@example.com", "A5F7C8EC-0000-4000-8000-00000000000B"]
 )

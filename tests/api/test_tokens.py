@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from uuid import uuid4
 
 import httpx
@@ -123,7 +123,7 @@ async def test_no_token_is_a_visitor() -> None:
         assert await verifier.identify([]) is ANONYMOUS
 
 
-@pytest.mark.parametrize("role", ["anon", "authenticated", "service_role"])
+@pytest.mark.parametrize("role", get_args(tokens.Role))
 async def test_a_token_of_the_secret_is_believed(role: str) -> None:
     """Role and all claims are taken over, with the moment at which they end."""
     given = claims(role=role, sub=str(uuid4()), email="me@example.com")
@@ -584,7 +584,7 @@ async def test_secret_and_keys_serve_side_by_side(issuer: Issuer) -> None:
 # Tokens for development.
 
 
-@pytest.mark.parametrize("role", ["anon", "authenticated", "service_role"])
+@pytest.mark.parametrize("role", get_args(tokens.Role))
 async def test_a_token_for_development_is_believed(role: tokens.Role) -> None:
     """It says what the settings ask of tokens."""
     settings = Settings(jwt_secret=SECRET, jwt_issuer="us", jwt_audience="shop")

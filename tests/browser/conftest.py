@@ -26,7 +26,7 @@ ARGUMENTS = [
 ]
 try:
     import axe_playwright_python  # noqa: F401
-    from playwright.async_api import Browser, async_playwright
+    from playwright.async_api import Browser, async_playwright, expect
 except ImportError:
     WHY = "playwright and axe-playwright-python are not installed (the extra dev has them)"
 else:
@@ -44,6 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 async def browser() -> "AsyncIterator[Browser]":
     """One Chromium for the session."""
+    expect.set_options(timeout=STEADY_SECONDS * 1000)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser

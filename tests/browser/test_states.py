@@ -7,15 +7,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from playwright.async_api import expect
 from server import SECRET, served
 from shop import Shop
-from windows import Window, token
+from windows import Window
 
 from darkpearl import embedded, schema
-from darkpearl.api.access import Caller
 from darkpearl.config import Settings
 
 Opened = Callable[..., Awaitable[Window]]
@@ -68,17 +66,6 @@ async def test_what_somebody_wrote_is_shown_and_never_run(window: Opened, shop: 
     assert await opened.page.locator("#screen img, #screen script").count() == 0
 
 
-async def test_nothing_but_the_page_itself_may_run(address: str) -> None:
-    """The policy of the page allows its own scripts and styles, and no others, nor any eval."""
-    async with httpx.AsyncClient(base_url=address) as client:
-        for path in ("/monitor", "/monitor/orders"):
-            policy = (await client.get(path)).headers["content-security-policy"]
-            assert "default-src 'none'; script-src 'self'; style-src 'self';" in policy
-            assert "unsafe" not in policy
-        for path in ("/monitor/live/orders", "/monitor/act/retry_saga"):
-            assert (await client.get(path)).status_code == 401
-
-
 @pytest.fixture
 def home() -> Iterator[Path]:
     """A folder for a server of its own, in memory where there is some."""
@@ -117,46 +104,3 @@ async def test_a_restart_of_the_database_is_waited_for(browser: Any, home: Path)
             await context.close()
     finally:
         embedded.stop(server)
-
-
-async def streaming(client: httpx.AsyncClient, path: str, arrived: asyncio.Event) -> None:
-    """Look at a screen, until told to stop."""
-    headers = {"Authorization": f"Bearer {token()}"}
-    async with client.stream("GET", path, headers=headers) as response:
-        assert response.status_code == 200
-        async for _ in response.aiter_lines():
-            arrived.set()
-
-
-@pytest.mark.parametrize("viewers", [1, 50])
-async def test_fifty_viewers_cost_what_one_does(
-    address: str, shop: Shop, monkeypatch: pytest.MonkeyPatch, viewers: int
-) -> None:
-    """All who look at a screen share its statement: once a second, and none when nobody looks."""
-    await shop.product(on_hand=3)
-    asked: list[str] = []
-    find = Caller.find
-
-    async def counted(self: Any, kind: Any, *statements: Any) -> Any:
-        asked.append(statements[-1][0])
-        return await find(self, kind, *statements)
-
-    monkeypatch.setattr("darkpearl.api.access.Caller.find", counted)
-    limits = httpx.Limits(max_connections=100)
-    async with httpx.AsyncClient(base_url=address, limits=limits, timeout=20) as client:
-        arrived = [asyncio.Event() for _ in range(viewers)]
-        tasks = [
-            asyncio.create_task(streaming(client, "/monitor/live/orders", each)) for each in arrived
-        ]
-        await asyncio.gather(*(each.wait() for each in arrived))
-        asked.clear()
-        await asyncio.sleep(3)  # what is measured is time
-        while_looking = [query for query in asked if "order_overview" in query]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    assert 2 <= len(while_looking) <= 4
-    await asyncio.sleep(1.5)
-    asked.clear()
-    await asyncio.sleep(1.5)
-    assert asked == []
