@@ -93,6 +93,32 @@ async def test_a_reservation_is_written_over_the_one_it_waited_for(
     ) == [3, 7]
 
 
+async def test_a_shelf_made_meanwhile_is_the_one_that_is_filled(
+    shop: Shop, connect: Any, waits: Any
+) -> None:
+    """Who waits while another session makes a shelf moves that one, and no neighbour of it."""
+    held, near, made = sorted([await shop.product() for _ in range(3)])
+    for product in held, near:
+        await shop.receive(product, 5)
+    one = await connect(autocommit=False)
+    await one.execute("select adjust_stock(%s, %s, 1)", [shop.lisbon, held])
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(
+            shop.run,
+            "select apply_movements('receive', array_fill(new_id(), array[2]),"
+            " array_fill(%s::uuid, array[2]), %s, array[3, 4])",
+            shop.lisbon,
+            [held, made],
+        )
+        await waits(shop.connection.info.backend_pid)
+        await one.execute("select receive_stock(%s, %s, 1)", [shop.lisbon, made])
+        await one.commit()
+
+    stock = [await shop.stock(product) for product in (held, near, made)]
+    assert stock == [(9, 0), (5, 0), (5, 0)]
+
+
 async def test_a_promise_that_lost_a_race_is_taken_back(
     shop: Shop, connect: Any, waits: Any
 ) -> None:

@@ -45,6 +45,21 @@ async def test_several_poisonous_sagas_are_told_apart(shop: Shop) -> None:
     assert sorted(failures) == sorted(bad)
 
 
+async def test_a_saga_whose_step_is_gone_is_set_aside(shop: Shop) -> None:
+    """It stands stuck, as after half a restore, and history tells why; the others go on."""
+    product = await shop.product(on_hand=9)
+    lost, *others = [await shop.order((product, 1)) for _ in range(3)]
+    async with shop.unguarded():
+        await shop.run("update sagas set position = 9 where id = %s", lost)
+    requests = await shop.advance()
+    assert {each["saga_id"] for each in requests} == {str(each) for each in others}
+    assert (await shop.saga(lost))["status"] == "stuck"
+    assert await shop.events(lost) == ["saga_started", "step_failed", "saga_stuck"]
+    failure = await shop.event(lost, "step_failed")
+    assert (failure["error_code"], failure["step_name"]) == ("P0002", None)
+    assert failure["message"] == "order_fulfilment has no step 9"
+
+
 async def test_a_failure_is_recorded_under_the_step_that_raised(shop: Shop) -> None:
     """When the second step of a pass raises, the first has been done and is not blamed."""
     product = await shop.product(on_hand=1)

@@ -128,6 +128,35 @@ async def test_bad_counts_leave_no_shelf_behind(shop: Shop, named: tuple[UUID, U
     assert await shop.stock(named[1], shop.rotterdam) == (5, 0)
 
 
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("-1, , ", "quantity_available is no number of units"),
+        (", x, ", "reorder_point is no number of units"),
+        (", , 1.5", "reorder_quantity is no number of units"),
+    ],
+)
+async def test_a_bad_count_says_what_is_wrong(
+    shop: Shop, named: tuple[UUID, UUID], line: str, problem: str
+) -> None:
+    """Each problem of a line is told in words, and a good line beside it waits."""
+    text = "sku, warehouse, quantity_available, reorder_point, reorder_quantity\n"
+    text += f"A, LIS, {line}\nB, LIS, 3, , \n"
+    assert await bring_in(shop, "inventory", text) == (0, {1: problem})
+    assert await shop.stock(named[1]) == (10, 0)
+    assert await bring_in(shop, "inventory", text, skip_bad=True) == (1, {1: problem})
+    assert [await shop.stock(each) for each in named] == [(10, 0), (3, 0)]
+
+
+async def test_a_shelf_is_counted_once(shop: Shop, named: tuple[UUID, UUID]) -> None:
+    """Two counts of a shelf in one file are both bad: nobody knows which of them is right."""
+    text = "sku, warehouse, quantity_available\nA, LIS, 7\nB, LIS, 3\nA, LIS, 8\nA, RTM, 1\n"
+    problem = "the shelf stands in another line too"
+    changed, bad = await bring_in(shop, "inventory", text, skip_bad=True)
+    assert (changed, bad) == (2, {1: problem, 3: problem})
+    assert [await shop.stock(each) for each in named] == [(10, 0), (3, 0)]
+
+
 MOVEMENTS = (
     "correlation_id, movement_type, sku, warehouse, quantity, to_warehouse\n"
     "cccc0000-0000-0000-0000-000000000001, receive, A, LIS, 5, \n"
@@ -312,6 +341,49 @@ async def test_an_order_with_a_bad_line_is_left_out_whole(
     assert await shop.values("select product_id from order_items") == [named[0]]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ({"reference": ""}, "order_id or reference is missing"),
+        ({"order_id": "4711"}, "order_id is no UUID"),
+        ({"customer_id": "x" * 256}, "customer_id has more than 255 characters"),
+        (
+            {"customer_id": "ann\u200b"},
+            "customer_id has characters that can't be seen, or spaces too many",
+        ),
+        ({"currency": "usd"}, "currency is no code of ISO 4217"),
+        ({"notes": "x" * 2001}, "notes have more than 2000 characters"),
+        ({"quantity": ""}, "quantity is no number from 1 to 1000000"),
+        ({"quantity": "some"}, "quantity is no number from 1 to 1000000"),
+        ({"quantity": "0"}, "quantity is no number from 1 to 1000000"),
+        ({"quantity": "1000001"}, "quantity is no number from 1 to 1000000"),
+        ({"unit_price": "free"}, "unit_price is no amount"),
+        ({"unit_price": "1.001"}, "unit_price has more decimals than its currency"),
+        ({"warehouse": "OLD"}, "the warehouse takes no orders"),
+        ({"sku": "OLD"}, "the product is not sold any more"),
+        ({"sku": "EUR"}, "the product is priced in EUR"),
+    ],
+    ids=lambda each: "" if isinstance(each, dict) else each.replace(" ", "_"),
+)
+@pytest.mark.usefixtures("named")
+async def test_a_bad_line_of_an_order_says_what_is_wrong(
+    shop: Shop, wrong: dict[str, str], problem: str
+) -> None:
+    """Each problem of a line is told in words, and a good order beside it waits."""
+    await shop.product(sku="OLD", is_active=False)
+    await shop.product(sku="EUR", currency="EUR")
+    await shop.run("insert into warehouses (code, name, is_active) values ('OLD', 'Old', false)")
+    good = {
+        "reference": "a", "order_id": "", "customer_id": "", "currency": "", "notes": "",
+        "warehouse": "LIS", "sku": "A", "quantity": "1", "unit_price": "",
+    }  # fmt: skip
+    lines = [good, good | {"reference": "b"} | wrong]
+    text = "\n".join([",".join(good), *(",".join(line.values()) for line in lines), ""])
+    assert await bring_in(shop, "orders", text) == (0, {2: problem})
+    assert await bring_in(shop, "orders", text, skip_bad=True) == (1, {2: problem})
+    assert await shop.value("select count(*) from orders") == 1
+
+
 async def test_only_staff_set_a_price(shop: Shop, named: tuple[UUID, UUID]) -> None:
     """A price that isn't the catalogue's is bad from an application and taken from staff."""
     assert named
@@ -390,6 +462,25 @@ async def test_both_ends_of_a_transfer_or_none(shop: Shop, named: tuple[UUID, UU
             row = await shop.row(call, shop.lisbon, named[0], kind, shop.rotterdam)
             assert row["problem"] == "the other end of the transfer is missing"
     assert await shop.stock(named[0]) == (10, 0)
+
+
+async def test_a_line_that_is_half_known_is_told_once(shop: Shop, named: tuple[UUID, UUID]) -> None:
+    """Of two movements of a line one was written before and the other is bad: the line is bad."""
+    one, two = named
+    call = (
+        "select * from record_movements(array["
+        "asked_movement(7, %s, %s, %s, 'receive', 5, null, null, null),"
+        "asked_movement(7, %s, %s, %s, 'receive', %s, null, null, null)], true)"
+    )
+    operation = uuid4()
+    first = (operation, shop.lisbon, one, operation, shop.lisbon, two)
+    async with shop.acting_as("darkpearl_app"):
+        assert await shop.rows(call, *first, 5) == []
+        assert await shop.rows(call, *first, 5) == [{"line": 7, "problem": None}]
+        (told,) = await shop.rows(call, *first, 6)
+    problem = "the correlation id stands for receive of 5 units"
+    assert told == {"line": 7, "problem": problem}
+    assert (await shop.stock(one), await shop.stock(two)) == ((15, 0), (15, 0))
 
 
 READS = (

@@ -198,6 +198,32 @@ async def test_a_plan_has_steps(shop: Shop) -> None:
         await shop.run("select define_plan('parcel', variadic '{}'::plan_step[])")
 
 
+async def test_an_undo_has_an_effect_of_its_own(shop: Shop) -> None:
+    """What undoes a step does what the plan says of the undo, also where the step does nothing."""
+    await shop.run(
+        "select define_plan('order_fulfilment',"
+        " step('reserve_stock', p_function => 'reserve_stock',"
+        " p_effect_function => 'move_goods', p_effect => 'reserve'),"
+        " step('pick', p_function => 'reserve_stock', p_undo => 'put_back',"
+        " p_undo_effect_function => 'move_goods', p_undo_effect => 'release'),"
+        " step('process_payment', p_function => 'request_payment',"
+        " p_settle_function => 'record_payment', p_undo => 'void_payment',"
+        " p_undo_function => 'request_void', p_undo_settle_function => 'record_void'),"
+        " step('fulfill_order', p_effect_function => 'move_goods', p_effect => 'fulfill',"
+        " p_order_status_done => 'fulfilled'))"
+    )
+    product = await shop.product(on_hand=9)
+    orders = [await shop.order((product, 1)) for _ in range(2)]
+    requests = await shop.advance()
+    assert await shop.stock(product) == (9, 2)
+    await shop.settle(requests[:1], DECLINED)
+    assert await shop.stock(product) == (9, 1)
+    await shop.settle(requests[1:], APPROVED)
+    assert sorted(await shop.statuses()) == ["cancelled", "fulfilled"]
+    assert await shop.stock(product) == (8, 0)
+    assert len(orders) == len(requests)
+
+
 @pytest.mark.parametrize("names", ["a - a -", "a a", "a b b -", "a c b c"])
 async def test_a_name_stands_for_one_thing_in_a_plan(shop: Shop, names: str) -> None:
     """The history tells steps and undos by their names: which way a saga went must be plain.

@@ -172,6 +172,24 @@ async def test_each_shelf_keeps_a_balance_of_its_own(shop: Shop) -> None:
     assert await shop.audit() == []
 
 
+async def test_an_empty_shelf_keeps_a_balance_too(shop: Shop) -> None:
+    """When all that there was has left, what is kept of its movements is that nothing was left."""
+    product = await shop.product(on_hand=2)
+    await shop.fulfilled((product, 2))
+    await shop.turn_clock(50 * DAY)
+    moment = await shop.value("select clock()")
+    await shop.receive(product, 3)
+    for kind in "orders", "movements":
+        await keep(shop, kind, 40)
+        await housekeep(shop, kind)
+    rows = await shop.rows(
+        "select movement_type::text, quantity, available_after from stock_movements order by id"
+    )
+    assert [tuple(row.values()) for row in rows] == [("balance", 0, 0), ("receive", 3, 3)]
+    stock = await shop.row("select * from stock_at(%s, %s, %s)", shop.lisbon, product, moment)
+    assert stock == {"quantity_available": 0, "quantity_reserved": 0}
+
+
 async def test_a_day_that_is_gone_is_refused(shop: Shop) -> None:
     """Of a time from which movements were removed nothing is told, rather than something wrong."""
     product = await shop.product(on_hand=5)
@@ -463,6 +481,7 @@ async def test_a_dry_run_says_how_much(shop: Shop) -> None:
     await shop.told(f"{uuid4()}:process_payment", APPROVED, "a")
     await shop.run("select ack_gateway_event('mock', 'a', 'ours'), run_audit()")
     await shop.turn_clock(400 * DAY)
+    await shop.run("select run_audit()")
     await shop.run("analyze")
     for kind, days in [
         ("orders", 30),

@@ -376,6 +376,20 @@ async def test_a_cancellation_id_stands_for_one(
         await ship(shop, paid, shipment=name)
 
 
+async def test_a_cancelled_order_s_id_is_no_cancellation_of_another(
+    shop: Shop, paid: UUID, goods: tuple[UUID, UUID]
+) -> None:
+    """That the same goods were released under it doesn't mean that these were taken out."""
+    one, _ = goods
+    cancelled = await shop.order((one, 1))
+    await shop.settle(await shop.advance(), DECLINED)
+    assert await shop.order_status(cancelled) == "cancelled"
+    await ship(shop, paid, (one, 1))
+    with shop.refused("DP011"):
+        await take_out(shop, paid, (one, 1), cancellation=cancelled)
+    assert await shop.stock(one) == (9, 2)
+
+
 async def test_what_was_given_away_is_taken_out_for_nothing(shop: Shop) -> None:
     """Goods that cost nothing are released, and nothing is refunded."""
     free, dear = await shop.product("0", on_hand=2), await shop.product("1", on_hand=1)
@@ -574,6 +588,35 @@ async def test_orders_that_nobody_packs_are_listed(
     assert (await listed())["is_overdue"] is True
     await ship(shop, paid)
     assert await shop.rows("select * from orders_to_ship") == []
+
+
+async def test_a_parcel_is_no_news_of_another_order(shop: Shop, paid: UUID) -> None:
+    """What one order has waited for its packers isn't forgotten when another's parcel leaves."""
+    product = await shop.product(on_hand=2)
+    other = await shop.order((product, 2))
+    await shop.settle(await shop.advance(), APPROVED)
+    waits = "select waits_since, is_overdue from orders_to_ship where id = %s"
+    since = (await shop.row(waits, paid))["waits_since"]
+    await shop.turn_clock(TWO_DAYS + LONG)
+    await shop.advance()
+    await ship(shop, other, (product, 1))
+    assert await shop.row(waits, paid) == {"waits_since": since, "is_overdue": True}
+    assert (await shop.row(waits, other))["is_overdue"] is False
+
+
+async def test_packers_are_waited_for_since_the_order_was_paid(
+    shop: Shop, goods: tuple[UUID, UUID]
+) -> None:
+    """What was said to the step before it was reached doesn't make the order overdue earlier."""
+    order = await shop.order((goods[0], 1))
+    requests = await shop.advance()
+    await shop.run("select signal_saga(%s, 'await_parcel')", order)
+    await shop.turn_clock(TWO_DAYS)
+    await shop.settle(requests, APPROVED)
+    row = await shop.row("select * from orders_to_ship")
+    began = "select min(created_at) from saga_events where saga_id = %s"
+    began += " and event_type = 'step_waiting' and step_name = 'await_parcel'"
+    assert (row["waits_since"], row["is_overdue"]) == (await shop.value(began, order), False)
 
 
 async def test_a_signal_is_no_parcel(shop: Shop, paid: UUID) -> None:

@@ -166,19 +166,28 @@ async def test_items_that_make_no_sense_are_refused(shop: Shop, wrong: Any, code
     assert await shop.rows("select from orders") == []
 
 
-async def test_prices_stay_with_their_lines(shop: Shop) -> None:
-    """Two lines of one product at prices of their own are divided each by itself."""
+@pytest.mark.parametrize(
+    ("first", "expected"),
+    [(1, [(2, 7), (2, 7), (1, 10)]), (2, [(1, 7), (2, 7), (2, 10)]), (3, [(2, 7), (3, 10)])],
+)
+async def test_prices_stay_with_their_lines(
+    shop: Shop, first: int, expected: list[tuple[int, int]]
+) -> None:
+    """Two lines of one product at prices of their own are divided each by itself.
+
+    first: the units of the first line, of which the warehouse before has three.
+    """
     product = await shop.product("10", on_hand=3)
     await shop.receive(product, 3, shop.rotterdam)
     lines = [
-        {"product_id": str(product), "quantity": 2, "unit_price": 10},
-        {"product_id": str(product), "quantity": 3, "unit_price": 7},
+        {"product_id": str(product), "quantity": first, "unit_price": 10},
+        {"product_id": str(product), "quantity": 5 - first, "unit_price": 7},
     ]
     async with shop.acting_as("service_role"):
         await shop.run(PLACE, json.dumps(lines), uuid4())
-    told = await shop.rows("select quantity, unit_price from order_items order by order_id, id")
-    assert sorted(tuple(row.values()) for row in told) == [(1, 7), (2, 7), (2, 10)]
-    assert await shop.value("select total_amount from order_groups") == 41
+    told = await shop.rows("select quantity, unit_price from order_items")
+    assert sorted(tuple(row.values()) for row in told) == sorted(expected)
+    assert await shop.value("select total_amount from order_groups") == 35 + 3 * first
 
 
 async def test_what_is_said_of_an_order_stays_said_when_it_is_divided(shop: Shop) -> None:
@@ -229,6 +238,29 @@ async def test_what_is_said_of_an_order_stays_said_when_it_is_divided(shop: Shop
     assert [each["item_id"] for each in first["adjustments"]] == [None, first["items"][0]["id"]]
     assert [each["item_id"] for each in second["adjustments"]] == [second["items"][1]["id"]]
     assert await shop.value("select total_amount from order_groups") == 58
+
+
+@pytest.mark.parametrize("wrong", [{}, "none", 5, {"kind": "tax", "label": "VAT", "amount": 1}])
+async def test_adjustments_of_a_divided_order_are_a_list_too(shop: Shop, wrong: Any) -> None:
+    """What is no list is refused as for an order of one warehouse, with words that help."""
+    product = await shop.product(on_hand=1)
+    await shop.receive(product, 1, shop.rotterdam)
+    call = "select * from place_order(p_items => %s, p_adjustments => %s)"
+    async with shop.acting_as("service_role"):
+        with shop.refused("DP015"):
+            await shop.run(call, items((product, 2)), json.dumps(wrong))
+    assert await shop.rows("select from orders") == []
+
+
+async def test_a_reference_is_all_that_the_first_says(shop: Shop) -> None:
+    """Of a divided order that has but a reference, the others say nothing, and have no row."""
+    product = await shop.product(on_hand=1)
+    await shop.receive(product, 1, shop.rotterdam)
+    call = 'select id from place_order(p_items => %s, p_particulars => \'{"reference": "W-1"}\')'
+    async with shop.acting_as("service_role"):
+        first = await shop.value(call, items((product, 2)))
+    assert len(await parts(shop)) == 2
+    assert await shop.values("select order_id from order_particulars") == [first]
 
 
 async def test_orders_are_grouped_when_they_are_placed(shop: Shop) -> None:

@@ -357,6 +357,15 @@ async def test_a_saga_turning_back_shows_its_undo(shop: Shop) -> None:
     assert (row["status"], row["current_step"]) == ("compensating", "release_stock")
 
 
+async def test_what_is_stuck_on_its_way_on_shows_its_step(shop: Shop) -> None:
+    """A saga that never turned back is stuck at a step, not at what would undo it."""
+    order = await shop.fulfilled((await shop.product(on_hand=1), 1))
+    refund = (await shop.refund(order))["id"]
+    await shop.settle(await shop.advance(), APPROVED | {"amount": "1.00"})
+    row = await shop.row("select status, current_step from saga_overview where id = %s", refund)
+    assert row == {"status": "stuck", "current_step": "refund_payment"}
+
+
 async def test_the_queue_in_one_row(shop: Shop, orders: dict[str, UUID]) -> None:
     """engine_health counts what is ready, since when, what waits and what backs off.
 

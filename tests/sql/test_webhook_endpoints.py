@@ -198,12 +198,16 @@ async def test_an_edit_begins_anew(shop: Shop, endpoint: Endpoint) -> None:
 
 
 async def test_one_that_is_gone_is_off_at_once(shop: Shop, endpoint: Endpoint) -> None:
-    """What failed is kept for who switches it on again."""
+    """Nothing new is told to it, and what failed is kept for who switches it on again."""
     await place(shop)
     assert await endpoint.settle(await endpoint.read(), is_gone=True) == "it answered 410 Gone"
+    await place(shop)
     row = await endpoint.row()
     assert (row["is_enabled"], row["waiting"]) == (False, 1)
     assert await endpoint.read() == []
+    async with shop.acting_as("service_role"):
+        await shop.run("update webhook_endpoints set is_enabled = true")
+    assert len(await endpoint.read()) == 1
 
 
 async def test_a_thousand_failures_are_enough(shop: Shop, endpoint: Endpoint) -> None:
