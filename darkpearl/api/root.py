@@ -16,6 +16,7 @@ class Root(Struct, kw_only=True):
     documentation: str = "/schema"
     openapi: str = "/schema/openapi.json"
     health: str = "/health/ready"
+    monitor: str = "/monitor"
 
 
 @get(

@@ -32,11 +32,13 @@ comment on function note_fork(uuid, uuid, text) is 'Internal: notes in action_lo
 -- Places a cancelled order again: its lines at the prices that were agreed, its customer, currency,
 -- notes and adjustments, in its warehouse, for what it was for. All rules are those of a new order:
 -- what isn't sold any more, or a warehouse that takes no orders, is refused. The reference, which no
--- two orders share, stays with the old one. How it is paid is asked anew: the token is gone.
+-- two orders share, stays with the old one. How it is paid is asked anew, for the token is gone: by
+-- another, or later, up to p_pay_by.
 -- Runs as its caller, so that prices are whose they are. Locks only the rows that it inserts.
 -- Raises: DP010, DP015, DP045 when the order isn't cancelled; as place_order().
 create or replace function fork_order(
-    p_order_id uuid, p_reason text, p_payment_token text default null, p_new_id uuid default new_id()
+    p_order_id uuid, p_reason text, p_payment_token text default null, p_new_id uuid default new_id(),
+    p_pay_by timestamptz default null
 ) returns orders
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -84,11 +86,12 @@ begin
             from order_adjustments as a
             left join line as l on l.id = a.item_id
             where a.order_id = v_old.id and a.warehouse_id = v_old.warehouse_id
-        )
+        ),
+        p_pay_by
     ) as n;
     perform note_fork(p_order_id, v_new.id, p_reason);
     return v_new;
 end
 $$;
-comment on function fork_order(uuid, text, text, uuid) is
+comment on function fork_order(uuid, text, text, uuid, timestamptz) is
     'Operator: places a cancelled order again, with its lines, prices, adjustments and customer. Returns the new order.';

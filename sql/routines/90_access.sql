@@ -204,7 +204,7 @@ grant select (saga_type, plan_version, position, step_name, undo_name, forward_o
 grant update (give_up_seconds, stuck_seconds, backoff_seconds, timeout_seconds) on step_settings to service_role;
 grant execute on function retry_saga(uuid, text), turn_back_saga(uuid, text), skip_step(uuid, text), resume_saga(uuid, text)
 to service_role;
-grant execute on function fork_order(uuid, text, text, uuid), note_fork(uuid, uuid, text) to service_role;
+grant execute on function fork_order(uuid, text, text, uuid, timestamptz), note_fork(uuid, uuid, text) to service_role;
 grant execute on function signal_saga(uuid, text, jsonb, text) to service_role, darkpearl_app;
 
 -- Parcels: customers see theirs, but not who packed them.

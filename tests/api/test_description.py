@@ -111,5 +111,5 @@ async def test_the_first_page_says_what_this_is(
     visitor = client()
     told = await visitor.get("/")
     assert told.json()["name"] == "DarkPearl"
-    for page in ("documentation", "openapi"):
+    for page in ("documentation", "openapi", "monitor"):
         assert (await visitor.get(told.json()[page])).status_code == 200

@@ -143,3 +143,13 @@ async def test_only_staff_place_again(shop: Shop) -> None:
     async with shop.acting_as("service_role"):
         with shop.refused("DP015"):
             await shop.run("select note_fork(%s, %s, 'forged')", order, other)
+
+
+async def test_it_may_be_held_until_it_is_paid(shop: Shop) -> None:
+    """Placed again without a means of payment, its goods are kept until the customer has one."""
+    order = await declined(shop)
+    until = await shop.value("select clock() + interval '1 hour'")
+    again = await fork(shop, order, p_pay_by=until)
+    assert await shop.advance() == []
+    assert await shop.order_status(again["id"]) == "reserved"
+    assert await shop.value("select pay_by from orders where id = %s", again["id"]) == until
