@@ -273,6 +273,22 @@ async def test_age_counts_from_the_last_news(shop: Shop) -> None:
     assert await housekeep(shop) == 1
 
 
+async def test_a_payment_is_as_old_as_its_last_dispute(shop: Shop) -> None:
+    """What the bank decided last month is kept for as long as a payment of last month."""
+    order = await shop.fulfilled((await shop.product(on_hand=5), 1))
+    await shop.turn_clock(150 * DAY)
+    for status in "open", "lost":
+        dispute = {"outcome": "disputed", "dispute": status, "reference": "dp_1"}
+        assert await shop.told(f"{order}:process_payment", dispute) == "applied"
+    await shop.turn_clock(40 * DAY)
+    await keep(shop, "orders", 30)
+    await keep(shop, "payments", 180)
+    assert [await housekeep(shop), await housekeep(shop, "payments")] == [1, 0]
+    await shop.turn_clock(141 * DAY)
+    assert await housekeep(shop, "payments") == 1
+    assert await shop.rows("select from disputes") == []
+
+
 async def test_who_holds_an_order_is_not_waited_for(shop: Shop, connect: Connect) -> None:
     """An order that a session has locked is left for another time; the others go."""
     product = await shop.product(on_hand=5)
