@@ -30,8 +30,14 @@ Metadata = Annotated[
     dict[str, Any],
     Meta(description="The shop's own object, of 16384 bytes at most; customers don't write it"),
 ]
+# What is a space differs between regular expressions: control characters are named.
 Email = Annotated[
-    str, Meta(max_length=254, pattern=r"^[^@\s]+@[^@\s]+$", examples=["ann@example.com"])
+    str,
+    Meta(
+        max_length=254,
+        pattern=r"^[^@\s\u0000-\u001f\u007f-\u009f]+@[^@\s\u0000-\u001f\u007f-\u009f]+$",
+        examples=["ann@example.com"],
+    ),
 ]
 Version = Annotated[int, Meta(description="Grows with every change; in quotes, it is the ETag")]
 

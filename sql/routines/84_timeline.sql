@@ -77,6 +77,7 @@ returns table (happened_at timestamptz, kind text, actor text, what text, detail
 language plpgsql stable
 security definer
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
 set plan_cache_mode = force_custom_plan
 set jit = off
 as $$

@@ -33,6 +33,8 @@ def write(line: str) -> None:
 class LoggingGateway:
     """Approves everything and writes down what it was asked."""
 
+    name = "test"
+
     async def authorize(self, call: Call) -> Answer:
         """Charge, or die before or after."""
         die_at("before the charge")

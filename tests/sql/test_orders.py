@@ -23,7 +23,7 @@ FOLLOWS = {
     "pending": {"reserved", "payment_processing", "paid", "fulfilled", "cancelled"},
     "reserved": {"payment_processing", "paid", "fulfilling", "fulfilled", "cancelled"},
     "payment_processing": {"payment_failed", "paid", "fulfilling", "fulfilled", "cancelled"},
-    "payment_failed": {"cancelled"},
+    "payment_failed": {"payment_processing", "paid", "fulfilling", "fulfilled", "cancelled"},
     "paid": {"fulfilling", "fulfilled", "cancelled"},
     "fulfilling": {"fulfilled", "cancelled"},
     "fulfilled": set[str](),
