@@ -11,7 +11,7 @@ VENV := .venv/bin
 DARKPEARL := $(VENV)/darkpearl
 SQL = $(wildcard sql/*.sql sql/*/*.sql)
 
-.PHONY: help run demo token api listener test clients test-server chaos years model siege linear mutants check bench soak fuzz format migrate openapi compiled \
+.PHONY: help run demo token api listener test browser clients test-server chaos years model siege linear mutants check bench soak fuzz format migrate openapi compiled \
 	wheel clean db-start db-stop db-reset db-seed db-diff db-status db-url
 
 help: ## list these targets
@@ -29,8 +29,11 @@ api: .venv/run ## serve the HTTP API alone
 listener: .venv/run ## run one listener alone
 	@exec $(DARKPEARL) listener
 
-test: .venv/dev ## the whole suite, on a PostgreSQL of its own
-	@$(VENV)/pytest -q -n 2 --dist loadfile $(PYTEST)
+test: .venv/dev ## the suite, on a PostgreSQL of its own
+	@$(VENV)/pytest -q -n 2 --dist loadfile --ignore tests/browser $(PYTEST)
+
+browser: .venv/dev ## the page, in Chromium: screens, states, keys, what it costs
+	@$(VENV)/pytest -q -n 2 --dist load tests/browser $(PYTEST)
 
 clients: .venv/dev ## what others generate from docs/openapi.yaml, and linters of it; needs npm
 	@if command -v npm >/dev/null; then \
