@@ -146,7 +146,7 @@ async def kill_listeners(storm: Storm, gateway_url: str) -> None:
     """Two listeners, of which the older is killed and replaced every two seconds of work."""
     began = time.monotonic()
     command = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "darkpearl", "--version"), stdout=asyncio.subprocess.DEVNULL
+        *(sys.executable, "-m", "darkpearl", "version"), stdout=asyncio.subprocess.DEVNULL
     )
     await command.wait()
     storm.turn_seconds = KILL_SECONDS + time.monotonic() - began
