@@ -239,10 +239,14 @@ class ModelShop(Fulfilment):
         payment = order.payment
         assert payment
         paid = max(payment.captured - self._price_of_taken_out(order), NOTHING)
-        before = self._price(sum((each.goods for each in order.returns.values()), Goods()))
+        before = self._price_of_returned(order)
         amount = min(before + self._price(coming), paid) - min(before, paid)
-        if amount:
-            self.refund(order_id, amount, refund_of_return(operation))
+        order.returns[operation] = Return(coming, restock=True)
+        try:
+            if amount:
+                self.refund(order_id, amount, refund_of_return(operation))
+        finally:
+            del order.returns[operation]
         self.take_back(order_id, goods, operation, restock=True)
 
     def refund(
@@ -335,7 +339,7 @@ class ModelShop(Fulfilment):
         left = order.left_to_refund() if order.payment else NOTHING
         if order.status == "fulfilling":
             assert order.payment
-            kept = order.payment.captured - self._price_of_taken_out(order)
+            kept = order.payment.captured - self._price_of_what_may_go_back(order)
             left -= max(kept, NOTHING)
         owed = order.status in {"fulfilling", "cancelled"} and left > 0
         refuse_if(order.status != "fulfilled" and not owed, "DP019")
@@ -343,11 +347,17 @@ class ModelShop(Fulfilment):
         refuse_if(left == 0 or (amount is not None and amount > left), "DP020")
         return left if amount is None else amount
 
+    def _price_of_returned(self, order: Order) -> Decimal:
+        return self._price(sum((each.goods for each in order.returns.values()), Goods()))
+
+    def _price_of_what_may_go_back(self, order: Order) -> Decimal:
+        return self._price_of_taken_out(order) + self._price_of_returned(order)
+
     def _refuse_unpaid(self, order: Order, parcel_id: UUID) -> None:
         """Goods leave only when their money is there."""
         payment = order.payment
         assert payment
-        kept = payment.refunded <= self._price_of_taken_out(order) or payment.refunded == 0
+        kept = payment.refunded <= self._price_of_what_may_go_back(order) or payment.refunded == 0
         if payment.captured < payment.requested or not kept:
             del order.parcels[parcel_id]
             raise RefusedError("DP023")
