@@ -47,6 +47,17 @@ class Session:
         """The first row, if there is one."""
         return next(iter(await self.rows(query, parameters or None)), None)
 
+    async def one(self, refusal: str, query: str, *parameters: Any) -> Row:
+        """The first row.
+
+        Raises:
+            Refusal: in these words, if there is none.
+        """
+        found = await self.first(query, *parameters)
+        if found is None:
+            raise Refusal(refusal)
+        return found
+
 
 def looking(settings: Settings) -> contextlib.AbstractAsyncContextManager[Session]:
     """A session that only reads, with the rights of the login itself."""
@@ -56,6 +67,18 @@ def looking(settings: Settings) -> contextlib.AbstractAsyncContextManager[Sessio
 def acting(settings: Settings) -> contextlib.AbstractAsyncContextManager[Session]:
     """A session of staff; what it does is written down with the name of the login."""
     return _session(database.with_options(running(settings), _OURS), f"set role {STAFF_ROLE}")
+
+
+def finding(
+    settings: Settings, query: str, parameters: Sequence[Any] | None = None
+) -> Callable[[], Awaitable[list[Row]]]:
+    """A look that finds what a statement does, in a session of its own each time."""
+
+    async def look() -> list[Row]:
+        async with looking(settings) as session:
+            return await session.rows(query, parameters)
+
+    return look
 
 
 def act(settings: Settings, call: Callable[[Session], Awaitable[list[Row]]]) -> list[Row]:
@@ -124,9 +147,8 @@ async def order_id(session: Session, order: UUID | int) -> UUID:
     """
     if isinstance(order, UUID):
         return order
-    found = await session.first("select id from orders where order_number = %s", order)
-    if found is None:
-        raise Refusal(f"there is no order {order}")
+    query = "select id from orders where order_number = %s"
+    found = await session.one(f"there is no order {order}", query, order)
     return UUID(str(found["id"]))
 
 
@@ -149,10 +171,9 @@ async def product_id(session: Session, name: str) -> UUID:
 
 
 async def _id_of(session: Session, table: str, column: str, name: str) -> UUID:
-    found = await session.first(
+    found = await session.one(
+        f"there is no {table.removesuffix('s')} {name}",
         f"select id from {table} where {column} = %s or id::text = %s limit 1",  # noqa: S608
         *(name, name.lower()),
     )
-    if found is None:
-        raise Refusal(f"there is no {table.removesuffix('s')} {name}")
     return UUID(str(found["id"]))

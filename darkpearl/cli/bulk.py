@@ -146,16 +146,9 @@ def _call(
 ) -> Row:
     if function not in FUNCTIONS:
         raise ValueError(function)
-    given = msgspec.json.encode(filters).decode()
-
-    async def call() -> Row:
-        async with asking.acting(settings) as session:
-            (row,) = await session.rows(
-                _CALL.format(function), [given, reason, dry_run, choice.pace]
-            )
-            return row
-
-    return asyncio.run(call())
+    values = [msgspec.json.encode(filters).decode(), reason, dry_run, choice.pace]
+    (row,) = asking.act(settings, lambda session: session.rows(_CALL.format(function), values))
+    return row
 
 
 def _words(found: Row) -> str:
@@ -176,11 +169,7 @@ def batches() -> None:
 @click.pass_obj
 def list_batches(settings: Settings, limit: int, *, as_json: bool, watch: float | None) -> None:
     """List bulk actions, the newest first."""
-
-    async def look() -> list[Row]:
-        async with asking.looking(settings) as session:
-            return await session.rows(_BATCHES + " order by created_at desc limit %s", [limit])
-
+    look = asking.finding(settings, _BATCHES + " order by created_at desc limit %s", [limit])
     showing.show(look, BATCH_COLUMNS, as_json=as_json, watch=watch)
 
 
@@ -198,9 +187,8 @@ def show_batch(settings: Settings, batch: UUID, limit: int, *, failed: bool, as_
 
     async def look() -> tuple[Row, list[Row]]:
         async with asking.looking(settings) as session:
-            found = await session.first(_BATCHES + " where id = %s", batch)
-            if found is None:
-                raise asking.Refusal(f"there is no batch {batch}")
+            query = _BATCHES + " where id = %s"
+            found = await session.one(f"there is no batch {batch}", query, batch)
             return found, await session.rows(*filters.query(_ITEMS, "n", limit))
 
     found, items = asyncio.run(look())
@@ -218,10 +206,5 @@ def show_batch(settings: Settings, batch: UUID, limit: int, *, failed: bool, as_
 @click.pass_obj
 def stop(settings: Settings, batch: UUID, reason: str) -> None:
     """Stop a bulk action; what it has done stays done."""
-
-    async def run() -> None:
-        async with asking.acting(settings) as session:
-            await session.rows(_STOP, [batch, reason])
-
-    asyncio.run(run())
+    asking.act(settings, lambda session: session.rows(_STOP, [batch, reason]))
     out.print(f"batch {batch} is stopped", markup=False)

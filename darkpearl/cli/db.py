@@ -94,11 +94,8 @@ def after_restore(settings: Settings) -> None:
 @click.pass_obj
 def backed_up(settings: Settings, note: str | None) -> None:
     """Write down that a backup is whole, for who asks when the last one was."""
-
-    async def call(session: asking.Session) -> list[asking.Row]:
-        return await session.rows("select record_upkeep('backup', %s)", [note])
-
-    asking.act(settings, call)
+    query = "select record_upkeep('backup', %s)"
+    asking.act(settings, lambda session: session.rows(query, [note]))
     out.print("noted")
 
 

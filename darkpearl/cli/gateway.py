@@ -1,12 +1,11 @@
 """`darkpearl gateway`: calls to the world outside held back, and what gateways have told."""
 
-import asyncio
 from datetime import datetime
 
 import rich_click as click
 
 from darkpearl.cli import asking, bulk, showing
-from darkpearl.cli.asking import Filters, Row
+from darkpearl.cli.asking import Filters, Row, Session
 from darkpearl.cli.console import out
 from darkpearl.config import Settings
 
@@ -109,10 +108,7 @@ def events(
         .add("received_at >= %s", since)
     )
 
-    async def look() -> list[Row]:
-        async with asking.looking(settings) as session:
-            return await session.rows(*filters.query(_EVENTS, "received_at, event_id", limit))
-
+    look = asking.finding(settings, *filters.query(_EVENTS, "received_at, event_id", limit))
     showing.show(look, EVENT_COLUMNS, as_json=as_json)
 
 
@@ -142,19 +138,12 @@ def ack(
         filters = {"gateway": name, "created_before": before}
         return bulk.run(settings, "ack_gateway_events", filters, reason, choice)
 
-    async def run() -> list[Row]:
-        async with asking.acting(settings) as session:
-            return [
-                row for each in event_ids for row in await session.rows(_ACK, [name, each, reason])
-            ]
+    async def call(session: Session) -> list[Row]:
+        return [row for each in event_ids for row in await session.rows(_ACK, [name, each, reason])]
 
-    showing.print_rows(asyncio.run(run()), ACK_COLUMNS, as_json=choice.as_json)
+    showing.print_rows(asking.act(settings, call), ACK_COLUMNS, as_json=choice.as_json)
     return 0
 
 
 def _pause(settings: Settings, seconds: float, reason: str) -> None:
-    async def run() -> None:
-        async with asking.acting(settings) as session:
-            await session.rows(_PAUSE, [seconds, reason])
-
-    asyncio.run(run())
+    asking.act(settings, lambda session: session.rows(_PAUSE, [seconds, reason]))

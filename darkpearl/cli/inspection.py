@@ -3,7 +3,6 @@
 import rich_click as click
 
 from darkpearl.cli import asking, showing
-from darkpearl.cli.asking import Row
 from darkpearl.config import Settings
 
 _SIZES = """
@@ -132,8 +131,5 @@ def bloat(settings: Settings, *, as_json: bool, watch: float | None) -> None:
 def _show(
     settings: Settings, query: str, columns: tuple[str, ...], *, as_json: bool, watch: float | None
 ) -> None:
-    async def look() -> list[Row]:
-        async with asking.looking(settings) as session:
-            return await session.rows(query)
-
+    look = asking.finding(settings, query)
     showing.show(look, columns, as_json=as_json, watch=watch)

@@ -9,7 +9,7 @@ import msgspec
 import rich_click as click
 
 from darkpearl.cli import asking, bulk, sagas, showing
-from darkpearl.cli.asking import Filters, Row
+from darkpearl.cli.asking import Filters, Row, Session
 from darkpearl.cli.console import out
 from darkpearl.cli.showing import OrderName
 from darkpearl.config import Settings
@@ -130,10 +130,7 @@ def list_orders(
         else filters.query(_LISTED, "created_at desc, id desc", limit)
     )
 
-    async def look() -> list[Row]:
-        async with asking.looking(settings) as session:
-            return await session.rows(query, values)
-
+    look = asking.finding(settings, query, values)
     showing.show(look, TO_SHIP_COLUMNS if to_ship else COLUMNS, as_json=as_json, watch=watch)
 
 
@@ -146,9 +143,8 @@ def show_order(settings: Settings, order: UUID | int, *, as_json: bool) -> None:
 
     async def look() -> tuple[Row, list[Row]]:
         async with asking.looking(settings) as session:
-            found = await session.first(_ONE, await asking.order_id(session, order))
-            if found is None:
-                raise asking.Refusal(f"there is no order {order}")
+            order_id = await asking.order_id(session, order)
+            found = await session.one(f"there is no order {order}", _ONE, order_id)
             return found, await session.rows(_TIMELINE, [found["id"]])
 
     found, timeline = asyncio.run(look())
@@ -197,20 +193,19 @@ def place(
 ) -> None:
     """Place an order of ITEMS, each SKU=UNITS."""
 
-    async def run() -> list[Row]:
-        async with asking.acting(settings) as session:
-            return await session.rows(
-                _PLACE,
-                [
-                    await asking.warehouse_id(session, warehouse) if warehouse else None,
-                    msgspec.json.encode(items).decode(),
-                    *(customer, notes, currency, payment_token),
-                    msgspec.json.encode({"reference": reference}).decode() if reference else None,
-                    order_id,
-                ],
-            )
+    async def call(session: Session) -> list[Row]:
+        return await session.rows(
+            _PLACE,
+            [
+                await asking.warehouse_id(session, warehouse) if warehouse else None,
+                msgspec.json.encode(items).decode(),
+                *(customer, notes, currency, payment_token),
+                msgspec.json.encode({"reference": reference}).decode() if reference else None,
+                order_id,
+            ],
+        )
 
-    showing.print_rows(asyncio.run(run()), PLACED_COLUMNS, as_json=as_json)
+    showing.print_rows(asking.act(settings, call), PLACED_COLUMNS, as_json=as_json)
 
 
 @orders.command()
@@ -253,12 +248,11 @@ def fork(
 ) -> None:
     """Place a cancelled order again, as a new one."""
 
-    async def run() -> list[Row]:
-        async with asking.acting(settings) as session:
-            found = await asking.order_id(session, order)
-            return await session.rows(_FORK, [found, reason, payment_token])
+    async def call(session: Session) -> list[Row]:
+        found = await asking.order_id(session, order)
+        return await session.rows(_FORK, [found, reason, payment_token])
 
-    showing.print_rows(asyncio.run(run()), PLACED_COLUMNS, as_json=as_json)
+    showing.print_rows(asking.act(settings, call), PLACED_COLUMNS, as_json=as_json)
 
 
 @orders.command(name="watch")
@@ -294,17 +288,16 @@ def ship(
     given = {"carrier": carrier, "number": number, "url": url}
     tracking = {key: each for key, each in given.items() if each}
 
-    async def run() -> list[Row]:
-        async with asking.acting(settings) as session:
-            return await session.rows(
-                _SHIP,
-                [
-                    await asking.order_id(session, order),
-                    msgspec.json.encode(items).decode() if items else None,
-                    msgspec.json.encode(tracking).decode() if tracking else None,
-                    shipment_id,
-                ],
-            )
+    async def call(session: Session) -> list[Row]:
+        return await session.rows(
+            _SHIP,
+            [
+                await asking.order_id(session, order),
+                msgspec.json.encode(items).decode() if items else None,
+                msgspec.json.encode(tracking).decode() if tracking else None,
+                shipment_id,
+            ],
+        )
 
     columns = ("id", "order_id", "carrier", "tracking_number", "shipped_at")
-    showing.print_rows(asyncio.run(run()), columns, as_json=as_json)
+    showing.print_rows(asking.act(settings, call), columns, as_json=as_json)

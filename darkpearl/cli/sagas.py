@@ -111,10 +111,7 @@ def list_sagas(
         else filters.query(_LISTED, "created_at desc, id desc", limit)
     )
 
-    async def look() -> list[Row]:
-        async with asking.looking(settings) as session:
-            return await session.rows(query, values)
-
+    look = asking.finding(settings, query, values)
     showing.show(look, STUCK_COLUMNS if stuck else COLUMNS, as_json=as_json, watch=watch)
 
 
@@ -173,63 +170,45 @@ async def follow(settings: Settings, saga: UUID | int, *, as_json: bool) -> int:
 @click.pass_obj
 def causes(settings: Settings, limit: int, *, as_json: bool, watch: float | None) -> None:
     """Group the stuck sagas by what they are stuck at and why, the most first."""
-
-    async def look() -> list[Row]:
-        async with asking.looking(settings) as session:
-            return await session.rows(_CAUSES, [limit])
-
+    look = asking.finding(settings, _CAUSES, [limit])
     showing.show(look, CAUSE_COLUMNS, as_json=as_json, watch=watch)
 
 
-@sagas.command()
-@names
-@bulk.saga_filters
-@showing.reason
-@bulk.options
-@click.pass_obj
-def retry(
-    settings: Settings,
-    sagas: tuple[UUID | int, ...],
-    filters: dict[str, Any],
-    reason: str,
-    choice: bulk.Choice,
-) -> int:
-    """Try stuck sagas again, once the cause is gone: those named, or all that a filter finds."""
-    return _do(settings, "retry_saga", "retry_sagas", sagas, filters, reason, choice)
+def _mending(name: str, one: str, many: str, says: str) -> None:
+    """A command that does something to the sagas that are named, or to all that a filter finds."""
+
+    @sagas.command(name=name, help=says)
+    @names
+    @bulk.saga_filters
+    @showing.reason
+    @bulk.options
+    @click.pass_obj
+    def mend(
+        settings: Settings,
+        sagas: tuple[UUID | int, ...],
+        filters: dict[str, Any],
+        reason: str,
+        choice: bulk.Choice,
+    ) -> int:
+        if not sagas:
+            return bulk.run(settings, many, filters, reason, choice)
+        if choice.everything or any(filters.values()):
+            raise click.UsageError("name sagas or give a filter, not both")
+        done = do_to_each(settings, _DONE.format(one), sagas, reason)
+        return tell(done, DONE_COLUMNS, as_json=choice.as_json)
 
 
-@sagas.command()
-@names
-@bulk.saga_filters
-@showing.reason
-@bulk.options
-@click.pass_obj
-def skip(
-    settings: Settings,
-    sagas: tuple[UUID | int, ...],
-    filters: dict[str, Any],
-    reason: str,
-    choice: bulk.Choice,
-) -> int:
-    """Record as done what stuck sagas asked of the gateway, because somebody did it by hand."""
-    return _do(settings, "skip_step", "skip_steps", sagas, filters, reason, choice)
-
-
-@sagas.command()
-@names
-@bulk.saga_filters
-@showing.reason
-@bulk.options
-@click.pass_obj
-def resume(
-    settings: Settings,
-    sagas: tuple[UUID | int, ...],
-    filters: dict[str, Any],
-    reason: str,
-    choice: bulk.Choice,
-) -> int:
-    """Try sagas at once that wait for their next try."""
-    return _do(settings, "resume_saga", "resume_sagas", sagas, filters, reason, choice)
+_mending(
+    *("retry", "retry_saga", "retry_sagas"),
+    "Try stuck sagas again, once the cause is gone: those named, or all that a filter finds.",
+)
+_mending(
+    *("skip", "skip_step", "skip_steps"),
+    "Record as done what stuck sagas asked of the gateway, because somebody did it by hand.",
+)
+_mending(
+    *("resume", "resume_saga", "resume_sagas"), "Try sagas at once that wait for their next try."
+)
 
 
 @sagas.command(name="turn-back")
@@ -243,24 +222,6 @@ def turn_back(
     """Give stuck sagas up: what they have done is undone."""
     done = do_to_each(settings, _DONE.format("turn_back_saga"), sagas, reason)
     return tell(done, DONE_COLUMNS, as_json=as_json)
-
-
-def _do(
-    settings: Settings,
-    one: str,
-    many: str,
-    sagas: tuple[UUID | int, ...],
-    filters: dict[str, Any],
-    reason: str,
-    choice: bulk.Choice,
-) -> int:
-    """Do something to the sagas that are named, or to all that a filter finds."""
-    if not sagas:
-        return bulk.run(settings, many, filters, reason, choice)
-    if choice.everything or any(filters.values()):
-        raise click.UsageError("name sagas or give a filter, not both")
-    done = do_to_each(settings, _DONE.format(one), sagas, reason)
-    return tell(done, DONE_COLUMNS, as_json=choice.as_json)
 
 
 def do_to_each(
@@ -295,7 +256,4 @@ def tell(outcome: tuple[list[Row], list[str]], columns: Sequence[str], *, as_jso
 
 
 async def _found(session: Session, saga: UUID | int) -> Row:
-    found = await session.first(_ONE, await asking.order_id(session, saga))
-    if found is None:
-        raise asking.Refusal(f"there is no saga {saga}")
-    return found
+    return await session.one(f"there is no saga {saga}", _ONE, await asking.order_id(session, saga))

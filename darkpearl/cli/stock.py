@@ -146,10 +146,7 @@ def low(
     """List what runs out and is to be ordered anew, and how much of it."""
     filters = Filters().add("warehouse_code = %s", warehouse)
 
-    async def look() -> list[Row]:
-        async with asking.looking(settings) as session:
-            return await session.rows(*filters.query(_LOW, "shortage desc, id", limit))
-
+    look = asking.finding(settings, *filters.query(_LOW, "shortage desc, id", limit))
     showing.show(look, LOW_COLUMNS, as_json=as_json, watch=watch)
 
 

@@ -53,11 +53,7 @@ BATCH_COLUMNS = ("action", "total", "done", "failed", "actor", "reason")
 @click.pass_obj
 def listeners(settings: Settings, *, as_json: bool, watch: float | None) -> None:
     """List the listeners: which live, what they do, and how their gateway answers."""
-
-    async def look() -> list[Row]:
-        async with asking.looking(settings) as session:
-            return await session.rows(_LISTENERS)
-
+    look = asking.finding(settings, _LISTENERS)
     showing.show(look, LISTENER_COLUMNS, as_json=as_json, watch=watch)
 
 

@@ -55,11 +55,7 @@ def webhooks(context: click.Context) -> None:
 @click.pass_obj
 def list_endpoints(settings: Settings, *, as_json: bool, watch: float | None) -> None:
     """List the endpoints: which are on, which fail, and why."""
-
-    async def look() -> list[Row]:
-        async with asking.looking(settings) as session:
-            return await session.rows(_LISTED + " order by created_at, id")
-
+    look = asking.finding(settings, _LISTED + " order by created_at, id")
     showing.show(look, COLUMNS, as_json=as_json, watch=watch)
 
 
@@ -73,9 +69,8 @@ def show_endpoint(settings: Settings, endpoint: UUID, limit: int, *, as_json: bo
 
     async def look() -> tuple[Row, list[Row]]:
         async with asking.looking(settings) as session:
-            found = await session.first(_LISTED + " where id = %s", endpoint)
-            if found is None:
-                raise asking.Refusal(f"there is no webhook endpoint {endpoint}")
+            query = _LISTED + " where id = %s"
+            found = await session.one(f"there is no webhook endpoint {endpoint}", query, endpoint)
             return found, await session.rows(_RETRIES, [endpoint, limit])
 
     found, retries = asyncio.run(look())
@@ -159,11 +154,7 @@ def rotate(settings: Settings, endpoint: UUID, *, as_json: bool) -> None:
 
 
 def _act(settings: Settings, query: str, *values: Any) -> list[Row]:
-    async def run() -> list[Row]:
-        async with asking.acting(settings) as session:
-            return await session.rows(query, values)
-
-    return asyncio.run(run())
+    return asking.act(settings, lambda session: session.rows(query, values))
 
 
 def _of(endpoint: UUID, rows: list[Row]) -> list[Row]:
