@@ -12,6 +12,29 @@ return exists (
 );
 comment on function has_turned_back(uuid) is 'Internal: whether the compensation of a saga has begun.';
 
+-- A saga, locked. Locks: it. Raises: DP010 when there is none.
+create or replace function lock_saga(p_saga_id uuid) returns sagas
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_saga sagas;
+begin
+    select s.* into v_saga
+    from sagas as s
+    where s.id = p_saga_id
+    for no key update;
+    if not found then
+        perform refuse(
+            'DP010', 'no such saga', format('There is no saga %s.', p_saga_id),
+            'A saga carries the id of what it is about: select id from saga_overview.'
+        );
+    end if;
+    return v_saga;
+end
+$$;
+comment on function lock_saga(uuid) is 'Internal: locks a saga.';
+
 -- A stuck saga as a group, locked for an operator action; its status says which way it
 -- went, running or compensating. Locks: the saga. Raises: DP008, DP010.
 create or replace function lock_stuck_saga(p_saga_id uuid) returns saga_group
@@ -128,19 +151,10 @@ set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 declare
-    v_saga sagas;
+    v_saga constant sagas := lock_saga(p_saga_id);
     v_group saga_group;
 begin
-    select s.* into v_saga
-    from sagas as s
-    where s.id = p_saga_id
-    for no key update;
-    if not found then
-        perform refuse(
-            'DP010', 'no such saga', format('There is no saga %s.', p_saga_id),
-            'A saga carries the id of what it is about: select id from saga_overview.'
-        );
-    elsif not backs_off(v_saga) then
+    if not backs_off(v_saga) then
         perform refuse(
             'DP044', 'saga does not wait for a try', format('Saga %s is %s.', p_saga_id, v_saga.status),
             'Only one that backs off after a failure can be resumed; of one that is stuck call retry_saga().'

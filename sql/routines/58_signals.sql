@@ -23,18 +23,9 @@ language plpgsql
 set search_path = darkpearl, pg_temp
 as $$
 declare
-    v_saga sagas;
+    v_saga constant sagas := lock_saga(p_saga_id);
 begin
-    select s.* into v_saga
-    from sagas as s
-    where s.id = p_saga_id
-    for no key update;
-    if not found then
-        perform refuse(
-            'DP010', 'no such saga', format('There is no saga %s.', p_saga_id),
-            'A saga carries the id of what it is about: select id from saga_overview.'
-        );
-    elsif not exists (
+    if not exists (
         select from saga_steps as t
         where t.saga_type = v_saga.saga_type and t.plan_version = v_saga.plan_version
             and t.step_name = p_step_name and t.on_deadline is not null

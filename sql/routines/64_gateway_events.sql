@@ -361,9 +361,10 @@ comment on function apply_gateway_event(sagas, text, jsonb) is
     'Internal: settles the step that an answer is for, or sees to what it tells late.';
 
 -- What is told of a charge that was declined, in an order that was tried again or may still be.
--- Null for all else, which apply_gateway_event() takes, but for a number behind a key that has none. A charge that was made although another
--- has been tried since is nobody's to guess about: it is unmatched, for a person. One that is the
--- last, while the order waits for another try, was the payment after all: the saga goes on with it.
+-- Null for all else, which apply_gateway_event() takes, but for a number behind a key that has none.
+-- A charge that was made although another has been tried since is nobody's to guess about: it is
+-- unmatched, for a person. One that is the last, while the order waits for another try, was the
+-- payment after all: the saga goes on with it.
 -- Locks: payments, then as run_groups(); the caller has locked the saga. Raises nothing of its own.
 create or replace function apply_to_other_attempt(p_saga sagas, p_key text, p_answer jsonb) returns disposition
 language plpgsql
