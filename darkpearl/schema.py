@@ -118,11 +118,6 @@ async def migrate(url: str) -> list[str]:
     return applied
 
 
-def made_anew(applied: list[str]) -> bool:
-    """Whether the migrations that a run has applied are all there are: there was nothing before."""
-    return bool(applied) and applied == [each.stem for each in files("migrations")]
-
-
 async def seed(url: str) -> bool:
     """Load sql/seed.sql into a database that holds nothing, not even a past; says whether it did.
 
@@ -343,6 +338,11 @@ class _Books(PostgresqlPsycopgBackend):  # type: ignore[misc]  # yoyo ships no t
             self.execute(f"set local search_path = {BOOKS}")
             self.log_migration(migration, "apply")
             self.mark_one(migration, log=False)
+
+    def get_log_data(self, *about: Any, **more: Any) -> dict[str, Any]:
+        """As yoyo's, for whoever has no name on this machine too, as in a container."""
+        os.environ.setdefault("LOGNAME", str(os.getuid()))
+        return dict(super().get_log_data(*about, **more))
 
 
 def _migrations() -> MigrationList:

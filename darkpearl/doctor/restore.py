@@ -5,6 +5,7 @@ sessions that can't write. What `darkpearl db after-restore` mends by itself, an
 person's to decide: rows are of then, while the gateway and everybody who was told live now.
 """
 
+import re
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
@@ -27,6 +28,8 @@ _ROLES = (
 )
 _HELD = ("captured", "authorized")
 """States in which the gateway has somebody's money."""
+_OPEN = ("only_there", "open_here", "refund_open_here")
+"""Differences that are looked at one by one, or that listeners end by asking."""
 _CALLS = (
     "select (select count(*) from payments where status::text like '%requested')"
     " + (select count(*) from refunds where status = 'requested') as out"
@@ -213,21 +216,34 @@ async def payments(patient: Patient) -> Verdict:
         return warn(str(error), "Compare by hand what it was asked since the last order here.")
     finally:
         await gateway.close()
-    lost = [each for each in found if each.kind == "only_there" and each.there in _HELD]
-    open_here = [each for each in found if each.kind in ("open_here", "refund_open_here")]
-    others = Counter(
-        each.kind for each in found if each.kind != "only_there" and each not in open_here
-    )
-    waits = f"{len(open_here)} wait for an answer, which listeners ask for"
+    charged = [each for each in found if each.kind == "only_there" and each.there in _HELD]
+    not_asked = await _not_asked_yet(patient, [each.payment_key for each in charged])
+    lost = [each.payment_key for each in charged if _order_of(each.payment_key) not in not_asked]
+    others = Counter(each.kind for each in found if each.kind not in _OPEN)
+    waits = sum(each.kind in _OPEN[1:] for each in found) + len(charged) - len(lost)
+    open_here = f"{waits} wait for an answer, which listeners ask for under their keys"
     if not lost and not others:
-        return ok(waits if open_here else "no difference")
-    told = [f"{len(lost)} of orders that are lost: {people([e.payment_key for e in lost])}"]
-    told = (told if lost else []) + [f"{number} {kind}" for kind, number in others.items()]
+        return ok(open_here if waits else "no difference")
+    told = [f"{len(lost)} of orders that are lost: {people(lost)}"] if lost else []
+    told += [f"{number} {kind}" for kind, number in others.items()]
     return fail(
-        "; ".join([*told, waits]),
+        "; ".join([*told, open_here]),
         "darkpearl payments reconcile --grace 0 lists them. Give back at the gateway what lost"
         " orders have paid, or place them again; what it has given back since must not go twice.",
     )
+
+
+async def _not_asked_yet(patient: Patient, keys: list[str]) -> set[str]:
+    """Orders under way whose payment isn't asked for yet here: it will be, under the same key."""
+    orders = [order for order in map(_order_of, keys) if order]
+    query = "select id::text from sagas where id = any(%s::uuid[]) and ready_at is not null"
+    return {each["id"] for each in await patient.rows(query, orders)}
+
+
+def _order_of(key: str) -> str:
+    """The order's id that a payment's key begins with; nothing of a key that isn't ours."""
+    found = re.match(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(?=:)", key)
+    return found[0] if found else ""
 
 
 async def webhooks(patient: Patient) -> Verdict:

@@ -237,10 +237,12 @@ async def test_the_gateways_books(ask: Ask, shop: Shop, monkeypatch: pytest.Monk
         )  # fmt: skip
 
     now = await shop.value("select clock()")
-    lost = f"{uuid4()}:lost"
+    lost = f"{uuid4()}:process_payment"
+    soon = f"{await shop.order((product, 1))}:process_payment"
     for listed, state, says in (
         ((there(key, 10),), "ok", "1 wait for an answer, which listeners ask for"),
         ((there(lost, 10),), "fail", f"1 of orders that are lost: {lost}; 1 wait for an answer"),
+        ((there(soon, 10),), "ok", "2 wait for an answer, which listeners ask for"),
         ((there(lost, 0),), "ok", "1 wait for an answer, which listeners ask for"),
     ):
         books = Books(*listed)

@@ -181,6 +181,21 @@ async def test_two_migrates_at_once_queue_up(empty: str, files: Path) -> None:
     assert sorted(done) == [[], ["0001.baseline"]]
 
 
+async def test_who_has_no_name_here_may_migrate(
+    empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container a user may be a number alone: that is what the books have of it."""
+
+    def nobody(_: int) -> None:
+        raise KeyError
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert await schema.migrate(empty)
+    monkeypatch.delenv("LOGNAME")
+
+
 async def test_a_migration_that_fails_leaves_nothing(empty: str, files: Path) -> None:
     """A file is applied and marked whole or not at all, so it can be corrected and run again."""
     await schema.migrate(empty)
