@@ -30,7 +30,7 @@ from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI
 from yoyo.migrations import Migration, MigrationList, default_migration_table
 
-from darkpearl import fingerprint
+from darkpearl import fingerprint, taking
 from darkpearl.errors import refuse_read_only
 
 SCHEMA = "darkpearl"
@@ -265,7 +265,7 @@ async def _apply_routines(connection: AsyncConnection[Any]) -> None:
     paths = files("routines")
     kept = [name for path in files("schema") for name in _defined(path)]
     last = max((at for at, path in enumerate(paths, 1) if _defined(path)), default=0)
-    async with connection.transaction():
+    async with taking.all_taken(connection, LOCK_SECONDS):
         await _run(connection, paths[:last])
         found = await connection.execute(
             """
