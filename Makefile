@@ -11,7 +11,7 @@ VENV := .venv/bin
 DARKPEARL := $(VENV)/darkpearl
 SQL = $(wildcard sql/*.sql sql/*/*.sql)
 
-.PHONY: help run demo token api listener test browser clients test-server chaos years model siege linear mutants check bench soak fuzz format migrate openapi compiled \
+.PHONY: help run demo token api listener test browser clients test-server chaos restore rolling years model siege linear mutants check bench soak fuzz format migrate openapi compiled \
 	wheel clean db-start db-stop db-reset db-seed db-diff db-status db-url
 
 help: ## list these targets
@@ -51,6 +51,13 @@ test-server: .venv/dev ## the tests of the database, on other programs: BIN=/usr
 
 chaos: .venv/dev ## everything fails at once, then the books are compared; ORDERS=20000 for more
 	@DARKPEARL_TEST_CHAOS_ORDERS=$(or $(ORDERS),5000) $(VENV)/pytest -q -s tests/saga/chaos.py
+
+restore: .venv/dev ## a dump and a base backup, taken under load, restored and worked on; ORDERS=1000
+	@DARKPEARL_TEST_RESTORE_ORDERS=$(or $(ORDERS),1000) $(VENV)/pytest -q -s tests/saga/restore.py
+
+rolling: .venv/dev ## a new release under load, process by process; SECONDS=60, RATE=300 orders a second
+	@DARKPEARL_TEST_ROLLING_SECONDS=$(or $(SECONDS),60) DARKPEARL_TEST_ROLLING_RATE=$(or $(RATE),300) \
+		$(VENV)/pytest -q -s tests/saga/rolling.py
 
 years: .venv/dev ## three years of a shop with the clock turned, retention on; ORDERS=1000 a day
 	@DARKPEARL_TEST_YEARS_ORDERS=$(or $(ORDERS),100) $(VENV)/pytest -q -s tests/saga/years.py

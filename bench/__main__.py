@@ -27,6 +27,7 @@ from bench import horizon as horizons
 from bench import imports as importing
 from bench import latency as latencies
 from bench import open_loop as open_loops
+from bench import sizing as sizes
 from bench import soak as soaks
 from bench.chart import chart
 from bench.harness import server, shop
@@ -181,6 +182,13 @@ async def soak(running: embedded.Server, options: Namespace) -> Rows:
         yield row
 
 
+async def sizing(running: embedded.Server, options: Namespace) -> Rows:
+    """What API, listener, webhooks and server take for an order by HTTP."""
+    for number in range(options.rounds):
+        for row in await sizes.sizing(running):
+            yield {"round": number, **row}
+
+
 BY_DEFAULT = (
     drain,
     latency,
@@ -194,7 +202,7 @@ BY_DEFAULT = (
     warehouses,
     bell,
 )
-ALL = (*BY_DEFAULT, growth, horizon, imports, peers, peers_latency, soak)
+ALL = (*BY_DEFAULT, growth, horizon, imports, peers, peers_latency, sizing, soak)
 BENCHES: dict[str, Callable[[embedded.Server, Namespace], Rows]] = {b.__name__: b for b in ALL}
 
 

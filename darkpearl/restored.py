@@ -1,32 +1,32 @@
 """A database that came from somewhere else: restored, upgraded, replicated, or promoted.
 
 What a dump, a replica or a copy doesn't carry is done here, a line for each. Doing it again changes
-nothing. What only a person can decide is said, and left as it is.
+nothing. What only a person can decide is left as it is: doctor/restore.py says it.
 """
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection, sql
 
 from darkpearl import schema
 
-_IDENTITIES = """
+_COUNTERS = """
     select c.relname, a.attname, pg_get_serial_sequence(c.oid::regclass::text, a.attname)
     from pg_class as c
     inner join pg_attribute as a on a.attrelid = c.oid
     where c.relnamespace = 'darkpearl'::regnamespace and c.relkind in ('r', 'p')
         and not c.relispartition and a.attidentity <> ''
     union all
-    -- Its ids are of the same sequence.
-    select 'stock_alerts', 'id', pg_get_serial_sequence('darkpearl.saga_events', 'id')
+    -- Their ids are of the same sequence; an endpoint's position is one that it has been told of.
+    select t.name, t.id, pg_get_serial_sequence('darkpearl.saga_events', 'id')
+    from (values ('stock_alerts', 'id'), ('webhook_endpoints', 'position')) as t (name, id)
     order by 1, 2
 """
-_PUSH = """
-    select setval({sequence}::regclass, highest)
-    from (select max({column}) as highest from darkpearl.{table}) as t
-    where highest > coalesce(pg_sequence_last_value({sequence}::regclass), 0)
+_COUNT = """
+    select max({column}), pg_sequence_last_value({sequence}::regclass) from darkpearl.{table}
 """
+_PUSH = "select setval(%s::regclass, %s)"
 _OLD_IDS = """
     select current_setting('server_version_num')::int >= 180000
         and pg_get_functiondef('darkpearl.new_id()'::regprocedure) not like '%uuidv7()%'
@@ -42,36 +42,36 @@ _TABLES = """
     where relnamespace = 'darkpearl'::regnamespace and relkind in ('r', 'p') and not relispartition
     order by 1
 """
-_FOREIGN_OWNED = """
+_FOREIGN_OWNERS = """
     select distinct pg_get_userbyid(relowner)
     from pg_class
     where relnamespace = to_regnamespace('darkpearl')
         and pg_get_userbyid(relowner) <> 'darkpearl_owner'
-"""
-_SUBSCRIPTIONS = """
-    select s.subname, s.subenabled, o.rolname, o.rolsuper or o.rolbypassrls as sees_all,
-        coalesce((to_jsonb(s) ->> 'subrunasowner')::boolean, false) as runs_as_owner
-    from (
-        select subname, subenabled, subowner, {runs_as_owner} from pg_subscription
-        where subdbid = (select oid from pg_database where datname = current_database())
-    ) as s
-    inner join pg_roles as o on o.oid = s.subowner
     order by 1
 """
-_COLLATION_MOVED = """
-    select datcollversion is distinct from pg_database_collation_actual_version(oid)
-    from pg_database
-    where datname = current_database()
-"""
-_PREPARED = "select gid from pg_prepared_xacts where database = current_database() order by 1"
-FIRST_WITH_RUN_AS_OWNER = 160_000
 
 
-async def put_in_order(url: str) -> AsyncIterator[str]:
+class Counter(NamedTuple):
+    """A column that is numbered by a sequence, the highest number in it, and the last one given."""
+
+    table: str
+    column: str
+    sequence: str
+    highest: int
+    last: int
+
+    @property
+    def is_behind(self) -> bool:
+        """A number that a row has would be given again."""
+        return self.highest > self.last
+
+
+async def put_in_order(url: str, lost: int = 0) -> AsyncIterator[str]:
     """Do after a restore what it leaves undone; says what, in a line each, as it goes.
 
     Args:
         url: the database, as the login that migrates.
+        lost: how many numbers to leave out, because rows that are lost may have had them.
 
     Raises:
         ReadOnlyError: the server can't be written to: it is a standby still.
@@ -79,7 +79,7 @@ async def put_in_order(url: str) -> AsyncIterator[str]:
             its owner.
     """
     async with schema.connect(url) as connection:
-        for (owner,) in await _rows(connection, _FOREIGN_OWNED):
+        for owner in await foreign_owners(connection):
             raise schema.SchemaError(
                 f"tables belong to {owner}, not to darkpearl_owner: restore as a superuser, without"
                 " --no-owner"
@@ -88,9 +88,38 @@ async def put_in_order(url: str) -> AsyncIterator[str]:
     yield f"migrations: {', '.join(applied) or 'nothing new'}"
     yield "routines, rights and the roles' search paths: up to date"
     async with schema.connect(url) as connection:
-        for step in (_ids, _identities, _partitions, _statistics, _questions):
+        async for line in _ids(connection):
+            yield line
+        async for line in _counters(connection, lost):
+            yield line
+        for step in (_partitions, _statistics):
             async for line in step(connection):
                 yield line
+
+
+async def foreign_owners(connection: AsyncConnection[Any]) -> list[str]:
+    """Who has something in the schema beside darkpearl_owner: functions would fail one by one."""
+    return [name for (name,) in await _rows(connection, _FOREIGN_OWNERS)]
+
+
+async def counters(connection: AsyncConnection[Any]) -> list[Counter]:
+    """Every numbered column: a replica gets rows and no counters, a restore the counters of then.
+
+    The login must be a member of darkpearl_owner, whose policy lets it see all rows.
+    """
+    found = []
+    for table, column, sequence in await _rows(connection, _COUNTERS):
+        count = sql.SQL(_COUNT).format(
+            sequence=sql.Literal(sequence),
+            column=sql.Identifier(column),
+            table=sql.Identifier(table),
+        )
+        async with connection.transaction():
+            await connection.execute("set local role darkpearl_owner")
+            cursor = await connection.execute(count)
+            ((highest, last),) = await cursor.fetchall()
+        found.append(Counter(table, column, sequence, highest or 0, last or 0))
+    return found
 
 
 async def _rows(connection: AsyncConnection[Any], query: str) -> list[tuple[Any, ...]]:
@@ -106,24 +135,26 @@ async def _ids(connection: AsyncConnection[Any]) -> AsyncIterator[str]:
         yield "ids: PostgreSQL's own, uuidv7(), from now on"
 
 
-async def _identities(connection: AsyncConnection[Any]) -> AsyncIterator[str]:
-    """Numbers that rows have already are not given again: a replica doesn't get the counters."""
-    behind = False
-    for table, column, sequence in await _rows(connection, _IDENTITIES):
-        push = sql.SQL(_PUSH).format(
-            sequence=sql.Literal(sequence),
-            column=sql.Identifier(column),
-            table=sql.Identifier(table),
-        )
-        # Its function's policy lets the owner see all rows.
-        async with connection.transaction():
-            await connection.execute("set local role darkpearl_owner")
-            found = await (await connection.execute(push)).fetchone()
-        if found:
-            behind = True
-            yield f"{table}.{column}: counts on from {found[0]}"
+async def _counters(connection: AsyncConnection[Any], lost: int) -> AsyncIterator[str]:
+    """Numbers that rows have, or may have had, are not given again."""
+    found = await counters(connection)
+    behind = [each for each in found if each.is_behind]
+    for each in behind:
+        yield f"{each.table}.{each.column}: counts on from {each.highest}"
     if not behind:
-        yield "identities: none is behind its table"
+        yield "counters: none is behind its table"
+    reached: dict[str, int] = {}
+    for each in found:
+        highest = max(each.highest, each.last, reached.get(each.sequence, 0))
+        reached[each.sequence] = highest
+    pushed = {each.sequence for each in behind} if not lost else set(reached)
+    for sequence in sorted(pushed):
+        if number := reached[sequence] + lost:
+            async with connection.transaction():
+                await connection.execute("set local role darkpearl_owner")
+                await connection.execute(_PUSH, [sequence, number])
+    if lost:
+        yield f"counters: {lost} numbers are left out"
 
 
 async def _partitions(connection: AsyncConnection[Any]) -> AsyncIterator[str]:
@@ -144,27 +175,3 @@ async def _statistics(connection: AsyncConnection[Any]) -> AsyncIterator[str]:
         await connection.execute(sql.SQL("analyze darkpearl.{}").format(sql.Identifier(each)))
     await connection.execute("reset role")
     yield f"statistics: {len(tables)} tables analysed"
-
-
-async def _questions(connection: AsyncConnection[Any]) -> AsyncIterator[str]:
-    """What a person has to look at."""
-    knows = connection.info.server_version >= FIRST_WITH_RUN_AS_OWNER
-    query = _SUBSCRIPTIONS.format(
-        runs_as_owner="subrunasowner" if knows else "false as subrunasowner"
-    )
-    for name, enabled, owner, sees_all, runs_as_owner in await _rows(connection, query):
-        if enabled:
-            yield f"LOOK: subscription {name} goes on writing here; disable it where this leads now"
-        if not (sees_all and (runs_as_owner or not knows)):
-            yield (
-                f"LOOK: subscription {name} of {owner} can't write to tables with row security:"
-                " its owner needs BYPASSRLS"
-                + (f", and alter subscription {name} set (run_as_owner = true)" if knows else "")
-            )
-    for (gid,) in await _rows(connection, _PREPARED):
-        yield f"LOOK: a prepared transaction waits: commit prepared or rollback prepared '{gid}'"
-    if (await _rows(connection, _COLLATION_MOVED))[0][0]:
-        yield (
-            "LOOK: texts sort otherwise than when the indexes were made: reindex database, then"
-            " alter database refresh collation version"
-        )

@@ -30,7 +30,7 @@ from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI
 from yoyo.migrations import Migration, MigrationList, default_migration_table
 
-from darkpearl import fingerprint
+from darkpearl import fingerprint, taking
 from darkpearl.errors import refuse_read_only
 
 SCHEMA = "darkpearl"
@@ -116,11 +116,6 @@ async def migrate(url: str) -> list[str]:
         await _apply_routines(connection)
         await fingerprint.write(connection, files("routines"))
     return applied
-
-
-def made_anew(applied: list[str]) -> bool:
-    """Whether the migrations that a run has applied are all there are: there was nothing before."""
-    return bool(applied) and applied == [each.stem for each in files("migrations")]
 
 
 async def seed(url: str) -> bool:
@@ -270,7 +265,7 @@ async def _apply_routines(connection: AsyncConnection[Any]) -> None:
     paths = files("routines")
     kept = [name for path in files("schema") for name in _defined(path)]
     last = max((at for at, path in enumerate(paths, 1) if _defined(path)), default=0)
-    async with connection.transaction():
+    async with taking.all_taken(connection, LOCK_SECONDS):
         await _run(connection, paths[:last])
         found = await connection.execute(
             """
@@ -343,6 +338,11 @@ class _Books(PostgresqlPsycopgBackend):  # type: ignore[misc]  # yoyo ships no t
             self.execute(f"set local search_path = {BOOKS}")
             self.log_migration(migration, "apply")
             self.mark_one(migration, log=False)
+
+    def get_log_data(self, *about: Any, **more: Any) -> dict[str, Any]:
+        """As yoyo's, for whoever has no name on this machine too, as in a container."""
+        os.environ.setdefault("LOGNAME", str(os.getuid()))
+        return dict(super().get_log_data(*about, **more))
 
 
 def _migrations() -> MigrationList:

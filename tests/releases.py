@@ -68,6 +68,30 @@ def check_function(name: str) -> str:
     )
 
 
+def make_release(
+    folder: Path, change: Change = as_it_is, *, with_check: bool | None = None
+) -> Path:
+    """A folder in the place of sql/ with other plans of orders.
+
+    with_check: whether the files have the functions of `CHECK`; as the plan has, by default.
+    """
+    shutil.copytree(Path(schema.__file__).parents[1] / "sql", folder)
+    file = folder / PLANS
+    text, plans = DEFINED.subn(
+        lambda plan: plan[1] + ",\n".join(change(STEP.findall(plan[3]))) + plan[4],
+        file.read_text(),
+    )
+    assert plans == 2
+    file.write_text(text)
+    if with_check is None:
+        with_check = CHECK in text
+    if with_check:
+        (folder / CHECK_FILE).write_text(
+            check_function("check_goods") + check_function("forget_check")
+        )
+    return folder
+
+
 class Releases:
     """Makes releases, and migrates the database of the test to them."""
 
@@ -78,26 +102,9 @@ class Releases:
         self.monkeypatch = monkeypatch
 
     def make(self, change: Change = as_it_is, *, with_check: bool | None = None) -> Path:
-        """A release with other plans of orders.
-
-        with_check: whether the files have the functions of `CHECK`; as the plan has, by default.
-        """
+        """A release with other plans of orders: see `make_release`."""
         folder = self.home / f"release_{len(list(self.home.iterdir()))}"
-        shutil.copytree(Path(schema.__file__).parents[1] / "sql", folder)
-        file = folder / PLANS
-        text, plans = DEFINED.subn(
-            lambda plan: plan[1] + ",\n".join(change(STEP.findall(plan[3]))) + plan[4],
-            file.read_text(),
-        )
-        assert plans == 2
-        file.write_text(text)
-        if with_check is None:
-            with_check = CHECK in text
-        if with_check:
-            (folder / CHECK_FILE).write_text(
-                check_function("check_goods") + check_function("forget_check")
-            )
-        return folder
+        return make_release(folder, change, with_check=with_check)
 
     def use(self, folder: Path) -> None:
         """Let the files of a release stand in the place of sql/."""

@@ -23,6 +23,7 @@ from psycopg.rows import dict_row
 
 from darkpearl import embedded
 from darkpearl.embedded import wheel
+from darkpearl.gateways import GatewayPayment
 from darkpearl.gateways.http import SIGNATURE_HEADER, sign
 
 KILL_SECONDS = 2.0
@@ -140,6 +141,20 @@ class Storm:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+
+
+def disagreement(row: dict[str, Any], theirs: GatewayPayment | None) -> str:
+    """The faults of one order, against what the gateway has of it."""
+    charged = theirs.captured - theirs.refunded if theirs else 0
+    if theirs and theirs.captured > row["total_amount"]:
+        return f"charged more than once: {theirs}"
+    if theirs and theirs.captured != row["captured_amount"]:
+        return f"captured: {theirs}"
+    if theirs and theirs.refunded != row["refunded_amount"]:
+        return f"refunded: {theirs}"
+    if row["status"] == "fulfilled":
+        return "" if charged == row["total_amount"] else f"fulfilled and not paid: {theirs}"
+    return "" if (row["status"], charged) == ("cancelled", 0) else f"not cancelled: {theirs}"
 
 
 async def kill_listeners(storm: Storm, gateway_url: str) -> None:

@@ -76,17 +76,26 @@ def migrate(settings: Settings, *, with_demo: bool) -> None:
 
 
 @db.command(name="after-restore")
+@click.option(
+    "--lost",
+    type=click.IntRange(0, 1_000_000_000),
+    default=0,
+    help="Leave out so many numbers of orders and events, which lost ones may have had.",
+)
 @click.pass_obj
-def after_restore(settings: Settings) -> None:
-    """Do what a restore, an upgrade or a promotion leaves undone; again is harmless."""
+def after_restore(settings: Settings, lost: int) -> None:
+    """Do what a restore, an upgrade or a promotion leaves undone; again is harmless.
+
+    With --lost, once: each run leaves out so many more.
+    """
 
     async def run(url: str) -> None:
-        async for line in restored.put_in_order(url):
+        async for line in restored.put_in_order(url, lost):
             out.print(line, markup=False, soft_wrap=True)
 
     with where.database(settings) as url:
         asyncio.run(run(url))
-    out.print("next: select * from audit; darkpearl payments reconcile --grace 0", markup=False)
+    out.print("next: darkpearl restore-check", markup=False)
 
 
 @db.command(name="backed-up")

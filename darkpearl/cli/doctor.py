@@ -1,7 +1,9 @@
-"""`darkpearl doctor`: what is wrong, and how it is mended."""
+"""`darkpearl doctor` and `restore-check`: what is wrong, and how it is mended."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import rich_click as click
@@ -13,22 +15,42 @@ from darkpearl.cli import where
 from darkpearl.cli.console import fail, out
 from darkpearl.cli.showing import STYLES
 from darkpearl.config import Settings
-from darkpearl.doctor.check import CHECK_SECONDS, DEEP_SECONDS
+from darkpearl.doctor.check import CHECK_SECONDS, DEEP_SECONDS, Check
+from darkpearl.doctor.restore import BOOKS_DAYS, SECONDS, SESSION
 from darkpearl.gateways.make import make_gateway
 
-NAMES = [checks.name_of(each) for each in (*checks.CHECKS, *checks.DEEP)]
 STATES = ("fail", "warn", "ok")
-WIDTH = max(map(len, NAMES))
+WIDTH = max(
+    len(checks.name_of(each)) for each in (*checks.CHECKS, *checks.DEEP, *checks.AFTER_RESTORE)
+)
+
+
+Stages = Sequence[tuple[Sequence[Check], float]]
+"""Checks that are made together, and how long each of them may take."""
+
+
+def _shared(*those: Check) -> Callable[[Any], Any]:
+    """The options that choose among checks, and how they are told."""
+    names = click.Choice([checks.name_of(each) for each in those])
+
+    def decorate(command: Any) -> Any:
+        for option in (
+            click.option("--json", "as_json", is_flag=True, help="One JSON object per line."),
+            click.option("--quiet", is_flag=True, help="Leave out what is well."),
+            click.option(
+                "--only", "names", type=names, multiple=True, metavar="CHECK",
+                help="Make this check alone; may be given again.",
+            ),
+        ):  # fmt: skip
+            command = option(command)
+        return command
+
+    return decorate
 
 
 @click.command()
-@click.option(
-    "--only", "names", type=click.Choice(NAMES), multiple=True, metavar="CHECK",
-    help="Make this check alone; may be given again.",
-)  # fmt: skip
+@_shared(*checks.CHECKS, *checks.DEEP)
 @click.option("--deep", is_flag=True, help="Compare the tables with a database made for it, too.")
-@click.option("--quiet", is_flag=True, help="Leave out what is well.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.pass_obj
 def doctor(
     settings: Settings, names: tuple[str, ...], *, deep: bool, quiet: bool, as_json: bool
@@ -38,11 +60,49 @@ def doctor(
     A line for each check: ok, warn or fail. Exit 0 when all is well, 1 when a line says otherwise,
     2 when the database can't be asked.
     """
+    first, *others = checks.CHECKS
+    wanted = [first, *(each for each in others if not names or checks.name_of(each) in names)]
+    thorough = [each for each in checks.DEEP if deep or checks.name_of(each) in names]
+    stages = ((wanted, CHECK_SECONDS), (thorough, DEEP_SECONDS))
+    return _told(settings, stages, quiet=quiet, as_json=as_json)
+
+
+@click.command()
+@_shared(*checks.AFTER_RESTORE)
+@click.option(
+    "--since",
+    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]),
+    help="Read the gateway's books from then on; in UTC"
+    f"  [default: {BOOKS_DAYS} days before the last order]",
+)
+@click.pass_obj
+def restore_check(
+    settings: Settings,
+    names: tuple[str, ...],
+    since: datetime | None,
+    *,
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    """Ask a restored database whether listeners may start on it. Changes nothing.
+
+    As the login that migrates, after `db after-restore` and before anything else is started. A
+    line for each check, and exit codes, as of the doctor. Everything is audited, and the gateway's
+    books are compared: it takes as long as that.
+    """
+    first, *others = checks.AFTER_RESTORE
+    wanted = [first, *(each for each in others if not names or checks.name_of(each) in names)]
+    asked = {"session": SESSION, "since": since and since.replace(tzinfo=UTC)}
+    return _told(settings, ((wanted, SECONDS),), quiet=quiet, as_json=as_json, **asked)
+
+
+def _told(settings: Settings, stages: Stages, *, quiet: bool, as_json: bool, **asked: Any) -> int:
+    """Make checks, and tell of them; the exit code."""
     try:
-        patient = _patient(settings)
+        patient = _patient(settings, **asked)
     except embedded.EmbeddedError as error:
         return fail(error, 2)
-    findings = asyncio.run(_examined(patient, names, deep=deep, quiet=quiet, as_json=as_json))
+    findings = asyncio.run(_examined(patient, stages, quiet=quiet, as_json=as_json))
     if findings[0].state == "fail":
         return fail("the database can't be asked, so nothing else was", 2)
     if not as_json:
@@ -51,7 +111,7 @@ def doctor(
     return 0 if {each.state for each in findings} == {"ok"} else 1
 
 
-def _patient(settings: Settings) -> checks.Patient:
+def _patient(settings: Settings, **asked: Any) -> checks.Patient:
     api, listener = where.logins(settings)
     return checks.Patient(
         url=where.running(settings),
@@ -60,18 +120,16 @@ def _patient(settings: Settings) -> checks.Patient:
         make_gateway=lambda: make_gateway(settings),
         has_webhook_secret=bool(settings.webhook_secret),
         in_production=settings.environment == "production",
+        **asked,
     )
 
 
 async def _examined(
-    patient: checks.Patient, names: Sequence[str], *, deep: bool, quiet: bool, as_json: bool
+    patient: checks.Patient, stages: Stages, *, quiet: bool, as_json: bool
 ) -> list[checks.Finding]:
     """Make the checks and print each as soon as it is made."""
-    first, *others = checks.CHECKS
-    wanted = [first, *(each for each in others if not names or checks.name_of(each) in names)]
-    thorough = [each for each in checks.DEEP if deep or checks.name_of(each) in names]
     found: list[checks.Finding] = []
-    for some, seconds in ((wanted, CHECK_SECONDS), (thorough, DEEP_SECONDS)):
+    for some, seconds in stages:
         if found and found[0].state == "fail":
             break
         async for each in checks.examine(patient, some, seconds=seconds):

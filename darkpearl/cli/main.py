@@ -24,7 +24,7 @@ from darkpearl.cli.audit import audit
 from darkpearl.cli.bulk import batches
 from darkpearl.cli.console import fail, out
 from darkpearl.cli.db import db
-from darkpearl.cli.doctor import doctor
+from darkpearl.cli.doctor import doctor, restore_check
 from darkpearl.cli.gateway import gateway
 from darkpearl.cli.imports import export_file, import_file
 from darkpearl.cli.manual import completion, manual
@@ -193,7 +193,7 @@ def show_demo(settings: Settings) -> None:
 
 for each in (
     *(audit, batches, completion, db, doctor, export_file, gateway, import_file, listeners, manual),
-    *(orders, payments, paysim, retention, sagas, stock, top, webhooks),
+    *(orders, payments, paysim, restore_check, retention, sagas, stock, top, webhooks),
 ):
     command.add_command(each)
 

@@ -118,7 +118,8 @@ def wants_demo(settings: Settings, applied: list[str]) -> bool:
     return (
         settings.environment == "development"
         and settings.gateway == "mock"
-        and schema.made_anew(applied)
+        and bool(applied)
+        and applied == [each.stem for each in schema.files("migrations")]
     )
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -16,7 +17,8 @@ CHECK_SECONDS = 5.0
 DEEP_SECONDS = 120.0
 AT_ONCE = 3
 """Checks that are made at the same time, each with a connection."""
-_STATEMENT_TIMEOUT = "4s"
+BOUNDED = "-c statement_timeout=4s -c lock_timeout=4s"
+"""Options of a patient's sessions: nothing is waited for without a bound."""
 _CANCELS = 20
 _INSUFFICIENT_PRIVILEGE = "42501"
 
@@ -67,6 +69,8 @@ class Patient:
         make_gateway: of the settings; may raise ConfigError.
         has_webhook_secret: webhooks of the gateway can be verified.
         in_production: whether others rely on it.
+        session: options of the sessions in which it is asked.
+        since: how far back the gateway's books are read; None: as far as is likely to matter.
     """
 
     url: str
@@ -75,18 +79,17 @@ class Patient:
     make_gateway: Callable[[], Gateway]
     has_webhook_secret: bool
     in_production: bool
+    session: str = BOUNDED
+    since: datetime | None = None
 
     @contextlib.asynccontextmanager
     async def connect(self, url: str | None = None) -> AsyncIterator[Any]:
-        """A connection on which nothing is waited for without a bound.
+        """A connection with the patient's options.
 
         Raises:
             schema.SchemaError: it can't be had, or a statement fails.
         """
-        options = (
-            f"-c search_path=darkpearl,pg_catalog -c statement_timeout={_STATEMENT_TIMEOUT}"
-            f" -c lock_timeout={_STATEMENT_TIMEOUT}"
-        )
+        options = f"-c search_path=darkpearl,pg_catalog {self.session}"
         async with schema.connect(database.with_options(url or self.url, options)) as connection:
             yield connection
 

@@ -16,8 +16,9 @@ OWNER = "darkpearl"
 FIRST_WITH_BUILTIN_LOCALE = 17
 
 HBA = """\
-local all all              peer map=owner
-host  all all 127.0.0.1/32 scram-sha-256
+local all         all              peer map=owner
+local replication all              peer map=owner
+host  all         all 127.0.0.1/32 scram-sha-256
 """
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -77,14 +78,19 @@ class Process:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """End it with a signal; its exit code."""
+        self._process.send_signal(how)
         try:
-            self._process.wait(20)
+            return self._process.wait(20)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
             raise
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.stop()
         finally:
             self.output.close()
 

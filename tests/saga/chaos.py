@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import httpx
@@ -28,6 +27,7 @@ from storm import (
     SECRET,
     Rows,
     Storm,
+    disagreement,
     end_sessions,
     kill_listeners,
     leave_locks_open,
@@ -37,7 +37,6 @@ from storm import (
 )
 
 from darkpearl import embedded, schema
-from darkpearl.gateways import GatewayPayment
 from darkpearl.gateways.http import HttpGateway
 
 ORDERS = int(os.environ.get("DARKPEARL_TEST_CHAOS_ORDERS", "5000"))
@@ -247,20 +246,6 @@ async def cancelled_for_no_reason(storm: Storm) -> Rows:
         " )",
         list(REASONS),
     )
-
-
-def disagreement(row: dict[str, Any], theirs: GatewayPayment | None) -> str:
-    """The faults of one order, against what the gateway has of it."""
-    charged = theirs.captured - theirs.refunded if theirs else 0
-    if theirs and theirs.captured > row["total_amount"]:
-        return f"charged more than once: {theirs}"
-    if theirs and theirs.captured != row["captured_amount"]:
-        return f"captured: {theirs}"
-    if theirs and theirs.refunded != row["refunded_amount"]:
-        return f"refunded: {theirs}"
-    if row["status"] == "fulfilled":
-        return "" if charged == row["total_amount"] else f"fulfilled and not paid: {theirs}"
-    return "" if (row["status"], charged) == ("cancelled", 0) else f"not cancelled: {theirs}"
 
 
 async def settled_webhooks(gateway_url: str) -> None:

@@ -181,6 +181,21 @@ async def test_two_migrates_at_once_queue_up(empty: str, files: Path) -> None:
     assert sorted(done) == [[], ["0001.baseline"]]
 
 
+async def test_who_has_no_name_here_may_migrate(
+    empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container a user may be a number alone: that is what the books have of it."""
+
+    def nobody(_: int) -> None:
+        raise KeyError
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert await schema.migrate(empty)
+    monkeypatch.delenv("LOGNAME")
+
+
 async def test_a_migration_that_fails_leaves_nothing(empty: str, files: Path) -> None:
     """A file is applied and marked whole or not at all, so it can be corrected and run again."""
     await schema.migrate(empty)
@@ -348,6 +363,43 @@ async def test_a_busy_table_is_an_error_to_try_again(
         await connection.execute("lock table darkpearl.products")
         with pytest.raises(schema.SchemaError, match="busy, try again"):
             await schema.reset(empty)
+
+
+WAITS = (
+    "select exists (select from pg_locks as l inner join pg_class as c on c.oid = l.relation"
+    " where c.relname = 'listeners' and not l.granted)"
+)
+
+
+async def test_a_migrate_is_nobodys_deadlock(
+    connect: Connect, database_url: str, until: Until, shop: Shop
+) -> None:
+    """Who has one table and wants another gets it: a migrate takes all of them at once or none."""
+    one = await connect()
+    async with one.transaction():
+        await one.execute("lock table listeners in row exclusive mode")
+        migrating = asyncio.create_task(schema.migrate(database_url))  # of a copy: does it all
+
+        async def it_waits() -> bool:
+            return bool(await shop.value(WAITS))
+
+        await until(it_waits)
+        await one.execute("lock table orders in row exclusive mode")
+        assert not migrating.done()
+    await migrating
+
+
+async def test_a_migrate_gives_up_on_a_table_that_is_held(
+    connect: Connect, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report that never ends keeps it for half a minute, and then it says so."""
+    monkeypatch.setattr("darkpearl.taking.TAKE_SECONDS", 0.3)
+    one = await connect()
+    async with one.transaction():
+        await one.execute("select from orders limit 1")
+        with pytest.raises(schema.SchemaError, match="busy, try again"):
+            await schema.migrate(database_url)
+    await schema.migrate(database_url)
 
 
 async def test_an_unreachable_database_is_one_line() -> None:

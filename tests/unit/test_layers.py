@@ -15,6 +15,7 @@ LEVELS = {
     "csvfile": 0,
     "feed": 0,
     "outside": 0,
+    "taking": 0,
     "database": 1,
     "embedded": 1,
     "gateways": 1,
@@ -29,8 +30,8 @@ LEVELS = {
     "demo": 4,
     "doctor": 4,
     "imports": 4,
-    "reconcile": 4,
-    "restored": 4,
+    "reconcile": 3,
+    "restored": 3,
     "retention": 4,
     "serving": 4,
     "cli": 5,
@@ -39,7 +40,7 @@ LEVELS = {
 """Rooms and files of the package; each imports only lower ones."""
 CONFINED = {
     "psycopg": {"errors", "database", "schema", "fingerprint", "listener", "api.pipeline"}
-    | {"restored"},
+    | {"restored", "taking"},
     "psycopg_pool": {"database"},
     "litestar": {"api", "monitor", "cli", "paysim"},
     "yoyo": {"schema"},
