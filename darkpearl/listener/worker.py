@@ -145,7 +145,8 @@ class Listener:
                 await self._back_off("begins anew")
 
     async def _back_off(self, reason: str) -> None:
-        with self._activity.during("backing off"), contextlib.suppress(TimeoutError):
+        activity = self._activity.during(f"backing off: {reason}")
+        with activity, contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopped(), self._pace.failed(reason))
 
     async def _work(self, bell: Bell) -> None:
