@@ -3,6 +3,7 @@
 import asyncio
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -54,6 +55,17 @@ class Process:
         if descriptors:  # long before it has started
             files = (descriptors, descriptors)
             resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, files)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def send(self, number: int) -> None:
+        """Send it a signal; a process that has ended by it is waited for."""
+        self._process.send_signal(number)
+        if number in {signal.SIGKILL, signal.SIGTERM}:
+            self._process.wait(20)
 
     def memory(self) -> int:
         """Bytes that it has in memory."""
