@@ -140,6 +140,17 @@ class Exercised:
         found = (await self.run("doctor", "--json", "--only", check)).rows
         return next(each for each in found if each["check"] == check)
 
+    async def tells(self, metric: str, value: float) -> None:
+        """Return once the metrics say so; an alert goes by them."""
+        told: list[str] = []
+
+        async def say_so() -> bool:
+            page = (await self.api.get("/metrics")).text
+            told[:] = [line for line in page.splitlines() if line.startswith(metric)]
+            return any(float(line.rpartition(" ")[2]) >= value for line in told)
+
+        await until(say_so, told)
+
     async def follow(self, mend: str, reason: str = "") -> None:
         """Run the command that the doctor names; where it leaves a reason open, with this one."""
         command = mend.rpartition("darkpearl ")[2].rstrip(".;").replace("…", "").split()

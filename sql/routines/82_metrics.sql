@@ -62,7 +62,7 @@ begin atomic
         from (values ('backup'), ('reconciliation')) as t (subject)
         cross join lateral (
             select a.at, a.detail from action_log as a
-            where a.subject = t.subject and a.action = 'record_upkeep' order by a.id desc limit 1
+            where a.subject = t.subject and a.action = 'record_upkeep' order by a.at desc limit 1
         ) as l
     )
     select

@@ -141,6 +141,7 @@ async def test_the_gateway_is_down(site: Exercised, page: Window) -> None:
     await until(nobody_is_answered)
     await finds(site, "listener-gateways", "fail", "the gateway answers none of 2 listeners")
     await finds(site, "gateway", "fail", "http doesn't answer")
+    await site.tells("darkpearl_listener_breakers_open", 2)
     await sees(page, "", "A gateway fails", at="#state")
     await sees(page, "", "2 listeners can't reach their gateway")
     await page.photograph("exercise-gateway-down")
@@ -160,6 +161,7 @@ async def test_one_listener_has_wrong_settings(site: Exercised, page: Window) ->
 
     await until(is_not_answered)
     await finds(site, "listener-gateways", "fail", f"answer {HERE} {lost.pid}, but others")
+    await site.tells("darkpearl_listener_breakers_open", 1)
     await sees(page, "", "1 listener can't reach its gateway")
     await sees(page, "/listeners", str(lost.pid))
     row = page.page.locator("#screen tr", has_text=str(lost.pid))
@@ -177,6 +179,7 @@ async def test_a_listener_dies(site: Exercised, page: Window) -> None:
     dead.send(signal.SIGKILL)
     line = await finds(site, "silent-listeners", "warn", f"{HERE} {dead.pid}")
     assert "darkpearl listeners dismiss" in line["mend"]
+    await site.tells("darkpearl_listeners_silent", 1)
     await sees(page, "/listeners", "A listener is silent", at="#state")
     row = page.page.locator("#screen tr", has_text=str(dead.pid))
     await expect(row).to_contain_text("silent")
@@ -195,6 +198,7 @@ async def test_a_listener_freezes(site: Exercised, page: Window) -> None:
     await sees(page, "/listeners", "A listener is silent", at="#state")
     await expect(page.page.locator("#screen")).to_contain_text("is frozen")
     assert f"kill -9 {frozen.pid} on {HERE}" in line["mend"]
+    await site.tells("darkpearl_listeners_silent", 1)
     frozen.send(signal.SIGKILL)
     await site.follow(line["mend"], "it was frozen")
     await is_well(site, "silent-listeners")
@@ -208,6 +212,7 @@ async def test_a_shelf_is_locked(site: Exercised, page: Window) -> None:
         order = await site.order(KEYBOARD)
         pid = console.info.backend_pid
         line = await finds(site, "blocking", "fail", f"pid {pid} (")
+        await site.tells("darkpearl_sessions_blocking", 1)
         await sees(page, "/listeners", "Blocked", at="#state")
         await sees(page, "/listeners", f"Session {pid}", f"darkpearl db end-session {pid}")
         await page.photograph("exercise-locked-shelf")
@@ -233,6 +238,7 @@ async def test_a_trigger_raises_for_a_product(site: Exercised, page: Window) -> 
     try:
         orders = [await site.order(KEYBOARD) for _ in range(3)]
         await finds(site, "stuck", "fail", "3 at reserve_stock (no customs code)")
+        await site.tells('darkpearl_sagas_stuck{saga_type="order_fulfilment"}', 3)
         await sees(page, "/stuck", "3 stuck", at="#state")
         await sees(page, "/stuck", "no customs code", "P0001")
         await page.photograph("exercise-trigger")
@@ -261,6 +267,7 @@ async def test_voids_are_declined(site: Exercised, page: Window) -> None:
     cancelled = await site.api.delete(f"/orders/{order}")
     assert cancelled.status_code == 202, cancelled.text
     await finds(site, "stuck", "fail", "1 at void_payment (")
+    await site.tells("darkpearl_sagas_stuck", 1)
     await sees(page, "/stuck", "void payment", "card_declined", "29.90")
     await page.photograph("exercise-declined-void")
     await acts(page, "Take as done", "sent back by bank transfer")
@@ -284,6 +291,7 @@ async def test_a_webhook_belongs_to_nothing(site: Exercised, page: Window) -> No
     assert told.json()["disposition"] == "unmatched", told.text
     line = await finds(site, "unmatched", "warn", "1 of http")
     assert "darkpearl gateway ack" in line["mend"]
+    await site.tells("darkpearl_gateway_events_unmatched", 1)
     await sees(page, "", "Unmatched events", at="#state")
     await sees(page, "/listeners", "evt_of_the_old_shop", "old:process_payment")
     await page.photograph("exercise-unmatched")
@@ -296,6 +304,7 @@ async def test_a_pause_is_forgotten(site: Exercised, page: Window) -> None:
     await site.run("gateway", "pause", 3600, "--reason", "before lunch")
     order = await site.order()
     await finds(site, "pause", "warn", "before lunch")
+    await site.tells("darkpearl_external_steps_paused_seconds", 3000)
     await sees(page, "", "Paused", at="#state")
     await sees(page, "", "holds 1 of the sagas")
     await page.photograph("exercise-pause")
@@ -314,6 +323,7 @@ async def test_the_disk_is_full(site: Exercised, page: Window, disk: tuple[Path,
     with full(folder):
         await finds(site, "disk", "fail", "0.0 GB free")
         await finds(site, "listeners", "fail", "No space left on device")
+        await site.tells("darkpearl_listeners_failing", 1)
         await sees(page, "", "get nothing done")
         await sees(page, "/listeners", "No space left on device")
         await sees(page, "/listeners", "No listener gets anything done", at="#state")
