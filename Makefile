@@ -11,7 +11,7 @@ VENV := .venv/bin
 DARKPEARL := $(VENV)/darkpearl
 SQL = $(wildcard sql/*.sql sql/*/*.sql)
 
-.PHONY: help run demo token api listener test browser clients test-server chaos restore rolling years model siege linear mutants check bench soak fuzz format migrate openapi compiled \
+.PHONY: help run demo token api listener test browser exercise clients test-server chaos restore rolling years model siege linear mutants check bench soak fuzz format migrate openapi compiled \
 	wheel clean db-start db-stop db-reset db-seed db-diff db-status db-url
 
 help: ## list these targets
@@ -34,6 +34,9 @@ test: .venv/dev ## the suite, on a PostgreSQL of its own
 
 browser: .venv/dev ## the page, in Chromium: screens, states, keys, what it costs
 	@$(VENV)/pytest -q -n 2 --dist load tests/browser $(PYTEST)
+
+exercise: .venv/dev ## ten troubles, found by the doctor and on the page, and mended from there
+	@$(VENV)/pytest -q -s tests/browser/exercise.py $(PYTEST)
 
 clients: .venv/dev ## what others generate from docs/openapi.yaml, and linters of it; needs npm
 	@if command -v npm >/dev/null; then \

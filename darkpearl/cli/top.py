@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from uuid import UUID
 
 import rich_click as click
 from rich.console import Group, RenderableType
@@ -9,6 +10,7 @@ from rich.text import Text
 
 from darkpearl.cli import asking, showing
 from darkpearl.cli.asking import Row
+from darkpearl.cli.console import out
 from darkpearl.config import Settings
 
 _LISTENERS = (
@@ -20,6 +22,7 @@ LISTENER_COLUMNS = (
     *("host", "process_id", "version", "gateway", "breaker", "activity", "seen_seconds_ago"),
     *("is_alive", "started_at"),
 )
+_DISMISS = "select id from dismiss_listener(%s, %s)"
 _QUEUES = (
     "select saga_type, step_name, ready, waiting, backing_off, held_by_pause, stuck,"
     " oldest_unfinished_seconds from queue_health order by saga_type, step_name"
@@ -47,14 +50,25 @@ _BATCHES = (
 BATCH_COLUMNS = ("action", "total", "done", "failed", "actor", "reason")
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @showing.as_json
 @showing.watch
-@click.pass_obj
-def listeners(settings: Settings, *, as_json: bool, watch: float | None) -> None:
+@click.pass_context
+def listeners(context: click.Context, *, as_json: bool, watch: float | None) -> None:
     """List the listeners: which live, what they do, and how their gateway answers."""
-    look = asking.finding(settings, _LISTENERS)
-    showing.show(look, LISTENER_COLUMNS, as_json=as_json, watch=watch)
+    if context.invoked_subcommand is None:
+        look = asking.finding(context.obj, _LISTENERS)
+        showing.show(look, LISTENER_COLUMNS, as_json=as_json, watch=watch)
+
+
+@listeners.command()
+@click.argument("listener", type=click.UUID)
+@showing.reason
+@click.pass_obj
+def dismiss(settings: Settings, listener: UUID, reason: str) -> None:
+    """Take a listener off the list that is silent and won't come back, once it is seen to."""
+    asking.act(settings, lambda session: session.rows(_DISMISS, [listener, reason]))
+    out.print(f"listener {listener} is dismissed", markup=False)
 
 
 @click.command()

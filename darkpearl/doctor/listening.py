@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from darkpearl import __version__, database
-from darkpearl.doctor.check import Check, Patient, Row, Verdict, fail, ok, people, warn
+from darkpearl.doctor.check import Check, Patient, Row, Verdict, ago, fail, ok, people, warn
 from darkpearl.errors import translated
 
 CHANNEL = "darkpearl_bell"
@@ -12,8 +12,9 @@ BELL_NAME = "darkpearl bell"
 """The application of the sessions that hear the bell."""
 BELL_SECONDS = 3.0
 SLOW_BELL_SECONDS = 1.0
+BACKING_OFF = "backing off"
 _ALIVE = (
-    "select host, process_id, version, gateway, breaker, seen_seconds_ago from listener_activity"
+    "select host, process_id, version, gateway, breaker, activity from listener_activity"
     " where is_alive order by host, process_id"
 )
 
@@ -23,19 +24,30 @@ async def listeners(patient: Patient) -> Verdict:
     alive = await patient.rows(_ALIVE)
     if not alive:
         return fail("none is alive: no order moves", "darkpearl listener")
+    failing = [each for each in alive if each["activity"].startswith(BACKING_OFF)]
+    if failing:
+        told = f"{people(_names(failing))} of {len(alive)}: {failing[0]['activity']}"
+        return (fail if len(failing) == len(alive) else warn)(
+            f"each pass fails of {told}",
+            "Mend what it says, which its log says in full: a full disk, see the line disk; orders"
+            " wait meanwhile and lose nothing.",
+        )
     return ok(f"{len(alive)}: {people(_names(alive))}")
 
 
 async def silent_listeners(patient: Patient) -> Verdict:
     """Every listener that has begun is still heard of."""
     silent = await patient.rows(
-        "select host, process_id, activity, seen_seconds_ago from listener_activity"
+        "select listener_id, host, process_id, seen_seconds_ago as seconds from listener_activity"
         " where not is_alive order by host, process_id"
     )
     if silent:
+        (first, *_) = silent
         return warn(
-            f"not heard of any more: {people(_names(silent))}",
-            "It was killed, hangs or can't reach the database: see its log, and start it anew.",
+            f"not heard of any more: {people(_names(silent))}, for {ago(first['seconds'])}",
+            "It was killed, is frozen or can't reach the database: see its log, end what is left of"
+            f" it (kill -9 {first['process_id']} on {first['host']}), start one anew; then"
+            f" darkpearl listeners dismiss {first['listener_id']} --reason ….",
         )
     return ok("none")
 

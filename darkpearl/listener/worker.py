@@ -18,7 +18,8 @@ import psycopg
 from darkpearl.database import PoolerError
 from darkpearl.gateways import Gateway
 from darkpearl.listener.bell import Bell
-from darkpearl.listener.calls import TURN, Breaker, Calls, Operation, Request, Settlement
+from darkpearl.listener.breaker import Breaker, see_again
+from darkpearl.listener.calls import TURN, Calls, Operation, Request, Settlement
 from darkpearl.listener.chores import beside
 from darkpearl.listener.engine import Engine
 from darkpearl.listener.heartbeat import Activity
@@ -99,7 +100,8 @@ class Listener:
     async def run(self) -> None:
         """Work until told to stop. Outlives restarts of the database, ends with PoolerError."""
         aside = beside(self._url, self._gateway.name, lambda: self._breaker.state, self._activity)
-        calling, keeping = map(asyncio.create_task, (self._calls.run(), aside))
+        seeing = see_again(self._gateway, self._breaker)
+        calling, *others = map(asyncio.create_task, (self._calls.run(), aside, seeing))
         self._main = asyncio.create_task(self._work_through_outages())
         try:
             await asyncio.wait([self._main, calling], return_when=asyncio.FIRST_COMPLETED)
@@ -107,7 +109,7 @@ class Listener:
                 with contextlib.suppress(asyncio.CancelledError):
                     self._main.result()
         finally:
-            for task in (tasks := (self._main, calling, keeping)):
+            for task in (tasks := (self._main, calling, *others)):
                 task.cancel()
             ended = await asyncio.gather(*tasks, return_exceptions=True)
             await self._gateway.close()
@@ -145,7 +147,8 @@ class Listener:
                 await self._back_off("begins anew")
 
     async def _back_off(self, reason: str, error: psycopg.Error | None = None) -> None:
-        with self._activity.during("backing off"), contextlib.suppress(TimeoutError):
+        activity = self._activity.during(f"backing off: {reason}")
+        with activity, contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopped(), self._pace.failed(reason, error))
 
     async def _work(self, bell: Bell) -> None:

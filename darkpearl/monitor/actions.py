@@ -32,6 +32,10 @@ _ORDER = """
     from order_overview as o
     where o.id = %(id)s
 """
+_LISTENER = (
+    "select concat_ws(' ', host, process_id) as subject, activity as standing, version as detail"
+    " from listener_activity where listener_id = %(id)s"
+)
 
 
 @dataclass(frozen=True)
@@ -170,6 +174,14 @@ ACTIONS: dict[str, Action] = {
         "Somebody has looked at it and has done what was to be done; it is not counted any more.",
         "select ack_gateway_event(%(gateway)s, %(event_id)s, %(reason)s) is null as done",
         keys=("gateway", "event_id"),
+    ),
+    "dismiss_listener": Action(
+        "Dismiss the listener",
+        "Dismiss",
+        "It is not counted any more. For when its process has ended and another works in its"
+        " place; one that was only frozen comes back by itself.",
+        "select id from dismiss_listener(%(id)s, %(reason)s)",
+        subject=_LISTENER,
     ),
     "stop_batch": Action(
         "Stop the batch",

@@ -95,6 +95,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0.5
     decline_rate: Annotated[Rate, Meta(description="authorisations declined")] = 0.0
     refund_decline_rate: Annotated[Rate, Meta(description="refunds declined")] = 0.0
+    void_decline_rate: Annotated[Rate, Meta(description="voids declined")] = 0.0
     half_amount_rate: Annotated[
         Rate, Meta(description="authorisations approved of half the amount")
     ] = 0.0
@@ -150,7 +151,11 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
         `pending:decline:<code>`; `action` for `pending`, when the payer has something to do first.
         """
         dice = self._dice("verdict", key)
-        rate = {"authorize": self.decline_rate, "refund": self.refund_decline_rate}.get(operation)
+        rate = {
+            "authorize": self.decline_rate,
+            "refund": self.refund_decline_rate,
+            "void": self.void_decline_rate,
+        }.get(operation)
         code = "card_declined" if dice.random() < (rate or 0.0) else None
         pending = dice.random() < self.pending_rate and operation != "void"
         told = dice.random() - self.webhook_first_rate

@@ -94,7 +94,6 @@ _GAUGES = {
     "darkpearl_sagas_oldest_ready_seconds": ("oldest_ready_seconds", "How long the oldest is."),
     "darkpearl_sagas_waiting": ("waiting", "Sagas that wait for an outside answer."),
     "darkpearl_sagas_backing_off": ("backing_off", "Sagas that wait for another try."),
-    "darkpearl_sagas_stuck": ("stuck", "Sagas that need a person."),
     "darkpearl_sagas_held_by_pause": ("held_by_pause", "Sagas that wait for the end of a pause."),
     "darkpearl_sagas_oldest_unfinished_seconds": (
         "oldest_unfinished_seconds",
@@ -114,10 +113,18 @@ _GAUGES = {
         "breakers_open",
         "Listeners whose gateway doesn't answer them.",
     ),
+    "darkpearl_listeners_failing": (
+        "listeners_failing",
+        "Listeners alive that get nothing done: each pass fails.",
+    ),
     "darkpearl_batches_running": ("batches_running", "Batches of operators that have not ended."),
     "darkpearl_gateway_events_unmatched": (
         "unmatched_gateway_events",
         "Webhooks that need a person.",
+    ),
+    "darkpearl_sessions_blocking": (
+        "sessions_blocking",
+        "Sessions that hold what listeners would change, in a transaction that stays open.",
     ),
     "darkpearl_refunds_failed": ("failed_refunds", "Refunds that came to nothing after all."),
     "darkpearl_disputes_open": ("open_disputes", "Payments that the payer's bank wants back."),
@@ -138,8 +145,32 @@ _GAUGES = {
         "endpoints_off",
         "Webhook endpoints that were switched off by themselves.",
     ),
+    "darkpearl_partitions_ahead": (
+        "partitions_ahead",
+        "Months that have a partition of the history, from this one on, of the next three.",
+    ),
+    "darkpearl_events_out_of_place": (
+        "events_out_of_place",
+        "Events that came when there was no partition for their month.",
+    ),
+    "darkpearl_transaction_id_age": (
+        "transaction_id_age",
+        "Transactions since the oldest id that is not frozen.",
+    ),
+    "darkpearl_audit_age_seconds": ("audit_age_seconds", "How long ago the last audit ended."),
+    "darkpearl_audit_findings": ("audit_findings", "What it found."),
+    "darkpearl_reconciliation_age_seconds": (
+        "reconciliation_age_seconds",
+        "How long ago the books were last compared with the gateway's.",
+    ),
+    "darkpearl_reconciliation_differences": ("reconciliation_differences", "What differed."),
+    "darkpearl_backup_age_seconds": ("backup_age_seconds", "How long ago a backup was noted."),
 }
-_STATE = "select e.*, w.* from engine_state() as e, webhook_state() as w"
+_STATE = (
+    "select e.*, cardinality(e.blocked_by) as sessions_blocking, w.*, u.*"
+    " from engine_state() as e, webhook_state() as w, upkeep_state() as u"
+)
+_STUCK = "select * from stuck_state()"
 _TALLY = "select * from step_tally(%(after)s, %(bounds)s)"
 
 _log = logging.getLogger(__name__)
@@ -179,6 +210,7 @@ class Engine(Collector):
         self._fetch = fetch
         self._asked_at = -math.inf
         self._health: dict[str, Any] | None = None
+        self._stuck: Rows = []
         self._steps: defaultdict[tuple[str, str], Tally] = defaultdict(Tally)
         self._sagas: defaultdict[str, int] = defaultdict(int)
         self._after: datetime | None = None
@@ -191,10 +223,12 @@ class Engine(Collector):
                 return
             try:
                 async with asyncio.timeout(TIMEOUT_SECONDS):
-                    (self._health,) = await self._fetch(_STATE, {})
+                    (health,) = await self._fetch(_STATE, {})
+                    self._stuck = await self._fetch(_STUCK, {})
                     asked = {"after": self._after, "bounds": list(STEP_BUCKETS)}
                     for row in await self._fetch(_TALLY, asked):
                         self._add(row)
+                    self._health = health
             except Exception as error:  # noqa: BLE001 - a page without it is better than none
                 self._health = None
                 _log.warning("no metrics of the database: %s", type(error).__name__)
@@ -209,6 +243,7 @@ class Engine(Collector):
             if self._health is not None and self._health[column] is not None:
                 family.add_metric([], float(self._health[column]))
             yield family
+        yield self._stuck_by_type()
         sagas = CounterMetricFamily(
             "darkpearl_sagas", "Sagas by what became of them.", labels=["outcome"]
         )
@@ -223,6 +258,14 @@ class Engine(Collector):
         for (step, outcome), tally in sorted(self._steps.items()):
             steps.add_metric([step, outcome], tally.buckets(), tally.seconds)
         yield steps
+
+    def _stuck_by_type(self) -> Metric:
+        family = GaugeMetricFamily(
+            "darkpearl_sagas_stuck", "Sagas that need a person, by type.", labels=["saga_type"]
+        )
+        for row in self._stuck if self._health is not None else []:
+            family.add_metric([row["saga_type"]], row["stuck"])
+        return family
 
     def _add(self, row: dict[str, Any]) -> None:
         self._after = row["until"]

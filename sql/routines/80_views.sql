@@ -378,7 +378,8 @@ select
     (select count(*) from listener_activity as l where not l.is_alive) as listeners_silent,
     (select min(l.seen_seconds_ago) from listener_activity as l) as listener_seen_seconds,
     (select count(*) from listener_activity as l where l.is_alive and l.breaker <> 'closed') as breakers_open,
-    (select count(*) from batches as b where b.finished_at is null) as batches_running
+    (select count(*) from batches as b where b.finished_at is null) as batches_running,
+    (select count(*) from listener_activity as l where l.is_alive and starts_with(l.activity, 'backing off')) as listeners_failing
 from (select clock() as now) as t
 left join sagas as s on s.ready_at is not null
 group by t.now;

@@ -25,6 +25,73 @@ begin atomic
 end;
 comment on function webhook_state() is 'Monitoring: the row of webhook_health.';
 
+-- Stuck sagas by type. A type of which none is stuck has its row too, so that a series goes back to
+-- 0 and doesn't end. Locks nothing.
+create or replace function stuck_state() returns table (saga_type text, stuck bigint)
+language sql stable
+security definer
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+begin atomic
+    select t.saga_type, coalesce(k.sagas, 0)
+    from (select distinct s.saga_type from saga_steps as s) as t
+    left join (
+        select s.saga_type, count(*) as sagas
+        from sagas as s
+        where s.status = 'stuck' and (s.status = 'stuck') is true
+        group by s.saga_type
+    ) as k on k.saga_type = t.saga_type;
+end;
+comment on function stuck_state() is 'Monitoring: how many sagas of each type are stuck.';
+
+-- What is to be done now and then: how far the months of the history are made ahead, how old the
+-- oldest transaction id is, and for how long nothing was audited, compared with the gateway's books,
+-- or backed up. What was never done has no age. Locks nothing.
+create or replace function upkeep_state()
+returns table (
+    partitions_ahead bigint, transaction_id_age bigint, audit_age_seconds double precision, audit_findings bigint,
+    reconciliation_age_seconds double precision, reconciliation_differences bigint, backup_age_seconds double precision
+)
+language sql stable
+security definer
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+begin atomic
+    with noted as (
+        select t.subject, l.at, l.detail
+        from (values ('backup'), ('reconciliation')) as t (subject)
+        cross join lateral (
+            select a.at, a.detail from action_log as a
+            where a.subject = t.subject and a.action = 'record_upkeep' order by a.at desc limit 1
+        ) as l
+    )
+    select
+        (
+            select count(*) filter (where m.is_there)
+            from (
+                select bool_and(to_regclass(
+                    to_char((clock() at time zone 'UTC') + n * interval '1 month', '"saga_events_"YYYY_MM')
+                ) is not null) over (order by n) as is_there
+                from generate_series(0, 2) as n
+            ) as m
+        ),
+        (
+            select greatest(age(d.datfrozenxid), mxid_age(d.datminmxid))::bigint
+            from pg_database as d where d.datname = current_database()
+        ),
+        extract(epoch from clock() - u.ended_at)::float8,
+        u.finding_count::bigint,
+        extract(epoch from clock() - r.at)::float8,
+        (r.detail ->> 'differences')::bigint,
+        extract(epoch from clock() - b.at)::float8
+    from (select) as one
+    left join (select a.ended_at, a.finding_count from audit_runs as a order by a.id desc limit 1) as u on true
+    left join noted as r on r.subject = 'reconciliation'
+    left join noted as b on b.subject = 'backup';
+end;
+comment on function upkeep_state() is
+    'Monitoring: months of the history made ahead, the age of the oldest transaction id, and since when nothing was audited, reconciled, backed up; null: never.';
+
 -- Counts the steps and sagas that ended since a moment, by result, with the time
 -- that steps took. Reads the pages at the end of the history backwards, until a
 -- piece of them is older. Looks up to 5 seconds ago, so that transactions of that

@@ -240,7 +240,8 @@ grant execute on function record_upkeep(text, text, jsonb) to service_role, dark
 grant select on listeners, step_minutes, batches, batch_items to service_role, darkpearl_app, darkpearl_reader;
 grant execute on function
 retry_sagas(jsonb, text, boolean, integer), skip_steps(jsonb, text, boolean, integer), cancel_orders(jsonb, text, boolean, integer),
-resume_sagas(jsonb, text, boolean, integer), ack_gateway_events(jsonb, text, boolean, integer), stop_batch(uuid, text)
+resume_sagas(jsonb, text, boolean, integer), ack_gateway_events(jsonb, text, boolean, integer), stop_batch(uuid, text),
+dismiss_listener(uuid, text)
 to service_role;
 grant execute on function cause_of(text), bucket_seconds(smallint), step_statistics(timestamptz, timestamptz)
 to service_role, darkpearl_app, darkpearl_reader;
@@ -294,7 +295,7 @@ to darkpearl_listener;
 
 grant execute on function events_out_of_place(), blocking_sessions() to service_role, darkpearl_app, darkpearl_reader;
 grant execute on function idle_lock_key() to service_role, darkpearl_reader;
-grant execute on function engine_state(), webhook_state(), step_tally(timestamptz, double precision[])
+grant execute on function engine_state(), webhook_state(), stuck_state(), upkeep_state(), step_tally(timestamptz, double precision[])
 to darkpearl_listener, service_role, darkpearl_reader;
 
 -- Views show what the caller may see of the tables under them.

@@ -29,7 +29,7 @@ create table listeners (
 ) with (fillfactor = 20, autovacuum_vacuum_threshold = 500);
 comment on table listeners is
     'The listeners: one row each, rewritten every few seconds, also while it waits or sleeps. One that stops as it should takes its row away.';
-comment on column listeners.activity is 'advance or settle: a pass is under way; idle; backing off, after a failure.';
+comment on column listeners.activity is 'advance or settle: a pass is under way; idle; backing off, and after which failure.';
 comment on column listeners.activity_since is 'Since when it has been at that.';
 comment on column listeners.last_seen_at is 'Older than 15 seconds: it is dead, frozen or cut off. A pass that is blocked keeps it from nothing.';
 

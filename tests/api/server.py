@@ -56,6 +56,17 @@ class Process:
             files = (descriptors, descriptors)
             resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, files)
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def send(self, number: int) -> None:
+        """Send it a signal; a process that has ended by it is waited for."""
+        self._process.send_signal(number)
+        if number in {signal.SIGKILL, signal.SIGTERM}:
+            self._process.wait(20)
+
     def memory(self) -> int:
         """Bytes that it has in memory."""
         rss: int = psutil.Process(self._process.pid).memory_info().rss

@@ -99,6 +99,49 @@ async def test_the_queue_and_its_steps_are_told(
         assert told[(count, "completed", "process_payment")] == 2
 
 
+async def test_stuck_sagas_are_told_by_type(
+    api: Api, shop: Shop, order_body: Callable[..., Json]
+) -> None:
+    """Each type has a series, also at 0, so that an alert ends; a type is never an id."""
+    name = "darkpearl_sagas_stuck"
+    assert (await scrape(api))[name, "order_fulfilment"] == 0
+    order = (await api.post("/orders", json=order_body((0, 1)))).json()["id"]
+    await shop.poison("reserve_stock", order, sqlstate="P0001")
+    await shop.advance()
+    shop.audited = False
+    told = await scrape(api)
+    types = await shop.values("select distinct saga_type from saga_steps")
+    assert {key[1]: count for key, count in told.items() if key[0] == name} == {
+        each: float(each == "order_fulfilment") for each in types
+    }
+
+
+async def test_upkeep_is_told(api: Api, shop: Shop) -> None:
+    """How old audit, backup and reconciliation are, none where there was none; partitions, ids."""
+    told = await scrape(api)
+    for never in ("audit_age_seconds", "backup_age_seconds", "reconciliation_differences"):
+        assert (f"darkpearl_{never}",) not in told
+    assert told["darkpearl_partitions_ahead",] == 3
+    assert told["darkpearl_events_out_of_place",] == told["darkpearl_sessions_blocking",] == 0
+    assert 0 < told["darkpearl_transaction_id_age",] < 2**31
+    await shop.run("select run_audit()")
+    await shop.run("select record_upkeep('backup')")
+    await shop.run("select record_upkeep('reconciliation', null, '{\"differences\": 2}')")
+    await shop.turn_clock(60)
+    told = await scrape(api)
+    for name in ("audit", "backup", "reconciliation"):
+        assert 60 <= told[f"darkpearl_{name}_age_seconds",] < 80
+    assert told["darkpearl_audit_findings",] == 0
+    assert told["darkpearl_reconciliation_differences",] == 2
+    until_next_month = (
+        "select extract(epoch from date_trunc('month', now) + interval '1 month' - now)::float8 + 1"
+        " from (select clock() at time zone 'UTC' as now) as c"
+    )
+    for ahead in (2, 1, 0):
+        await shop.turn_clock(await shop.value(until_next_month))
+        assert (await scrape(api))["darkpearl_partitions_ahead",] == ahead
+
+
 async def test_webhooks_that_are_late_are_told(
     api: Api, shop: Shop, order_body: Callable[..., Json]
 ) -> None:

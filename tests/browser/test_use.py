@@ -67,6 +67,28 @@ async def test_a_stuck_saga_is_mended_from_the_page(window: Opened, busy: Any, s
     assert actor == "ada"
 
 
+@pytest.mark.usefixtures("busy")
+async def test_a_listener_that_is_gone_is_dismissed(window: Opened, shop: Shop) -> None:
+    """Only one that is silent has the button; it goes from the list, and who said why is kept."""
+    async with shop.acting_as("darkpearl_listener"):
+        report = "select report_listener(new_id(), 'warehouse-3', 9, '1', 'stripe', %s, 'idle', 3)"
+        await shop.run(report, "closed")
+    opened = await window()
+    page = opened.page
+    await opened.sign_in("/listeners")
+    gone = page.locator("#screen tr", has_text="warehouse-2")
+    await expect(page.locator("#screen tr", has_text="warehouse-3")).to_contain_text("alive")
+    assert await page.locator("#screen tr", has_text="warehouse-3").locator("button").count() == 0
+    await gone.locator("button").click()
+    await expect(page.locator("#dialog .subject")).to_contain_text("warehouse-2 4711")
+    await page.fill("#dialog textarea", "replaced by warehouse-3")
+    await page.click("#dialog .primary")
+    await expect(page.locator("#toast")).to_contain_text("done")
+    await expect(gone).to_have_count(0)
+    said = await shop.row("select actor, reason from action_log where action = 'dismiss_listener'")
+    assert said == {"actor": "ada", "reason": "replaced by warehouse-3"}
+
+
 async def test_what_the_database_refuses_is_told_where_it_was_asked(
     window: Opened, busy: Any, shop: Shop
 ) -> None:
@@ -90,6 +112,9 @@ async def test_who_may_only_look_is_offered_nothing_to_do(window: Opened, busy: 
     await expect(opened.page.locator(".readonly")).to_be_visible()
     assert await opened.page.locator("main button.act, main [name=chosen]").count() == 0
     await opened.photograph("read-only")
+    await opened.open("/listeners")
+    await expect(opened.page.locator("#screen")).to_contain_text("silent")
+    assert await opened.page.locator("main button.act").count() == 0
     answer = await opened.page.request.post(
         f"{opened.address}/monitor/act/retry_saga",
         headers={"Authorization": f"Bearer {token('darkpearl_reader')}"},

@@ -276,15 +276,15 @@ async def test_tables_that_were_changed_by_hand(run: Run, shop: Shop) -> None:
 
 async def listens(shop: Shop, name: str, **more: str) -> None:
     """A listener says that it is there."""
-    said = {"version": "0.2.0", "gateway": "mock", "breaker": "closed"} | more
+    said = {"version": "0.2.0", "gateway": "mock", "breaker": "closed", "activity": "idle"} | more
     async with shop.acting_as("darkpearl_listener"):
         await shop.run(
-            "select report_listener(new_id(), %s, 7, %s, %s, %s::breaker_state, 'idle', 0)",
-            *(name, said["version"], said["gateway"], said["breaker"]),
+            "select report_listener(new_id(), %s, 7, %s, %s, %s::breaker_state, %s, 0)",
+            *(name, said["version"], said["gateway"], said["breaker"], said["activity"]),
         )
 
 
-async def test_listeners(ask: Ask, shop: Shop) -> None:
+async def test_listeners(ask: Ask, run: Run, shop: Shop) -> None:
     """None is a failure; one that fell silent a warning; one alive is fine."""
     assert (await ask("listeners"))["state"] == "fail"
     assert (await ask("silent-listeners"))["state"] == "ok"
@@ -294,7 +294,21 @@ async def test_listeners(ask: Ask, shop: Shop) -> None:
     assert (await ask("listeners"))["state"] == "fail"
     await listens(shop, "two")
     line = await ask("silent-listeners")
-    assert (line["state"], line["says"]) == ("warn", "not heard of any more: one 7")
+    assert (line["state"], line["says"]) == ("warn", "not heard of any more: one 7, for 60 s")
+    assert "kill -9 7 on one" in line["mend"]
+    *command, _ = line["mend"].partition("darkpearl ")[2].split()
+    assert (await run(*command, "it is replaced")).code == 0
+    assert (await ask("silent-listeners"))["state"] == "ok"
+
+
+async def test_listeners_that_get_nothing_done(ask: Ask, shop: Shop) -> None:
+    """Some of them are a warning, all of them a failure, with what the database said."""
+    await listens(shop, "one", activity="backing off: database: no space left on device")
+    line = await ask("listeners")
+    told = "each pass fails of one 7 of 1: backing off: database: no space left on device"
+    assert (line["state"], line["says"]) == ("fail", told)
+    await listens(shop, "two")
+    assert (await ask("listeners"))["state"] == "warn"
 
 
 async def test_listeners_of_different_minds(ask: Ask, shop: Shop) -> None:

@@ -30,7 +30,8 @@ import asyncio, json, re, sys
 import msgspec
 from darkpearl.gateways.http import HttpGateway
 from darkpearl.gateways.stripe import StripeGateway
-from darkpearl.listener.calls import Breaker, Calls, Request
+from darkpearl.listener.breaker import Breaker
+from darkpearl.listener.calls import Calls, Request
 
 ASKED = {
     "operation": "authorize", "idempotency_key": "o:process_payment",

@@ -17,7 +17,7 @@ from darkpearl import database
 from darkpearl.config import Settings
 from darkpearl.gateways import Answer, AnsweredError, Call
 from darkpearl.gateways.mock import MockGateway
-from darkpearl.listener import Listener, calls
+from darkpearl.listener import Listener, breaker
 from darkpearl.listener.bell import Bell
 from darkpearl.listener.pace import STANDSTILL_FAILURES
 from darkpearl.listener.sessions import Sessions
@@ -554,8 +554,8 @@ async def test_an_outage_of_the_gateway_costs_time_and_no_order(
 
     Once it is back all 160 orders are fulfilled. Nobody else's calls were paused.
     """
-    monkeypatch.setattr(calls, "FIRST_PAUSE_SECONDS", 0.2)
-    monkeypatch.setattr(calls, "LONGEST_PAUSE_SECONDS", 0.4)
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(breaker, "LONGEST_PAUSE_SECONDS", 0.4)
     product = await shop.product(on_hand=1000)
     await shop.run("update step_settings set backoff_seconds = 0.1")
     for _ in range(120):
@@ -598,7 +598,7 @@ async def test_who_cant_reach_the_gateway_leaves_the_work_to_peers(
     shop: Shop, listening: Any, until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its breaker open for a minute, it gives no order back that another could have charged."""
-    monkeypatch.setattr(calls, "FIRST_PAUSE_SECONDS", 60.0)
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 60.0)
     product = await shop.product(on_hand=1000)
     await shop.run("update step_settings set backoff_seconds = 0.1")
     for _ in range(10):

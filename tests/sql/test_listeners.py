@@ -129,3 +129,38 @@ async def test_it_is_told_of_chores(shop: Shop) -> None:
     assert await report(shop, listener)
     await shop.run("select work_batches()")
     assert not await report(shop, listener)
+
+
+async def test_one_that_was_seen_to_is_dismissed(shop: Shop) -> None:
+    """Its row goes, with a name and a reason in the log; one alive can't be, nor a stranger."""
+    dead, alive = uuid4(), uuid4()
+    await report(shop, dead)
+    await shop.turn_clock(60)
+    await report(shop, alive)
+    dismiss = "select host from dismiss_listener(%s, %s)"
+    async with shop.acting_as("service_role"):
+        assert await shop.value(dismiss, dead, "the box burnt down") == "box-1"
+        with shop.refused("DP015"):
+            await shop.run(dismiss, alive, "why not")
+        with shop.refused("DP010"):
+            await shop.run(dismiss, dead, "again")
+        with shop.refused("DP015"):
+            await shop.run(dismiss, alive, " ")
+    assert [row["listener_id"] for row in await seen(shop)] == [alive]
+    said = "select action, subject, reason from action_log"
+    assert await shop.row(said) == {
+        "action": "dismiss_listener",
+        "subject": "box-1 4711",
+        "reason": "the box burnt down",
+    }
+    await report(shop, dead)  # it was frozen, and wakes
+    assert len(await seen(shop)) == 2
+
+
+async def test_one_that_gets_nothing_done_is_counted_and_says_why(shop: Shop) -> None:
+    """However long what the database said: the activity has its beginning."""
+    await report(shop, uuid4())
+    await report(shop, uuid4(), "backing off: database: could not extend file " + "x" * 200)
+    assert await shop.value("select listeners_failing from engine_health") == 1
+    activities = {row["activity"][:34] for row in await seen(shop)}
+    assert activities == {"idle", "backing off: database: could not e"}

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -11,17 +12,16 @@ import msgspec
 import pytest
 from stand_in import StandIn
 
-from darkpearl.gateways import Answer, AnsweredError, Call
-from darkpearl.listener.calls import (
+from darkpearl.gateways import Answer, AnsweredError, Call, GatewayPayment
+from darkpearl.listener import breaker as breakers
+from darkpearl.listener.breaker import (
     LONGEST_PAUSE_SECONDS,
     LONGEST_TRY_SECONDS,
     OUTAGE_SECONDS,
-    UNKNOWN_SECONDS,
+    UNSEEN_SECONDS,
     Breaker,
-    Calls,
-    Request,
-    Settlement,
 )
+from darkpearl.listener.calls import UNKNOWN_SECONDS, Calls, Request, Settlement
 
 PATIENCE_SECONDS = 10.0
 
@@ -161,6 +161,48 @@ def test_half_open_one_answer_closes_it(clock: Clock) -> None:
     assert not breaker.open
     fail(breaker, 3)
     assert breaker.wait_seconds("a") == 1
+
+
+async def test_without_calls_the_gateways_books_say_that_it_is_back(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, until: Callable[..., Awaitable[None]]
+) -> None:
+    """Only while nobody pays; afterwards one payment without an answer opens it again, at once."""
+    monkeypatch.setattr(breakers, "LOOK_SECONDS", 0.01)
+
+    class Books(StandIn):
+        """Answers for its books when it is up."""
+
+        is_up = False
+        looks = 0
+
+        async def payments(self, since: datetime) -> AsyncIterator[GatewayPayment]:
+            self.looks += 1
+            if not self.is_up:
+                raise ConnectionError
+            for payment in ():
+                yield payment
+
+    async def looked_twice() -> bool:
+        return gateway.looks >= 2
+
+    async def closed() -> bool:
+        return breaker.state == 0
+
+    gateway, breaker = Books(), Breaker(3, clock)
+    fail(breaker, 3)
+    clock.seconds += UNSEEN_SECONDS
+    assert breaker.is_unseen
+    assert breaker.wait_seconds("a") == 0
+    assert not breaker.is_unseen  # a call has come, and it is what says
+    clock.seconds += UNSEEN_SECONDS
+    seeing = asyncio.create_task(breakers.see_again(gateway, breaker))  # type: ignore[arg-type]
+    await until(looked_twice)
+    assert breaker.state == 1
+    gateway.is_up = True
+    await until(closed)
+    breaker.failed("payment 0")
+    assert breaker.open
+    seeing.cancel()
 
 
 # Calls.

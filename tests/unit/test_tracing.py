@@ -23,7 +23,8 @@ from stand_in import StandIn
 from darkpearl import serving
 from darkpearl.config import ConfigError, traces_exporter
 from darkpearl.gateways import Answer, Call, Operation
-from darkpearl.listener.calls import Breaker, Calls, Request
+from darkpearl.listener.breaker import Breaker
+from darkpearl.listener.calls import Calls, Request
 from darkpearl.telemetry import tracing
 from darkpearl.telemetry.tracing import Tracing
 

@@ -17,6 +17,7 @@ OF_OPERATORS = {
     "A plan has move_goods() do %s.",
     "Call fork_order(), which notes it.",
     "See batch_overview.",
+    "select listener_id, host, process_id from listener_activity where not is_alive.",
     "See batch_items for what it did.",
     "select gateway, event_id from gateway_events where disposition = ''unmatched''.",
     "Insert the order first, then its order_items with the same warehouse_id, in one transaction.",
