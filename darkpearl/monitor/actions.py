@@ -15,23 +15,8 @@ from darkpearl.monitor.viewer import Statement
 TYPED_ABOVE = 100
 """Whoever acts on more than that types how many they are."""
 
-_SAGA = """
-    select
-        'Saga of order ' || coalesce('#' || o.order_number, '?') as subject,
-        concat_ws(' ', s.status, 'at', replace(s.current_step, '_', ' ')) as standing,
-        s.last_error as detail
-    from saga_overview as s
-    left join refunds as r on r.id = s.id
-    left join orders as o on o.id = coalesce(r.order_id, s.id)
-    where s.id = %(id)s
-"""
-_ORDER = """
-    select
-        'Order #' || o.order_number as subject, replace(o.status::text, '_', ' ') as standing,
-        concat_ws(' ', o.total_amount, o.currency, 'of', o.customer_id) as detail
-    from order_overview as o
-    where o.id = %(id)s
-"""
+_SAGA = "select * from monitor_subject('saga', %(id)s)"
+_ORDER = "select * from monitor_subject('order', %(id)s)"
 
 
 @dataclass(frozen=True)

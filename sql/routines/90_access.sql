@@ -242,7 +242,8 @@ grant execute on function
 retry_sagas(jsonb, text, boolean, integer), skip_steps(jsonb, text, boolean, integer), cancel_orders(jsonb, text, boolean, integer),
 resume_sagas(jsonb, text, boolean, integer), ack_gateway_events(jsonb, text, boolean, integer), stop_batch(uuid, text)
 to service_role;
-grant execute on function cause_of(text), bucket_seconds(smallint), step_statistics(timestamptz, timestamptz)
+grant execute on function cause_of(text), causes_of_stuck(uuid[]), count_causes(uuid[]), bucket_seconds(smallint),
+step_statistics(timestamptz, timestamptz), step_durations(text, timestamptz, timestamptz)
 to service_role, darkpearl_app, darkpearl_reader;
 grant execute on function has_listener() to anon, authenticated, service_role, darkpearl_app, darkpearl_reader;
 grant execute on function saga_timeline(uuid) to authenticated, service_role, darkpearl_app, darkpearl_reader;
@@ -250,6 +251,15 @@ grant execute on function
 report_listener(uuid, text, integer, text, text, breaker_state, text, double precision), forget_listener(uuid),
 fill_step_minutes(integer), work_batches(integer)
 to darkpearl_listener;
+
+-- The page. What it shows is as much as its viewer may read.
+grant execute on function
+monitor_state(), monitor_overview(text), monitor_lately(),
+monitor_orders(order_status, text, text, text, bigint), monitored_orders(order_status, text, text, integer), monitor_order(uuid),
+monitor_sagas(saga_status, text, uuid), monitored_sagas(saga_status, text, uuid, integer, integer), monitor_saga(uuid),
+monitor_stuck(text, text, text, text, uuid), monitor_stock(text, text, text, text, text), monitor_shelf(uuid, uuid, bigint),
+monitor_listeners(), monitor_activity(text, text, bigint), monitor_batch(uuid), monitor_audits(), monitor_subject(text, uuid, uuid)
+to service_role, darkpearl_reader;
 
 -- Requests: all who write may repeat one, and staff may say which version they change.
 grant execute on function begin_request(text, bytea), end_request(text, bytea, text) to
