@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from litestar import Request, Response, Router, get, post
 from litestar.datastructures import CacheControlHeader, State
@@ -220,6 +221,7 @@ async def _dialog(
     error: DarkPearlError | None = None,
 ) -> Response[str]:
     keys = {key: asked.get(key, "") for key in action.keys}
+    operation = asked.get("operation") or str(uuid4())
     subject: Mapping[str, Any] | None = None
     preview: Mapping[str, Any] | None = None
     wanted: list[tuple[str, str]] = []
@@ -233,7 +235,8 @@ async def _dialog(
         name=name,
         action=action,
         asked=asked,
-        keys=keys,
+        keys={**keys, "operation": operation},
+        first=(subject or {}).get("first") or {},
         subject=subject,
         preview=preview,
         wanted=wanted,

@@ -212,10 +212,8 @@ begin atomic
             (select to_json(v) from order_overview as v where v.id = o.id) as overview,
             (select to_json(s) from saga_overview as s where s.id = o.id) as saga,
             (select coalesce(json_agg(t), '[]') from saga_timeline(o.id) as t) as entries,
-            (
-                select coalesce(json_agg(json_build_object('product_id', g.product_id, 'quantity', g.quantity)), '[]')
-                from goods_to_ship(o.id) as g
-            ) as to_ship
+            refundable(o.id) as refundable,
+            exists (select from orders_to_ship as w where w.id = o.id and w.units_left > 0) as to_ship
         from order_details as o
         where o.id = p_id
     ) as d;
@@ -590,32 +588,43 @@ begin atomic
 end;
 comment on function monitor_audits() is 'The page: the last audits, and what they found.';
 
--- What an action of the page is about, for its dialog: subject, standing and detail of an order, a saga or
--- a shelf, which has a warehouse beside its product; no row when there is none. Locks nothing.
+-- What an action of the page is about, for its dialog: subject, standing and detail of a saga, an order, its
+-- payment, the parcel that it waits for, or a shelf, which has a warehouse beside its product. What its
+-- fields hold at first, what one of them may be, and of which lines there are how many units.
+-- No row when there is none. Locks nothing.
 create or replace function monitor_subject(p_kind text, p_id uuid, p_warehouse uuid default null)
-returns table (subject text, standing text, detail text)
+returns table (subject text, standing text, detail text, first jsonb, choices text[], lines jsonb)
 language sql stable
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 begin atomic
     select
-        'Order #' || o.order_number, replace(o.status::text, '_', ' '), concat_ws(' ', o.total_amount, o.currency, 'of', o.customer_id)
-    from orders as o
-    where p_kind = 'order' and o.id = p_id
-    union all
-    select
         'Saga of order ' || coalesce('#' || o.order_number, '?'), concat_ws(' ', s.status, 'at', replace(s.current_step, '_', ' ')),
-        s.last_error
+        s.last_error, null::jsonb, null::text[], null::jsonb
     from saga_overview as s
     left join refunds as r on r.id = s.id
     left join orders as o on o.id = coalesce(r.order_id, s.id)
     where p_kind = 'saga' and s.id = p_id
     union all
     select
-        concat(p.sku, ' in ', w.code), concat(i.quantity_available, ' on hand, ', i.quantity_reserved, ' reserved'), p.name
+        'Order #' || o.order_number, replace(o.status::text, '_', ' '), concat_ws(' ', o.total_amount, o.currency, 'of ' || o.customer_id),
+        case when p_kind = 'payment' then jsonb_build_object('amount', refundable(o.id)::text) end, null,
+        case when p_kind = 'parcel' then (
+            select jsonb_agg(
+                jsonb_build_object('product_id', g.product_id, 'sku', p.sku, 'quantity', g.quantity) order by p.sku
+            )
+            from goods_to_ship(o.id) as g inner join products as p on p.id = g.product_id
+        ) end
+    from orders as o
+    where p_kind in ('order', 'payment', 'parcel') and o.id = p_id
+    union all
+    select
+        concat(p.sku, ' in ', w.code), concat(i.quantity_available, ' on hand, ', i.quantity_reserved, ' reserved'), p.name,
+        jsonb_build_object('expected', i.quantity_available, 'reason_code', 'correction'),
+        array(select a.code from adjustment_reasons as a order by a.code), null
     from inventory as i
     inner join products as p on p.id = i.product_id
     inner join warehouses as w on w.id = i.warehouse_id
     where p_kind = 'shelf' and i.product_id = p_id and i.warehouse_id = p_warehouse;
 end;
-comment on function monitor_subject(text, uuid, uuid) is 'The page: what an action is about, in words.';
+comment on function monitor_subject(text, uuid, uuid) is 'The page: what an action is about, in words, and what is asked for at first.';

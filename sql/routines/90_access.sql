@@ -226,7 +226,7 @@ grant execute on function describe_return(uuid, jsonb) to service_role, darkpear
 grant execute on function refund_of_return(uuid) to service_role, darkpearl_app, darkpearl_reader;
 grant execute on function record_manual_refund(uuid, numeric, text, uuid, jsonb) to service_role;
 grant execute on function find_orders(text) to authenticated, service_role, darkpearl_app, darkpearl_reader;
-grant execute on function find_payments(text) to service_role, darkpearl_app, darkpearl_reader;
+grant execute on function refundable(uuid), find_payments(text) to service_role, darkpearl_app, darkpearl_reader;
 grant select on gateway_events to service_role, darkpearl_reader;
 grant select (disposition, received_at) on gateway_events to darkpearl_app;
 grant execute on function record_gateway_event(text, text, text, jsonb), ack_gateway_event(text, text, text) to service_role;
