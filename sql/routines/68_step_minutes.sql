@@ -113,6 +113,7 @@ returns table (
 )
 language sql stable
 set search_path = darkpearl, pg_temp
+set jit = off
 begin atomic
     with chosen as (
         select m.* from step_minutes as m
@@ -160,6 +161,7 @@ create or replace function step_durations(p_step_name text, p_from timestamptz, 
 returns table (minute timestamptz, events bigint, p50_seconds double precision, p99_seconds double precision)
 language sql stable
 set search_path = darkpearl, pg_temp
+set jit = off
 begin atomic
     select
         b.minute, max(b.in_all)::bigint,

@@ -4,43 +4,65 @@
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
--- Sagas that have not ended, by where they stand. The halves lead to an index each.
-create or replace view queue_health with (security_invoker = true) as
-with unfinished as (
-    select s.id, s.saga_type, s.plan_version, s.position, s.status, s.ready_at, s.created_at
-    from sagas as s
-    where s.ready_at is not null
-    union all
-    select s.id, s.saga_type, s.plan_version, s.position, s.status, s.ready_at, s.created_at
-    from sagas as s
-    where s.status = 'stuck' and (s.status = 'stuck') is true
+-- Sagas that have not ended, by where they stand; of those that are stuck p_most_stuck at most, since each
+-- has its history looked up for which way it went. The halves lead to an index each. Locks nothing.
+create or replace function queue_by_step(p_most_stuck bigint default null)
+returns table (
+    saga_type text, step_name text, ready bigint, waiting bigint, backing_off bigint, held_by_pause bigint, stuck bigint,
+    oldest_unfinished_at timestamptz, oldest_unfinished_seconds double precision, oldest_ready_seconds double precision
 )
+language sql stable
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+set jit = off
+begin atomic
+    with unfinished as (
+        select s.id, s.saga_type, s.plan_version, s.position, s.status, s.ready_at, s.created_at
+        from sagas as s
+        where s.ready_at is not null
+        union all
+        (
+            select s.id, s.saga_type, s.plan_version, s.position, s.status, s.ready_at, s.created_at
+            from sagas as s
+            where s.status = 'stuck' and (s.status = 'stuck') is true
+            limit p_most_stuck
+        )
+    )
+    select
+        u.saga_type,
+        case
+            when u.status = 'compensating' or (u.status = 'stuck' and exists (
+                select from saga_events as e where e.saga_id = u.id and e.event_type = 'compensation_started'
+            )) then t.undo_name
+            else t.step_name
+        end,
+        count(*) filter (where u.ready_at <= c.now),
+        count(*) filter (where u.ready_at > c.now and u.status = 'waiting'),
+        count(*) filter (where u.ready_at > c.now and u.status <> 'waiting' and p.is_held is not true),
+        count(*) filter (where p.is_held),
+        count(*) filter (where u.status = 'stuck'),
+        min(u.created_at),
+        greatest(extract(epoch from max(c.now) - min(u.created_at)), 0)::float8,
+        greatest(extract(epoch from max(c.now) - min(u.ready_at) filter (where u.ready_at <= c.now)), 0)::float8
+    from unfinished as u
+    cross join (select clock() as now) as c
+    left join saga_steps as t
+        on t.saga_type = u.saga_type and t.plan_version = u.plan_version and t.position = u.position
+    left join step_settings as g on g.saga_type = u.saga_type and g.step_name = t.step_name
+    cross join lateral (
+        select g.paused_until > c.now and u.status in ('running', 'compensating')
+            and u.ready_at between g.paused_until and g.paused_until + interval '1 second' as is_held
+    ) as p
+    group by 1, 2;
+end;
+comment on function queue_by_step(bigint) is
+    'The sagas that have not ended, by type and step; of those that are stuck so many at most, or all.';
+
+create or replace view queue_health with (security_invoker = true) as
 select
-    u.saga_type,
-    case
-        when u.status = 'compensating' or (u.status = 'stuck' and exists (
-            select from saga_events as e where e.saga_id = u.id and e.event_type = 'compensation_started'
-        )) then t.undo_name
-        else t.step_name
-    end as step_name,
-    count(*) filter (where u.ready_at <= c.now) as ready,
-    count(*) filter (where u.ready_at > c.now and u.status = 'waiting') as waiting,
-    count(*) filter (where u.ready_at > c.now and u.status <> 'waiting' and p.is_held is not true) as backing_off,
-    count(*) filter (where p.is_held) as held_by_pause,
-    count(*) filter (where u.status = 'stuck') as stuck,
-    min(u.created_at) as oldest_unfinished_at,
-    greatest(extract(epoch from max(c.now) - min(u.created_at)), 0)::float8 as oldest_unfinished_seconds,
-    greatest(extract(epoch from max(c.now) - min(u.ready_at) filter (where u.ready_at <= c.now)), 0)::float8 as oldest_ready_seconds
-from unfinished as u
-cross join (select clock() as now) as c
-left join saga_steps as t
-    on t.saga_type = u.saga_type and t.plan_version = u.plan_version and t.position = u.position
-left join step_settings as g on g.saga_type = u.saga_type and g.step_name = t.step_name
-cross join lateral (
-    select g.paused_until > c.now and u.status in ('running', 'compensating')
-        and u.ready_at between g.paused_until and g.paused_until + interval '1 second' as is_held
-) as p
-group by 1, 2;
+    q.saga_type, q.step_name, q.ready, q.waiting, q.backing_off, q.held_by_pause, q.stuck, q.oldest_unfinished_at,
+    q.oldest_unfinished_seconds, q.oldest_ready_seconds
+from queue_by_step() as q;
 comment on view queue_health is
     'The sagas that have not ended, by type and step: ready, waiting for an answer or a signal, backing off, held by a pause, stuck; and the oldest.';
 
@@ -81,6 +103,7 @@ returns table (
 )
 language sql stable
 set search_path = darkpearl, pg_temp
+set jit = off
 begin atomic
     select
         g.saga_type, g.step_name, g.error_code, g.cause,

@@ -11,13 +11,15 @@ set local search_path = darkpearl, pg_temp;
 create or replace function monitor_state() returns json
 language sql stable
 set search_path = darkpearl, pg_temp
+set jit = off
 begin atomic
     select to_json(s) from (select h.*, clock() as now from engine_health as h) as s;
 end;
 comment on function monitor_state() is 'The page: the state of the engine, as engine_health has it.';
 
 -- What went wrong lately, or was done by hand, newest first: a look into the index of troubles for
--- each kind, so that none of the many hides a rare one. Locks nothing.
+-- each kind, so that none of the many hides a rare one. The clock is read once, which leads into the
+-- index. Locks nothing.
 create or replace function monitor_lately()
 returns table (
     id bigint, saga_id uuid, event_type saga_event_type, step_name text, error_code text, actor text, created_at timestamptz,
@@ -26,6 +28,7 @@ returns table (
 language sql stable
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
+set jit = off
 begin atomic
     select
         l.id, l.saga_id, l.event_type, l.step_name, l.error_code, l.actor, l.created_at,
@@ -35,7 +38,7 @@ begin atomic
         from unnest(enum_range(null::saga_event_type)) as k (event_type)
         cross join lateral (
             select t.* from saga_events as t
-            where t.event_type = k.event_type and t.created_at > clock() - interval '1 day' and t.event_type in (
+            where t.event_type = k.event_type and t.created_at > (select clock()) - interval '1 day' and t.event_type in (
                 'step_failed', 'compensation_started', 'saga_stuck', 'retried', 'cancelled', 'skipped', 'reported'
             )
             order by t.created_at desc limit 8
@@ -50,6 +53,8 @@ comment on function monitor_lately() is 'The page: what went wrong in the last d
 create or replace function monitor_overview(p_step text default null) returns json
 language sql stable
 set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+set jit = off
 begin atomic
     with step as (
         select t.* from step_statistics(clock() - interval '15 minutes') as t where t.step_name is not null
@@ -70,7 +75,7 @@ begin atomic
                     coalesce(sum(s.events) filter (where s.event_type = 'saga_compensated'), 0) as compensated,
                     coalesce(sum(s.events) filter (where s.event_type = 'saga_stuck'), 0) as stuck
                 from step_minutes as s
-                where s.minute > clock() - interval '61 minutes' and s.step_name = ''
+                where s.minute > (select clock()) - interval '61 minutes' and s.step_name = ''
                 group by s.minute
             ) as m
         ),
@@ -99,8 +104,8 @@ comment on function monitor_overview(text) is
     'The page: the last hour by the minute, what steps took, one of them by the minute, and what went wrong lately.';
 
 -- The ids of orders that filters lead to, null when none does: those that a search finds, that are in a
--- trouble (dispute, failed_refund, overdue), or have a status that only orders on their way have, of which the
--- newest p_most. Locks nothing.
+-- trouble (dispute, failed_refund, overdue), or have a status that only orders on their way have, if no more than
+-- p_most are on their way: among so many the newest orders have enough of them. Locks nothing.
 create or replace function monitored_orders(p_status order_status, p_trouble text, p_search text, p_most integer) returns uuid[]
 language plpgsql stable
 set search_path = darkpearl, pg_temp
@@ -130,13 +135,15 @@ begin
         v_ids := array(
             select s.id
             from (
-                select k.id, k.created_at from sagas as k where k.ready_at is not null
+                select k.id from sagas as k where k.ready_at is not null
                 union all
-                select k.id, k.created_at from sagas as k where k.status = 'stuck' and (k.status = 'stuck') is true
+                select k.id from sagas as k where k.status = 'stuck' and (k.status = 'stuck') is true
             ) as s
-            order by s.created_at desc
-            limit p_most
+            limit p_most + 1
         );
+        if cardinality(v_ids) > p_most then
+            return null;
+        end if;
     end if;
     return v_ids;
 end
@@ -159,7 +166,7 @@ declare
     v_page constant integer := 50;
     v_most constant integer := 10000;
     v_warehouse constant uuid := (select w.id from warehouses as w where w.code = p_warehouse);
-    v_ids constant uuid[] := monitored_orders(p_status, p_trouble, p_search, v_most);
+    v_ids constant uuid[] := monitored_orders(p_status, p_trouble, p_search, 5000);
     v_numbers bigint[];
     v_next bigint;
 begin
@@ -329,9 +336,9 @@ begin atomic
 end;
 comment on function monitor_saga(uuid) is 'The page: a saga with its plan and all that happened to it.';
 
--- Stuck sagas: the causes of the first and the last of them, how many were looked at and how many there are,
--- counted to 10,000; and fifty after one, the oldest orders first, of those among the next p_most that
--- filters find, with where the next page begins. Locks nothing.
+-- Stuck sagas: the causes of the first and the last 200, how many these are and how many are stuck, counted to
+-- 10,000; and fifty after one, the oldest orders first, of those among the next 200 that filters find, with
+-- where the next page begins. Locks nothing.
 create or replace function monitor_stuck(
     p_saga_type text default null, p_step text default null, p_error_code text default null, p_cause text default null,
     p_after uuid default null
@@ -343,9 +350,12 @@ set jit = off
 as $$
 declare
     v_page constant integer := 50;
-    v_most constant integer := 500;
+    v_most constant integer := 200;
     v_first constant uuid[] := array(select s.id from sagas as s where s.status = 'stuck' order by s.id limit v_most);
-    v_last constant uuid[] := array(select s.id from sagas as s where s.status = 'stuck' order by s.id desc limit v_most);
+    v_looked_at constant uuid[] := v_first || array(
+        select s.id from sagas as s
+        where s.status = 'stuck' and s.id > v_first[cardinality(v_first)] order by s.id desc limit v_most
+    );
     v_next uuid[] := v_first;
     v_ids uuid[];
     v_after uuid;
@@ -353,20 +363,21 @@ begin
     if p_after is not null then
         v_next := array(select s.id from sagas as s where s.status = 'stuck' and s.id > p_after order by s.id limit v_most);
     end if;
-    v_ids := array(
-        select c.saga_id from causes_of_stuck(v_next) as c
-        where (p_saga_type is null or c.saga_type = p_saga_type) and (p_step is null or c.step_name = p_step)
-            and (p_error_code is null or c.error_code = p_error_code) and (p_cause is null or c.cause = p_cause)
-        order by c.saga_id
-        limit v_page + 1
-    );
+    if coalesce(p_saga_type, p_step, p_error_code, p_cause) is null then
+        v_ids := v_next[:v_page + 1];
+    else
+        v_ids := array(
+            select c.saga_id from causes_of_stuck(v_next) as c
+            where (p_saga_type is null or c.saga_type = p_saga_type) and (p_step is null or c.step_name = p_step)
+                and (p_error_code is null or c.error_code = p_error_code) and (p_cause is null or c.cause = p_cause)
+            order by c.saga_id
+            limit v_page + 1
+        );
+    end if;
     v_after := case when cardinality(v_ids) > v_page then v_ids[v_page] when cardinality(v_next) = v_most then v_next[v_most] end;
     return json_build_object(
-        'causes', (
-            select coalesce(json_agg(c order by c.sagas desc, c.oldest_since), '[]')
-            from count_causes(array(select unnest(v_first) union select unnest(v_last))) as c
-        ),
-        'looked_at', (select count(*) from (select unnest(v_first) union select unnest(v_last)) as s),
+        'causes', (select coalesce(json_agg(c order by c.sagas desc, c.oldest_since), '[]') from count_causes(v_looked_at) as c),
+        'looked_at', cardinality(v_looked_at),
         'total', (select count(*) from (select from sagas as s where s.status = 'stuck' limit 10001) as s),
         'sagas', (select coalesce(json_agg(s order by s.id), '[]') from stuck_sagas as s where s.id = any(v_ids[:v_page])),
         'next', case when v_after is not null then json_build_object('after', v_after) end
@@ -477,15 +488,16 @@ $$;
 comment on function monitor_shelf(uuid, uuid, bigint) is
     'The page: how much of a product a warehouse has, and the movements that say why, fifty before one.';
 
--- Who works on what, what waits at which step, what is paused, who blocks, what gateways told and nobody
+-- Who works on what, what waits at which step but for what is stuck, what is paused, who blocks, what gateways told and nobody
 -- has looked at. Locks nothing.
 create or replace function monitor_listeners() returns json
 language sql stable
 set search_path = darkpearl, pg_temp
+set jit = off
 begin atomic
     select json_build_object(
         'listeners', (select coalesce(json_agg(l order by l.host, l.process_id), '[]') from listener_activity as l),
-        'queue', (select coalesce(json_agg(q order by q.saga_type, q.step_name), '[]') from queue_health as q),
+        'queue', (select coalesce(json_agg(q order by q.saga_type, q.step_name), '[]') from queue_by_step(0) as q),
         'pauses', (
             select coalesce(json_agg(p order by p.paused_until), '[]')
             from (
@@ -556,6 +568,7 @@ create or replace function monitor_batch(p_id uuid) returns json
 language sql stable
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
+set jit = off
 begin atomic
     select to_json(d)
     from (
@@ -578,6 +591,7 @@ comment on function monitor_batch(uuid) is 'The page: how far a batch is, and wh
 create or replace function monitor_audits() returns json
 language sql stable
 set search_path = darkpearl, pg_temp
+set jit = off
 begin atomic
     select json_build_object(
         'runs', (
@@ -597,6 +611,7 @@ returns table (subject text, standing text, detail text, first jsonb, choices te
 language sql stable
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
+set jit = off
 begin atomic
     select
         'Saga of order ' || coalesce('#' || o.order_number, '?'), concat_ws(' ', s.status, 'at', replace(s.current_step, '_', ' ')),

@@ -80,6 +80,8 @@ begin
         execute format(
             'alter role %I in database %I set search_path = darkpearl', v_role, current_database()
         );
+        -- A plan over all months of events takes longer to compile than to run.
+        execute format('alter role %I in database %I set jit = off', v_role, current_database());
     end loop;
 end
 $$;
@@ -242,7 +244,7 @@ grant execute on function
 retry_sagas(jsonb, text, boolean, integer), skip_steps(jsonb, text, boolean, integer), cancel_orders(jsonb, text, boolean, integer),
 resume_sagas(jsonb, text, boolean, integer), ack_gateway_events(jsonb, text, boolean, integer), stop_batch(uuid, text)
 to service_role;
-grant execute on function cause_of(text), causes_of_stuck(uuid[]), count_causes(uuid[]), bucket_seconds(smallint),
+grant execute on function cause_of(text), queue_by_step(bigint), causes_of_stuck(uuid[]), count_causes(uuid[]), bucket_seconds(smallint),
 step_statistics(timestamptz, timestamptz), step_durations(text, timestamptz, timestamptz)
 to service_role, darkpearl_app, darkpearl_reader;
 grant execute on function has_listener() to anon, authenticated, service_role, darkpearl_app, darkpearl_reader;
