@@ -55,6 +55,7 @@ from darkpearl.config import Settings
 from darkpearl.errors import DarkPearlError
 from darkpearl.gateways.make import make_gateway
 from darkpearl.monitor.looks import Looks
+from darkpearl.monitor.page import draw
 from darkpearl.monitor.page import router as monitor
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def create_app(settings: Settings, database_url: str, tracing: "Tracing | None" 
     app.state.streams = Shares("streams", events.MAX_STREAMS, events.MAX_STREAMS_EACH)
     app.state.waits = Shares("requests that wait", feed.MAX_WAITS, feed.MAX_WAITS)
     app.state.looks = feed.Looks()
-    app.state.monitor = Looks()
+    app.state.monitor = Looks(draw)
     app.state.screens = Shares("screens", events.MAX_STREAMS, events.MAX_STREAMS)
     app.state.bodies = Shares("large bodies", MOST_LARGE_BODIES, MOST_LARGE_BODIES_EACH)
     app.state.probing = None

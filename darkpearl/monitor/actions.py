@@ -3,9 +3,10 @@
 The database decides who may and whether it makes sense; what it refuses is told in the dialog.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import Any, Literal, LiteralString
 
 import msgspec
 
@@ -15,27 +16,53 @@ from darkpearl.monitor.viewer import Statement
 TYPED_ABOVE = 100
 """Whoever acts on more than that types how many they are."""
 
-_SAGA = """
-    select
-        'Saga of order ' || coalesce('#' || o.order_number, '?') as subject,
-        concat_ws(' ', s.status, 'at', replace(s.current_step, '_', ' ')) as standing,
-        s.last_error as detail
-    from saga_overview as s
-    left join refunds as r on r.id = s.id
-    left join orders as o on o.id = coalesce(r.order_id, s.id)
-    where s.id = %(id)s
-"""
-_ORDER = """
-    select
-        'Order #' || o.order_number as subject, replace(o.status::text, '_', ' ') as standing,
-        concat_ws(' ', o.total_amount, o.currency, 'of', o.customer_id) as detail
-    from order_overview as o
-    where o.id = %(id)s
-"""
-_LISTENER = (
-    "select concat_ws(' ', host, process_id) as subject, activity as standing, version as detail"
-    " from listener_activity where listener_id = %(id)s"
-)
+_SAGA = "select * from monitor_subject('saga', %(id)s)"
+_ORDER = "select * from monitor_subject('order', %(id)s)"
+_SHELF = "select * from monitor_subject('shelf', %(product)s, %(warehouse)s)"
+_PARCEL = "select * from monitor_subject('parcel', %(id)s)"
+_LISTENER = "select * from monitor_subject('listener', %(id)s)"
+
+
+@dataclass(frozen=True)
+class Field:
+    """Something that is asked for beside the reason.
+
+    Args:
+        name: of the call's parameter.
+        label: for people.
+        first: what is there at first, unless the subject says.
+        kind: a whole number of `least` at least, a change of either sign, an amount of money, one
+            of the subject's choices, or a text, which may be left out.
+    """
+
+    name: str
+    label: str
+    first: str = ""
+    kind: Literal["whole", "change", "amount", "choice", "text"] = "whole"
+    least: int = 1
+
+    def read(self, asked: Mapping[str, str]) -> str | None:
+        """What was given, as the database takes it; None for a text that was left out.
+
+        Raises:
+            BadRequestError: it is missing, or no such thing.
+        """
+        given = asked.get(self.name, "").strip()
+        pattern, what = _KINDS[self.kind]
+        if not re.fullmatch(pattern, given):
+            raise BadRequestError(f"{self.label}: that is no {what}.")
+        if self.kind == "whole" and int(given) < self.least:
+            raise BadRequestError(f"{self.label}: that is less than {self.least}.")
+        return given or None
+
+
+_KINDS = {
+    "whole": (r"\d{1,9}", "whole number"),
+    "change": (r"[+-]?\d{1,9}", "whole number"),
+    "amount": (r"\d{1,15}(\.\d{1,6})?", "amount"),
+    "choice": (r".+", "choice"),
+    "text": (r".*", "text"),
+}
 
 
 @dataclass(frozen=True)
@@ -49,8 +76,13 @@ class Action:
         call: does it, and finds a row.
         keys: what the call is told of where it was asked for.
         subject: finds what it is done to: subject, standing, detail.
-        numbers: asked for beside the reason: name, label and what is there at first.
+        fields: what is asked for beside the reason.
+        wants_reason: the reason is asked for; without one, what is done says why by itself.
+        has_parts: units of the subject's lines are asked for, and are `items` of the call.
         bulk: does it to all that a filter finds; `preview` counts them.
+
+    A call may name `operation`, an id that a dialog has from its first showing: what is sent twice
+    is done once.
     """
 
     title: str
@@ -59,26 +91,27 @@ class Action:
     call: LiteralString
     keys: tuple[str, ...] = ("id",)
     subject: LiteralString = ""
-    numbers: tuple[tuple[str, str, int], ...] = ()
+    fields: tuple[Field, ...] = ()
+    wants_reason: bool = True
+    has_parts: bool = False
     is_dangerous: bool = False
     bulk: LiteralString = ""
 
     def told(self, asked: Mapping[str, str]) -> dict[str, Any]:
-        """What the call is told: its keys, the reason, its numbers.
+        """What the call is told: its keys, its fields, the reason, the id of the operation.
 
         Raises:
-            BadRequestError: a key is missing, the filter is no object, a number is none.
+            BadRequestError: something is missing, or not what was asked for.
         """
-        missing = [key for key in self.keys if not asked.get(key)]
+        missing = [key for key in (*self.keys, "operation") if not asked.get(key)]
         if missing:
             raise BadRequestError(f"Nothing is said of {', '.join(missing)}.")
-        told: dict[str, Any] = {key: asked[key] for key in self.keys}
-        for name, label, _ in self.numbers:
-            if not asked.get(name, "").strip().isdecimal():
-                raise BadRequestError(f"{label}: that is no whole number.")
-            told[name] = int(asked[name])
+        told: dict[str, Any] = {key: asked[key] for key in (*self.keys, "operation")}
+        told |= {field.name: field.read(asked) for field in self.fields}
+        if self.has_parts:
+            told["items"] = _parts(asked)
         told["reason"] = asked.get("reason", "").strip()
-        if not told["reason"]:
+        if self.wants_reason and not told["reason"]:
             raise BadRequestError("A reason is needed: it is kept with your name.")
         return told
 
@@ -92,14 +125,14 @@ class Action:
 
 
 def _bulk(function: LiteralString, title: str, verb: str, effect: str, **more: Any) -> Action:
-    call = f"select * from {function}(%(filter)s::jsonb, %(reason)s, false, %(pace)s)"  # noqa: S608
+    call = f"select * from {function}(%(filter)s::jsonb, %(reason)s, false, %(pace)s::integer)"  # noqa: S608
     return Action(
         title,
         verb,
         effect,
         call,
         keys=("filter",),
-        numbers=(("pace", "At most so many a second", 100),),
+        fields=(Field("pace", "At most so many a second", "100"),),
         bulk=function,
         **more,
     )
@@ -152,14 +185,76 @@ ACTIONS: dict[str, Action] = {
         "select id from fork_order(%(id)s, %(reason)s)",
         subject=_ORDER,
     ),
+    "refund_order": Action(
+        "Refund",
+        "Refund",
+        "Money goes back to the payer, through the gateway that took it. The goods are another"
+        " matter.",
+        "select id from refund_order(%(id)s, %(amount)s, %(reason)s, %(operation)s)",
+        subject="select * from monitor_subject('payment', %(id)s)",
+        fields=(Field("amount", "Amount", kind="amount"),),
+        is_dangerous=True,
+    ),
+    "ship_items": Action(
+        "Send a parcel",
+        "Ship",
+        "These units leave their shelves, once the money for them is there.",
+        "select id from ship_items(%(id)s, %(items)s::jsonb, jsonb_strip_nulls(jsonb_build_object("
+        "'carrier', %(carrier)s::text, 'number', %(number)s::text)), %(operation)s)",
+        subject=_PARCEL,
+        fields=(
+            Field("carrier", "Carrier", kind="text"),
+            Field("number", "Tracking number", kind="text"),
+        ),
+        wants_reason=False,
+        has_parts=True,
+    ),
+    "receive_stock": Action(
+        "Receive units",
+        "Receive",
+        "So many units more lie on the shelf.",
+        "select id from receive_stock(%(warehouse)s, %(product)s, %(units)s, %(operation)s,"
+        " %(reason)s)",
+        keys=("product", "warehouse"),
+        subject=_SHELF,
+        fields=(Field("units", "Units that came"),),
+    ),
+    "count_stock": Action(
+        "Count the shelf",
+        "Count",
+        "So many units lie there, promised ones included. What is found or missing is written"
+        " off; if the shelf has changed meanwhile, it is to be counted again.",
+        "select id from count_stock(%(warehouse)s, %(product)s, %(units)s, %(reason)s,"
+        " %(expected)s)",
+        keys=("product", "warehouse"),
+        subject=_SHELF,
+        fields=(
+            Field("units", "Units that lie there", least=0),
+            Field("expected", "Units that there were to be", least=0),
+        ),
+    ),
+    "adjust_stock": Action(
+        "Adjust",
+        "Adjust",
+        "Units are written off (-) or found (+), and the ledger says why.",
+        "select id from adjust_stock(%(warehouse)s, %(product)s, %(units)s, %(operation)s,"
+        " %(reason)s, null, null, %(reason_code)s)",
+        keys=("product", "warehouse"),
+        subject=_SHELF,
+        fields=(
+            Field("units", "Units, with their sign", "-1", kind="change"),
+            Field("reason_code", "Kind of reason", kind="choice"),
+        ),
+        is_dangerous=True,
+    ),
     "pause": Action(
         "Pause calls to gateways",
         "Pause",
         "Sagas wait before their next call outside, at no cost of attempts; all else goes on. A"
         " longer pause that is set already stays.",
-        "select pause_external_steps(%(minutes)s * 60, %(reason)s) is null as done",
+        "select pause_external_steps(%(minutes)s::numeric * 60, %(reason)s) is null as done",
         keys=(),
-        numbers=(("minutes", "For so many minutes", 15),),
+        fields=(Field("minutes", "For so many minutes", "15"),),
     ),
     "resume": Action(
         "End the pause",
@@ -195,10 +290,10 @@ ACTIONS: dict[str, Action] = {
         "Run audit",
         "Everything that has changed in that time is checked against every rule. It only reads, and"
         " takes as long as there was to do.",
-        "select id, finding_count from run_audit(clock() - %(hours)s * interval '1 hour')"
+        "select id, finding_count from run_audit(clock() - %(hours)s::numeric * interval '1 hour')"
         " where %(reason)s <> ''",
         keys=(),
-        numbers=(("hours", "So many hours back", 1),),
+        fields=(Field("hours", "So many hours back", "1"),),
     ),
     "retry_sagas": _bulk(
         "retry_sagas", "Retry all of these", "Retry all", "Each is tried again, at a pace."
@@ -230,6 +325,20 @@ ACTIONS: dict[str, Action] = {
         "Somebody has looked at them; they are not counted any more.",
     ),
 }
+
+
+def _parts(asked: Mapping[str, str]) -> str:
+    """The units of each line that were asked for, as items in JSON.
+
+    Raises:
+        BadRequestError: something is no number, or all are none.
+    """
+    fields = [Field(name, "Units", least=0) for name in asked if name.startswith("units:")]
+    units = {each.name.partition(":")[2]: int(each.read(asked) or 0) for each in fields}
+    items = [{"product_id": product, "quantity": each} for product, each in units.items() if each]
+    if not items:
+        raise BadRequestError("Units: say of one line at least how many.")
+    return msgspec.json.encode(items).decode()
 
 
 def filter_in_words(given: str) -> list[tuple[str, str]]:

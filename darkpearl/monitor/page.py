@@ -8,10 +8,11 @@ There is no cookie, so no other site's page can act for whoever is signed in.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from litestar import Request, Response, Router, get, post
 from litestar.datastructures import CacheControlHeader, State
@@ -33,9 +34,7 @@ from darkpearl.errors import (
 from darkpearl.monitor.actions import ACTIONS, TYPED_ABOVE, Action, filter_in_words
 from darkpearl.monitor.looks import Looks
 from darkpearl.monitor.rendering import render
-from darkpearl.monitor.screens import PAGE, Screen
-from darkpearl.monitor.screens.all import MENU, find_screen
-from darkpearl.monitor.screens.overview import STATE
+from darkpearl.monitor.screens import MENU, Sight, find_sight
 from darkpearl.monitor.viewer import Viewer
 
 STATIC = Path(__file__).with_name("static")
@@ -44,7 +43,6 @@ POLICY = (
     " form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
 """For the page alone: its own scripts and styles, and requests to its own origin."""
-LOOK_SECONDS = 1.0
 PING_SECONDS = 10.0
 HTML = "text/html"
 
@@ -72,97 +70,91 @@ async def follow_screen(
         NotFoundError: there is no such screen, or nothing that it could show.
         RateLimitError: the viewer has too many streams.
     """
-    found = find_screen(place.strip("/"))
-    if found is None:
+    sight = find_sight(place.strip("/"), _asked(request.query_params.dict()))
+    if sight is None:
         raise NotFoundError("There is no such screen.")
-    screen, ids = found
-    asked = _asked(request.query_params.dict()) | ids
     state.screens.check(viewer.key, is_staff=True)
-    first = None
+    looks: Looks = state.monitor
     try:
-        first = await _look(viewer, state.monitor, screen, asked)
+        with looks.watching(viewer, sight) as watch:
+            first = await watch.first()
     except UnavailableError as error:
         first = _away(error)
     return Stream(
-        _follow(viewer, state, screen, asked, first),
+        _follow(viewer, state, sight, first),
         media_type="text/event-stream",
         headers={"X-Accel-Buffering": "no"},
     )
 
 
-async def _follow(
-    viewer: Viewer, state: State, screen: Screen, asked: Mapping[str, str], first: str
-) -> AsyncIterator[bytes]:
+async def _follow(viewer: Viewer, state: State, sight: Sight, first: str) -> AsyncIterator[bytes]:
     """Messages until the token has expired, the viewer is gone or the server stops."""
-    shown, said, now = "", 0.0, first
-    with state.screens.held(viewer.key, is_staff=True):
-        while not viewer.has_expired:
+    shown, said = "", 0.0
+    now: str | None = first
+    looks: Looks = state.monitor
+    with (
+        state.screens.held(viewer.key, is_staff=True),
+        looks.watching(viewer, sight) as watch,
+    ):
+        while now is not None and not viewer.has_expired:
             if now != shown:
                 shown, said = now, time.monotonic()
                 yield _message(now)
             elif time.monotonic() - said >= PING_SECONDS:
                 said = time.monotonic()
                 yield b": ping\n\n"
-            if await _stopping(state, LOOK_SECONDS):
-                return
             try:
-                now = await _look(viewer, state.monitor, screen, asked)
+                now = await _unless(state.stopping, watch.next())
             except UnavailableError as error:
                 logger.warning("a screen is not to be seen: %s (%s)", error, error.__cause__)
-                now = _state_line(None, viewer)  # what was seen last stays to be read
+                now = _state_line(None, may_act=viewer.may_act)  # what was seen last stays
             except DarkPearlError as error:
                 yield _message(_problem(error))
                 return
 
 
-async def _look(viewer: Viewer, looks: Looks, screen: Screen, asked: Mapping[str, str]) -> str:
+async def _unless(stopping: asyncio.Event, awaited: Coroutine[Any, Any, str]) -> str | None:
+    """What is awaited, or None when the server stops first."""
+    result, stop = asyncio.create_task(awaited), asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait({result, stop}, return_when=asyncio.FIRST_COMPLETED)
+        return None if stop.done() else result.result()
+    finally:
+        result.cancel()
+        stop.cancel()
+
+
+def draw(
+    sight: Sight, state: Mapping[str, Any], seen: Mapping[str, Any] | None, viewer: Viewer
+) -> str:
     """A screen and the state line above it, as HTML.
 
     Raises:
-        NotFoundError: there is no such thing.
-        DarkPearlError: whatever the database says.
+        NotFoundError: there is nothing that the screen could show.
     """
-    state, row = await asyncio.gather(
-        looks.look(viewer, STATE), looks.look(viewer, screen.statement(asked))
-    )
-    if row is None:
+    screen = sight.screen
+    if seen is None:
         raise NotFoundError(f"There is no such {screen.title.lower()}, or it is gone.")
-    path = screen.path
-    for name in screen.pattern.groupindex:
-        path = path.replace("{" + name + "}", asked[name])
-    filters = {name: each for name, each in asked.items() if name not in screen.pattern.groupindex}
-    return _state_line(state, viewer) + render(
+    return _state_line(state, may_act=viewer.may_act) + render(
         screen.template,
-        **row,
+        **seen,
         health=state,
-        asked=filters,
-        here=path,
-        screen=screen,
+        asked=dict(sight.asked),
+        here=sight.path,
         may_act=viewer.may_act,
-        page=PAGE,
     )
 
 
-def _state_line(state: Mapping[str, Any] | None, viewer: Viewer) -> str:
-    return render("state.html", state=state, may_act=viewer.may_act)
+def _state_line(state: Mapping[str, Any] | None, *, may_act: bool) -> str:
+    return render("state.html", state=state, may_act=may_act)
 
 
 def _away(error: UnavailableError) -> str:
-    return render("state.html", state=None, may_act=False) + render("away.html", error=error)
+    return _state_line(None, may_act=False) + render("away.html", error=error)
 
 
 def _message(html: str) -> bytes:
     return "".join(f"data: {line}\n" for line in html.splitlines()).encode() + b"\n"
-
-
-async def _stopping(state: State, seconds: float) -> bool:
-    """Wait so long, or until the server stops; says whether it does."""
-    try:
-        async with asyncio.timeout(seconds):
-            await state.stopping.wait()
-    except TimeoutError:
-        return False
-    return True
 
 
 @get("/act/{name:str}", media_type=HTML)
@@ -229,6 +221,7 @@ async def _dialog(
     error: DarkPearlError | None = None,
 ) -> Response[str]:
     keys = {key: asked.get(key, "") for key in action.keys}
+    operation = asked.get("operation") or str(uuid4())
     subject: Mapping[str, Any] | None = None
     preview: Mapping[str, Any] | None = None
     wanted: list[tuple[str, str]] = []
@@ -242,7 +235,8 @@ async def _dialog(
         name=name,
         action=action,
         asked=asked,
-        keys=keys,
+        keys={**keys, "operation": operation},
+        first=(subject or {}).get("first") or {},
         subject=subject,
         preview=preview,
         wanted=wanted,

@@ -92,6 +92,11 @@ def seconds(value: float | None) -> Markup | str:
     return ""
 
 
+def milliseconds(value: float) -> float:
+    """A duration as a chart takes it."""
+    return round(1000 * float(value), 1)
+
+
 def short(value: str | None) -> Markup:
     """The end of an id, which differs where its beginning, a time, doesn't; all of it on hover."""
     if not value:
@@ -123,7 +128,8 @@ def environment() -> jinja2.Environment:
     )
     made.filters |= {
         "status": status, "words": words, "count": count, "money": money, "moment": moment,
-        "seconds": seconds, "short": short, "without_none": without_none,
+        "seconds": seconds, "milliseconds": milliseconds, "short": short,
+        "without_none": without_none,
     }  # fmt: skip
     made.globals |= {"link": link, "NOTHING": NOTHING}
     return made

@@ -255,6 +255,28 @@ end
 $$;
 comment on function refund_again(uuid, uuid, numeric) is 'Internal: the refund that an id stands for, if it is the one that is asked for.';
 
+-- What can be given back of an order now: all that is left of what a fulfilled or a cancelled one has paid;
+-- of one of which a part has left, what was taken out of it or has come back cost; else nothing.
+-- Null when it has no payment. Locks nothing.
+create or replace function refundable(p_order_id uuid) returns numeric
+language sql stable
+security definer
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+begin atomic
+    select case
+        when o.status in ('fulfilled', 'cancelled') then left_to_refund(p)
+        when o.status = 'fulfilling' then greatest(
+            left_to_refund(p) - greatest(p.captured_amount - money_of_cancelled(o.id) - money_of_returned(o.id), 0), 0
+        )
+        else 0
+    end
+    from payments as p
+    inner join orders as o on o.id = p.order_id and o.warehouse_id = p.warehouse_id
+    where p.order_id = p_order_id;
+end;
+comment on function refundable(uuid) is 'What can be given back of an order now.';
+
 -- The amount of a refund of an order: p_amount, or all that is left; of one of which a part has left
 -- what was taken out of it or has come back costs. Locks nothing.
 -- Raises: DP010 when there is no such order, DP015 for an amount that makes no sense, DP019
@@ -267,13 +289,9 @@ set enable_seqscan = off
 as $$
 declare
     v_status order_status;
-    v_left numeric := left_to_refund(p_payment);
+    v_left constant numeric := refundable(p_order_id);
 begin
     select o.status into v_status from orders as o where o.id = p_order_id;
-    if v_status = 'fulfilling' then
-        v_left := v_left
-            - greatest(p_payment.captured_amount - money_of_cancelled(p_order_id) - money_of_returned(p_order_id), 0);
-    end if;
     if v_status is null then
         perform refuse(
             'DP010', 'no such order',

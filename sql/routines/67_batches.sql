@@ -429,8 +429,10 @@ $$;
 comment on function work_item(batches, batch_items) is 'Internal: sees to one item of a batch, and writes down what became of it.';
 
 -- A bite of the batch that is due first: its next items, a twentieth of a second's worth by its pace, so
--- that what they set going comes to the engine in a stream and not in heaps beside new orders, and
--- 50 at most, since each is a subtransaction. Who started the batch is the actor of all that is done,
+-- that what they set going comes to the engine in a stream and not in heaps beside new orders, and as
+-- many more as have become due since, of half a second at most: who comes late because bites take long
+-- keeps the pace by larger ones, and who comes after an absence begins anew. 50 at most, since each is a
+-- subtransaction. Who started the batch is the actor of all that is done,
 -- and its id the request. Returns the batch, how many items were seen to, and in how many seconds a
 -- batch is due again; no row, when there is none that nobody else is at.
 -- Call it in a transaction of its own.
@@ -448,6 +450,7 @@ declare
     v_batch batches;
     v_item batch_items;
     v_results text[] := '{}';
+    v_late interval;
 begin
     select b.* into v_batch from batches as b
     where b.finished_at is null
@@ -462,13 +465,18 @@ begin
         return query select v_batch.id, 0, extract(epoch from v_batch.next_at - v_now)::float8;
         return;
     end if;
+    v_late := case
+        when v_now - v_batch.next_at between interval '0' and interval '5 seconds'
+            then least(v_now - v_batch.next_at, interval '0.5 seconds')
+        else interval '0'
+    end;
     perform set_config('darkpearl.on_behalf_of', v_batch.actor, true);
     perform set_config('request.id', v_batch.id::text, true);
     for v_item in
         select i.* from batch_items as i
         where i.batch_id = v_batch.id and i.n > v_batch.position
         order by i.n
-        limit least(greatest(p_limit, 1), 50, greatest(v_batch.pace_per_second / 20, 1))
+        limit least(greatest(p_limit, 1), 50, ceil(v_batch.pace_per_second * extract(epoch from interval '0.05 seconds' + v_late)))
     loop
         v_results := v_results || coalesce(work_item(v_batch, v_item)::text, 'put back');
         v_batch.position := v_item.n;

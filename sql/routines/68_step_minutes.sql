@@ -113,6 +113,7 @@ returns table (
 )
 language sql stable
 set search_path = darkpearl, pg_temp
+set jit = off
 begin atomic
     with chosen as (
         select m.* from step_minutes as m
@@ -153,3 +154,31 @@ begin atomic
 end;
 comment on function step_statistics(timestamptz, timestamptz) is
     'What happened in a period, by step and outcome: how often, how many a second, how long on average, p50 and p99.';
+
+-- How long a step took in each minute of a period that has it: the median and the 99th percentile of
+-- the times it was done, at most 9 % too long. Of whole minutes, as step_statistics(). Locks nothing.
+create or replace function step_durations(p_step_name text, p_from timestamptz, p_to timestamptz default clock())
+returns table (minute timestamptz, events bigint, p50_seconds double precision, p99_seconds double precision)
+language sql stable
+set search_path = darkpearl, pg_temp
+set jit = off
+begin atomic
+    select
+        b.minute, max(b.in_all)::bigint,
+        bucket_seconds(min(b.bucket) filter (where b.so_far >= 0.5 * b.in_all)),
+        bucket_seconds(min(b.bucket) filter (where b.so_far >= 0.99 * b.in_all))
+    from (
+        select
+            m.minute, u.bucket,
+            sum(u.n) over (partition by m.minute order by u.bucket) as so_far,
+            sum(u.n) over (partition by m.minute) as in_all
+        from step_minutes as m
+        cross join lateral unnest(m.buckets, m.counts) as u (bucket, n)
+        where m.minute >= date_trunc('minute', p_from) and m.minute < date_trunc('minute', p_to)
+            and m.step_name = p_step_name and m.event_type = 'step_completed'
+    ) as b
+    group by b.minute
+    order by b.minute;
+end;
+comment on function step_durations(text, timestamptz, timestamptz) is
+    'How long a step took in each minute of a period: how often it was done, p50 and p99.';

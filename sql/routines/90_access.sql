@@ -80,6 +80,8 @@ begin
         execute format(
             'alter role %I in database %I set search_path = darkpearl', v_role, current_database()
         );
+        -- A plan over all months of events takes longer to compile than to run.
+        execute format('alter role %I in database %I set jit = off', v_role, current_database());
     end loop;
 end
 $$;
@@ -226,7 +228,7 @@ grant execute on function describe_return(uuid, jsonb) to service_role, darkpear
 grant execute on function refund_of_return(uuid) to service_role, darkpearl_app, darkpearl_reader;
 grant execute on function record_manual_refund(uuid, numeric, text, uuid, jsonb) to service_role;
 grant execute on function find_orders(text) to authenticated, service_role, darkpearl_app, darkpearl_reader;
-grant execute on function find_payments(text) to service_role, darkpearl_app, darkpearl_reader;
+grant execute on function refundable(uuid), find_payments(text) to service_role, darkpearl_app, darkpearl_reader;
 grant select on gateway_events to service_role, darkpearl_reader;
 grant select (disposition, received_at) on gateway_events to darkpearl_app;
 grant execute on function record_gateway_event(text, text, text, jsonb), ack_gateway_event(text, text, text) to service_role;
@@ -243,7 +245,8 @@ retry_sagas(jsonb, text, boolean, integer), skip_steps(jsonb, text, boolean, int
 resume_sagas(jsonb, text, boolean, integer), ack_gateway_events(jsonb, text, boolean, integer), stop_batch(uuid, text),
 dismiss_listener(uuid, text)
 to service_role;
-grant execute on function cause_of(text), bucket_seconds(smallint), step_statistics(timestamptz, timestamptz)
+grant execute on function cause_of(text), queue_by_step(bigint), causes_of_stuck(uuid[]), count_causes(uuid[]), bucket_seconds(smallint),
+step_statistics(timestamptz, timestamptz), step_durations(text, timestamptz, timestamptz)
 to service_role, darkpearl_app, darkpearl_reader;
 grant execute on function has_listener() to anon, authenticated, service_role, darkpearl_app, darkpearl_reader;
 grant execute on function saga_timeline(uuid) to authenticated, service_role, darkpearl_app, darkpearl_reader;
@@ -251,6 +254,15 @@ grant execute on function
 report_listener(uuid, text, integer, text, text, breaker_state, text, double precision), forget_listener(uuid),
 fill_step_minutes(integer), work_batches(integer)
 to darkpearl_listener;
+
+-- The page. What it shows is as much as its viewer may read.
+grant execute on function
+monitor_state(), monitor_overview(text), monitor_lately(),
+monitor_orders(order_status, text, text, text, bigint), monitored_orders(order_status, text, text, integer), monitor_order(uuid),
+monitor_sagas(saga_status, text, uuid), monitored_sagas(saga_status, text, uuid, integer, integer), monitor_saga(uuid),
+monitor_stuck(text, text, text, text, uuid), monitor_stock(text, text, text, text, text), monitor_shelf(uuid, uuid, bigint),
+monitor_listeners(), monitor_activity(text, text, bigint), monitor_batch(uuid), monitor_audits(), monitor_subject(text, uuid, uuid)
+to service_role, darkpearl_reader;
 
 -- Requests: all who write may repeat one, and staff may say which version they change.
 grant execute on function begin_request(text, bytea), end_request(text, bytea, text) to

@@ -81,6 +81,10 @@ class Process:
         """It hasn't ended."""
         return self._process.poll() is None
 
+    def kill(self) -> None:
+        """It ends in the middle of whatever it does."""
+        self._process.kill()
+
     def printed(self) -> str:
         """All it has said so far."""
         self.output.seek(0)

@@ -84,8 +84,9 @@ async def streaming(client: httpx.AsyncClient, path: str, arrived: asyncio.Event
 async def test_fifty_viewers_cost_what_one_does(
     address: str, shop: Shop, monkeypatch: pytest.MonkeyPatch, viewers: int
 ) -> None:
-    """All who look at a screen share its statement: once a second, and none when nobody looks."""
-    await shop.product(on_hand=3)
+    """All screens that are looked at are one statement a second, and none when nobody looks."""
+    product = await shop.product(on_hand=3)
+    screens = ("", "/orders", "/stuck", f"/stock/{product}/{shop.lisbon}", "/listeners")
     asked: list[str] = []
     find = Caller.find
 
@@ -101,16 +102,18 @@ async def test_fifty_viewers_cost_what_one_does(
     ) as client:
         arrived = [asyncio.Event() for _ in range(viewers)]
         tasks = [
-            asyncio.create_task(streaming(client, "/monitor/live/orders", each)) for each in arrived
+            asyncio.create_task(streaming(client, f"/monitor/live{screens[n % 5]}", each))
+            for n, each in enumerate(arrived)
         ]
         await asyncio.gather(*(each.wait() for each in arrived))
         asked.clear()
         await asyncio.sleep(3)  # what is measured is time
-        while_looking = [query for query in asked if "order_overview" in query]
+        while_looking = list(asked)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     assert 1 <= len(while_looking) <= 4  # fewer when the machine is slow
+    assert {query.count("monitor_") for query in while_looking} == {1 + min(viewers, 5)}
     await asyncio.sleep(1.5)
     asked.clear()
     await asyncio.sleep(1.5)

@@ -1,6 +1,7 @@
 """routines/67_batches.sql: what an operator does to all that a filter finds."""
 
 import json
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -184,6 +185,31 @@ async def test_a_pace_is_kept(shop: Shop) -> None:
     async with shop.acting_as("darkpearl_listener"):
         (early,) = await shop.rows("select * from work_batches()")
     assert (early["worked"], 0 < early["wait_seconds"] <= 1) == (0, True)
+
+
+async def test_a_pace_is_kept_by_who_comes_late(shop: Shop) -> None:
+    """A bite has what has become due since the last was: half a second's worth at most.
+
+    After an absence it begins anew, so that nothing is let go in a heap.
+    """
+    await stuck_orders(shop, 90)
+    moment = await shop.value("select clock()")
+    bites = []
+    await at(shop, moment)
+    await start(shop, "retry_sagas", {}, p_pace=100)
+    for seconds in (0, 0.05, 0.25, 1.25, 60):
+        await at(shop, moment + timedelta(seconds=seconds))
+        async with shop.acting_as("darkpearl_listener"):
+            bites.append(await shop.value("select worked from work_batches()"))
+    assert bites == [5, 5, 20, 50, 5]
+
+
+async def at(shop: Shop, moment: datetime) -> None:
+    """The database's clock stands there."""
+    await shop.run(
+        "create or replace function clock() returns timestamptz language sql volatile parallel safe"
+        f" return timestamptz '{moment.isoformat()}'"
+    )
 
 
 async def test_a_clock_that_is_set_back_holds_nothing_up(shop: Shop) -> None:
