@@ -597,13 +597,13 @@ begin
         from (
             select
                 q.order_id, q.warehouse_id, q.idempotency_key, q.gateway, q.gateway_reference, q.status, q.currency, q.requested_amount,
-                q.authorized_amount, q.captured_amount, q.refunded_amount, q.created_at, q.updated_at, false as was_declined
+                q.authorized_amount, q.captured_amount, q.refunded_amount, q.created_at, q.updated_at, null as attempt_key
             from payments as q
             union all
-            -- What was declined before another was tried took nothing.
+            -- What came to nothing before another was tried kept nothing.
             select
-                a.order_id, a.warehouse_id, a.idempotency_key, a.gateway, a.gateway_reference, 'declined', q.currency, q.requested_amount,
-                0, 0, 0, q.created_at, a.declined_at, true
+                a.order_id, a.warehouse_id, a.idempotency_key, a.gateway, a.gateway_reference, a.status, q.currency, q.requested_amount,
+                a.captured_amount, a.captured_amount, a.refunded_amount, q.created_at, a.ended_at, a.idempotency_key
             from payment_attempts as a
             inner join payments as q on q.order_id = a.order_id and q.warehouse_id = a.warehouse_id
         ) as p
@@ -613,7 +613,7 @@ begin
                 sum(r.amount) filter (where r.status = 'refunded' and r.gateway = 'other means') as by_other_means,
                 max(r.updated_at) as updated_at
             from refunds as r
-            where r.order_id = p.order_id and r.warehouse_id = p.warehouse_id and not p.was_declined
+            where r.order_id = p.order_id and r.warehouse_id = p.warehouse_id and r.payment_key is not distinct from p.attempt_key
         ) as r on true
         where p.requested_amount > 0 and (p.gateway is null or p.gateway = p_gateway) and (
             p.created_at >= p_since

@@ -142,7 +142,7 @@ grant execute on function
 place_order(uuid, jsonb, text, text, text, uuid, text, jsonb, jsonb, timestamptz),
 place_sourced_order(jsonb, text, text, text, uuid, text, jsonb, jsonb, timestamptz), source_items(jsonb),
 quote_order(uuid, jsonb, text, jsonb), summed_quote(uuid, jsonb, text, jsonb), quote_lines(uuid, jsonb, text), quote_adjustments(jsonb, integer, numeric, text),
-refuse_odd_deadline(timestamptz), order_is_decided(uuid), pay_order(uuid, text),
+refuse_odd_deadline(timestamptz), order_is_decided(uuid), pay_order(uuid, text), cancel_payment(uuid),
 share_of_adjustments(jsonb, bigint[], bigint[], integer) to
 authenticated, service_role, darkpearl_app;
 grant select on grouped_orders to authenticated, service_role, darkpearl_app, darkpearl_reader;

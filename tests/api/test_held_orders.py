@@ -77,6 +77,34 @@ async def test_a_basket_is_held_and_paid_with_a_second_card(
     problem(await ann.post(f"{held}/payment", json={"payment_token": "tok_good"}), 409, "DP033")
 
 
+async def test_a_pending_payment_is_given_up_and_another_tried(
+    client: Client, shop: Shop, held: str, problem: Problem
+) -> None:
+    """By its customer, twice as well as once; what has no answer yet isn't, nor what is paid."""
+    ann = client("authenticated", "ann")
+    assert (await ann.delete(f"{held}/payment")).json()["status"] == "reserved"
+    await ann.post(f"{held}/payment", json={"payment_token": "tok_slow"})
+    problem(await ann.delete(f"{held}/payment"), 409, "DP033")
+    await shop.settle(await shop.advance(), PENDING | {"client_action": {"type": "redirect"}})
+    problem(await client("authenticated", "bob").delete(f"{held}/payment"), 404, "DP010")
+    for _ in range(2):
+        given_up = await ann.delete(f"{held}/payment")
+        assert given_up.status_code == 202, given_up.text
+        order = given_up.json()
+        assert (order["status"], order["failure"]["code"]) == ("payment_failed", "DP046")
+        assert order["failure"]["message"] == "payment given up"
+        assert (order["payment"]["status"], order["payment"]["client_action"]) == (
+            "void_requested", None,
+        )  # fmt: skip
+    await ann.post(f"{held}/payment", json={"payment_token": "tok_good"})
+    (request,) = await shop.settle(await shop.advance(), APPROVED)
+    assert request["request"]["token"] == "tok_good"
+    await shop.settle([request], APPROVED)
+    order = (await ann.get(held)).json()
+    assert (order["status"], order["failure"], order["refunds"]) == ("fulfilled", None, [])
+    problem(await ann.delete(f"{held}/payment"), 409, "DP033")
+
+
 async def test_others_do_not_pay(client: Client, held: str, problem: Problem) -> None:
     """Neither customers whose order it isn't, nor visitors; nor does a customer say it is paid."""
     body = {"payment_token": "tok"}
