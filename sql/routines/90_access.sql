@@ -162,7 +162,7 @@ grant execute on function erase_customer(text, text) to service_role;
 -- Imports: each does with the lines that it has staged what its grants above let it do. Their
 -- parts run as their caller, on the caller's own tables.
 grant execute on function
-staging_table(text), read_uuid(text), read_integer(text), read_amount(text), is_units(text), referred_order_id(text, text),
+staging_table(text), read_uuid(text), read_integer(text), read_amount(text), read_moment(text), is_units(text), referred_order_id(text, text),
 asked_movement(bigint, uuid, uuid, uuid, movement_type, integer, text, uuid, text),
 resolve_lines(text), check_movement_lines(), find_imported_orders(text), check_order_lines(text)
 to public;

@@ -328,6 +328,7 @@ EVERYBODYS = {
     "read_uuid",
     "read_integer",
     "read_amount",
+    "read_moment",
     "is_units",
     "referred_order_id",
     "asked_movement",
