@@ -228,6 +228,7 @@ PROBLEMS: dict[str, Problem] = {
     "DP043": Problem(ConflictError, "There are too many webhook endpoints"),
     "DP044": Problem(ConflictError, "The saga doesn't wait for a try"),
     "DP045": Problem(ConflictError, "The order isn't cancelled"),
+    "DP046": Problem(ConflictError, "The payment was given up"),
     "22001": Problem(InvalidError, "A text is too long"),
     "22003": Problem(InvalidError, "A number is out of range"),
     "22007": Problem(InvalidError, "A date or time can't be read"),

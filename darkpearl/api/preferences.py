@@ -26,14 +26,14 @@ Prefer = Annotated[
     HeaderParameter(
         name="Prefer",
         max_length=1000,
-        description="`wait=5`: answer when the order has ended, or waits for its payment, its payer"
-        f" or who packs it, or after so many seconds, {LONGEST_WAIT_SECONDS} at most (RFC 7240)."
+        description="`wait=5`: answer when the order's stock is reserved, or the order refused or"
+        f" done, or after so many seconds, {LONGEST_WAIT_SECONDS} at most (RFC 7240)."
         " A repeat under an Idempotency-Key is answered at once",
     ),
 ]
 
 _WAIT = re.compile(r'(?:^|[,\s])wait\s*=\s*"?(\d{1,6})"?\s*(?=[,;]|$)', re.IGNORECASE)
-_LOOK = "select order_is_at_rest(%(id)s) as rests"
+_LOOK = "select order_is_decided(%(id)s) as decided"
 
 
 def preferred_wait(prefer: str | None) -> int:
@@ -46,7 +46,7 @@ def preferred_wait(prefer: str | None) -> int:
 
 
 async def wait_for_order(caller: Caller, state: State, order_id: UUID, seconds: int) -> bool:
-    """Wait until an order goes on by itself no more, or so long; False when it can't be waited for.
+    """Wait until an order is reserved, refused or done, or so long; False: it can't be waited for.
 
     No connection is held between looks.
     """
@@ -59,7 +59,7 @@ async def wait_for_order(caller: Caller, state: State, order_id: UUID, seconds: 
             if await stopping(state, min(pause, left)):
                 return False
             row = await caller.run((_LOOK, {"id": order_id}))
-            if row is None or row["rests"] is not False:
+            if row is None or row["decided"] is not False:
                 break
             pause = min(2 * pause, POLL_SECONDS)
         return True

@@ -1,5 +1,6 @@
 """Rows that are imported, many in one body; what may be left out leaves what is there."""
 
+from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -61,6 +62,10 @@ class OrderRow(_Placed, omit_defaults=True):
     customer_id: Text = None
     currency: Text = None
     notes: Text = None
+    pay_by: (
+        Annotated[datetime, Meta(tz=True, description="Until then its stock is held for a payment")]
+        | None
+    ) = None
     quantity: int | None = None
     unit_price: Amount | None = None
 

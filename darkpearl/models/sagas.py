@@ -11,8 +11,8 @@ from darkpearl.models.common import Request
 SagaStatus = Literal["running", "waiting", "compensating", "completed", "compensated", "stuck"]
 SagaEventType = Literal[
     "saga_started", "step_completed", "step_waiting", "step_failed", "step_deferred",
-    "compensation_started", "step_compensated", "saga_completed", "saga_compensated",
-    "saga_stuck", "retried", "cancelled", "skipped", "signalled", "reported",
+    "compensation_started", "step_compensated", "compensation_ended", "saga_completed",
+    "saga_compensated", "saga_stuck", "retried", "cancelled", "skipped", "signalled", "reported",
     "shipped", "returned",
 ]  # fmt: skip
 SignalDisposition = Literal["applied", "kept", "duplicate", "stale"]

@@ -76,7 +76,7 @@ create type saga_status as enum (
 
 create type saga_event_type as enum (
     'saga_started', 'step_completed', 'step_waiting', 'step_failed', 'step_deferred',
-    'compensation_started', 'step_compensated',
+    'compensation_started', 'step_compensated', 'compensation_ended',
     'saga_completed', 'saga_compensated', 'saga_stuck',
     'retried', 'cancelled', 'skipped', 'signalled', 'reported', 'shipped', 'returned'
 );
@@ -662,7 +662,7 @@ comment on column saga_steps.forward_only is
 comment on column saga_steps.on_deadline is
     'Set for a step that waits for signal_saga(): what becomes of the saga when nobody has spoken within timeout_seconds.';
 comment on column saga_steps.wait_again is
-    'When this step is refused the saga goes back to the one before it, which waits, instead of turning back.';
+    'When this step is refused, or is undone and nobody has asked for more, the saga goes back to the one before it, which waits, instead of turning back.';
 
 create table step_settings (
     saga_type text not null,
@@ -934,15 +934,20 @@ create table payment_attempts (
     order_id uuid not null,
     warehouse_id uuid not null,
     idempotency_key text not null,
+    status payment_status not null,
+    captured_amount amount not null default 0,
+    refunded_amount amount not null default 0,
     gateway text,
     gateway_reference text,
     decline_code text,
-    declined_at timestamptz not null,
-    constraint payment_attempts_pkey primary key (order_id, idempotency_key, warehouse_id)
+    ended_at timestamptz not null,
+    constraint payment_attempts_pkey primary key (order_id, idempotency_key, warehouse_id),
+    constraint payment_attempts_give_back_what_they_took check (refunded_amount <= captured_amount)
 );
 comment on table payment_attempts is
-    'Charges of orders that were declined before they were tried again: each under a key of its own. The last one is the order''s payment.';
+    'Charges of orders that came to nothing before another was tried: declined, or given up and voided, each under a key of its own. The last one is the order''s payment.';
 comment on column payment_attempts.idempotency_key is 'Under which the gateway knows the charge. It stands for that one alone, for ever.';
+comment on column payment_attempts.status is 'declined, voided or refunded; captured while money that turned up late is on its way back.';
 
 create table payment_tokens (
     order_id uuid not null,
@@ -972,6 +977,7 @@ create table refunds (
     updated_at timestamptz not null default clock(),
     metadata metadata,
     breakdown jsonb,
+    payment_key text,
     constraint refunds_pkey primary key (id, warehouse_id),
     constraint refunds_payment_exists
     foreign key (order_id, warehouse_id) references payments (order_id, warehouse_id),
@@ -985,6 +991,8 @@ comment on column refunds.status is 'failed: the gateway said refunded, and late
 comment on column refunds.despite_dispute is 'Whoever asked for it knew that the payment is disputed, and said to pay all the same.';
 comment on column refunds.breakdown is
     'Of which lines and adjustments it is, [{"item_id", "quantity", "amount"}, {"adjustment_id", "amount"}, …], where that was said; it adds up to amount.';
+comment on column refunds.payment_key is
+    'Of which of payment_attempts the money is; null, as nearly always: of the order''s payment.';
 comment on column refunds.metadata is 'The shop''s own, for its programs; nothing here reads it.';
 comment on column refunds.gateway is 'Who paid it; ''by hand'': a person, at the gateway; ''other means'': a person, elsewhere.';
 

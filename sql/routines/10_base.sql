@@ -50,6 +50,7 @@
 --   DP043  too many webhook endpoints
 --   DP044  a saga that doesn't wait for its next try
 --   DP045  an order that was to be placed again, and isn't cancelled
+--   DP046  a payment that its payer has given up
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;

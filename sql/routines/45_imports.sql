@@ -39,6 +39,22 @@ language sql immutable
 return case when p_text ~ '^[0-9]{1,12}([.][0-9]{1,4}0{0,8})?$' then p_text::numeric end;
 comment on function read_amount(text) is 'Internal: the amount that a text is; null when it is none.';
 
+-- A moment out of text, with its offset from UTC; null for what isn't one.
+create or replace function read_moment(p_text text) returns timestamptz
+language plpgsql stable
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    return case
+        when p_text ~ '^[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]{1,6})?)?(Z|[+-][0-9]{2}(:?[0-9]{2})?)$'
+            then p_text::timestamptz
+    end;
+exception
+    when datetime_field_overflow then return null;
+end
+$$;
+comment on function read_moment(text) is 'Internal: the moment that a text is, with its offset; null when it is none.';
+
 -- The session's table for an import of a kind; null for what can't be imported.
 create or replace function staging_table(p_kind text) returns text
 language sql immutable
@@ -64,7 +80,7 @@ declare
         when 'inventory' then '{quantity_available, reorder_point, reorder_quantity}'
         when 'movements' then
             '{correlation_id, movement_type, quantity, to_warehouse, reference_type, reference_id, reason_code, notes, created_at}'
-        when 'orders' then '{order_id, reference, customer_id, currency, notes, quantity, unit_price, status, created_at}'
+        when 'orders' then '{order_id, reference, customer_id, currency, notes, pay_by, quantity, unit_price, status, created_at}'
     end;
     v_taken constant text[] := case p_kind when 'products' then v_columns[2:2] || v_columns[5:] else v_columns end;
 begin

@@ -1,5 +1,6 @@
 -- Imports of orders: a line of the file is a line of an order, and those with one order_id or
 -- reference are one order. They are placed in sets, by the triggers that hold for every client.
+-- With a pay_by an order is held until then, as 66_held_orders.sql has it.
 -- A reference is the shop's own name for the order, and the order keeps it; but within a batch that has
 -- a name it is of that batch alone.
 
@@ -83,6 +84,9 @@ begin
             when not is_visible_throughout(l.customer_id) then 'customer_id has characters that can''t be seen, or spaces too many'
             when l.currency !~ '^[A-Z]{3}$' then 'currency is no code of ISO 4217'
             when length(l.notes) > 2000 then 'notes have more than 2000 characters'
+            when l.pay_by is not null and read_moment(l.pay_by) is null then 'pay_by is no date and time with an offset'
+            when not coalesce(read_moment(l.pay_by) between clock() and clock() + interval '366 days', true)
+                then 'pay_by is not to come within 366 days'
             when not coalesce(read_integer(l.quantity) between 1 and 1000000, false) then 'quantity is no number from 1 to 1000000'
             when l.unit_price is not null and read_amount(l.unit_price) is null then 'unit_price is no amount'
             when not w.is_active then 'the warehouse takes no orders'
@@ -92,10 +96,10 @@ begin
             when read_amount(l.unit_price) <> p.unit_price and not pg_has_role(current_user, 'service_role', 'usage')
                 then 'unit_price is not the catalogue''s'
             when count(*) over (partition by l.found_order, l.found_product) > 1 then 'the product stands in the order twice'
-            when concat_ws(' ', l.found_warehouse, l.customer_id, l.currency, l.notes, l.kept)
-                <> first_value(concat_ws(' ', l.found_warehouse, l.customer_id, l.currency, l.notes, l.kept))
+            when concat_ws(' ', l.found_warehouse, l.customer_id, l.currency, l.notes, l.pay_by, l.kept)
+                <> first_value(concat_ws(' ', l.found_warehouse, l.customer_id, l.currency, l.notes, l.pay_by, l.kept))
                 over (partition by l.found_order order by l.line)
-                then 'warehouse, customer_id, currency, notes or reference are not those of the order''s first line'
+                then 'warehouse, customer_id, currency, notes, pay_by or reference are not those of the order''s first line'
         end as problem
         from (select i.*, case when p_batch = '' then i.reference end as kept from pg_temp.order_imports as i) as l
         left join order_particulars as d on d.reference = l.kept
@@ -136,8 +140,8 @@ begin
             having count(l.problem) = 0
         ),
         inserted as (
-            insert into orders (id, warehouse_id, customer_id, currency, notes)
-            select l.found_order, l.found_warehouse, l.customer_id, coalesce(l.currency, 'USD'), l.notes
+            insert into orders (id, warehouse_id, customer_id, currency, notes, pay_by)
+            select l.found_order, l.found_warehouse, l.customer_id, coalesce(l.currency, 'USD'), l.notes, read_moment(l.pay_by)
             from good as g
             inner join pg_temp.order_imports as l on l.line = g.line
             order by l.line
@@ -168,7 +172,7 @@ comment on function place_imported_orders(text, boolean) is
 -- What an export writes, and an import reads: a line for each line of an order.
 create or replace view exported_orders with (security_invoker = true) as
 select
-    o.id as order_id, d.reference, w.code as warehouse, o.customer_id, o.currency, o.notes,
+    o.id as order_id, d.reference, w.code as warehouse, o.customer_id, o.currency, o.notes, o.pay_by,
     p.sku, i.quantity, i.unit_price, o.status, o.created_at
 from orders as o
 inner join order_items as i on i.order_id = o.id and i.warehouse_id = o.warehouse_id

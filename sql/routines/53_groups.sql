@@ -266,6 +266,11 @@ begin
     end if;
     if v_will_retry then
         return await_retry(p_group, p_outcome);
+    elsif v_done and v_backwards and v_step.wait_again and not p_group.cancel_requested then
+        -- It is undone: whoever is waited for may try something else.
+        p_group.status := 'running';
+        p_group.position := v_step.position - 1;
+        p_group.transitions := p_group.transitions || transition('compensation_ended', v_now);
     elsif v_done and v_backwards then
         p_group.position := v_step.position - 1;
         p_group.status := case when p_group.position = 0 then 'compensated' else 'compensating' end;

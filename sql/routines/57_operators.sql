@@ -7,10 +7,24 @@ set local search_path = darkpearl, pg_temp;
 -- Whether a saga has turned back: what it was stuck at is an undo then. Locks nothing.
 create or replace function has_turned_back(p_saga_id uuid) returns boolean
 language sql stable
-return exists (
-    select from saga_events as e where e.saga_id = p_saga_id and e.event_type = 'compensation_started'
+return coalesce((
+    select e.event_type = 'compensation_started'
+    from saga_events as e
+    where e.saga_id = p_saga_id and e.event_type in ('compensation_started', 'compensation_ended')
+    order by e.id desc
+    limit 1
+), false);
+comment on function has_turned_back(uuid) is 'Internal: whether the compensation of a saga has begun, and has not led back to a wait.';
+
+-- Whether a saga that turns back goes no further than to a wait, unless somebody asks for more. Locks nothing.
+create or replace function is_to_wait_again(p_saga sagas) returns boolean
+language sql stable
+return p_saga.status = 'compensating' and not p_saga.cancel_requested and exists (
+    select from saga_steps as t
+    where t.saga_type = p_saga.saga_type and t.plan_version = p_saga.plan_version
+        and t.position <= p_saga.position and t.wait_again
 );
-comment on function has_turned_back(uuid) is 'Internal: whether the compensation of a saga has begun.';
+comment on function is_to_wait_again(sagas) is 'Internal: whether a saga that turns back goes no further than to a wait.';
 
 -- A saga, locked. Locks: it. Raises: DP010 when there is none.
 create or replace function lock_saga(p_saga_id uuid) returns sagas
@@ -172,7 +186,7 @@ comment on function resume_saga(uuid, text) is
     'Operator: tries a saga at once that waits for its next try. Says who and why in saga_events.';
 
 -- An operator gives a saga up that is stuck on its way forward: it turns back, as if it had
--- been cancelled. Locks: the saga. Raises: DP007 when it only goes forward, or has turned
+-- been cancelled, and waits for nobody on its way. Locks: the saga. Raises: DP007 when it only goes forward, or has turned
 -- back already; DP008, DP010, DP015.
 create or replace function turn_back_saga(p_saga_id uuid, p_reason text) returns sagas
 language plpgsql
@@ -198,6 +212,9 @@ begin
     perform note_operator_action(v_group, 'turn_back_saga', p_reason);
     v_group := start_compensation(v_group, is_external(v_step, false), p_reason);
     perform write_group(v_group, v_group.warehouse_ids);
+    update sagas as s
+    set cancel_requested = true
+    where s.id = p_saga_id and s.warehouse_id = v_group.warehouse_ids[1];
     return send_on(v_group);
 end
 $$;

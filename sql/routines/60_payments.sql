@@ -9,9 +9,9 @@
 -- step is tried again. Nor is an approval of something else than was asked for: what was
 -- taken is written down and undone. A gateway that names no amount is believed.
 --
--- Where one that was declined may be tried again (66_held_orders.sql), each try has a key of its
--- own: that of the step and a number. A key that was declined stands in payment_attempts from
--- then on.
+-- Where one that came to nothing may be followed by another (66_held_orders.sql), each try has a key of
+-- its own: that of the step and a number, which the calls about it have too. A key that was declined or
+-- voided stands in payment_attempts from then on, with what was taken and given back under it.
 --
 -- Two laws hold for every writer: a payment is never removed, and money that was captured
 -- or refunded stays so, but for a refund that failed after all.
@@ -29,7 +29,8 @@ for each statement execute function refuse_change();
 
 -- Trigger: money that was taken, given back or given up does not become less. A
 -- voided amount shrinks only by what turns out to have been captured after all, and a
--- refunded one by a refund that failed, or has yet to be made in place of a void that did.
+-- refunded one by a refund that failed, or has yet to be made in place of a void that did. A payment
+-- under another key begins with nothing, and what was before stands in payment_attempts.
 -- Locks nothing. Raises DP005.
 create or replace function refuse_less_money() returns trigger
 language plpgsql
@@ -37,16 +38,17 @@ set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 begin
-    if new.captured_amount < old.captured_amount
+    if old.idempotency_key = new.idempotency_key and (
+        new.captured_amount < old.captured_amount
         or (new.refunded_amount < old.refunded_amount and not exists (
             select
             from refunds as r
-            where r.order_id = old.order_id and r.warehouse_id = old.warehouse_id
+            where r.order_id = old.order_id and r.warehouse_id = old.warehouse_id and r.payment_key is null
             having bool_or(r.amount = old.refunded_amount - new.refunded_amount and r.status in ('failed', 'requested'))
                 and coalesce(sum(r.amount) filter (where r.status = 'refunded'), 0) <= new.refunded_amount
         ))
         or new.voided_amount + new.captured_amount < old.voided_amount + old.captured_amount
-    then
+    ) then
         perform refuse(
             'DP005', 'payments only add up',
             format(
@@ -71,8 +73,8 @@ for each row
 when (old.captured_amount + old.voided_amount > 0)
 execute function refuse_less_money();
 
--- Trigger: a payment stays one for the amount that it was asked for, under its key while that
--- may have been paid.
+-- Trigger: a payment stays one for the amount that it was asked for, under its key while something may
+-- have been taken under that and isn't back.
 create or replace trigger payments_keep_what_was_asked
 after update of order_id, warehouse_id, requested_amount, currency, idempotency_key on payments
 for each row
@@ -80,47 +82,62 @@ when (
     (old.order_id, old.warehouse_id, old.requested_amount, old.currency)
     is distinct from
     (new.order_id, new.warehouse_id, new.requested_amount, new.currency)
-    or (old.idempotency_key <> new.idempotency_key and (old.status <> 'declined' or old.authorized_amount > 0))
+    or (
+        old.idempotency_key <> new.idempotency_key and not (
+            (old.status = 'declined' and old.authorized_amount = 0)
+            or (old.status in ('voided', 'refunded') and old.captured_amount = old.refunded_amount)
+        )
+    )
 )
 execute function refuse_change();
 
--- Trigger: what was declined under a key stays written when the payment is tried under another.
--- Locks nothing. Raises: DP005 for a key under which a charge was declined.
-create or replace function keep_declined_attempt() returns trigger
+-- Trigger: what came to nothing under a key stays written when the payment is tried under another.
+-- Locks nothing. Raises: DP005 for a key under which a charge came to nothing.
+create or replace function keep_attempt() returns trigger
 language plpgsql
 set search_path = darkpearl, pg_temp
 as $$
 begin
     insert into payment_attempts (
-        order_id, warehouse_id, idempotency_key, gateway, gateway_reference, decline_code, declined_at
+        order_id, warehouse_id, idempotency_key, status, captured_amount, refunded_amount, gateway, gateway_reference, decline_code,
+        ended_at
     )
     values (
-        old.order_id, old.warehouse_id, old.idempotency_key, old.gateway, old.gateway_reference, old.decline_code, old.updated_at
+        old.order_id, old.warehouse_id, old.idempotency_key, old.status, old.captured_amount, old.refunded_amount, old.gateway,
+        old.gateway_reference, old.decline_code, old.updated_at
     );
     if exists (
         select from payment_attempts as a
         where a.order_id = new.order_id and a.idempotency_key = new.idempotency_key and a.warehouse_id = new.warehouse_id
     ) then
         perform refuse(
-            'DP005', 'a declined charge keeps its key', format('Under %s a charge was declined already.', new.idempotency_key),
+            'DP005', 'a charge keeps its key', format('Under %s a charge came to nothing already.', new.idempotency_key),
             'Try again under a key of its own: the gateway answers an old one as it did.'
         );
     end if;
     return null;
 end
 $$;
-comment on function keep_declined_attempt() is
-    'Trigger: writes down what was declined under a key when a payment is tried under another.';
+comment on function keep_attempt() is
+    'Trigger: writes down what came to nothing under a key when a payment is tried under another.';
 
-create or replace trigger payments_remember_declined_attempts
+create or replace trigger payments_remember_attempts
 after update of idempotency_key on payments
 for each row
 when (old.idempotency_key <> new.idempotency_key)
-execute function keep_declined_attempt();
+execute function keep_attempt();
 
+-- What was declined stays so. What was voided may turn out to have been charged, and goes back.
 create or replace trigger payment_attempts_refuse_change
 before update on payment_attempts
-for each row execute function refuse_change();
+for each row
+when (
+    (old.order_id, old.warehouse_id, old.idempotency_key, old.gateway, old.gateway_reference, old.decline_code, old.ended_at)
+    is distinct from
+    (new.order_id, new.warehouse_id, new.idempotency_key, new.gateway, new.gateway_reference, new.decline_code, new.ended_at)
+    or old.status = 'declined' or new.captured_amount < old.captured_amount
+)
+execute function refuse_change();
 
 create or replace trigger payment_attempts_refuse_removal
 before delete on payment_attempts
@@ -471,12 +488,13 @@ language sql
 return record_charge(p_warehouse_ids, p_saga_ids, p_answers, false);
 comment on function record_authorization(uuid[], uuid[], jsonb[]) is 'Step, external: records what the gateway answered to each authorisation.';
 
--- A call about a payment that the gateway knows. Locks nothing.
+-- A call about a payment that the gateway knows, under the number of the try. Locks nothing.
 create or replace function payment_call(p_operation text, p_step_name text, p_payment payments) returns json
 language sql stable
 return json_build_object(
     'operation', p_operation,
-    'idempotency_key', concat(p_payment.order_id, ':', p_step_name),
+    'idempotency_key',
+    concat_ws(':', p_payment.order_id, p_step_name, nullif(split_part(p_payment.idempotency_key, ':', 3), '')),
     'payment_key', p_payment.idempotency_key,
     'amount', p_payment.requested_amount::text,
     'currency', p_payment.currency,
@@ -571,10 +589,33 @@ return exists (
 );
 comment on function is_disputed(uuid, uuid) is 'Internal: whether the money of a payment is disputed, or was lost in a dispute.';
 
+-- Writes down that payments are to be voided, which were asked for. The tokens that were tried are
+-- of no use from then on. Locks: payments, payment_tokens.
+create or replace function give_up_payments(p_warehouse_ids uuid[], p_order_ids uuid[]) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    with given_up as (
+        update payments as p
+        set status = 'void_requested', client_action = null, updated_at = clock()
+        where p.order_id = any(p_order_ids) and p.warehouse_id = any(p_warehouse_ids)
+            and p.status in ('requested', 'pending', 'authorized', 'capture_requested', 'captured')
+            and p.requested_amount > 0
+        returning p.order_id
+    )
+    delete from payment_tokens as t
+    using given_up as g
+    where t.order_id = g.order_id and t.order_id = any(p_order_ids) and t.warehouse_id = any(p_warehouse_ids);
+end
+$$;
+comment on function give_up_payments(uuid[], uuid[]) is 'Internal: writes down that payments are to be voided.';
+
 -- Undo, before the call: in the end nothing is to be held or kept, whatever
 -- became of the payment. One that was declined, voided or never asked for needs no call;
 -- what is disputed needs a person, and so does what no gateway has.
--- Locks: payments.
+-- Locks: payments, payment_tokens.
 create or replace function request_void(p_warehouse_ids uuid[], p_saga_ids uuid[])
 returns outcome_group[]
 language plpgsql
@@ -598,13 +639,7 @@ declare
             and (p.gateway = 'manual' or is_disputed(p.order_id, p.warehouse_id))
     );
 begin
-    update payments as p
-    set status = 'void_requested', client_action = null, updated_at = clock()
-    where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids)
-        and p.status in ('requested', 'pending', 'authorized', 'capture_requested', 'captured')
-        and p.requested_amount > 0
-        and not exists (select from unnest(v_persons) as d where d.saga_id = p.order_id);
-
+    perform give_up_payments(p_warehouse_ids, ids_besides(p_saga_ids, array(select d.saga_id from unnest(v_persons) as d)));
     return group_outcomes(v_persons || array(
         select row(
             i, case when p.order_id is null then 'done' else 'waiting' end, null, null,
@@ -681,6 +716,27 @@ begin
 end
 $$;
 comment on function record_void(uuid[], uuid[], jsonb[]) is 'Undo, external: records what the gateway answered to each void.';
+
+-- Begins the next charge of orders whose payment came to nothing, under a key of its own; the trigger keeps
+-- what was before. As 'requested' it is to be asked for, as 'voided' it stands for none that was.
+-- Locks: payments.
+create or replace function begin_payments(p_warehouse_ids uuid[], p_order_ids uuid[], p_status payment_status) returns void
+language sql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+begin atomic
+    update payments as p
+    set
+        status = p_status, authorized_amount = 0, captured_amount = 0, refunded_amount = 0, voided_amount = 0, gateway = null,
+        gateway_reference = null, decline_code = null, updated_at = clock(),
+        idempotency_key = concat_ws(
+            ':', p.order_id, split_part(p.idempotency_key, ':', 2),
+            2 + (select count(*) from payment_attempts as a where a.order_id = p.order_id)
+        )
+    where p.order_id = any(p_order_ids) and p.warehouse_id = any(p_warehouse_ids) and p.status in ('declined', 'voided', 'refunded');
+end;
+comment on function begin_payments(uuid[], uuid[], payment_status) is
+    'Internal: the next charge of orders whose payment came to nothing, under a key of its own.';
 
 -- The payments that a gateway calls by a name of its own. Their index is a summary by bloom
 -- filters, which an update of a payment leaves as cheap as it was; the planner takes such a

@@ -352,8 +352,8 @@ comment on function move_goods(uuid[], uuid[], text[]) is
 
 -- Asks for an order to be stopped. The saga turns back at its next step: what
 -- it reserved is released, what it charged is given back. While a call of the gateway is
--- out, it waits for the answer first; one that is pending is voided at once. Asking twice
--- is asking once.
+-- out, it waits for the answer first; one that is pending is voided at once. One that has turned
+-- back to wait for another payment goes on all the way. Asking twice is asking once.
 -- Where the money is captured right before the goods leave, nothing stops the
 -- order once that was asked for.
 -- For customers the orders of others aren't there.
@@ -415,7 +415,7 @@ begin
         );
     end if;
 
-    if not v_saga.cancel_requested and v_saga.status in ('running', 'waiting') then
+    if not v_saga.cancel_requested and (v_saga.status in ('running', 'waiting') or is_to_wait_again(v_saga)) then
         insert into saga_events (saga_id, warehouse_id, event_type, message, actor)
         values (v_saga.id, v_saga.warehouse_id, 'cancelled', p_reason, current_actor());
         update sagas as s

@@ -18,9 +18,9 @@ create or replace trigger refunds_keep_their_identity
 before update on refunds
 for each row
 when (
-    (old.id, old.order_id, old.warehouse_id, old.amount, old.currency, old.created_at, old.despite_dispute)
+    (old.id, old.order_id, old.warehouse_id, old.amount, old.currency, old.created_at, old.despite_dispute, old.payment_key)
     is distinct from
-    (new.id, new.order_id, new.warehouse_id, new.amount, new.currency, new.created_at, new.despite_dispute)
+    (new.id, new.order_id, new.warehouse_id, new.amount, new.currency, new.created_at, new.despite_dispute, new.payment_key)
     or (
         old.status <> new.status and old.status <> 'requested'
         and not (old.status = 'refunded' and new.status = 'failed')
@@ -92,11 +92,12 @@ end
 $$;
 comment on function refuse_wrong_breakdown(uuid, numeric, jsonb) is 'Internal: refuses a breakdown of a refund that doesn''t add up.';
 
--- Writes a refund and starts its saga. Locks only the rows that it inserts.
+-- Writes a refund and starts its saga; with p_payment_key of what was taken under that of
+-- payment_attempts. Locks only the rows that it inserts.
 -- Raises: DP011 when the id is that of an order or another saga.
 create or replace function start_refund(
     p_payment payments, p_amount numeric, p_reason text, p_refund_id uuid, p_despite_dispute boolean default false,
-    p_metadata jsonb default null, p_breakdown jsonb default null
+    p_metadata jsonb default null, p_breakdown jsonb default null, p_payment_key text default null
 ) returns refunds
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -104,17 +105,17 @@ as $$
 declare
     v_refund refunds;
 begin
-    insert into refunds (id, order_id, warehouse_id, amount, currency, reason, despite_dispute, metadata, breakdown)
+    insert into refunds (id, order_id, warehouse_id, amount, currency, reason, despite_dispute, metadata, breakdown, payment_key)
     values (
         p_refund_id, p_payment.order_id, p_payment.warehouse_id, p_amount, p_payment.currency, p_reason, p_despite_dispute,
-        p_metadata, p_breakdown
+        p_metadata, p_breakdown, p_payment_key
     )
     returning * into v_refund;
     perform start_saga('refund', v_refund.id, v_refund.warehouse_id, p_reason);
     return v_refund;
 end
 $$;
-comment on function start_refund(payments, numeric, text, uuid, boolean, jsonb, jsonb) is 'Internal: writes a refund and starts its saga.';
+comment on function start_refund(payments, numeric, text, uuid, boolean, jsonb, jsonb, text) is 'Internal: writes a refund and starts its saga.';
 
 -- The money of a payment that can still be given back: refunds that have been asked
 -- for count as gone. Locks nothing.
@@ -122,7 +123,7 @@ create or replace function left_to_refund(p_payment payments) returns numeric
 language sql stable
 return p_payment.captured_amount - p_payment.refunded_amount - (
     select coalesce(sum(r.amount), 0) from refunds as r
-    where r.order_id = p_payment.order_id and r.status = 'requested'
+    where r.order_id = p_payment.order_id and r.status = 'requested' and r.payment_key is null
 );
 comment on function left_to_refund(payments) is 'Internal: the money of a payment that can still be given back.';
 
@@ -418,14 +419,15 @@ $$;
 comment on function record_manual_refund(uuid, numeric, text, uuid, jsonb) is
     'Operator: money of an order went back by other means than the gateway; writes it down. Safe to repeat with the same refund id.';
 
--- Whether a refund goes back by a void, which gives back all that the gateway has: of an order that
--- was cancelled, unless a part went back by other means, of which no gateway knows. Locks nothing.
+-- Whether a refund goes back by a void, which gives back all that the gateway has: of a charge that was
+-- given up, or of an order that was cancelled, unless a part went back by other means, of which no
+-- gateway knows. Locks nothing.
 create or replace function goes_back_by_void(p_refund refunds, p_status order_status) returns boolean
 language sql stable
-return p_status not in ('fulfilling', 'fulfilled') and not exists (
+return p_refund.payment_key is not null or (p_status not in ('fulfilling', 'fulfilled') and not exists (
     select from refunds as r
     where r.order_id = p_refund.order_id and r.status = 'refunded' and r.gateway = 'other means'
-);
+));
 comment on function goes_back_by_void(refunds, order_status) is 'Internal: whether a refund gives back all that the gateway has of a payment.';
 
 -- Step, before the call. What no gateway has taken, or is disputed, needs a person. Locks nothing.
@@ -438,19 +440,22 @@ as $$
 begin
     return group_outcomes(array(
         select case
-            when p.gateway = 'manual'
+            when p.gateway = 'manual' and r.payment_key is null
                 then row(r.id, 'stuck', 'DP028', 'paid by other means: give it back, then skip this step', null, null)::step_outcome
-            when not r.despite_dispute and is_disputed(r.order_id, r.warehouse_id)
+            when not r.despite_dispute and r.payment_key is null and is_disputed(r.order_id, r.warehouse_id)
                 then row(r.id, 'stuck', 'DP027', 'the payment is disputed: to refund it may pay twice', null, null)::step_outcome
             else row(
                 r.id, 'waiting', null, null,
                 json_build_object(
                     'operation', case when v.void then 'void' else 'refund' end,
                     'idempotency_key', concat(r.id, ':refund_payment'),
-                    'payment_key', p.idempotency_key,
+                    'payment_key', coalesce(r.payment_key, p.idempotency_key),
                     'amount', (case when v.void then p.requested_amount else r.amount end)::text,
                     'currency', r.currency,
-                    'reference', p.gateway_reference
+                    'reference', case when r.payment_key is null then p.gateway_reference else (
+                        select a.gateway_reference from payment_attempts as a
+                        where a.order_id = r.order_id and a.idempotency_key = r.payment_key and a.warehouse_id = r.warehouse_id
+                    ) end
                 ),
                 null
             )::step_outcome
@@ -469,7 +474,8 @@ comment on function request_refund(uuid[], uuid[]) is 'Step, external: asks for 
 
 -- Of answers to refunds, those that need a person: an approval of another amount or currency
 -- than was asked for, or of a void that leaves money with us; and a decline of what an order
--- is owed that was cancelled, or that something was taken out of. Locks nothing.
+-- is owed that was cancelled, or that something was taken out of, or of a charge that was given up.
+-- Locks nothing.
 create or replace function owed_refunds(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[]) returns step_outcome[]
 language plpgsql stable
 set enable_seqscan = off
@@ -493,7 +499,7 @@ begin
             on o.id = any(array[r.order_id]) and o.warehouse_id = any(array[r.warehouse_id])
         where r.id = any(p_saga_ids) and r.warehouse_id = any(p_warehouse_ids)
             and case a.answer ->> 'outcome'
-                when 'declined' then o.status <> 'fulfilled' or exists (
+                when 'declined' then o.status <> 'fulfilled' or r.payment_key is not null or exists (
                     select from stock_movements as m where m.correlation_id = r.id and m.movement_type = 'release'
                 )
                 when 'approved' then case
@@ -506,7 +512,7 @@ end
 $$;
 comment on function owed_refunds(uuid[], uuid[], jsonb[]) is 'Internal: the answers to refunds that leave somebody without their money.';
 
--- Step, with the answers. Locks: payments by order, refunds.
+-- Step, with the answers. Locks: payments by order, refunds, payment_attempts.
 create or replace function record_refund(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[])
 returns outcome_group[]
 language plpgsql
@@ -538,7 +544,14 @@ begin
         where a.answer ->> 'outcome' in ('approved', 'declined') and r.id = a.saga_id
             and not exists (select from unnest(v_owed) as o where o.saga_id = r.id)
             and r.id = any(p_saga_ids) and r.warehouse_id = any(p_warehouse_ids)
-        returning r.order_id, r.warehouse_id, r.status, r.amount
+        returning r.order_id, r.warehouse_id, r.status, r.amount, r.payment_key
+    ),
+    of_attempts as (
+        update payment_attempts as b
+        set refunded_amount = b.captured_amount, status = 'refunded'
+        from answered as t
+        where t.status = 'refunded' and b.order_id = any(array[t.order_id]) and b.idempotency_key = any(array[t.payment_key])
+            and b.warehouse_id = any(array[t.warehouse_id])
     )
     update payments as p
     set
@@ -548,7 +561,7 @@ begin
     from (
         select t.order_id, t.warehouse_id, sum(t.amount) as amount
         from answered as t
-        where t.status = 'refunded'
+        where t.status = 'refunded' and t.payment_key is null
         group by t.order_id, t.warehouse_id
     ) as a
     where p.order_id = any(array[a.order_id]) and p.warehouse_id = any(array[a.warehouse_id]);
@@ -560,7 +573,8 @@ comment on function record_refund(uuid[], uuid[], jsonb[]) is 'Step, external: r
 
 -- The gateway takes back that it has refunded: the money is there to be given back again. What a
 -- person gave back, at the gateway or elsewhere, is none of that: it tells of its own call, which had
--- been declined. Returns whether it was news. Locks: payments, the refund; the caller has locked the saga.
+-- been declined. Returns whether it was news. Locks: payments, the refund, payment_attempts; the caller has
+-- locked the saga.
 create or replace function fail_refund(p_refund_id uuid, p_code text) returns boolean
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -579,7 +593,10 @@ begin
     end if;
     update payments as p
     set status = 'captured', refunded_amount = p.refunded_amount - v_refund.amount, updated_at = clock()
-    where p.order_id = v_refund.order_id and p.warehouse_id = v_refund.warehouse_id;
+    where p.order_id = v_refund.order_id and p.warehouse_id = v_refund.warehouse_id and v_refund.payment_key is null;
+    update payment_attempts as a
+    set status = 'captured', refunded_amount = a.refunded_amount - v_refund.amount
+    where a.order_id = v_refund.order_id and a.idempotency_key = v_refund.payment_key and a.warehouse_id = v_refund.warehouse_id;
     return true;
 end
 $$;

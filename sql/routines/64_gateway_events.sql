@@ -197,7 +197,7 @@ declare
     v_payment constant payments := lock_payment(p_saga.id);
 begin
     if (v_payment.status = 'refunded') is not true or exists (
-        select from refunds as r where r.order_id = p_saga.id
+        select from refunds as r where r.order_id = p_saga.id and r.payment_key is null
     ) then
         return false;
     end if;
@@ -360,36 +360,118 @@ $$;
 comment on function apply_gateway_event(sagas, text, jsonb) is
     'Internal: settles the step that an answer is for, or sees to what it tells late.';
 
--- What is told of a charge that was declined, in an order that was tried again or may still be.
--- Null for all else, which apply_gateway_event() takes, but for a number behind a key that has none.
--- A charge that was made although another has been tried since is nobody's to guess about: it is
--- unmatched, for a person. One that is the last, while the order waits for another try, was the
--- payment after all: the saga goes on with it.
--- Locks: payments, then as run_groups(); the caller has locked the saga. Raises nothing of its own.
-create or replace function apply_to_other_attempt(p_saga sagas, p_key text, p_answer jsonb) returns disposition
+-- A charge that was given up and voided took money all the same, or its void gave none back: written down,
+-- and voided anew by a refund of its own. Whatever else the order is paid with stays as it is.
+-- Locks: payment_attempts; the caller has locked the saga and the payment.
+create or replace function give_attempt_back(
+    p_saga sagas, p_payment payments, p_key text, p_call text, p_amount numeric, p_code text, p_message text
+) returns disposition
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    update payment_attempts as a
+    set status = 'captured', captured_amount = p_amount, refunded_amount = 0
+    where a.order_id = p_saga.id and a.idempotency_key = p_key and a.warehouse_id = p_saga.warehouse_id;
+    perform start_refund(p_payment, p_amount, p_message, new_id(), p_payment_key => p_key);
+    perform note_report(p_saga, p_call, p_code, format('%s %s: %s', p_amount, p_payment.currency, p_message));
+    return 'applied';
+end
+$$;
+comment on function give_attempt_back(sagas, payments, text, text, numeric, text, text) is
+    'Internal: money of a charge that was given up goes back, beside what else the order is paid with.';
+
+-- What is told of a charge that came to nothing, when another has been tried since. One that was declined
+-- and is said to have been made is nobody's to guess about: it is unmatched, for a person. One that was
+-- voided keeps no money. Locks: as give_attempt_back(). Raises nothing of its own.
+create or replace function apply_to_earlier_attempt(
+    p_saga sagas, p_payment payments, p_attempt payment_attempts, p_call text, p_answer jsonb
+) returns disposition
 language plpgsql
 set search_path = darkpearl, pg_temp
 as $$
 declare
-    v_call constant text := split_part(p_key, ':', 2);
-    v_payment payments;
+    v_taken constant numeric := coalesce(told_taken(p_answer, p_payment.currency), p_payment.requested_amount);
+    v_is_void constant boolean := p_call = 'void_payment';
 begin
-    if v_call not in ('process_payment', 'authorize_payment') or not exists (
+    if p_answer ->> 'outcome' = 'disputed' then
+        return 'unmatched';
+    elsif p_answer ->> 'outcome' = 'approved' and not v_is_void then
+        return case
+            when p_attempt.status = 'declined' then 'unmatched'
+            when p_attempt.captured_amount > 0 or p_call = 'authorize_payment' or v_taken = 0 then 'stale'
+            else give_attempt_back(
+                p_saga, p_payment, p_attempt.idempotency_key, p_call, v_taken, null, 'charged although it was voided'
+            )
+        end;
+    elsif p_answer ->> 'outcome' = 'declined' and v_is_void then
+        return case
+            when exists (select from refunds as r where r.order_id = p_saga.id and r.payment_key = p_attempt.idempotency_key) then 'stale'
+            when p_attempt.status <> 'refunded' then 'unmatched'
+            else give_attempt_back(
+                p_saga, p_payment, p_attempt.idempotency_key, p_call, p_attempt.refunded_amount, 'DP028', 'its void failed'
+            )
+        end;
+    end if;
+    return 'stale';
+end
+$$;
+comment on function apply_to_earlier_attempt(sagas, payments, payment_attempts, text, jsonb) is
+    'Internal: what is told of a charge that came to nothing before another was tried.';
+
+-- Whether what is told of the last charge of an order moves money that it is rid of: the order waits for
+-- another, and the charge that was voided is made, or its void came to nothing. Locks nothing.
+create or replace function moves_what_was_voided(p_saga sagas, p_payment payments, p_call text, p_answer jsonb) returns boolean
+language sql stable
+set search_path = darkpearl, pg_temp
+return p_saga.status in ('running', 'waiting') and case p_call
+    when 'void_payment' then p_payment.status = 'refunded' and p_answer ->> 'outcome' = 'declined'
+    else p_payment.status = 'voided' and p_answer ->> 'outcome' = 'approved' and p_call <> 'authorize_payment'
+end;
+comment on function moves_what_was_voided(sagas, payments, text, jsonb) is
+    'Internal: whether news of the last charge moves money of an order that waits for another.';
+
+-- What is told of a charge of a held order that came to nothing, or of its void: of one before the last, or
+-- of the last, after which another may be tried. Null for all else, which apply_gateway_event() takes,
+-- but for a number behind a key that has none.
+-- One that was declined, is the last and was made was the payment after all, while the order waits: the
+-- saga goes on with it. One that was voided gives back what it took.
+-- Locks: payments, payment_attempts, then as run_groups(); the caller has locked the saga. Raises nothing
+-- of its own.
+create or replace function apply_to_other_attempt(p_saga sagas, p_key text, p_answer jsonb) returns disposition
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_call constant text := split_part(p_key, ':', 2);
+    v_is_charge constant boolean := v_call in ('process_payment', 'authorize_payment');
+    v_payment payments;
+    v_attempt payment_attempts;
+begin
+    if not (v_is_charge or v_call in ('capture_payment', 'void_payment')) or not exists (
         select from orders as o where o.id = p_saga.id and o.warehouse_id = p_saga.warehouse_id and o.pay_by is not null
     ) then
         return case when split_part(p_key, ':', 3) <> '' then 'unmatched' end;
     end if;
     v_payment := lock_payment(p_saga.id);
+    select a.* into v_attempt
+    from payment_attempts as a
+    where a.order_id = p_saga.id and split_part(a.idempotency_key, ':', 3) = split_part(p_key, ':', 3)
+        and (a.idempotency_key = p_key or not v_is_charge);
     if v_payment.order_id is null then
         return null;
-    elsif p_key <> v_payment.idempotency_key then
-        return case
-            when p_answer ->> 'outcome' in ('declined', 'pending', 'unknown') and exists (
-                select from payment_attempts as a where a.order_id = p_saga.id and a.idempotency_key = p_key
-            ) then 'stale'
-            else 'unmatched'
-        end;
-    elsif v_payment.status <> 'declined' or p_answer ->> 'outcome' <> 'approved' or p_saga.cancel_requested
+    elsif v_attempt.order_id is not null then
+        return apply_to_earlier_attempt(p_saga, v_payment, v_attempt, v_call, p_answer);
+    elsif split_part(p_key, ':', 3) <> split_part(v_payment.idempotency_key, ':', 3)
+        or (v_is_charge and p_key <> v_payment.idempotency_key)
+    then
+        return 'unmatched';
+    elsif moves_what_was_voided(p_saga, v_payment, v_call, p_answer) then
+        perform begin_payments(array[p_saga.warehouse_id], array[p_saga.id], 'voided');
+        return apply_to_other_attempt(p_saga, p_key, p_answer);
+    elsif not v_is_charge or v_payment.status <> 'declined' or p_answer ->> 'outcome' <> 'approved' or p_saga.cancel_requested
         or p_saga.status not in ('running', 'waiting', 'stuck') or (p_saga.status = 'stuck' and has_turned_back(p_saga.id))
     then
         return null;
@@ -407,7 +489,7 @@ begin
 end
 $$;
 comment on function apply_to_other_attempt(sagas, text, jsonb) is
-    'Internal: what is told of a charge that was declined, where another was tried or may be.';
+    'Internal: what is told of a charge of a held order that came to nothing, where another was tried or may be.';
 
 -- An operator has seen to an event that belongs to nothing we know, or contradicts it: engine_health counts it no
 -- longer. Locks: the event. Raises: DP010; DP015 without a reason, or when it isn't unmatched.

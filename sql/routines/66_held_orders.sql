@@ -2,13 +2,16 @@
 -- reserved, and their sagas wait for the payment between that and the step that takes it:
 --
 --     reserve_stock ──▶ await_payment ──▶ process_payment ──▶ …  as order_fulfilment goes on
---                            ▲──────────────────┘ declined
+--                            ▲──────────────────┘ declined, or given up and voided
 --
 -- pay_order() says what is tried; a charge that is declined leads back to the wait, with the stock
--- kept, and may be followed by another, under another key. record_manual_payment() writes down money
--- that came by other means, and no gateway is asked. At the deadline the saga turns back, but never
--- while a charge is out: then its answer decides. An order that has a token from the beginning tries
--- that first.
+-- kept, and may be followed by another, under another key. One that is pending, since its payer has
+-- something to do, may be given up: by cancel_payment(), by pay_order() with another token, or since
+-- the gateway's deadline has passed. It is voided first, as is one of which nobody knows; only then
+-- is another tried, or the stock released. record_manual_payment() writes down money that came by
+-- other means, and no gateway is asked. At the deadline the saga turns back, but never while a charge
+-- or a void is out: then its answer decides. An order that has a token from the beginning tries that
+-- first.
 --
 -- Whoever pays holds the saga, so that neither the deadline nor a cancel nor another payment comes in
 -- between. Lock order: the saga, its payment.
@@ -17,14 +20,25 @@ set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
 -- Step, a wait: done once there is something to try, or the money, or nothing to pay; refused once
--- the deadline has passed. Locks nothing.
+-- the deadline has passed. A token that came while a charge was being voided is tried now.
+-- Locks: payments.
 create or replace function await_payment(p_warehouse_ids uuid[], p_saga_ids uuid[]) returns outcome_group[]
 language plpgsql
 set enable_nestloop = off
 as $$
 declare
     v_now constant timestamptz := clock();
+    v_next constant uuid[] := array(
+        select p.order_id
+        from payments as p
+        inner join payment_tokens as t
+            on t.order_id = p.order_id and t.order_id = any(p_saga_ids) and t.warehouse_id = any(p_warehouse_ids)
+        where p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids) and p.status in ('voided', 'refunded')
+    );
 begin
+    if cardinality(v_next) > 0 then
+        perform begin_payments(p_warehouse_ids, v_next, 'requested');
+    end if;
     return group_outcomes(array(
         select case
             when o.total_amount = 0 or p.status in ('requested', 'authorized', 'captured') or (p.status is null and t.order_id is not null)
@@ -48,7 +62,7 @@ $$;
 comment on function await_payment(uuid[], uuid[]) is
     'Step: waits until each order has a payment to try, or is paid, or its deadline has passed.';
 
--- The same when a signal came, or pay_order() or record_manual_payment() bring news. Locks nothing.
+-- The same when a signal came, or pay_order() or record_manual_payment() bring news. Locks: payments.
 create or replace function hear_of_payment(p_warehouse_ids uuid[], p_saga_ids uuid[], p_signals jsonb[])
 returns outcome_group[]
 language sql
@@ -97,8 +111,9 @@ set enable_seqscan = off
 as $$
 declare
     v_order constant orders := (select o from orders as o where o.id = p_group.saga_ids[1]);
+    v_place constant integer := place_of_step(p_group.plan, 'hear_of_payment');
 begin
-    if p_payment.captured_amount > 0 or p_payment.status = 'authorized' then
+    if p_payment.status in ('authorized', 'capture_requested', 'captured') and p_group.status <> 'compensating' then
         perform refuse(
             'DP033', 'order is paid already',
             format('Order %s is %s, its payment %s.', v_order.id, v_order.status, p_payment.status), 'There is nothing to pay.'
@@ -110,8 +125,8 @@ begin
             'DP034', 'deadline has passed', format('Order %s was to be paid by %s, and is %s.', v_order.id, v_order.pay_by, v_order.status),
             'Place it again; money that came since goes back to its payer.'
         );
-    elsif p_group.cancel_requested or p_group.status not in ('running', 'waiting')
-        or p_group.position > place_of_step(p_group.plan, 'hear_of_payment') + 1
+    elsif p_group.cancel_requested or p_group.position > v_place + 1
+        or not (p_group.status in ('running', 'waiting') or (p_group.status = 'compensating' and p_group.position > v_place))
     then
         perform refuse(
             'DP033', 'order cannot be paid any more',
@@ -127,7 +142,7 @@ begin
     elsif p_is_tried then
         perform refuse(
             'DP033', 'a payment is under way', format('Another payment of order %s has not been answered yet.', v_order.id),
-            'Wait for what becomes of it: when it is declined, another can be tried.'
+            'Wait for what becomes of it: when it is declined, or its payer has to act, another can be tried.'
         );
     end if;
 end
@@ -168,13 +183,30 @@ end
 $$;
 comment on function pass_payment(saga_group) is 'Internal: takes the saga of an order whose money is there past the steps that wait and ask for it.';
 
+-- Gives up the payment of a held order that waits for its payer: it is voided, and the order is
+-- payment_failed until another is tried. Locks: payments, payment_tokens, then as run_groups(); the caller
+-- has locked the saga.
+create or replace function give_up_payment(p_group saga_group, p_message text) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    perform give_up_payments(p_group.warehouse_ids, p_group.saga_ids);
+    p_group := apply_outcome(p_group, (group_outcome(p_group, 'given_up', 'DP046', p_message))[1], null);
+    perform run_groups(p_group.warehouse_ids, array[p_group], 0);
+    perform ring_bell();
+end
+$$;
+comment on function give_up_payment(saga_group, text) is 'Internal: gives up the payment of a held order that waits for its payer.';
+
 -- Has a held order paid with a token, the payer's means of payment as the gateway calls it. While it
--- is being tried the same token again changes nothing; once it is declined it is another try. An
--- order of which the stock isn't reserved yet is paid when it is.
+-- is being tried the same token again changes nothing; once it is declined it is another try. While
+-- the payment is pending, another token gives that up: it is tried once the first is voided. An order
+-- of which the stock isn't reserved yet is paid when it is.
 -- For customers the orders of others aren't there. Returns the order as it stands now.
--- Locks: the saga, payments.
+-- Locks: the saga, payments, payment_tokens.
 -- Raises: DP010, DP015 for a token that is none, DP033 when it is paid, can't be paid or another
--- payment is under way, or after twenty that were declined; DP034 after its deadline.
+-- payment has no answer yet, or after twenty that came to nothing; DP034 after its deadline.
 create or replace function pay_order(p_order_id uuid, p_payment_token text) returns orders
 language plpgsql
 security definer
@@ -188,14 +220,17 @@ declare
     v_token constant text := (
         select t.token from payment_tokens as t where t.order_id = p_order_id and t.warehouse_id = v_group.warehouse_ids[1]
     );
-    v_is_tried constant boolean := v_token is not null and coalesce(v_payment.status in ('requested', 'pending'), v_payment.order_id is null);
+    v_is_voided constant boolean := v_group.status = 'compensating';
+    v_is_tried constant boolean := v_token is not null and not v_is_voided
+        and coalesce(v_payment.status in ('requested', 'pending'), v_payment.order_id is null);
+    v_is_pending constant boolean := v_payment.status = 'pending' and (select is_pending(s) from sagas as s where s.id = p_order_id);
     v_attempts constant bigint := (select count(*) from payment_attempts as a where a.order_id = p_order_id);
 begin
     if coalesce(length(p_payment_token), 0) not between 1 and 500 then
         perform refuse('DP015', 'no payment token', 'It is missing, or longer than 500 characters.', 'Pass what the gateway calls the payer''s means of payment.');
     end if;
-    perform refuse_unpayable_order(v_group, v_payment, v_is_tried and v_token <> p_payment_token);
-    if v_is_tried then
+    perform refuse_unpayable_order(v_group, v_payment, v_is_tried and v_token <> p_payment_token and v_is_pending is not true);
+    if v_token = p_payment_token and (v_is_tried or (v_is_voided and v_payment.status = 'void_requested')) then
         return v_order;
     elsif v_order.pay_by <= clock() then
         perform refuse(
@@ -203,18 +238,18 @@ begin
         );
     elsif v_attempts >= 19 then
         perform refuse(
-            'DP033', 'order was declined too often', format('Twenty payments of order %s were declined.', p_order_id),
+            'DP033', 'order was declined too often', format('Twenty payments of order %s came to nothing.', p_order_id),
             'Write down money that comes by other means, or place it again.'
         );
+    elsif v_is_tried then
+        perform give_up_payment(v_group, 'another payment is tried');
+    elsif v_is_voided then
+        perform give_up_payments(v_group.warehouse_ids, v_group.saga_ids);
     end if;
 
     delete from payment_tokens as t where t.order_id = p_order_id and t.warehouse_id = v_group.warehouse_ids[1];
     insert into payment_tokens (order_id, warehouse_id, token) values (p_order_id, v_group.warehouse_ids[1], p_payment_token);
-    update payments as p
-    set
-        status = 'requested', gateway = null, gateway_reference = null, decline_code = null, updated_at = clock(),
-        idempotency_key = concat_ws(':', p.order_id, split_part(p.idempotency_key, ':', 2), v_attempts + 2)
-    where p.order_id = p_order_id and p.warehouse_id = v_group.warehouse_ids[1] and p.status = 'declined';
+    perform begin_payments(v_group.warehouse_ids, v_group.saga_ids, 'requested');
     perform note_payer(v_group);
     if v_group.position = place_of_step(v_group.plan, 'hear_of_payment') then
         perform tell_order(v_group);
@@ -223,7 +258,40 @@ begin
 end
 $$;
 comment on function pay_order(uuid, text) is
-    'Has an order paid that is held until its pay_by, with a payment token; after one was declined, with another. Safe to repeat.';
+    'Has an order paid that is held until its pay_by, with a payment token; after one was declined, or instead of one that is pending, with another. Safe to repeat.';
+
+-- Gives up the payment of a held order that is pending, as of a payer who has left the page of the bank:
+-- it is voided at the gateway, and whatever comes of it late goes back. The order keeps its stock until
+-- its deadline, and another may be tried. A token that is not tried yet is forgotten. Nothing under way
+-- is nothing to do. For customers the orders of others aren't there. Returns the order as it stands now.
+-- Locks: the saga, payments, payment_tokens.
+-- Raises: DP010, DP033 when the order is paid, can't be paid or the gateway has not answered yet, DP034
+-- when it turned back at its deadline.
+create or replace function cancel_payment(p_order_id uuid) returns orders
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_group constant saga_group := lock_held_order(p_order_id);
+    v_payment constant payments := lock_payment(p_order_id);
+    v_place constant integer := place_of_step(v_group.plan, 'hear_of_payment');
+    v_is_pending constant boolean := v_payment.status = 'pending' and (select is_pending(s) from sagas as s where s.id = p_order_id);
+    v_is_voided constant boolean := v_group.status = 'compensating';
+begin
+    perform refuse_unpayable_order(v_group, v_payment, v_group.position > v_place and v_is_pending is not true and not v_is_voided);
+    if v_is_voided or v_group.position < v_place then
+        delete from payment_tokens as t where t.order_id = p_order_id and t.warehouse_id = v_group.warehouse_ids[1];
+    elsif v_is_pending then
+        perform note_payer(v_group);
+        perform give_up_payment(v_group, 'given up by its payer');
+    end if;
+    return (select o from orders as o where o.id = p_order_id);
+end
+$$;
+comment on function cancel_payment(uuid) is
+    'Gives up the payment of a held order that is pending: it is voided, and another may be tried until the order''s pay_by. Safe to repeat.';
 
 -- Somebody has received the money of a held order by other means than the gateway: a bank transfer,
 -- cash. Writes it down as a payment of gateway 'manual', which no gateway is asked about; the order
@@ -245,7 +313,7 @@ declare
     v_payment payments := lock_payment(p_order_id);
     v_order constant orders := (select o from orders as o where o.id = p_order_id);
     v_is_tried constant boolean := coalesce(
-        v_payment.status in ('requested', 'pending'), exists (select from payment_tokens as t where t.order_id = p_order_id)
+        v_group.status = 'compensating' or v_payment.status in ('requested', 'pending'), exists (select from payment_tokens as t where t.order_id = p_order_id)
     );
 begin
     if (is_visible_throughout(p_reference) and length(p_reference) between 1 and 255) is not true then
@@ -280,8 +348,8 @@ begin
     )
     on conflict on constraint payments_pkey do update
     set status = excluded.status, authorized_amount = excluded.authorized_amount, captured_amount = excluded.captured_amount,
-        gateway = excluded.gateway, gateway_reference = excluded.gateway_reference, decline_code = null,
-        idempotency_key = excluded.idempotency_key, updated_at = excluded.updated_at
+        refunded_amount = 0, voided_amount = 0, gateway = excluded.gateway, gateway_reference = excluded.gateway_reference,
+        decline_code = null, idempotency_key = excluded.idempotency_key, updated_at = excluded.updated_at
     returning p.* into v_payment;
     perform note_action('record_manual_payment', p_order_id::text, p_reason, to_jsonb(v_payment));
     perform note_payer(v_group, p_reference);

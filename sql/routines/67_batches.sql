@@ -130,7 +130,10 @@ begin
         where v_looks_back and e.saga_id = c.id and e.event_type = 'step_failed'
         order by e.id desc limit 1
     ) as f on true
-    where (p_action <> 'cancel_orders' or (o.id = c.id and not c.cancel_requested and c.status <> 'compensating'))
+    where (p_action <> 'cancel_orders' or (o.id = c.id and not c.cancel_requested and (c.status <> 'compensating' or exists (
+            select from saga_steps as u
+            where u.saga_type = c.saga_type and u.plan_version = c.plan_version and u.position <= c.position and u.wait_again
+        ))))
         and (v_ids is null or c.id = any(v_ids)) and (v_types is null or c.saga_type = any(v_types))
         and (v_statuses is null or c.status = any(v_statuses))
         and (v_steps is null or case c.status

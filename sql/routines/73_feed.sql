@@ -70,7 +70,7 @@ cross join lateral (
         when e.event_type = 'saga_compensated' then 'order.cancelled'
         when e.event_type = 'step_completed' and p.order_status_done = 'paid' then 'order.paid'
         when e.event_type = 'step_failed' and p.order_status_refused = 'payment_failed'
-            and e.next_attempt_at is null and e.error_code in ('DP013', 'DP014', 'DP026') then 'payment.failed'
+            and e.next_attempt_at is null and e.error_code in ('DP013', 'DP014', 'DP026', 'DP046') then 'payment.failed'
         when e.event_type = 'shipped' then 'order.shipped'
         when e.event_type = 'returned' then 'order.returned'
     end::feed_topic as topic

@@ -17,6 +17,7 @@ return case p_error_code
     when 'DP013' then 'no answer in time'
     when 'DP014' then 'payment declined'
     when 'DP017' then 'an outside system failed'
+    when 'DP046' then 'payment given up'
     else 'something went wrong'
 end;
 comment on function public_message(text, text) is 'Internal: what a customer is told of an error; nothing that an outside system wrote.';
@@ -140,8 +141,10 @@ select
     s.id, s.saga_type, s.status,
     case
         when s.status in ('compensating', 'compensated') or (
-            s.status = 'stuck' and exists (
-                select from saga_events as b where b.saga_id = s.id and b.event_type = 'compensation_started'
+            s.status = 'stuck' and (
+                select b.event_type = 'compensation_started' from saga_events as b
+                where b.saga_id = s.id and b.event_type in ('compensation_started', 'compensation_ended')
+                order by b.id desc limit 1
             )
         ) then st.undo_name
         else st.step_name
@@ -161,7 +164,7 @@ left join lateral (
     from saga_events as e
     where e.saga_id = s.id and e.event_type = 'step_failed' and (
         s.status <> 'compensated' or e.id < (
-            select min(b.id) from saga_events as b where b.saga_id = s.id and b.event_type = 'compensation_started'
+            select max(b.id) from saga_events as b where b.saga_id = s.id and b.event_type = 'compensation_started'
         )
     )
     order by e.id desc

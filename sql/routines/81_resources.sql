@@ -503,25 +503,26 @@ end;
 comment on function summed_quote(uuid, jsonb, text, jsonb) is
     'For the API: what an order would cost and whether it fits, in all and for each order that would be placed.';
 
--- Whether an order, with those that were placed together with it, has come to where it goes on by
--- itself no more: its saga has ended or is stuck, or waits for somebody, be it for a payment, for who
--- packs it, or for the payer. For whoever has placed it and waits. Null when there is no such order
+-- Whether an order, with those that were placed together with it, is decided: its stock is reserved,
+-- which a pass may do and go on in one transaction, so any status past pending will do; or it was
+-- refused. What gets no further before somebody acts is decided too: its saga has ended or is stuck, or
+-- its plan waits for a signal. For whoever has placed it and waits. Null when there is no such order
 -- for the caller. Runs as its owner for the plans. Locks nothing.
-create or replace function order_is_at_rest(p_order_id uuid) returns boolean
+create or replace function order_is_decided(p_order_id uuid) returns boolean
 language sql stable
 security definer
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 begin atomic
     select bool_and(
-        s.ready_at is null
+        o.status <> 'pending' or s.ready_at is null
         or (s.status = 'waiting' and (
-            (select t.on_deadline is not null from saga_steps as t
-             where t.saga_type = s.saga_type and t.plan_version = s.plan_version and t.position = s.position)
-            or exists (select from payments as p where p.order_id = s.id and p.status = 'pending')
+            select t.on_deadline is not null from saga_steps as t
+            where t.saga_type = s.saga_type and t.plan_version = s.plan_version and t.position = s.position
         ))
     )
     from sagas as s
+    inner join orders as o on o.id = s.id and o.warehouse_id = s.warehouse_id
     where s.id = any(array(
         select p_order_id
         union
@@ -530,8 +531,8 @@ begin atomic
         where g.order_id = p_order_id
     )) and may_know_of(p_order_id);
 end;
-comment on function order_is_at_rest(uuid) is
-    'Whether an order, with those placed together with it, goes on by itself no more: it has ended, or somebody is waited for.';
+comment on function order_is_decided(uuid) is
+    'Whether an order, with those placed together with it, is decided: its stock is reserved, or it was refused, or somebody is waited for.';
 
 -- Reconciliation. The gateway's list goes into a table of the session's own, which is
 -- gone with it: it may be long, and nothing is written that anybody else could see.
@@ -596,13 +597,13 @@ begin
         from (
             select
                 q.order_id, q.warehouse_id, q.idempotency_key, q.gateway, q.gateway_reference, q.status, q.currency, q.requested_amount,
-                q.authorized_amount, q.captured_amount, q.refunded_amount, q.created_at, q.updated_at, false as was_declined
+                q.authorized_amount, q.captured_amount, q.refunded_amount, q.created_at, q.updated_at, null as attempt_key
             from payments as q
             union all
-            -- What was declined before another was tried took nothing.
+            -- What came to nothing before another was tried kept nothing.
             select
-                a.order_id, a.warehouse_id, a.idempotency_key, a.gateway, a.gateway_reference, 'declined', q.currency, q.requested_amount,
-                0, 0, 0, q.created_at, a.declined_at, true
+                a.order_id, a.warehouse_id, a.idempotency_key, a.gateway, a.gateway_reference, a.status, q.currency, q.requested_amount,
+                a.captured_amount, a.captured_amount, a.refunded_amount, q.created_at, a.ended_at, a.idempotency_key
             from payment_attempts as a
             inner join payments as q on q.order_id = a.order_id and q.warehouse_id = a.warehouse_id
         ) as p
@@ -612,7 +613,7 @@ begin
                 sum(r.amount) filter (where r.status = 'refunded' and r.gateway = 'other means') as by_other_means,
                 max(r.updated_at) as updated_at
             from refunds as r
-            where r.order_id = p.order_id and r.warehouse_id = p.warehouse_id and not p.was_declined
+            where r.order_id = p.order_id and r.warehouse_id = p.warehouse_id and r.payment_key is not distinct from p.attempt_key
         ) as r on true
         where p.requested_amount > 0 and (p.gateway is null or p.gateway = p_gateway) and (
             p.created_at >= p_since

@@ -227,11 +227,21 @@ where not exists (select from orders as o where o.id = p.order_id and o.warehous
     -- Payments are kept longer than their orders.
     and is_spent(p.order_id) is not true
 union all
-select 'declined charge has no payment', a.order_id, a.idempotency_key, a.order_id, null, null
+select 'earlier charge has no payment', a.order_id, a.idempotency_key, a.order_id, null, null
 from payment_attempts as a
 where not exists (
     select from payments as p
     where p.order_id = a.order_id and p.warehouse_id = a.warehouse_id and p.idempotency_key <> a.idempotency_key
+)
+union all
+-- As of a payment, failed_refunds tells of money that did not go back after all.
+select 'charge that was given up keeps its money', a.order_id,
+    format('%s: captured %s, refunded %s', a.idempotency_key, a.captured_amount, a.refunded_amount), a.order_id, null, null
+from payment_attempts as a
+where a.captured_amount > a.refunded_amount and not exists (
+    select from refunds as r
+    where r.order_id = a.order_id and r.warehouse_id = a.warehouse_id and r.payment_key = a.idempotency_key
+        and r.status in ('requested', 'failed')
 )
 union all
 select 'held order sleeps past its deadline', o.id, format('pay by %s, saga ready at %s', o.pay_by, s.ready_at), o.id, null, null
@@ -262,7 +272,7 @@ where (o.status in ('paid', 'fulfilling', 'fulfilled') and s.status not in ('com
             p.captured_amount is distinct from o.total_amount
             or p.refunded_amount <> (
                 select coalesce(sum(r.amount), 0) from refunds as r
-                where r.order_id = o.id and r.warehouse_id = o.warehouse_id and r.status = 'refunded'
+                where r.order_id = o.id and r.warehouse_id = o.warehouse_id and r.status = 'refunded' and r.payment_key is null
             )
         ))
     or (
@@ -272,11 +282,11 @@ where (o.status in ('paid', 'fulfilling', 'fulfilled') and s.status not in ('com
             (
                 p.captured_amount <> p.refunded_amount + (
                     select coalesce(sum(r.amount), 0) from refunds as r
-                    where r.order_id = o.id and r.warehouse_id = o.warehouse_id and r.status = 'requested'
+                    where r.order_id = o.id and r.warehouse_id = o.warehouse_id and r.status = 'requested' and r.payment_key is null
                 )
                 and not exists (
                     select from refunds as r
-                    where r.order_id = o.id and r.warehouse_id = o.warehouse_id and r.status = 'failed'
+                    where r.order_id = o.id and r.warehouse_id = o.warehouse_id and r.status = 'failed' and r.payment_key is null
                 )
             )
             or p.status in ('requested', 'pending', 'authorized', 'capture_requested', 'void_requested')

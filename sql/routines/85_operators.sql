@@ -31,8 +31,12 @@ begin atomic
     select
         u.saga_type,
         case
-            when u.status = 'compensating' or (u.status = 'stuck' and exists (
-                select from saga_events as e where e.saga_id = u.id and e.event_type = 'compensation_started'
+            when u.status = 'compensating' or (u.status = 'stuck' and (
+                select e.event_type = 'compensation_started'
+                from saga_events as e
+                where e.saga_id = u.id and e.event_type in ('compensation_started', 'compensation_ended')
+                order by e.id desc
+                limit 1
             )) then t.undo_name
             else t.step_name
         end,

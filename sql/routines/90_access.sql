@@ -144,7 +144,7 @@ grant execute on function
 place_order(uuid, jsonb, text, text, text, uuid, text, jsonb, jsonb, timestamptz),
 place_sourced_order(jsonb, text, text, text, uuid, text, jsonb, jsonb, timestamptz), source_items(jsonb),
 quote_order(uuid, jsonb, text, jsonb), summed_quote(uuid, jsonb, text, jsonb), quote_lines(uuid, jsonb, text), quote_adjustments(jsonb, integer, numeric, text),
-refuse_odd_deadline(timestamptz), order_is_at_rest(uuid), pay_order(uuid, text),
+refuse_odd_deadline(timestamptz), order_is_decided(uuid), pay_order(uuid, text), cancel_payment(uuid),
 share_of_adjustments(jsonb, bigint[], bigint[], integer) to
 authenticated, service_role, darkpearl_app;
 grant select on grouped_orders to authenticated, service_role, darkpearl_app, darkpearl_reader;
@@ -164,7 +164,7 @@ grant execute on function erase_customer(text, text) to service_role;
 -- Imports: each does with the lines that it has staged what its grants above let it do. Their
 -- parts run as their caller, on the caller's own tables.
 grant execute on function
-staging_table(text), read_uuid(text), read_integer(text), read_amount(text), is_units(text), referred_order_id(text, text),
+staging_table(text), read_uuid(text), read_integer(text), read_amount(text), read_moment(text), is_units(text), referred_order_id(text, text),
 asked_movement(bigint, uuid, uuid, uuid, movement_type, integer, text, uuid, text),
 resolve_lines(text), check_movement_lines(), find_imported_orders(text), check_order_lines(text)
 to public;

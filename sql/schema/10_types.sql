@@ -73,7 +73,7 @@ create type saga_status as enum (
 
 create type saga_event_type as enum (
     'saga_started', 'step_completed', 'step_waiting', 'step_failed', 'step_deferred',
-    'compensation_started', 'step_compensated',
+    'compensation_started', 'step_compensated', 'compensation_ended',
     'saga_completed', 'saga_compensated', 'saga_stuck',
     'retried', 'cancelled', 'skipped', 'signalled', 'reported', 'shipped', 'returned'
 );

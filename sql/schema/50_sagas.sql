@@ -63,7 +63,7 @@ comment on column saga_steps.forward_only is
 comment on column saga_steps.on_deadline is
     'Set for a step that waits for signal_saga(): what becomes of the saga when nobody has spoken within timeout_seconds.';
 comment on column saga_steps.wait_again is
-    'When this step is refused the saga goes back to the one before it, which waits, instead of turning back.';
+    'When this step is refused, or is undone and nobody has asked for more, the saga goes back to the one before it, which waits, instead of turning back.';
 
 create table step_settings (
     saga_type text not null,

@@ -77,6 +77,34 @@ async def test_a_basket_is_held_and_paid_with_a_second_card(
     problem(await ann.post(f"{held}/payment", json={"payment_token": "tok_good"}), 409, "DP033")
 
 
+async def test_a_pending_payment_is_given_up_and_another_tried(
+    client: Client, shop: Shop, held: str, problem: Problem
+) -> None:
+    """By its customer, twice as well as once; what has no answer yet isn't, nor what is paid."""
+    ann = client("authenticated", "ann")
+    assert (await ann.delete(f"{held}/payment")).json()["status"] == "reserved"
+    await ann.post(f"{held}/payment", json={"payment_token": "tok_slow"})
+    problem(await ann.delete(f"{held}/payment"), 409, "DP033")
+    await shop.settle(await shop.advance(), PENDING | {"client_action": {"type": "redirect"}})
+    problem(await client("authenticated", "bob").delete(f"{held}/payment"), 404, "DP010")
+    for _ in range(2):
+        given_up = await ann.delete(f"{held}/payment")
+        assert given_up.status_code == 202, given_up.text
+        order = given_up.json()
+        assert (order["status"], order["failure"]["code"]) == ("payment_failed", "DP046")
+        assert order["failure"]["message"] == "payment given up"
+        assert (order["payment"]["status"], order["payment"]["client_action"]) == (
+            "void_requested", None,
+        )  # fmt: skip
+    await ann.post(f"{held}/payment", json={"payment_token": "tok_good"})
+    (request,) = await shop.settle(await shop.advance(), APPROVED)
+    assert request["request"]["token"] == "tok_good"
+    await shop.settle([request], APPROVED)
+    order = (await ann.get(held)).json()
+    assert (order["status"], order["failure"], order["refunds"]) == ("fulfilled", None, [])
+    problem(await ann.delete(f"{held}/payment"), 409, "DP033")
+
+
 async def test_others_do_not_pay(client: Client, held: str, problem: Problem) -> None:
     """Neither customers whose order it isn't, nor visitors; nor does a customer say it is paid."""
     body = {"payment_token": "tok"}
@@ -179,54 +207,66 @@ WAIT = {"Prefer": "wait=5"}
 
 
 async def answered(api: Api, shop: Shop, body: Any, run: Any, **headers: str) -> httpx.Response:
-    """The answer of an order whose client waits, while a listener works once it is there."""
+    """The answer, in time, of an order that is waited for, once a listener works on it."""
     asked = asyncio.create_task(api.post("/orders", json=body, headers=WAIT | headers))
     while not await shop.rows("select id from orders"):  # noqa: ASYNC110 - of another session
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.1)
     assert not asked.done()
     await run()
-    return await asked
+    async with asyncio.timeout(3):
+        return await asked
 
 
-async def test_who_waits_is_answered_when_the_order_is_done(
-    api: Api, shop: Shop, order_body: Body, run_sagas: RunSagas
+async def test_who_waits_is_answered_when_the_stock_is_reserved(
+    api: Api, shop: Shop, order_body: Body
 ) -> None:
-    """As it is then, with what was heeded."""
-    response = await answered(api, shop, order_body((0, 1)), run_sagas)
+    """Though the money isn't there yet: as the order is then, with what was heeded."""
+    response = await answered(api, shop, order_body((0, 1)), shop.advance)
     assert response.status_code == 201
-    assert response.json()["status"] == "fulfilled"
+    assert response.json()["status"] == "payment_processing"
     assert response.headers["preference-applied"] == "wait=5"
     assert response.headers["location"] == f"/orders/{response.json()['id']}"
 
 
-async def test_who_waits_is_answered_when_the_order_is_refused(
-    api: Api, shop: Shop, order_body: Body, run_sagas: RunSagas
+async def test_who_waits_is_answered_when_the_order_is_held(
+    api: Api, shop: Shop, order_body: Body
 ) -> None:
-    """With the reason."""
-    response = await answered(api, shop, order_body((1, 6)), run_sagas)
-    assert (response.json()["status"], response.json()["failure"]["code"]) == ("cancelled", "DP006")
-
-
-async def test_who_waits_is_answered_when_the_order_is_reserved(
-    api: Api, shop: Shop, order_body: Body, run_sagas: RunSagas
-) -> None:
-    """A held order has come as far as it comes by itself."""
+    """It has come as far as it comes by itself."""
     body = order_body((0, 1), pay_by=soon())
-    response = await answered(api, shop, body, run_sagas)
+    response = await answered(api, shop, body, shop.advance)
     assert response.json()["status"] == "reserved"
 
 
-async def test_who_waits_is_answered_when_the_payer_has_to_act(
+async def test_who_waits_is_answered_when_the_order_is_done(
     api: Api, shop: Shop, order_body: Body
 ) -> None:
-    """A payment that is pending is nobody's to wait for."""
+    """One that costs nothing is reserved and fulfilled in one transaction."""
+    adjustments = [{"kind": "discount", "label": "gift", "amount": -10}]
+    body = order_body((0, 1), adjustments=adjustments)
+    response = await answered(api, shop, body, shop.advance)
+    assert response.json()["status"] == "fulfilled"
 
-    async def pend() -> None:
-        await shop.settle(await shop.advance(), PENDING)
 
-    response = await answered(api, shop, order_body((0, 1)), pend)
-    assert response.json()["status"] == "payment_processing"
+async def test_who_waits_is_answered_when_the_order_is_refused(
+    api: Api, shop: Shop, order_body: Body
+) -> None:
+    """With the reason."""
+    response = await answered(api, shop, order_body((1, 6)), shop.advance)
+    assert (response.json()["status"], response.json()["failure"]["code"]) == ("cancelled", "DP006")
+
+
+async def test_who_waits_is_answered_when_the_order_is_stuck(
+    api: Api, shop: Shop, order_body: Body
+) -> None:
+    """Before its stock was reserved, which needs a person."""
+    await shop.run(
+        "create or replace function reserve_stock(p_warehouse_ids uuid[], p_saga_ids uuid[])"
+        " returns outcome_group[] language sql return outcome_for_all('stuck', p_saga_ids)"
+    )
+    response = await answered(api, shop, order_body((0, 1)), shop.advance)
+    assert response.json()["status"] == "pending"
+    assert response.headers["preference-applied"] == "wait=5"
 
 
 async def test_who_waits_is_answered_when_the_time_is_over(
@@ -243,29 +283,28 @@ async def test_who_waits_is_answered_when_the_time_is_over(
 
 
 async def test_all_orders_of_a_group_are_waited_for(api: Api, shop: Shop, order_body: Body) -> None:
-    """One of two that is done is not both."""
+    """One of two that is reserved is not both."""
     other = await shop.value("insert into warehouses (code, name) values ('V', 'V') returning id")
     await shop.receive(shop.products[1], 5, other)
 
     async def run() -> None:
-        requests = await shop.advance()
-        assert len(requests) == 2
-        await shop.settle(requests[:1], APPROVED)
+        await shop.run("select * from advance(500, %s)", [other])
         await asyncio.sleep(0.5)
-        assert await shop.statuses() == {"fulfilled": 1, "payment_processing": 1}
-        await shop.settle(requests[1:], APPROVED)
+        assert await shop.statuses() == {"pending": 1, "payment_processing": 1}
+        await shop.advance()
 
     response = await answered(api, shop, order_body((1, 8), warehouse_id=None), run)
-    assert {each["status"] for each in response.json()["group"]["orders"]} == {"fulfilled"}
+    statuses = {each["status"] for each in response.json()["group"]["orders"]}
+    assert statuses == {"payment_processing"}
 
 
 async def test_a_repeat_is_answered_as_the_first_time(
-    api: Api, shop: Shop, order_body: Body, run_sagas: RunSagas
+    api: Api, shop: Shop, order_body: Body
 ) -> None:
     """At once, and to the letter as it was kept: of that a preference changes nothing."""
     body, key = order_body((0, 1)), {"Idempotency-Key": str(uuid4())}
-    first = await answered(api, shop, body, run_sagas, **key)
-    assert first.json()["status"] == "fulfilled"
+    first = await answered(api, shop, body, shop.advance, **key)
+    assert first.json()["status"] == "payment_processing"
     again = await api.post("/orders", json=body, headers=WAIT | key)
     assert again.headers["idempotency-replayed"] == "true"
     assert "preference-applied" not in again.headers

@@ -1,6 +1,7 @@
 """Many rows in one request."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -76,11 +77,15 @@ async def test_orders_are_placed_by_sku(api: Api, shop: Shop) -> None:
         {"reference": "web-1", "warehouse": "W", "sku": "P1", "quantity": 1, "unit_price": "1.5"},
         {"reference": "web-2", "warehouse": "W", "sku": "P0", "quantity": 1},
     ]
+    pay_by = datetime.now(UTC) + timedelta(hours=1)
+    rows[-1]["pay_by"] = pay_by.isoformat()
     done = await api.post("/imports/orders", json={"rows": rows})
     assert done.json()["changed"] == 2, done.text
     assert (await api.post("/imports/orders", json={"rows": rows})).json()["changed"] == 0
     totals = "select total_amount::text from orders order by order_number"
     assert await shop.values(totals) == ["21.5", "10"]
+    held = await shop.values("select pay_by from orders order by order_number")
+    assert held == [None, pay_by]
 
 
 async def test_a_batch_is_bounded(api: Api, problem: Problem) -> None:

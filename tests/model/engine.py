@@ -49,7 +49,7 @@ class Step:
         waiting, done, refused: the order's status then; "" leaves it.
         forward_only: nothing turns back from here.
         looks_again: a wait that is tried again when its time is over.
-        waits_again: refused, it goes back to the wait before it.
+        waits_again: refused or undone, it goes back to the wait before it.
     """
 
     name: str
@@ -163,6 +163,13 @@ class Saga:
         return self.status == "waiting" and bool(
             (tries := self.tries.get(self.name)) and tries[-1].kind == "pending"
         )
+
+    @property
+    def is_to_wait_again(self) -> bool:
+        """It turns back, and no further than to a wait."""
+        here = self.plan[: self.place]
+        goes = self.status == "compensating" and not self.cancel_requested
+        return goes and any(step.waits_again for step in here)
 
     def place_of(self, step: Step) -> int:
         """Where a step stands in its plan; 0: nowhere."""
@@ -323,7 +330,9 @@ class Engine:
 
     def _go_on(self, saga: Saga) -> None:
         saga.attempts = 0
-        if saga.backwards:
+        if saga.backwards and saga.step.waits_again and not saga.cancel_requested:
+            saga.status, saga.place, saga.turned_back = "running", saga.place - 1, False
+        elif saga.backwards:
             saga.place -= 1
             saga.status = "compensating" if saga.place else "compensated"
         else:

@@ -78,6 +78,9 @@ class Fulfilment(Engine):
     def _await_payment(self, order: Order) -> str:
         """There is something to try, or the money, or nothing to pay; or it is too late."""
         status = order.payment.status if order.payment else ""
+        if status in {"voided", "refunded"} and order.token:
+            order.begin_payment("requested")
+            status = "requested"
         to_try = order.payment is None and order.token
         if not order.total or to_try or status in {"requested", "authorized", "captured"}:
             return "done"
@@ -131,9 +134,7 @@ class Fulfilment(Engine):
             disputed = order.dispute != "won" or (payment and payment.by_hand)
             if payment and payment.captured > payment.refunded and disputed:
                 raise NeedsPersonError
-            undoable = {"requested", "pending", "authorized", "capture_requested", "captured"}
-            if payment is not None and payment.status in undoable and payment.requested:
-                payment.status = "void_requested"
+            self.void(order)
             if payment is None or payment.status != "void_requested":
                 return None
         elif payment.status == "captured" or (
@@ -151,11 +152,27 @@ class Fulfilment(Engine):
         }
         if request["operation"] == "authorize":
             return request | {"capture": saga.name == "process_payment", "token": order.token}
-        return request | {"idempotency_key": f"{saga.id}:{saga.name}"}
+        number = payment.key.split(":")[2:]
+        return request | {"idempotency_key": ":".join([str(saga.id), saga.name, *number])}
+
+    def void(self, order: Order) -> None:
+        """What was asked for is to be voided; the token that was tried is forgotten."""
+        payment = order.payment
+        undoable = {"requested", "pending", "authorized", "capture_requested", "captured"}
+        if payment and payment.status in undoable and payment.requested:
+            payment.status = "void_requested"
+            order.token = None
 
     def _refund_request(self, refund: Refund) -> Answer:
-        payment = refund.order.payment
+        payment = refund.charge or refund.order.payment
         assert payment
+        if refund.charge:
+            return {
+                "operation": "void",
+                "idempotency_key": f"{refund.id}:refund_payment",
+                "payment_key": payment.key,
+                "amount": payment.requested,
+            }
         if payment.by_hand or (refund.order.dispute != "won" and not refund.despite_dispute):
             raise NeedsPersonError
         part = refund.order.status in {"fulfilling", "fulfilled"} or refund.order.by_other_means
@@ -225,8 +242,9 @@ class Fulfilment(Engine):
 
     def _settle_refund(self, saga: Saga, answer: Answer) -> str:
         refund, outcome = saga.about, answer["outcome"]
-        payment = refund.order.payment
-        if outcome == "declined" and (refund.taken_out or refund.order.status != "fulfilled"):
+        payment = refund.charge or refund.order.payment
+        owed = refund.taken_out or refund.charge or refund.order.status != "fulfilled"
+        if outcome == "declined" and owed:
             return "stuck"
         if outcome == "declined":
             refund.status = "declined"
@@ -246,10 +264,61 @@ class Fulfilment(Engine):
         saga = self.sagas.get(UUID(saga_id))
         if saga is None or all(call not in {step.name, step.undo} for step in saga.plan):
             return "unmatched"
-        if self._is_of_another_charge(saga.about, key):
-            known = key in saga.about.declined_keys and answer["outcome"] == "declined"
-            return "stale" if known else "unmatched"
+        order = saga.about
+        if isinstance(order, Order) and order.pay_by is not None and order.payment:
+            if self._moves_what_was_voided(saga, key, answer):
+                order.begin_payment("voided")
+            if attempt := self._attempt_of(order, key):
+                return self._told_of_attempt(order, attempt, call, answer)
+            if order.payment.key.split(":")[2:] != key.split(":")[2:]:
+                return "unmatched"
+            if self._is_charge(call) and order.payment.key != key:
+                return "unmatched"
         return self._told_of_ours(saga, call, answer)
+
+    def _is_charge(self, call: str) -> bool:
+        return call in {"process_payment", "authorize_payment"}
+
+    def _attempt_of(self, order: Order, key: str) -> Payment | None:
+        """The earlier charge that a call is of, which has its number."""
+        call, *number = key.split(":")[1:]
+        for attempt in order.attempts.values():
+            if attempt.key.split(":")[2:] == number:
+                return attempt if attempt.key == key or not self._is_charge(call) else None
+        return None
+
+    def _moves_what_was_voided(self, saga: Saga, key: str, answer: Answer) -> bool:
+        """The last charge was voided, and is made; or its void, and comes to nothing."""
+        payment = saga.about.payment
+        call, *number = key.split(":")[1:]
+        waits = saga.status in {"running", "waiting"} and payment.key.split(":")[2:] == number
+        if call == "void_payment":
+            return waits and payment.status == "refunded" and answer["outcome"] == "declined"
+        charged = call != "authorize_payment" and answer["outcome"] == "approved"
+        return waits and payment.status == "voided" and charged
+
+    def _told_of_attempt(self, order: Order, attempt: Payment, call: str, answer: Answer) -> str:
+        """News of a charge that came to nothing; what turns out to be taken goes back."""
+        charged = answer["outcome"] == "approved" and call != "void_payment"
+        regretted = answer["outcome"] == "declined" and call == "void_payment"
+        asked = any(each.charge is attempt for each in order.refunds.values())
+        if (
+            answer["outcome"] == "disputed"
+            or (charged and attempt.status == "declined")
+            or (regretted and not asked and attempt.status != "refunded")
+        ):
+            return "unmatched"
+        if charged and not attempt.captured and call != "authorize_payment":
+            attempt.captured = Decimal(answer["captured"])
+        elif regretted and not asked:
+            attempt.refunded = NOTHING
+        else:
+            return "stale"
+        attempt.status = "captured"
+        self.start_refund(
+            Refund(uuid4(), order, attempt.captured, starts_itself=True, charge=attempt)
+        )
+        return "applied"
 
     def _told_of_ours(self, saga: Saga, call: str, answer: Answer) -> str:
         if answer["outcome"] == "disputed":
@@ -263,13 +332,6 @@ class Fulfilment(Engine):
         if self._contradicts(saga, call, answer):
             return "unmatched"
         return "applied" if self._is_news(saga, call, answer) else "stale"
-
-    def _is_of_another_charge(self, about: Order | Refund, key: str) -> bool:
-        """It is about a charge of a held order that isn't the last that was tried."""
-        if isinstance(about, Refund) or about.pay_by is None or about.payment is None:
-            return False
-        charges = key.split(":")[1] in {"process_payment", "authorize_payment"}
-        return charges and about.payment.key != key
 
     def _record_dispute(self, saga: Saga, dispute: str) -> str:
         order = saga.about
@@ -310,9 +372,14 @@ class Fulfilment(Engine):
             return self._is_late_charge(about, call, answer)
         if call == "refund_payment" and about.status == "refunded" and not about.by_hand:
             about.status = "failed"
-            about.order.payment.refunded -= about.amount
-            about.order.payment.status = "captured"
-        elif call == "void_payment" and about.payment.status == "refunded" and not about.refunds:
+            payment = about.charge or about.order.payment
+            payment.refunded -= about.amount
+            payment.status = "captured"
+        elif (
+            call == "void_payment"
+            and about.payment.status == "refunded"
+            and all(each.charge for each in about.refunds.values())
+        ):
             self.start_refund(Refund(uuid4(), about, about.payment.refunded, starts_itself=True))
             about.payment.refunded = NOTHING
             about.payment.status = "captured"
@@ -364,7 +431,9 @@ class Fulfilment(Engine):
                 for each in self.refunds.values()
             },
             "attempts": {
-                key: str(order.id) for order in self.orders.values() for key in order.declined_keys
+                key: [str(order.id), each.status, float(each.captured), float(each.refunded)]
+                for order in self.orders.values()
+                for key, each in order.attempts.items()
             },
             "parcels": {
                 str(parcel_id): parcel.left

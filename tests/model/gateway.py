@@ -52,6 +52,8 @@ class PlayedGateway:
     events: list[tuple[str, Answer]] = field(default_factory=list)
     lost: dict[str, Request] = field(default_factory=dict)
     """Calls that nobody waits for any more, as far as they are known here."""
+    unasked: set[str] = field(default_factory=set)
+    """The keys of payments whose money came after their void, or came back."""
 
     def ask(self, request: Request, verdict: str) -> Answer:
         """A call arrives: approved, approved by half, declined, or pending for 60 s."""
@@ -74,6 +76,7 @@ class PlayedGateway:
         decision = self.decisions[key]
         self._account(decision.request).refunded -= decision.given_back
         decision.given_back = Decimal(0)
+        self.unasked.add(decision.request["payment_key"])
         decision.answer = {"outcome": "declined", "gateway": "played", "code": "account_closed"}
         self.events.append((key, decision.answer))
 
@@ -94,6 +97,7 @@ class PlayedGateway:
     def charge_late(self, key: str) -> None:
         """A charge arrives after its void, which is no reason here to decline it."""
         self._account(self.lost[key]).voided = False
+        self.unasked.add(key)
         self._decide(self.lost[key], "approved")
 
     def do_by_hand(self, request: Request) -> None:

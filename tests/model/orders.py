@@ -54,6 +54,8 @@ class Refund:
     by_hand: bool = False
     starts_itself: bool = False
     """The shop has started it, and gives it an id."""
+    charge: Payment | None = None
+    """The one of the order's attempts that the money is of; None, of its payment."""
 
 
 @dataclass
@@ -84,8 +86,8 @@ class Order:
     pay_by: int | None = None
     token: str | None = None
     payment: Payment | None = None
-    declined_keys: list[str] = field(default_factory=list)
-    """Under which other charges were tried before."""
+    attempts: dict[str, Payment] = field(default_factory=dict)
+    """What came to nothing before another was tried, by key."""
     is_overdue: bool = False
     """It was not paid by its deadline."""
     refunds: dict[UUID, Refund] = field(default_factory=dict)
@@ -97,6 +99,13 @@ class Order:
     dispute: str = "won"
     """Open, won or lost; one that was never opened counts as won."""
     disputed_before: bool = False
+
+    def begin_payment(self, status: str) -> None:
+        """The next charge, in place of one that came to nothing."""
+        assert self.payment
+        old = self.attempts[self.payment.key] = self.payment
+        key = f"{self.id}:{old.key.split(':')[1]}:{len(self.attempts) + 1}"
+        self.payment = Payment(old.requested, key, status=status)
 
     def left_to_ship(self) -> Goods:
         gone = [parcel.goods for parcel in self.parcels.values()] + list(self.taken_out.values())
@@ -111,7 +120,11 @@ class Order:
 
     def left_to_refund(self) -> Decimal:
         assert self.payment
-        asked = (each.amount for each in self.refunds.values() if each.status == "requested")
+        asked = (
+            each.amount
+            for each in self.refunds.values()
+            if each.status == "requested" and each.charge is None
+        )
         return self.payment.captured - self.payment.refunded - sum(asked, NOTHING)
 
 

@@ -117,20 +117,40 @@ class ModelShop(Fulfilment):
         saga = self._held(order_id)
         order = self.orders[order_id]
         status = order.payment.status if order.payment else ""
-        tried = order.token is not None and status in {"", "requested", "pending"}
-        self._refuse_unpayable(saga, is_tried=tried and order.token != token)
-        if tried:
+        voided = saga.status == "compensating"
+        tried = not voided and order.token is not None and status in {"", "requested", "pending"}
+        pending = status == "pending" and saga.is_pending
+        self._refuse_unpayable(saga, is_tried=tried and order.token != token and not pending)
+        if order.token == token and (tried or (voided and status == "void_requested")):
             return
         assert order.pay_by is not None
         refuse_if(order.pay_by <= self.now, "DP034")
+        if tried:
+            self._give_up_payment(saga)
+        elif voided:
+            self.void(order)
         order.token = token
-        if order.payment and status == "declined":
-            order.declined_keys.append(order.payment.key)
-            charge = order.payment.key.split(":")[1]
-            order.payment.key = f"{order.id}:{charge}:{len(order.declined_keys) + 1}"
-            order.payment.status = "requested"
+        if order.payment and order.payment.status in {"declined", "voided", "refunded"}:
+            order.begin_payment("requested")
         if saga.step is AWAIT_PAYMENT:
             self._tell_order(saga)
+
+    def cancel_payment(self, order_id: UUID) -> None:
+        """The payer of a held order gives up what is pending."""
+        saga = self._held(order_id)
+        order = self.orders[order_id]
+        place = saga.place_of(AWAIT_PAYMENT)
+        pending = order.payment and order.payment.status == "pending" and saga.is_pending
+        voided = saga.status == "compensating"
+        self._refuse_unpayable(saga, is_tried=saga.place > place and not pending and not voided)
+        if voided or saga.place < place:
+            order.token = None
+        elif pending:
+            self._give_up_payment(saga)
+
+    def _give_up_payment(self, saga: Saga) -> None:
+        self.void(saga.about)
+        self.come_out(saga, "given_up")
 
     def pay_by_hand(self, order_id: UUID, amount: Decimal, reference: str) -> None:
         """The money of a held order has come past the gateway."""
@@ -140,11 +160,11 @@ class ModelShop(Fulfilment):
         if payment and payment.by_hand == reference and payment.captured == amount:
             return
         tried = payment.status in {"requested", "pending"} if payment else bool(order.token)
-        self._refuse_unpayable(saga, is_tried=tried)
+        self._refuse_unpayable(saga, is_tried=tried or saga.status == "compensating")
         refuse_if(amount != order.total, "DP041")
         refuse_if(saga.step is not AWAIT_PAYMENT, "DP033")
         if payment:
-            order.declined_keys.append(payment.key)
+            order.attempts[payment.key] = payment
         key = f"{order.id}:manual_payment"
         order.payment = Payment(amount, key, reference, "captured", amount, amount)
         for _ in range(2):
@@ -159,11 +179,14 @@ class ModelShop(Fulfilment):
         """What is paid, is being paid or has turned back is not to be paid."""
         order = saga.about
         payment = order.payment
-        refuse_if(payment and (payment.captured or payment.status == "authorized"), "DP033")
+        voided = saga.status == "compensating" and saga.place > saga.place_of(AWAIT_PAYMENT)
+        kept = payment and payment.status in {"authorized", "capture_requested", "captured"}
+        refuse_if(kept and saga.status != "compensating", "DP033")
         turned = saga.status in {"compensating", "compensated"}
         refuse_if(turned and order.is_overdue, "DP034")
-        goes = saga.status in {"running", "waiting"} and not saga.cancel_requested
-        refuse_if(not goes or saga.place > saga.place_of(AWAIT_PAYMENT) + 1, "DP033")
+        goes = saga.status in {"running", "waiting"} or voided
+        refuse_if(not goes or saga.cancel_requested, "DP033")
+        refuse_if(saga.place > saga.place_of(AWAIT_PAYMENT) + 1, "DP033")
         refuse_if(is_tried, "DP033")
 
     def cancel(self, order_id: UUID) -> None:
@@ -177,7 +200,7 @@ class ModelShop(Fulfilment):
             pivot = forward_only[0]
             refuse_if(saga.place > pivot or (saga.place == pivot and tried), "DP007")
         refuse_if(saga.status in {"completed", "stuck"}, "DP007")
-        if goes and not saga.cancel_requested:
+        if (goes and not saga.cancel_requested) or saga.is_to_wait_again:
             saga.cancel_requested = True
             if saga.status == "running" or saga.step.kind == "wait" or saga.is_pending:
                 saga.ready_at = self.now

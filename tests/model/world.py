@@ -82,7 +82,11 @@ LOOK = """
             select json_object_agg(id, json_build_array(order_id, status, amount::float))
             from refunds
         ),
-        'attempts', (select json_object_agg(idempotency_key, order_id) from payment_attempts),
+        'attempts', (
+            select json_object_agg(idempotency_key, json_build_array(
+                order_id, status, captured_amount::float, refunded_amount::float
+            )) from payment_attempts
+        ),
         'parcels', (select json_object_agg(id, shipped_at is not null) from shipments),
         'audit', (select json_agg(a) from audit as a)
     ) as seen
@@ -272,11 +276,12 @@ class World:
             assert not wrong, (kind, wrong)
         for order in self.model.orders.values():
             if payment := order.payment:
-                keys = [payment.key, *order.declined_keys]
+                keys = {payment.key, *order.attempts} - self.gateway.unasked
                 accounts = [self.gateway.accounts.get(key, Account()) for key in keys]
-                charged = sum(each.captured for each in accounts)
-                assert charged <= order.total, (order, accounts)
-                assert payment.captured <= charged or payment.by_hand, (order, accounts)
+                kept = sum(each.captured - each.refunded for each in accounts)
+                assert kept <= order.total, (order, accounts)
+                charged = self.gateway.accounts.get(payment.key, Account()).captured
+                assert payment.captured <= charged <= order.total or payment.by_hand, order
 
     def bring_to_an_end(self) -> None:
         """Everybody does their work: nothing is left to do then, and the books agree."""
@@ -330,6 +335,11 @@ class World:
     def _compare_books(self, order: Order) -> None:
         payment = order.payment
         assert payment
+        for key, attempt in order.attempts.items():
+            account = self.gateway.accounts.get(key, Account())
+            assert attempt.captured == attempt.refunded, order
+            assert account.captured == account.refunded == attempt.captured, (order, account)
+            assert not account.held, (order, account)
         account = self.gateway.accounts.get(payment.key, Account())
         if payment.by_hand:
             assert account == Account(), (order, account)

@@ -37,10 +37,13 @@ def race(
     """Two calls at once, of which the second is seen to wait for the first; its SQLSTATE."""
 
     async def raced(
-        first: tuple[Any, ...], second: tuple[Any, ...], role: str = "darkpearl_app"
+        first: tuple[Any, ...],
+        second: tuple[Any, ...],
+        role: str = "darkpearl_app",
+        second_role: str = "darkpearl_app",
     ) -> str:
         one = await connect(role, autocommit=False)
-        other = await connect("darkpearl_app")
+        other = await connect(second_role)
         await one.execute(first[0], first[1:])
         sqlstate = ""
 

@@ -1,18 +1,21 @@
 """A payment of a held order and whatever else happens to it at the same moment."""
 
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
 import anyio
 import pytest
-from shop import APPROVED, Shop
+from shop import APPROVED, PENDING, Shop
 
 Connect = Callable[..., Awaitable[Any]]
 Race = Callable[..., Awaitable[str]]
 
 PAY = "select status from pay_order(%s, %s)"
 BY_HAND = "select status from record_manual_payment(%s, 30, 'T-1')"
+GIVE_UP = "select status from cancel_payment(%s)"
+TOLD = "select record_gateway_event('mock', 'evt_1', %s, %s) as status"
 CANCEL = "select status from cancel_order(%s)"
 ADVANCE = ("select * from advance()",)
 HOUR = 3600
@@ -154,3 +157,84 @@ async def test_an_answer_and_a_second_payment_at_once(
     (again,) = await shop.advance()
     assert again["request"]["token"] == "tok_2"
     assert again["request"]["idempotency_key"].endswith(":2")
+
+
+CHARGED = json.dumps(APPROVED | {"captured": "30.00"})
+
+
+@pytest.fixture
+async def pending(shop: Shop, held: UUID) -> UUID:
+    """Its payer has something to do."""
+    await shop.run(PAY, held, "tok_1")
+    await shop.settle(await shop.advance(), PENDING)
+    return held
+
+
+@pytest.mark.parametrize("call", [GIVE_UP, PAY])
+async def test_an_approval_that_beats_who_gives_up(
+    shop: Shop, race: Race, pending: UUID, call: str
+) -> None:
+    """The order is paid, and by nothing else."""
+    told = (TOLD, f"{pending}:process_payment", CHARGED)
+    given_up = (call, pending, "tok_2") if call == PAY else (call, pending)
+    assert await race(told, given_up, "service_role") == "DP033"
+    assert await shop.advance() == []
+    assert await shop.order_status(pending) == "fulfilled"
+    assert (await shop.payment(pending))["captured_amount"] == 30
+
+
+@pytest.mark.parametrize("call", [GIVE_UP, PAY])
+async def test_an_approval_that_comes_as_its_payment_is_given_up(
+    shop: Shop, race: Race, pending: UUID, call: str
+) -> None:
+    """It is voided with it; the second is the only one that pays."""
+    given_up = (call, pending, "tok_2") if call == PAY else (call, pending)
+    told = (TOLD, f"{pending}:process_payment", CHARGED)
+    assert await race(given_up, told, second_role="service_role") == ""
+    (void,) = await shop.advance()
+    assert void["request"]["operation"] == "void"
+    back = APPROVED | {"captured": "30.00", "refunded": "30.00"}
+    requests = await shop.settle([void], back)
+    if call == GIVE_UP:
+        await shop.run(PAY, pending, "tok_2")
+        requests = await shop.advance()
+    await shop.settle(requests, APPROVED)
+    assert await shop.order_status(pending) == "fulfilled"
+    kept = await shop.row(
+        "select p.captured_amount - p.refunded_amount as paid,"
+        " a.captured_amount - a.refunded_amount as kept from payments as p, payment_attempts as a"
+    )
+    assert kept == {"paid": 30, "kept": 0}
+
+
+async def test_a_late_approval_and_a_second_payment_at_once(
+    shop: Shop, race: Race, pending: UUID
+) -> None:
+    """The first was voided: it is voided anew beside the second, whoever comes first."""
+    await shop.run(GIVE_UP, pending)
+    await shop.settle(await shop.advance(), APPROVED)
+    told = (TOLD, f"{pending}:process_payment", CHARGED)
+    assert await race(told, (PAY, pending, "tok_2"), "service_role") == ""
+    requests = {each["request"]["operation"]: each["request"] for each in await shop.advance()}
+    assert requests["void"]["payment_key"] == f"{pending}:process_payment"
+    assert requests["authorize"]["token"] == "tok_2"
+
+
+async def test_two_who_give_up_at_once(shop: Shop, race: Race, pending: UUID) -> None:
+    """It is one void."""
+    assert await race((GIVE_UP, pending), (GIVE_UP, pending)) == ""
+    assert len(await shop.advance()) == 1
+    assert (await shop.events(pending)).count("compensation_started") == 1
+
+
+async def test_a_gateways_deadline_and_who_gives_up_at_once(
+    shop: Shop, connect: Connect, pending: UUID
+) -> None:
+    """A pass leaves the order to who holds it; what was given up isn't asked again."""
+    payer = await connect("darkpearl_app", autocommit=False)
+    await payer.execute(GIVE_UP, [pending])
+    await shop.turn_clock(601)
+    assert await shop.advance() == []
+    await payer.commit()
+    (void,) = await shop.advance()
+    assert void["request"]["operation"] == "void"

@@ -111,3 +111,36 @@ async def test_a_listener_that_is_killed_while_money_moves(
     await until(has_ended)
     charged = [line.removeprefix("charge ") for line in log.read_text().splitlines()]
     assert {*charged, *gateway.asked} == {f"{order}:process_payment"}
+
+
+@pytest.mark.parametrize(
+    ("place", "killed_after"),
+    [("after the first commit", []), ("before settle", ["void"]), ("after settle", ["void"])],
+)
+async def test_a_listener_that_is_killed_between_a_void_and_the_second_card(
+    place: str, killed_after: list[str], shop: Shop, product: UUID, killed_listener: Any,
+    listening: Any, until: Any, tmp_path: Path,
+) -> None:  # fmt: skip
+    """The next one voids under the same key, and charges the second card once, after that."""
+    log = tmp_path / "log"
+    log.touch()
+    await shop.run("update step_settings set timeout_seconds = 0.5, backoff_seconds = 0")
+    order = await hold(shop, product, 3600)
+    await shop.advance()
+    await shop.run(PAY, order, "slow")
+    await shop.settle(await shop.advance(), {"outcome": "pending", "deadline_seconds": 600})
+    await shop.run(PAY, order, "good")
+    await killed_listener(place, log)
+    asked = log.read_text().splitlines()
+    assert asked == [f"{each} {order}:void_payment" for each in killed_after]
+    assert await shop.stock(product) == (10, 1)
+    gateway = StandIn()
+    await listening(gateway)
+
+    async def has_ended() -> bool:
+        return await shop.order_status(order) == "fulfilled"
+
+    await until(has_ended)
+    voids = [] if place == "after settle" else [f"{order}:void_payment"]
+    assert gateway.asked == [*voids, f"{order}:process_payment:2"]
+    assert await shop.value("select status from payment_attempts") == "voided"

@@ -163,6 +163,24 @@ class ShopMachine(World, RuleBasedStateMachine):
     )
     def hold(self, warehouse: UUID, goods: Goods, seconds: int, token: str | None) -> None:
         """An order is placed, and its stock kept until it is paid."""
+        self.hold_order(warehouse, goods, seconds, token)
+
+    @rule(
+        warehouse=warehouses,
+        goods=goods,
+        then=st.sampled_from(["", "cancel", "tok_visa", "tok_other"]),
+    )
+    def leave_pending(self, warehouse: UUID, goods: Goods, then: str) -> None:
+        """Its payer has something to do, and does nothing, gives up, or names another card."""
+        self.hold_order(warehouse, goods, 800, "tok_visa")
+        newest = [call for call in self.calls if call.request.get("token")][-1:]
+        self.bring(dict.fromkeys(newest, "pending"))
+        if then == "cancel":
+            self.cancel_payment(0)
+        elif then:
+            self.pay(0, then)
+
+    def hold_order(self, warehouse: UUID, goods: Goods, seconds: int, token: str | None) -> None:
         order = self.name("order")
         self.do(
             lambda: self.model.place(order, warehouse, goods, Decimal(0), seconds, token),
@@ -177,6 +195,12 @@ class ShopMachine(World, RuleBasedStateMachine):
     def pay(self, place: int, token: str) -> None:
         order = self.order(place, is_held)
         self.do(lambda: self.model.pay(order, token), "select pay_order(%s, %s)", *(order, token))
+
+    @has_order(is_held)
+    @rule(place=picks)
+    def cancel_payment(self, place: int) -> None:
+        order = self.order(place, is_held)
+        self.do(lambda: self.model.cancel_payment(order), "select cancel_payment(%s)", order)
 
     @has_order(is_held)
     @rule(place=picks, short=seldom, reference=st.sampled_from(["in cash", "by transfer"]))

@@ -359,6 +359,11 @@ async def test_an_order_with_a_bad_line_is_left_out_whole(
         ({"quantity": "1000001"}, "quantity is no number from 1 to 1000000"),
         ({"unit_price": "free"}, "unit_price is no amount"),
         ({"unit_price": "1.001"}, "unit_price has more decimals than its currency"),
+        ({"pay_by": "tomorrow"}, "pay_by is no date and time with an offset"),
+        ({"pay_by": "2999-01-01T10:00:00"}, "pay_by is no date and time with an offset"),
+        ({"pay_by": "2999-02-30T10:00:00Z"}, "pay_by is no date and time with an offset"),
+        ({"pay_by": "2999-01-01T10:00:00Z"}, "pay_by is not to come within 366 days"),
+        ({"pay_by": "2020-01-01 10:00+01"}, "pay_by is not to come within 366 days"),
         ({"warehouse": "OLD"}, "the warehouse takes no orders"),
         ({"sku": "OLD"}, "the product is not sold any more"),
         ({"sku": "EUR"}, "the product is priced in EUR"),
@@ -375,13 +380,37 @@ async def test_a_bad_line_of_an_order_says_what_is_wrong(
     await shop.run("insert into warehouses (code, name, is_active) values ('OLD', 'Old', false)")
     good = {
         "reference": "a", "order_id": "", "customer_id": "", "currency": "", "notes": "",
-        "warehouse": "LIS", "sku": "A", "quantity": "1", "unit_price": "",
+        "pay_by": "", "warehouse": "LIS", "sku": "A", "quantity": "1", "unit_price": "",
     }  # fmt: skip
     lines = [good, good | {"reference": "b"} | wrong]
     text = "\n".join([",".join(good), *(",".join(line.values()) for line in lines), ""])
     assert await bring_in(shop, "orders", text) == (0, {2: problem})
     assert await bring_in(shop, "orders", text, skip_bad=True) == (1, {2: problem})
     assert await shop.value("select count(*) from orders") == 1
+
+
+async def test_an_imported_order_is_held_until_its_pay_by(
+    shop: Shop, named: tuple[UUID, UUID]
+) -> None:
+    """Its stock is reserved and nobody is charged; lines of one order say the same moment."""
+    moments = (
+        "select to_char((clock() + interval '1 hour') at time zone 'UTC', f) as it from"
+        """ (values ('YYYY-MM-DD"T"HH24:MI:SS"Z"'), ('YYYY-MM-DD HH24:MI:SS.US+00')) as t (f)"""
+    )
+    one, other = await shop.values(moments)
+    lines = ["reference, warehouse, sku, quantity, pay_by", f"a, LIS, A, 1, {one}"]
+    text = "\n".join([*lines, f"b, LIS, A, 1, {other}", "c, LIS, A, 1,", ""])
+    assert await bring_in(shop, "orders", text, role="darkpearl_app") == (3, {})
+    assert await bring_in(shop, "orders", text, role="darkpearl_app") == (0, {})
+    assert len(await shop.advance()) == 1
+    assert await shop.statuses() == {"reserved": 2, "payment_processing": 1}
+    text = "\n".join([*lines, f"d, LIS, A, 1, {one}", f"d, LIS, B, 1, {other}", ""])
+    _, bad = await bring_in(shop, "orders", text)
+    assert list(bad) == [3]
+    assert "pay_by" in bad[3]
+    exported = await shop.values("select distinct pay_by::text from exported_orders order by 1")
+    assert len(exported) == 3
+    assert named
 
 
 async def test_only_staff_set_a_price(shop: Shop, named: tuple[UUID, UUID]) -> None:

@@ -133,11 +133,19 @@ PLANTED = [
         ),
     ),
     (
-        "declined charge has no payment",
+        "earlier charge has no payment",
         (
-            "insert into payment_attempts (order_id, warehouse_id, idempotency_key, declined_at)"
-            " select order_id, warehouse_id, idempotency_key, clock() from payments"
-            " where order_id = :waiting"
+            "insert into payment_attempts (order_id, warehouse_id, idempotency_key, status,"
+            " ended_at) select order_id, warehouse_id, idempotency_key, 'declined', clock()"
+            " from payments where order_id = :waiting"
+        ),
+    ),
+    (
+        "charge that was given up keeps its money",
+        (
+            "insert into payment_attempts (order_id, warehouse_id, idempotency_key, status,"
+            " captured_amount, ended_at) select order_id, warehouse_id, idempotency_key || ':7',"
+            " 'captured', 5, clock() from payments where order_id = :waiting"
         ),
     ),
     ("refund and saga disagree", "update refunds set status = 'declined'"),
