@@ -24,7 +24,12 @@ _IDENTITIES = """
 """
 _PUSH = """
     select setval({sequence}::regclass, highest)
-    from (select max({column}) as highest from darkpearl.{table}) as t
+    from (
+        -- Order numbers of other cells' warehouses are none of this sequence.
+        select max(t.{column}) as highest
+        from darkpearl.{table} as t, pg_sequence as s
+        where s.seqrelid = {sequence}::regclass and t.{column} between s.seqmin and s.seqmax
+    ) as t
     where highest > coalesce(pg_sequence_last_value({sequence}::regclass), 0)
 """
 _OLD_IDS = """
@@ -34,7 +39,7 @@ _OLD_IDS = """
 _NEW_IDS = """
     create or replace function darkpearl.new_id() returns uuid
     language sql volatile parallel safe
-    return uuidv7()
+    return encode(set_byte(uuid_send(uuidv7()), 15, darkpearl.this_cell()), 'hex')::uuid
 """
 _TABLES = """
     select relname

@@ -316,7 +316,7 @@ begin
         )
         select
             o.id, o.warehouse_id, case when o.total_amount = 0 then 'captured' else 'requested' end::payment_status,
-            o.currency, o.total_amount, concat(o.id, ':', p_step_name), v_now, v_now
+            o.currency, o.total_amount, concat(o.id, ':', p_step_name, cell_suffix()), v_now, v_now
         from orders as o
         where o.id = any(p_saga_ids) and o.warehouse_id = any(p_warehouse_ids)
         on conflict (order_id, warehouse_id) do update set updated_at = excluded.updated_at
@@ -476,7 +476,7 @@ create or replace function payment_call(p_operation text, p_step_name text, p_pa
 language sql stable
 return json_build_object(
     'operation', p_operation,
-    'idempotency_key', concat(p_payment.order_id, ':', p_step_name),
+    'idempotency_key', concat(p_payment.order_id, ':', p_step_name, cell_suffix_of(p_payment.idempotency_key)),
     'payment_key', p_payment.idempotency_key,
     'amount', p_payment.requested_amount::text,
     'currency', p_payment.currency,

@@ -97,7 +97,7 @@ public, anon, authenticated, service_role, darkpearl_app, darkpearl_listener, da
 grant usage on schema darkpearl to
 anon, authenticated, service_role, darkpearl_app, darkpearl_listener, darkpearl_reader, darkpearl_api;
 grant execute on function
-clock(), new_id(), minor_units(text), is_visible(text), is_visible_throughout(text), is_postal_address(jsonb), words_of(text), search_words(text, text),
+clock(), new_id(), this_cell(), minor_units(text), is_visible(text), is_visible_throughout(text), is_postal_address(jsonb), words_of(text), search_words(text, text),
 refuse(text, text, text, text), refuse_unpayable(numeric, text), read_items(jsonb, text[]), read_adjustments(bigint[], jsonb), merge_patch(jsonb, jsonb, integer),
 current_actor(), current_customer()
 to public;
@@ -107,6 +107,11 @@ grant select on products, warehouses to anon, authenticated, service_role, darkp
 grant insert, update, delete on products, warehouses to service_role;
 grant execute on function search_query(text), find_products(text) to
 anon, authenticated, service_role, darkpearl_app, darkpearl_reader;
+
+-- Cells: which there are, and what of theirs isn't to be done here.
+grant select on cells to service_role, darkpearl_app, darkpearl_reader;
+grant execute on function cell_of_id(uuid) to service_role, darkpearl_app, darkpearl_reader;
+grant execute on function refuse_elsewhere(uuid[]) to authenticated, service_role, darkpearl_app;
 
 -- Stock: read; quantities move by the functions, and by movements that are inserted.
 grant select on inventory to service_role, darkpearl_app, darkpearl_reader;
@@ -351,7 +356,7 @@ declare
 begin
     -- Staff, applications and reports see every row of what they may select.
     foreach v_table in array array[
-        'products', 'warehouses', 'inventory', 'stock_movements', 'movement_reasons', 'adjustment_reasons', 'orders', 'grouped_orders',
+        'cells', 'products', 'warehouses', 'inventory', 'stock_movements', 'movement_reasons', 'adjustment_reasons', 'orders', 'grouped_orders',
         'order_items', 'order_adjustments', 'order_particulars', 'return_metadata', 'shipments', 'shipment_items',
         'payments', 'payment_attempts', 'refunds', 'disputes', 'gateway_events', 'saga_steps', 'step_settings', 'sagas', 'saga_events',
         'saga_signals', 'action_log', 'retention', 'retention_exports', 'spent_ids', 'spent_up_to', 'audit_runs',

@@ -39,6 +39,7 @@ ALL = "*"
 Grants = list[tuple[str, str]]  # (roles, columns), each a list of words
 
 ACCESS: dict[str, dict[str, Grants]] = {
+    "cells": {"select": [(INSIDERS, ALL)]},
     "products": {
         "select": [(EVERYBODY, ALL)],
         "insert": [(STAFF, ALL)],
@@ -309,6 +310,7 @@ TABLES = {
 }
 EVERYBODYS = {
     "clock",
+    "this_cell",
     "new_id",
     "minor_units",
     "is_visible_throughout",
@@ -337,6 +339,8 @@ EVERYBODYS = {
     "check_order_lines",
 }
 CALLS = {
+    "cell_of_id": INSIDERS,
+    "refuse_elsewhere": PLACE,
     "search_query": EVERYBODY,
     "find_products": EVERYBODY,
     "find_payments": INSIDERS,
@@ -460,6 +464,10 @@ CALLS = {
 """Who may call what; what isn't here, nobody may."""
 
 DEFINERS = {
+    "refuse_elsewhere",
+    "refuse_away_from_home",
+    "refuse_to_drop_what_is_shared",
+    "refuse_odd_cell",
     "retry_sagas",
     "skip_steps",
     "cancel_orders",
