@@ -40,6 +40,7 @@ Grants = list[tuple[str, str]]  # (roles, columns), each a list of words
 
 ACCESS: dict[str, dict[str, Grants]] = {
     "cells": {"select": [(INSIDERS, ALL)]},
+    "cell_overview": {"select": [(INSIDERS, ALL)]},
     "products": {
         "select": [(EVERYBODY, ALL)],
         "insert": [(STAFF, ALL)],

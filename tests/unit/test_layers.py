@@ -26,6 +26,7 @@ LEVELS = {
     "paysim": 2,
     "webhooks": 2,
     "api": 3,
+    "cells": 4,
     "demo": 4,
     "doctor": 4,
     "imports": 4,
@@ -39,7 +40,7 @@ LEVELS = {
 """Rooms and files of the package; each imports only lower ones."""
 CONFINED = {
     "psycopg": {"errors", "database", "schema", "fingerprint", "listener", "api.pipeline"}
-    | {"restored"},
+    | {"restored", "cells"},
     "psycopg_pool": {"database"},
     "litestar": {"api", "monitor", "cli", "paysim"},
     "yoyo": {"schema"},
