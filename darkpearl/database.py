@@ -59,6 +59,8 @@ class Pool(AsyncConnectionPool[Connection]):
     """Connections, and how long a statement on them may take, as PostgreSQL writes it."""
 
     statement_timeout = "0"
+    cell = 0
+    """The number of the cell that the database is; 0 while nobody has asked."""
 
 
 def check_address(name: str, url: str) -> None:

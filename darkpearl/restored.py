@@ -24,7 +24,15 @@ _COUNTERS = """
     order by 1, 2
 """
 _COUNT = """
-    select max({column}), pg_sequence_last_value({sequence}::regclass) from darkpearl.{table}
+    select
+        -- Order numbers of other cells' warehouses are none of this sequence.
+        (
+            select max(t.{column})
+            from darkpearl.{table} as t where t.{column} between s.seqmin and s.seqmax
+        ),
+        pg_sequence_last_value(s.seqrelid)
+    from pg_sequence as s
+    where s.seqrelid = {sequence}::regclass
 """
 _PUSH = "select setval(%s::regclass, %s)"
 _OLD_IDS = """
@@ -34,7 +42,7 @@ _OLD_IDS = """
 _NEW_IDS = """
     create or replace function darkpearl.new_id() returns uuid
     language sql volatile parallel safe
-    return uuidv7()
+    return encode(set_byte(uuid_send(uuidv7()), 15, darkpearl.this_cell()), 'hex')::uuid
 """
 _TABLES = """
     select relname

@@ -387,13 +387,13 @@ async def scratch_database(url: str) -> AsyncIterator[str]:
 
 def _dump(url: str, pg_dump: Path) -> list[str]:
     """The schema as lines of SQL, but for numbers that some servers keep of columns (pg_attver)."""
-    password = str(conninfo_to_dict(url).get("password", ""))  # not for the process list
+    secret = (address := conninfo_to_dict(url)).pop("password", "")  # not for the process list
     done = subprocess.run(
         [
             pg_dump, "--schema-only", "--no-owner", "--restrict-key=x",
-            f"--exclude-schema={BOOKS}", f"--dbname={make_conninfo(url, password=None)}",
+            f"--exclude-schema={BOOKS}", f"--dbname={make_conninfo('', **address)}",
         ],
-        capture_output=True, text=True, check=False, env={**os.environ, "PGPASSWORD": password},
+        capture_output=True, text=True, check=False, env={**os.environ, "PGPASSWORD": str(secret)},
     )  # fmt: skip
     if done.returncode:
         raise SchemaError((done.stderr.strip() or "pg_dump failed").splitlines()[-1])

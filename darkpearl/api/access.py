@@ -132,6 +132,20 @@ class Caller:
                 raise
             raise token_needed() from error
 
+    async def new_id(self) -> UUID:
+        """A UUIDv7, as the function of the same name in SQL makes it, with its cell at the end.
+
+        Made here so that a statement can name what the one before it makes, without waiting for it.
+
+        Raises:
+            DarkPearlError: which cell it is was never asked yet, and can't be.
+        """
+        if not self._pool.cell and (row := await self.run(("select this_cell() as cell", {}))):
+            self._pool.cell = row["cell"]
+        value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(72) << 8 | self._pool.cell
+        version, variant = 7 << 76, 2 << 62
+        return UUID(int=value & ~(0xF << 76) & ~(3 << 62) | version | variant)
+
     async def find(self, kind: type[T], *statements: Statement) -> T | None:
         """The first row of the last statement as a Struct; None when there is none."""
         *before, (query, parameters) = statements
@@ -170,8 +184,12 @@ def sent(value: Any) -> Any:
 
 
 def insert(table: LiteralString, row: Struct) -> Statement:
-    """The statement that inserts a row and returns it."""
-    given = {name: sent(value) for name, value in msgspec.structs.asdict(row).items()}
+    """The statement that inserts a row and returns it; what isn't set gets its default there."""
+    given = {
+        name: sent(value)
+        for name, value in msgspec.structs.asdict(row).items()
+        if value is not UNSET
+    }
     columns, values = ", ".join(given), ", ".join(f"%({name})s" for name in given)
     return f"insert into {table} ({columns}) values ({values}) returning *", given  # noqa: S608
 
@@ -212,16 +230,6 @@ def call(function: LiteralString, **arguments: Any) -> Statement:
     given = {name: value for name, value in arguments.items() if value is not None}
     named = ", ".join(f"p_{name} => %({name})s" for name in given)
     return f"select from {function}({named})", given
-
-
-def new_id() -> UUID:
-    """A UUIDv7, as the function of the same name in SQL makes it.
-
-    Made here so that a statement can name what the one before it makes, without waiting for that.
-    """
-    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
-    version, variant = 7 << 76, 2 << 62
-    return UUID(int=value & ~(0xF << 76) & ~(3 << 62) | version | variant)
 
 
 def document(query: str, *more: LiteralString) -> str:

@@ -7,6 +7,7 @@ the database answered: status and headers follow from it as they did the first t
 
 from hashlib import sha256
 from typing import Annotated, Any, TypeVar
+from uuid import UUID
 
 from litestar import Request
 from litestar.di import NamedDependency
@@ -43,6 +44,10 @@ class Once:
         self._request = request
         self.replayed = False
         """What was asked for has its answer of the first time."""
+
+    async def new_id(self) -> UUID:
+        """An id for what is to be written; see Caller.new_id()."""
+        return await self._caller.new_id()
 
     async def find(self, kind: type[T], *statements: Statement) -> T | None:
         """The first row of the last statement as a Struct, or as it was the first time.

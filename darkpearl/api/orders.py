@@ -206,7 +206,7 @@ async def create_order(
     all warehouses together can't serve is refused. Of several the first has the reference, and
     the adjustments but for those of lines that only others have.
     """
-    order_id = data.id or access.new_id()
+    order_id = data.id or await once.new_id()
     said = {name: getattr(data, name) for name in _PARTICULARS}
     particulars = {name: value for name, value in said.items() if value is not None}
     place = access.call(

@@ -45,7 +45,7 @@ async def create_refund(
 
     Of a cancelled order, what it is still owed; of a disputed payment, only if told so.
     """
-    refund_id = data.id or access.new_id()
+    refund_id = data.id or await once.new_id()
     give_back = access.call(
         "refund_order",
         order_id=order_id,
@@ -70,7 +70,7 @@ async def create_return(
     With `restock` false they are written off instead: an adjust movement follows each receipt.
     With `refund` what they cost, or another amount, goes back too.
     """
-    return_id = data.id or access.new_id()
+    return_id = data.id or await once.new_id()
     given = {
         "order_id": order_id,
         "items": access.sent(data.items),

@@ -91,7 +91,7 @@ async def signal_saga(
         "saga_id": saga_id,
         "step": data.step,
         "payload": access.sent(data.payload or {}),
-        "event_id": data.event_id or str(access.new_id()),
+        "event_id": data.event_id or str(await once.new_id()),
     }
     return once.answered(await once.get(Signal, (_SIGNAL, told)))
 

@@ -63,7 +63,7 @@ async def create_shipment(
     Where the money is captured at fulfilment the first one asks for that, and is `waiting` until
     it is there.
     """
-    shipment_id = data.id or access.new_id()
+    shipment_id = data.id or await once.new_id()
     ship = access.call(
         "ship_items",
         order_id=order_id,
@@ -88,7 +88,7 @@ async def create_cancellation(
 
     They can be sold again, and what they cost goes back by a refund.
     """
-    cancellation_id = data.id or access.new_id()
+    cancellation_id = data.id or await once.new_id()
     take_out = access.call(
         "cancel_items",
         order_id=order_id,

@@ -109,7 +109,7 @@ async def create_stock_movement(
     once: NamedDependency[Once], data: NewMovement
 ) -> JsonResponse[CreatedStockMovement]:
     """Receive, adjust or transfer. The same again, under its correlation id, moves nothing."""
-    correlation_id = data.correlation_id or access.new_id()
+    correlation_id = data.correlation_id or await once.new_id()
     if data.reason_code is not None and data.movement_type != "adjust":
         raise InvalidError(
             f"A {data.movement_type} has no reason_code.",

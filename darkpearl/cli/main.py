@@ -22,6 +22,7 @@ from darkpearl.api.app import description
 from darkpearl.cli import where
 from darkpearl.cli.audit import audit
 from darkpearl.cli.bulk import batches
+from darkpearl.cli.cells import cells
 from darkpearl.cli.console import fail, out
 from darkpearl.cli.db import db
 from darkpearl.cli.doctor import doctor, restore_check
@@ -192,8 +193,8 @@ def show_demo(settings: Settings) -> None:
 
 
 for each in (
-    *(audit, batches, completion, db, doctor, export_file, gateway, import_file, listeners, manual),
-    *(orders, payments, paysim, restore_check, retention, sagas, stock, top, webhooks),
+    *(audit, batches, cells, completion, db, doctor, export_file, gateway, import_file, listeners),
+    *(manual, orders, payments, paysim, restore_check, retention, sagas, stock, top, webhooks),
 ):
     command.add_command(each)
 

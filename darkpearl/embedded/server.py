@@ -91,11 +91,14 @@ def serve(
 
 
 @contextlib.contextmanager
-def temporary(binaries: Path | None = None) -> Iterator[Server]:
+def temporary(
+    binaries: Path | None = None, options: Mapping[str, str] | None = None
+) -> Iterator[Server]:
     """A server that is thrown away at the end: in memory where there is room, and unsafe.
 
     Args:
         binaries: the folder of another server's programs than the wheel's.
+        options: PostgreSQL settings beside those.
 
     Raises:
         EmbeddedError: no server could be had.
@@ -103,7 +106,8 @@ def temporary(binaries: Path | None = None) -> Iterator[Server]:
     roomy = os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM_BYTES
     with tempfile.TemporaryDirectory(prefix="darkpearl-", dir=MEMORY if roomy else None) as home:
         Path(home).chmod(0o711)  # for root's `nobody`
-        with serve(Path(home), UNSAFE, exclusive=True, binaries=binaries) as server:
+        settings = {**UNSAFE, **(options or {})}
+        with serve(Path(home), settings, exclusive=True, binaries=binaries) as server:
             yield server
 
 

@@ -36,6 +36,16 @@ Priority = Annotated[
     ),
 ]
 
+Cell = Annotated[
+    int,
+    Meta(
+        ge=1,
+        le=255,
+        description="The cell that takes its orders and moves its stock: 1, unless there are"
+        " several. It stays once there is stock or an order",
+    ),
+]
+
 
 class Product(Struct):
     """Something that can be sold."""
@@ -108,6 +118,7 @@ class Warehouse(Struct):
     fulfilment_method: FulfilmentMethod
     priority: Priority
     version: Version
+    cell: Cell
 
 
 class CreateWarehouse(Request):
@@ -120,6 +131,7 @@ class CreateWarehouse(Request):
     capture_method: CaptureMethod = "at_payment"
     fulfilment_method: FulfilmentMethod = "automatic"
     priority: Priority = 100
+    cell: Cell | UnsetType = UNSET
 
 
 class UpdateWarehouse(Request):

@@ -229,15 +229,22 @@ begin atomic
 end;
 comment on function clock() is 'The time by which every DarkPearl timer and time stamp goes.';
 
+-- Which of several databases this is: docs/decisions/cells.md. A constant, and no row: all that
+-- is made here has it in its id, and the planner folds it in. become_cell() writes it anew.
+create function this_cell() returns smallint
+language sql immutable parallel safe
+return 1::smallint;
+comment on function this_cell() is 'The number of the cell that this database is, of 1 to 255; 1 is home, and a database that stands alone.';
+
 -- UUIDv7: ids that sort by time keep index inserts at the right edge. Built in
 -- since PostgreSQL 18; below, a random UUID whose first bits are the Unix time,
--- to the microsecond.
+-- to the microsecond. The last byte, random else, is the cell.
 do $$
 begin
     if current_setting('server_version_num')::int >= 180000 then
         create function new_id() returns uuid
         language sql volatile parallel safe
-        return uuidv7();
+        return encode(set_byte(uuid_send(uuidv7()), 15, this_cell()), 'hex')::uuid;
     else
         create function new_id() returns uuid
         language sql volatile parallel safe
@@ -245,7 +252,7 @@ begin
             select encode(
                 overlay(
                     overlay(
-                        uuid_send(gen_random_uuid())
+                        set_byte(uuid_send(gen_random_uuid()), 15, this_cell())
                         placing substring(int8send(t.us / 1000) from 3) from 1 for 6
                     )
                     -- Version 7 and, in twelve bits, the fraction of the millisecond.
@@ -258,7 +265,7 @@ begin
     end if;
 end
 $$;
-comment on function new_id() is 'A new UUIDv7: unique, and sorted by the time it was made.';
+comment on function new_id() is 'A new UUIDv7: unique, and sorted by the time it was made. Its last byte is the cell that made it.';
 
 -- Called by column defaults and constraints, whoever inserts.
 grant execute on function amounts_add_up(amount, amount, amount, amount, amount) to public;
@@ -269,10 +276,31 @@ grant execute on function is_visible(text) to public;
 grant execute on function minor_units(text) to public;
 grant execute on function new_id() to public;
 grant execute on function search_words(text, text) to public;
+grant execute on function this_cell() to public;
 grant execute on function words_of(text) to public;
 
 -- What can be sold, and from where. Reference data: small, shared by every
 -- warehouse, the only tables that other tables may point at across warehouses.
+
+-- One row while there is one database; docs/decisions/cells.md.
+create table cells (
+    number smallint not null,
+    name text not null,
+    url text,
+    created_at timestamptz not null default clock(),
+    removed_at timestamptz,
+    constraint cells_pkey primary key (number),
+    constraint cells_number_fits_an_id check (number between 1 and 255),
+    constraint cells_name_is_unique unique (name),
+    constraint cells_name_is_a_word check (name ~ '^[a-z][a-z0-9_-]{0,49}$'),
+    constraint cells_url_has_no_password check (url !~* 'password' and url !~ '^[a-z]+://[^/@]*:[^/@]*@')
+);
+comment on table cells is 'The databases that warehouses are divided among. The catalogue is written in the first, and replicated to the others.';
+comment on column cells.number is 'The last byte of ids that are made there. Given once: a removed cell keeps its row.';
+comment on column cells.url is 'Where the others reach it, without a password. Null: home.';
+comment on column cells.removed_at is 'When it was taken out; its number is not given again.';
+
+insert into cells (number, name) values (1, 'home');
 
 create table products (
     id uuid primary key default new_id(),
@@ -324,7 +352,8 @@ create table warehouses (
     constraint warehouses_name_is_normalized_nfc check (name is nfc normalized),
     constraint warehouses_address_is_bounded check (length(address) <= 1000),
     constraint warehouses_priority_is_sane check (priority between 0 and 1000000),
-    version bigint not null default 1
+    version bigint not null default 1,
+    cell smallint not null default this_cell() references cells (number)
 );
 comment on table warehouses is 'Where stock lies. Its id is part of every key of what belongs to it.';
 comment on column warehouses.is_active is 'An inactive warehouse refuses new orders; running ones end normally.';
@@ -334,6 +363,7 @@ comment on column warehouses.fulfilment_method is
     'automatic: the goods of an order leave once they are paid. on_shipment: they leave parcel by parcel, by ship_items(). Counts for new orders.';
 comment on column warehouses.priority is
     'An order that names no warehouse goes to the lowest that can serve it; of equal ones the first by code.';
+comment on column warehouses.cell is 'The cell that alone takes its orders and moves its stock.';
 comment on column warehouses.version is 'Grows with every change: says whether the row is still what somebody has read.';
 
 -- Stock: one row per product and warehouse that says how much there is, and
@@ -452,7 +482,7 @@ comment on table movement_reasons is 'The reason of each adjust movement that ha
 create table orders (
     id uuid not null default new_id(),
     warehouse_id uuid not null references warehouses (id),
-    order_number bigint generated always as identity,
+    order_number bigint generated always as identity (maxvalue 1999999999999),
     customer_id customer_id,
     status order_status not null default 'pending',
     currency currency_code not null default 'USD',

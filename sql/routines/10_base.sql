@@ -51,6 +51,9 @@
 --   DP044  a saga that doesn't wait for its next try
 --   DP045  an order that was to be placed again, and isn't cancelled
 --   DP046  a payment that its payer has given up
+--   DP050  a warehouse that belongs to another cell
+--   DP051  the catalogue, written away from home
+--   DP052  a database with data, which was to become a cell
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;

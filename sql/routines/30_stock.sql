@@ -489,7 +489,7 @@ comment on function note_movement_reason(uuid, uuid, uuid, text) is 'Internal: w
 -- Raises: DP006 when more would leave than can be sold, DP010 for an unknown
 -- product or warehouse, DP011 when the correlation id stands for another
 -- quantity, reason or reference, DP015 for a quantity of zero or below or an unknown
--- reason, DP038 when it stands for something that retention has removed.
+-- reason, DP038 when it stands for something that retention has removed, DP050.
 create or replace function move_stock(
     p_movement_type movement_type,
     p_warehouse_id uuid,
@@ -517,6 +517,7 @@ begin
         );
     end if;
 
+    perform refuse_elsewhere(array[p_warehouse_id]);
     v_locked := lock_shelf(p_warehouse_id, p_product_id);
     v_movement := find_movement(p_movement_type, p_warehouse_id, p_product_id, p_correlation_id);
     if v_movement.id is not null then
@@ -602,7 +603,7 @@ comment on function adjust_stock(uuid, uuid, integer, uuid, text, text, uuid, te
 -- Locks: inventory by (product_id, warehouse_id).
 -- Raises: DP006 when fewer were counted than are reserved, DP010 when the
 -- product was never stocked there, DP015 for a count below zero, DP032 when the shelf
--- is not as expected.
+-- is not as expected, DP050.
 create or replace function count_stock(
     p_warehouse_id uuid,
     p_product_id uuid,
@@ -616,9 +617,11 @@ set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 declare
-    v_locked locked_stock[] := lock_stock(array[p_warehouse_id], array[p_product_id]);
+    v_locked locked_stock[];
     v_row inventory;
 begin
+    perform refuse_elsewhere(array[p_warehouse_id]);
+    v_locked := lock_stock(array[p_warehouse_id], array[p_product_id]);
     if p_quantity_available is null or p_quantity_available < 0 then
         perform refuse(
             'DP015', 'quantity makes no sense',

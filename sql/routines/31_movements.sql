@@ -81,7 +81,7 @@ comment on function find_misfits(bigint[], bigint[], bigint[], integer[], intege
 -- their shelves, making those that are missing, and says of each what is on its shelf after
 -- it, or why it can't be. What can't be is left out of what comes after it.
 -- The answer is aligned with the arrays. Writes nothing but new shelves.
--- Locks: inventory by (product_id, warehouse_id).
+-- Locks: inventory by (product_id, warehouse_id). Raises: DP050.
 create or replace function weigh_movements(
     p_lines bigint[], p_warehouse_ids uuid[], p_product_ids uuid[], p_changes integer[]
 ) returns table (n bigint, available_after integer, reserved_after integer, code text)
@@ -94,6 +94,7 @@ declare
     v_shelves integer[];
     v_misfits bigint[] := '{}';
 begin
+    perform refuse_elsewhere(p_warehouse_ids);
     perform make_shelves(p_warehouse_ids, p_product_ids);
     v_locked := coalesce(lock_stock(p_warehouse_ids, p_product_ids), '{}');
 

@@ -17,7 +17,7 @@ begin atomic
     select w.id, dense_rank() over (order by w.priority, w.code), g.n, least(i.quantity_sellable, g.wanted)
     from unnest(p_product_ids, p_wanted) with ordinality as g (product_id, wanted, n)
     inner join inventory as i on i.product_id = g.product_id and i.quantity_sellable > 0
-    inner join warehouses as w on w.id = any(array[i.warehouse_id]) and w.is_active;
+    inner join warehouses as w on w.id = any(array[i.warehouse_id]) and w.is_active and w.cell = this_cell();
 end;
 comment on function stock_of_goods(uuid[], bigint[]) is 'Internal: what each warehouse could sell of some goods.';
 

@@ -274,7 +274,7 @@ comment on function refuse_odd_deadline(timestamptz) is 'Internal: refuses a mom
 
 -- Trigger: a new order is pending, worth nothing yet, goes to a warehouse that
 -- takes orders, and a customer's is the customer's own. Locks nothing.
--- Raises: DP003, DP015 for a pay_by that makes no sense.
+-- Raises: DP003, DP015 for a pay_by that makes no sense, DP050.
 create or replace function start_order_clean() returns trigger
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -288,7 +288,8 @@ begin
     if new.pay_by is not null then
         perform refuse_odd_deadline(new.pay_by);
     end if;
-    if not exists (select from warehouses as w where w.id = new.warehouse_id and w.is_active) then
+    if not exists (select from warehouses as w where w.id = new.warehouse_id and w.is_active and w.cell = this_cell()) then
+        perform refuse_elsewhere(array[new.warehouse_id]);
         perform refuse(
             'DP003', 'warehouse takes no orders',
             format('Warehouse %s is unknown or inactive.', new.warehouse_id),

@@ -171,7 +171,8 @@ begin
             v_before := v_before || v_part.places;
         end loop;
         return;
-    elsif not exists (select from warehouses as w where w.id = p_warehouse_id and w.is_active) then
+    elsif not exists (select from warehouses as w where w.id = p_warehouse_id and w.is_active and w.cell = this_cell()) then
+        perform refuse_elsewhere(array[p_warehouse_id]);
         perform refuse(
             'DP003', 'warehouse takes no orders', format('Warehouse %s is unknown or inactive.', p_warehouse_id),
             'Choose an active one: select id, code from warehouses where is_active.'

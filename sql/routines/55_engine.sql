@@ -75,7 +75,8 @@ comment on function refuse_id_of_saga(uuid) is 'Internal: refuses an id that an 
 -- Starts a saga of a type, by its newest plan, and notes who did and why. Its id is that of
 -- what it is about. The bell rings at commit. Locks nothing, and waits for another that is
 -- just starting one under the id. Raises: DP010 when no plan of the type is declared, DP011
--- when the id is taken, in whatever warehouse, DP038 when it was, before retention removed it.
+-- when the id is taken, in whatever warehouse, DP038 when it was, before retention removed it,
+-- DP050.
 create or replace function start_saga(p_saga_type text, p_saga_id uuid, p_warehouse_id uuid, p_reason text default null)
 returns void
 language plpgsql
@@ -90,6 +91,7 @@ begin
             'Declare it with define_plan().'
         );
     end if;
+    perform refuse_elsewhere(array[p_warehouse_id]);
     insert into sagas (id, warehouse_id, saga_type, plan_version)
     values (p_saga_id, p_warehouse_id, p_saga_type, v_version)
     on conflict do nothing;
@@ -356,19 +358,23 @@ $$;
 comment on function run_what_can_be_had(saga_group[]) is
     'Internal: runs claimed sagas with their locks taken first, and puts off those that need what another session holds.';
 
--- Refuses what is no size of a batch. Locks nothing. Raises: DP015.
-create or replace function refuse_odd_limit(p_limit integer) returns void
+-- Refuses what is no size of a batch, and warehouses of other cells. Locks nothing. Raises: DP015,
+-- DP050.
+create or replace function refuse_odd_claim(p_limit integer, p_warehouse_ids uuid[]) returns void
 language plpgsql
 as $$
 begin
-    perform refuse(
-        'DP015', 'limit makes no sense',
-        format('A batch of %s sagas was asked for.', coalesce(p_limit::text, 'null')),
-        'Use 1 to 10000; 1000 is a good size.'
-    );
+    if (p_limit between 1 and 10000) is not true then
+        perform refuse(
+            'DP015', 'limit makes no sense',
+            format('A batch of %s sagas was asked for.', coalesce(p_limit::text, 'null')),
+            'Use 1 to 10000; 1000 is a good size.'
+        );
+    end if;
+    perform refuse_elsewhere(p_warehouse_ids);
 end
 $$;
-comment on function refuse_odd_limit(integer) is 'Internal: refuses what advance() cannot take for a limit.';
+comment on function refuse_odd_claim(integer, uuid[]) is 'Internal: refuses a limit or warehouses that advance() cannot take.';
 
 -- Claims up to p_limit ready sagas and takes each as far as it goes without an
 -- answer from outside. Returns how many were claimed, and the requests to make
@@ -376,8 +382,8 @@ comment on function refuse_odd_limit(integer) is 'Internal: refuses what advance
 -- settle() before timeout_seconds are over, or they are handed out again. A saga that
 -- raised and is set aside as stuck is a row with its saga_id, error_code and step_name.
 -- Locks: sagas, payments, orders, inventory, in that order, each waited for 200 ms at most.
--- Raises: outages only; a saga that cannot be done becomes its own event, and one that
--- meets an outage of its own when it is claimed alone is put off.
+-- Raises: outages, and DP050 when a warehouse of another cell is named; a saga that cannot be done becomes its
+-- own event, and one that meets an outage of its own when it is claimed alone is put off.
 create or replace function advance(p_limit integer default 1000, p_warehouse_ids uuid[] default null)
 returns table (claimed integer, requests json, saga_id uuid, error_code text, step_name text)
 language plpgsql
@@ -396,8 +402,8 @@ declare
     v_sqlstate text;
     v_message text;
 begin
-    if p_limit is null or p_limit not between 1 and 10000 then
-        perform refuse_odd_limit(p_limit);
+    if p_limit is null or p_limit not between 1 and 10000 or p_warehouse_ids is not null then
+        perform refuse_odd_claim(p_limit, p_warehouse_ids);
     end if;
     for v_try in 1..2 loop
         claimed := 0;
@@ -459,7 +465,7 @@ security definer
 set search_path = darkpearl, pg_temp
 as $$
 begin
-    return query select a.* from advance(p_limit, array(select w.id from warehouses as w where w.id <> all(p_warehouse_ids))) as a;
+    return query select a.* from advance(p_limit, array(select w.id from warehouses as w where w.id <> all(p_warehouse_ids) and w.cell = this_cell())) as a;
 end
 $$;
 comment on function advance_elsewhere(integer, uuid[]) is

@@ -333,7 +333,7 @@ begin
         )
         select
             o.id, o.warehouse_id, case when o.total_amount = 0 then 'captured' else 'requested' end::payment_status,
-            o.currency, o.total_amount, concat(o.id, ':', p_step_name), v_now, v_now
+            o.currency, o.total_amount, concat(o.id, ':', p_step_name, cell_suffix()), v_now, v_now
         from orders as o
         where o.id = any(p_saga_ids) and o.warehouse_id = any(p_warehouse_ids)
         on conflict (order_id, warehouse_id) do update set updated_at = excluded.updated_at
@@ -494,7 +494,10 @@ language sql stable
 return json_build_object(
     'operation', p_operation,
     'idempotency_key',
-    concat_ws(':', p_payment.order_id, p_step_name, nullif(split_part(p_payment.idempotency_key, ':', 3), '')),
+    concat_ws(
+        ':', p_payment.order_id, p_step_name || coalesce(cell_suffix_of(p_payment.idempotency_key), ''),
+        nullif(split_part(p_payment.idempotency_key, ':', 3), '')
+    ),
     'payment_key', p_payment.idempotency_key,
     'amount', p_payment.requested_amount::text,
     'currency', p_payment.currency,

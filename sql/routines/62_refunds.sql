@@ -448,7 +448,7 @@ begin
                 r.id, 'waiting', null, null,
                 json_build_object(
                     'operation', case when v.void then 'void' else 'refund' end,
-                    'idempotency_key', concat(r.id, ':refund_payment'),
+                    'idempotency_key', concat(r.id, ':refund_payment', cell_suffix_of(coalesce(r.payment_key, p.idempotency_key))),
                     'payment_key', coalesce(r.payment_key, p.idempotency_key),
                     'amount', (case when v.void then p.requested_amount else r.amount end)::text,
                     'currency', r.currency,

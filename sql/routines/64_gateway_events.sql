@@ -48,6 +48,34 @@ return case
 end;
 comment on function bounded_answer(jsonb) is 'Internal: an answer of a gateway, cut to what is kept of it.';
 
+-- The call that an idempotency key is of: what is between its id and its number, without the
+-- cell. Locks nothing.
+create or replace function call_of_key(p_key text) returns text
+language sql immutable parallel safe
+return split_part(split_part(p_key, ':', 2), '@', 1);
+comment on function call_of_key(text) is 'Internal: the name of the call in an idempotency key.';
+
+-- Whether a key is of a call that another cell made, under an id that this one has as well. A
+-- warehouse that came from another cell brings its keys along: its payment tells. Locks nothing.
+create or replace function is_of_another_cell(p_saga sagas, p_key text) returns boolean
+language plpgsql stable
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    if cell_suffix_of(p_key) is not distinct from cell_suffix() then
+        return false;
+    end if;
+    return not exists (
+        select from payments as p
+        where p.order_id = coalesce((select r.order_id from refunds as r where r.id = p_saga.id), p_saga.id)
+            and cell_suffix_of(p.idempotency_key) is not distinct from cell_suffix_of(p_key)
+    );
+end
+$$;
+comment on function is_of_another_cell(sagas, text) is
+    'Internal: whether a gateway tells of a call that was made in another cell.';
+
 -- Takes an event of a gateway. p_answer is an answer as of 60_payments.sql,
 -- p_idempotency_key that of the call it answers. Of a dispute, p_answer is {"outcome":
 -- "disputed", "dispute": "open" | "won" | "lost", "reference", "amount", "currency", "code"},
@@ -92,15 +120,16 @@ begin
         return 'duplicate';
     end if;
 
-    if p_idempotency_key ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:[a-z0-9_]+(:[0-9]{1,3})?$' then
+    if p_idempotency_key ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:[a-z0-9_]+(@[0-9]{1,3})?(:[0-9]{1,3})?$' then
         select s.* into v_saga
         from sagas as s
         where s.id = split_part(p_idempotency_key, ':', 1)::uuid
         for no key update;
         v_disposition := coalesce(
+            case when is_of_another_cell(v_saga, p_idempotency_key) then 'unmatched'::disposition end,
             apply_to_other_attempt(v_saga, p_idempotency_key, v_answer || jsonb_build_object('gateway', p_gateway)),
             apply_gateway_event(
-                v_saga, split_part(p_idempotency_key, ':', 2), v_answer || jsonb_build_object('gateway', p_gateway)
+                v_saga, call_of_key(p_idempotency_key), v_answer || jsonb_build_object('gateway', p_gateway)
             )
         );
     end if;
@@ -445,7 +474,7 @@ set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 declare
-    v_call constant text := split_part(p_key, ':', 2);
+    v_call constant text := call_of_key(p_key);
     v_is_charge constant boolean := v_call in ('process_payment', 'authorize_payment');
     v_payment payments;
     v_attempt payment_attempts;

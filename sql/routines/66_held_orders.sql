@@ -344,7 +344,7 @@ begin
     )
     values (
         p_order_id, v_order.warehouse_id, 'captured', v_order.currency, p_amount, p_amount, p_amount, 'manual', p_reference,
-        concat(p_order_id, ':manual_payment')
+        concat(p_order_id, ':manual_payment', cell_suffix())
     )
     on conflict on constraint payments_pkey do update
     set status = excluded.status, authorized_amount = excluded.authorized_amount, captured_amount = excluded.captured_amount,

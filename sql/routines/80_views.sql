@@ -348,6 +348,13 @@ end;
 comment on function blocking_sessions() is
     'Who holds, in a transaction that stays open, what the engine would change: pid, who, since when, which tables, and whom it blocks now.';
 
+create or replace view cell_overview with (security_invoker = true) as
+select
+    c.number, c.name, c.url, c.number = this_cell() as is_here,
+    (select count(*) from warehouses as w where w.cell = c.number) as warehouses, c.created_at, c.removed_at
+from cells as c;
+comment on view cell_overview is 'The databases that warehouses are divided among, with how many each has.';
+
 create or replace view engine_health with (security_invoker = true) as
 select
     count(*) filter (where s.ready_at <= t.now) as ready,

@@ -73,6 +73,24 @@ where not exists (
         and m.product_id = r.product_id and m.warehouse_id = r.warehouse_id
 )
 union all
+-- The catalogue is written elsewhere, where there are several cells, and what it loses there is
+-- missing here. What another cell has is at rest here, if anything of it is left.
+select 'stock of a product or a warehouse that does not exist', i.product_id, format('%s units in warehouse %s', i.quantity_available, i.warehouse_id),
+    null, i.product_id, null
+from inventory as i
+where not exists (select from products as p where p.id = i.product_id)
+    or not exists (select from warehouses as w where w.id = i.warehouse_id)
+union all
+select 'warehouse of a cell that does not exist', w.id, format('%s: cell %s', w.code, w.cell), null, null, null
+from warehouses as w
+where not exists (select from cells as c where c.number = w.cell)
+union all
+select 'saga of another cell''s warehouse is at work', s.id, format('warehouse %s of cell %s, ready at %s', w.code, w.cell, s.ready_at),
+    s.id, null, null
+from sagas as s
+inner join warehouses as w on w.id = s.warehouse_id and w.cell <> this_cell()
+where s.ready_at < 'infinity'
+union all
 -- Orders.
 select 'order total is not the sum of its lines and adjustments', o.id,
     format('%s, lines %s, adjustments %s', o.total_amount, coalesce(i.total, 0), coalesce(a.total, 0)), o.id, null, null

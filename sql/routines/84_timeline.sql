@@ -52,7 +52,7 @@ begin atomic
     )
     union all
     select g.received_at, 'gateway event', g.gateway, g.disposition::text,
-        jsonb_build_object('event_id', g.event_id, 'call', split_part(g.idempotency_key, ':', 2), 'answer', g.answer)
+        jsonb_build_object('event_id', g.event_id, 'call', call_of_key(g.idempotency_key), 'answer', g.answer)
     from gateway_events as g
     where caller_may_read('gateway_events') and split_part(g.idempotency_key, ':', 1) = any(p_sagas::text[])
     union all

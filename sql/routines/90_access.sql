@@ -99,7 +99,7 @@ public, anon, authenticated, service_role, darkpearl_app, darkpearl_listener, da
 grant usage on schema darkpearl to
 anon, authenticated, service_role, darkpearl_app, darkpearl_listener, darkpearl_reader, darkpearl_api;
 grant execute on function
-clock(), new_id(), minor_units(text), is_visible(text), is_visible_throughout(text), is_postal_address(jsonb), words_of(text), search_words(text, text),
+clock(), new_id(), this_cell(), minor_units(text), is_visible(text), is_visible_throughout(text), is_postal_address(jsonb), words_of(text), search_words(text, text),
 refuse(text, text, text, text), refuse_unpayable(numeric, text), read_items(jsonb, text[]), read_adjustments(bigint[], jsonb), merge_patch(jsonb, jsonb, integer),
 current_actor(), current_customer()
 to public;
@@ -109,6 +109,11 @@ grant select on products, warehouses to anon, authenticated, service_role, darkp
 grant insert, update, delete on products, warehouses to service_role;
 grant execute on function search_query(text), find_products(text) to
 anon, authenticated, service_role, darkpearl_app, darkpearl_reader;
+
+-- Cells: which there are, and what of theirs isn't to be done here.
+grant select on cells to service_role, darkpearl_app, darkpearl_reader;
+grant execute on function cell_of_id(uuid) to service_role, darkpearl_app, darkpearl_reader;
+grant execute on function refuse_elsewhere(uuid[]) to authenticated, service_role, darkpearl_app;
 
 -- Stock: read; quantities move by the functions, and by movements that are inserted.
 grant select on inventory to service_role, darkpearl_app, darkpearl_reader;
@@ -313,7 +318,7 @@ to darkpearl_listener, service_role, darkpearl_reader;
 -- Views show what the caller may see of the tables under them.
 grant select on
 low_stock, reorder_suggestions, order_overview, orders_to_ship, saga_overview, stuck_sagas, disputed_payments, failed_refunds,
-engine_health, sagas_from_events, listener_activity, queue_health, stuck_by_cause, batch_overview
+engine_health, sagas_from_events, listener_activity, queue_health, stuck_by_cause, batch_overview, cell_overview
 to service_role, darkpearl_app, darkpearl_reader;
 grant select on audit, audit_rules to service_role, darkpearl_reader;
 grant execute on function is_spent(uuid), time_of_id(uuid), audit_since(timestamptz) to service_role, darkpearl_reader;
@@ -364,7 +369,7 @@ declare
 begin
     -- Staff, applications and reports see every row of what they may select.
     foreach v_table in array array[
-        'products', 'warehouses', 'inventory', 'stock_movements', 'movement_reasons', 'adjustment_reasons', 'orders', 'grouped_orders',
+        'cells', 'products', 'warehouses', 'inventory', 'stock_movements', 'movement_reasons', 'adjustment_reasons', 'orders', 'grouped_orders',
         'order_items', 'order_adjustments', 'order_particulars', 'return_metadata', 'shipments', 'shipment_items',
         'payments', 'payment_attempts', 'refunds', 'disputes', 'gateway_events', 'saga_steps', 'step_settings', 'sagas', 'saga_events',
         'saga_signals', 'action_log', 'retention', 'retention_exports', 'spent_ids', 'spent_up_to', 'audit_runs',

@@ -226,15 +226,22 @@ begin atomic
 end;
 comment on function clock() is 'The time by which every DarkPearl timer and time stamp goes.';
 
+-- Which of several databases this is: docs/decisions/cells.md. A constant, and no row: all that
+-- is made here has it in its id, and the planner folds it in. become_cell() writes it anew.
+create function this_cell() returns smallint
+language sql immutable parallel safe
+return 1::smallint;
+comment on function this_cell() is 'The number of the cell that this database is, of 1 to 255; 1 is home, and a database that stands alone.';
+
 -- UUIDv7: ids that sort by time keep index inserts at the right edge. Built in
 -- since PostgreSQL 18; below, a random UUID whose first bits are the Unix time,
--- to the microsecond.
+-- to the microsecond. The last byte, random else, is the cell.
 do $$
 begin
     if current_setting('server_version_num')::int >= 180000 then
         create function new_id() returns uuid
         language sql volatile parallel safe
-        return uuidv7();
+        return encode(set_byte(uuid_send(uuidv7()), 15, this_cell()), 'hex')::uuid;
     else
         create function new_id() returns uuid
         language sql volatile parallel safe
@@ -242,7 +249,7 @@ begin
             select encode(
                 overlay(
                     overlay(
-                        uuid_send(gen_random_uuid())
+                        set_byte(uuid_send(gen_random_uuid()), 15, this_cell())
                         placing substring(int8send(t.us / 1000) from 3) from 1 for 6
                     )
                     -- Version 7 and, in twelve bits, the fraction of the millisecond.
@@ -255,7 +262,7 @@ begin
     end if;
 end
 $$;
-comment on function new_id() is 'A new UUIDv7: unique, and sorted by the time it was made.';
+comment on function new_id() is 'A new UUIDv7: unique, and sorted by the time it was made. Its last byte is the cell that made it.';
 
 -- Called by column defaults and constraints, whoever inserts.
 grant execute on function amounts_add_up(amount, amount, amount, amount, amount) to public;
@@ -266,4 +273,5 @@ grant execute on function is_visible(text) to public;
 grant execute on function minor_units(text) to public;
 grant execute on function new_id() to public;
 grant execute on function search_words(text, text) to public;
+grant execute on function this_cell() to public;
 grant execute on function words_of(text) to public;

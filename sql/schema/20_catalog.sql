@@ -1,6 +1,26 @@
 -- What can be sold, and from where. Reference data: small, shared by every
 -- warehouse, the only tables that other tables may point at across warehouses.
 
+-- One row while there is one database; docs/decisions/cells.md.
+create table cells (
+    number smallint not null,
+    name text not null,
+    url text,
+    created_at timestamptz not null default clock(),
+    removed_at timestamptz,
+    constraint cells_pkey primary key (number),
+    constraint cells_number_fits_an_id check (number between 1 and 255),
+    constraint cells_name_is_unique unique (name),
+    constraint cells_name_is_a_word check (name ~ '^[a-z][a-z0-9_-]{0,49}$'),
+    constraint cells_url_has_no_password check (url !~* 'password' and url !~ '^[a-z]+://[^/@]*:[^/@]*@')
+);
+comment on table cells is 'The databases that warehouses are divided among. The catalogue is written in the first, and replicated to the others.';
+comment on column cells.number is 'The last byte of ids that are made there. Given once: a removed cell keeps its row.';
+comment on column cells.url is 'Where the others reach it, without a password. Null: home.';
+comment on column cells.removed_at is 'When it was taken out; its number is not given again.';
+
+insert into cells (number, name) values (1, 'home');
+
 create table products (
     id uuid primary key default new_id(),
     sku text not null,
@@ -51,7 +71,8 @@ create table warehouses (
     constraint warehouses_name_is_normalized_nfc check (name is nfc normalized),
     constraint warehouses_address_is_bounded check (length(address) <= 1000),
     constraint warehouses_priority_is_sane check (priority between 0 and 1000000),
-    version bigint not null default 1
+    version bigint not null default 1,
+    cell smallint not null default this_cell() references cells (number)
 );
 comment on table warehouses is 'Where stock lies. Its id is part of every key of what belongs to it.';
 comment on column warehouses.is_active is 'An inactive warehouse refuses new orders; running ones end normally.';
@@ -61,4 +82,5 @@ comment on column warehouses.fulfilment_method is
     'automatic: the goods of an order leave once they are paid. on_shipment: they leave parcel by parcel, by ship_items(). Counts for new orders.';
 comment on column warehouses.priority is
     'An order that names no warehouse goes to the lowest that can serve it; of equal ones the first by code.';
+comment on column warehouses.cell is 'The cell that alone takes its orders and moves its stock.';
 comment on column warehouses.version is 'Grows with every change: says whether the row is still what somebody has read.';

@@ -5,7 +5,7 @@
 create table orders (
     id uuid not null default new_id(),
     warehouse_id uuid not null references warehouses (id),
-    order_number bigint generated always as identity,
+    order_number bigint generated always as identity (maxvalue 1999999999999),
     customer_id customer_id,
     status order_status not null default 'pending',
     currency currency_code not null default 'USD',

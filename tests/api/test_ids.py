@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -39,6 +39,17 @@ async def test_one_customer_uses_an_id_once(
     (request,) = await shop.advance()
     assert request["request"]["idempotency_key"].startswith(body["id"])
     assert (await api.get("/orders")).json()["count"] == 1
+
+
+async def test_an_id_that_is_made_says_where(
+    client: Client, shop: Shop, order_body: OrderBody
+) -> None:
+    """Ids that the API makes end in the number of the cell, as those of the database do."""
+    here = await shop.value("select this_cell()")
+    for _ in range(2):
+        order = (await client("service_role").post("/orders", json=order_body((0, 1)))).json()
+        assert UUID(order["id"]).bytes[15] == here
+        assert await shop.value("select cell_of_id(%s)", order["id"]) == here
 
 
 async def test_a_known_id_gives_nobody_a_right(

@@ -39,6 +39,8 @@ ALL = "*"
 Grants = list[tuple[str, str]]  # (roles, columns), each a list of words
 
 ACCESS: dict[str, dict[str, Grants]] = {
+    "cells": {"select": [(INSIDERS, ALL)]},
+    "cell_overview": {"select": [(INSIDERS, ALL)]},
     "products": {
         "select": [(EVERYBODY, ALL)],
         "insert": [(STAFF, ALL)],
@@ -309,6 +311,7 @@ TABLES = {
 }
 EVERYBODYS = {
     "clock",
+    "this_cell",
     "new_id",
     "minor_units",
     "is_visible_throughout",
@@ -338,6 +341,8 @@ EVERYBODYS = {
     "check_order_lines",
 }
 CALLS = {
+    "cell_of_id": INSIDERS,
+    "refuse_elsewhere": PLACE,
     "search_query": EVERYBODY,
     "find_products": EVERYBODY,
     "find_payments": INSIDERS,
@@ -487,6 +492,10 @@ CALLS = {
 """Who may call what; what isn't here, nobody may."""
 
 DEFINERS = {
+    "refuse_elsewhere",
+    "refuse_away_from_home",
+    "refuse_to_drop_what_is_shared",
+    "refuse_odd_cell",
     "retry_sagas",
     "skip_steps",
     "cancel_orders",

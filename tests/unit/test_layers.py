@@ -27,6 +27,7 @@ LEVELS = {
     "paysim": 2,
     "webhooks": 2,
     "api": 3,
+    "cells": 4,
     "demo": 4,
     "doctor": 4,
     "imports": 4,
@@ -40,7 +41,7 @@ LEVELS = {
 """Rooms and files of the package; each imports only lower ones."""
 CONFINED = {
     "psycopg": {"errors", "database", "schema", "fingerprint", "listener", "api.pipeline"}
-    | {"restored", "taking"},
+    | {"restored", "taking", "cells"},
     "psycopg_pool": {"database"},
     "litestar": {"api", "monitor", "cli", "paysim"},
     "yoyo": {"schema"},

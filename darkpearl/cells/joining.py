@@ -1,0 +1,304 @@
+"""How a database becomes a cell, and ceases to be one.
+
+Every step looks first whether it was done, so a run that was killed is simply run again. The row
+of the cell comes first, since it gives the number, and is marked removed last.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import AsyncConnection, sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from darkpearl import schema
+
+CATALOGUE = "darkpearl_catalogue"
+SHARED = ("cells", "products", "warehouses", "adjustment_reasons")
+COPY_SECONDS = 600.0
+"""How long the first copy of the catalogue may take; it goes on in the server all the same."""
+SLOT_SECONDS = 60
+"""How long a slot waits for the transactions that are under way at home when it is made."""
+DROP_SECONDS = 20.0
+LOOK_SECONDS = 0.05
+FIRST_WITH_RUN_AS_OWNER = 160_000
+_LOCK = "select pg_advisory_lock(hashtextextended('darkpearl cells', 0))"
+_SECRETS = ("password", "passfile", "sslpassword")
+_SERVER = (
+    "select current_setting('wal_level'), (select rolsuper from pg_roles where"
+    " rolname = current_user), to_regproc('darkpearl.become_cell')"
+)
+_SLOTS_LEFT = (
+    "select current_setting('max_replication_slots')::int > (select count(*) from"
+    " pg_replication_slots)"
+)
+_HOLDS = (
+    "select exists (select from darkpearl.warehouses) or exists (select from darkpearl.products)"
+    " or exists (select from darkpearl.orders)"
+)
+_KNOWN = "select number, url, removed_at from darkpearl.cells where name = %s"
+_GIVE = (
+    "insert into darkpearl.cells (number, name, url)"
+    " select max(number) + 1, %s, %s from darkpearl.cells returning number"
+)
+_SLOT = "select active_pid from pg_replication_slots where slot_name = %s"
+_SUBSCRIBED = (
+    "select from pg_subscription where subname = %s and subdbid ="
+    " (select oid from pg_database where datname = current_database())"
+)
+_COPIED = (
+    "select coalesce(bool_and(r.srsubstate = 'r'), false) from pg_subscription_rel as r"
+    " inner join pg_subscription as s on s.oid = r.srsubid where s.subname = %s"
+)
+_AT_WORK = (
+    "select string_agg(code, ', ' order by code) from darkpearl.warehouses"
+    " where cell = %s and is_active"
+)
+
+
+class CellError(schema.SchemaError):
+    """What was asked for can't be; one line that says why."""
+
+
+async def add(home: str, url: str, name: str, *, home_url: str = "") -> AsyncIterator[str]:
+    """Make an empty database a cell of home; says what it does, in a line each, as it goes.
+
+    Args:
+        home: home, as a superuser.
+        url: the database, as a superuser. Kept without its password, for the others.
+        name: what the cell is called.
+        home_url: where the cell's server reaches home, with a login that may replicate; if not
+            given, `home`. Only superusers of the cell can read it there.
+
+    Raises:
+        CellError: a server isn't fit for it, or the database isn't.
+        schema.SchemaError: one of them can't be reached, or fails.
+    """
+    async with schema.connect(home) as at_home, schema.connect(url) as there:
+        await _check_home(at_home, home)
+        await _check_cell(there, at_home)
+        await _lock(at_home)
+        number = await _number(at_home, there, name, url)
+        yield f"{name} is cell {number}"
+        applied = await schema.migrate(url)
+        yield f"migrations there: {', '.join(applied) or 'nothing new'}"
+        async with there.transaction():
+            await there.execute("set local role darkpearl_owner")
+            await there.execute("select darkpearl.become_cell(%s)", [number])
+        yield f"its ids end in {number:02x}, its order numbers begin with {number}"
+        await _publish(at_home, number)
+        yield f"home publishes {', '.join(SHARED)}"
+        await _subscribe(there, number, home_url or home)
+        await _wait_for_copy(there)
+        yield "the catalogue is there"
+
+
+async def remove(home: str, name: str, *, url: str = "", is_gone: bool = False) -> int:
+    """Let a cell go that has no active warehouse: it gets no catalogue any more.
+
+    Args:
+        home: home, as a superuser.
+        name: what the cell is called.
+        url: the cell, as a superuser; if not given, what home knows.
+        is_gone: don't ask the cell, which isn't there any more.
+
+    Returns:
+        Its number, which is not given again.
+
+    Raises:
+        CellError: there is none of this name, it is home, or it has warehouses that take orders.
+        schema.SchemaError: one of them can't be reached, or fails.
+    """
+    async with schema.connect(home) as at_home:
+        await _refuse_away_from_home(at_home)
+        await _lock(at_home)
+        known = await _row(at_home, _KNOWN, name)
+        if known is None or known[0] == 1:
+            raise CellError(f"there is no cell {name} beside home")
+        number, address, removed_at = known
+        if codes := await _value(at_home, _AT_WORK, number):
+            raise CellError(
+                f"cell {name} has warehouses that take orders: {codes}; set their is_active to"
+                " false first"
+            )
+        if not is_gone and removed_at is None:
+            async with schema.connect(url or address) as there:
+                await _unsubscribe(there)
+        await _drop_slot(at_home, slot_of(number))
+        await at_home.execute(
+            "update darkpearl.cells set removed_at = darkpearl.clock()"
+            " where number = %s and removed_at is null",
+            [number],
+        )
+    return int(number)
+
+
+def slot_of(number: int) -> str:
+    """The slot at home of a cell."""
+    return f"darkpearl_cell_{number}"
+
+
+def without_secrets(url: str) -> str:
+    """The address, for everybody to see."""
+    parts = conninfo_to_dict(url)
+    return make_conninfo("", **{name: parts[name] for name in parts if name not in _SECRETS})
+
+
+async def _row(connection: AsyncConnection[Any], query: str, *values: Any) -> Any:
+    return await (await connection.execute(query.encode(), values or None)).fetchone()
+
+
+async def _value(connection: AsyncConnection[Any], query: str, *values: Any) -> Any:
+    row = await _row(connection, query, *values)
+    return row and row[0]
+
+
+async def _lock(at_home: AsyncConnection[Any]) -> None:
+    """One change of the cells at a time, as long as the session lasts."""
+    await at_home.execute(f"set lock_timeout = '{schema.LOCK_SECONDS}s'")
+    await at_home.execute(_LOCK)
+
+
+async def _refuse_away_from_home(connection: AsyncConnection[Any]) -> None:
+    if await _value(connection, "select to_regproc('darkpearl.become_cell')") is None:
+        raise CellError("home has no schema of this release: darkpearl db migrate first")
+    if (number := await _value(connection, "select darkpearl.this_cell()")) != 1:
+        raise CellError(f"this is cell {number}: cells are added and removed at home, cell 1")
+
+
+async def _check_home(connection: AsyncConnection[Any], home: str) -> None:
+    wal_level, is_superuser, _ = await _row(connection, _SERVER)
+    if not is_superuser:
+        raise CellError("home's login is no superuser: it makes a slot and a publication")
+    if wal_level != "logical":
+        raise CellError(f"home's wal_level is {wal_level}: set it to logical, and restart")
+    await _refuse_away_from_home(connection)
+    if pending := (await schema.status(home)).pending:
+        raise CellError(f"home wants a migrate first: {', '.join(pending)}")
+
+
+async def _check_cell(there: AsyncConnection[Any], at_home: AsyncConnection[Any]) -> None:
+    _, is_superuser, has_schema = await _row(there, _SERVER)
+    if not is_superuser:
+        raise CellError("the cell's login is no superuser: a subscription writes past row security")
+    is_there = await _identity(there)
+    if is_there == await _identity(at_home):
+        raise CellError("that is home itself")
+    if has_schema is None:
+        if await _value(there, "select to_regnamespace('darkpearl')"):
+            raise CellError(
+                "the database is of another release, or half migrated: take an empty one"
+            )
+    elif await _value(there, "select darkpearl.this_cell()") == 1 and await _value(there, _HOLDS):
+        raise CellError("the database has data already: take an empty one")
+
+
+async def _identity(connection: AsyncConnection[Any]) -> Any:
+    """What tells a database from every other, by whatever address it is reached."""
+    return await _row(
+        connection,
+        "select system_identifier, (select oid from pg_database where datname = current_database())"
+        " from pg_control_system()",
+    )
+
+
+async def _number(
+    at_home: AsyncConnection[Any], there: AsyncConnection[Any], name: str, url: str
+) -> int:
+    """The number of the cell, which it has from a run before, or gets now.
+
+    Raises:
+        CellError: the name stands for another, or the database is a cell under another number.
+    """
+    address = without_secrets(url)
+    is_numbered = await _value(there, "select to_regproc('darkpearl.this_cell')")
+    has = await _value(there, "select darkpearl.this_cell()") if is_numbered else 1
+    known = await _row(at_home, _KNOWN, name)
+    if known is not None and (known[1] != address or known[2] is not None):
+        raise CellError(
+            f"there is or was a cell {name}, at {known[1] or 'home'}: choose another name"
+        )
+    if has not in {1, known and known[0]}:
+        raise CellError(f"the database is cell {has} already, and none that home calls {name}")
+    return int(known[0] if known else await _value(at_home, _GIVE, name, address))
+
+
+async def _publish(at_home: AsyncConnection[Any], number: int) -> None:
+    """The publication, once for all cells, and the slot of this one."""
+    if (
+        await _value(at_home, "select oid from pg_publication where pubname = %s", CATALOGUE)
+        is None
+    ):
+        tables = ", ".join(f"darkpearl.{each}" for each in SHARED)
+        await at_home.execute(f"create publication {CATALOGUE} for table {tables}".encode())
+    if await _row(at_home, _SLOT, slot_of(number)) is not None:
+        return
+    if not await _value(at_home, _SLOTS_LEFT):
+        raise CellError("home has no replication slot left: raise max_replication_slots")
+    await at_home.execute(f"set statement_timeout = '{SLOT_SECONDS}s'")
+    await at_home.execute(
+        "select pg_create_logical_replication_slot(%s, 'pgoutput')", [slot_of(number)]
+    )
+    await at_home.execute("reset statement_timeout")
+
+
+async def _subscribe(there: AsyncConnection[Any], number: int, home_url: str) -> None:
+    """The subscription, with the slot that is there, so that both may be on one server.
+
+    What the schema begins with comes from home as all the rest does, and makes room for it.
+    """
+    if await _row(there, _SUBSCRIBED, CATALOGUE) is not None:
+        await there.execute(f"alter subscription {CATALOGUE} enable".encode())
+        return
+    knows = there.info.server_version >= FIRST_WITH_RUN_AS_OWNER
+    options: LiteralString = ", run_as_owner = true" if knows else ""
+    subscribe = sql.SQL(
+        "create subscription {} connection {} publication {}"
+        " with (create_slot = false, slot_name = {}" + options + ")"
+    ).format(
+        sql.Identifier(CATALOGUE),
+        sql.Literal(make_conninfo(home_url)),
+        sql.Identifier(CATALOGUE),
+        sql.Identifier(slot_of(number)),
+    )
+    async with there.transaction():
+        await there.execute("set local session_replication_role = replica")
+        for table in SHARED:
+            await there.execute(f"delete from darkpearl.{table}".encode())  # noqa: S608
+        await there.execute(subscribe)
+
+
+async def _wait_for_copy(there: AsyncConnection[Any]) -> None:
+    deadline = time.monotonic() + COPY_SECONDS
+    while not await _value(there, _COPIED, CATALOGUE):
+        if time.monotonic() > deadline:
+            raise CellError(
+                "the catalogue isn't copied yet: the cell's log says why; then run it again"
+            )
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _unsubscribe(there: AsyncConnection[Any]) -> None:
+    """Without a word to home, which drops the slot itself."""
+    if await _row(there, _SUBSCRIBED, CATALOGUE) is None:
+        return
+    async with there.transaction():
+        for change in ("disable", "set (slot_name = none)"):
+            await there.execute(f"alter subscription {CATALOGUE} {change}".encode())
+        await there.execute(f"drop subscription {CATALOGUE}".encode())
+
+
+async def _drop_slot(at_home: AsyncConnection[Any], slot: str) -> None:
+    """The slot, and whoever still reads it: it keeps WAL for ever otherwise."""
+    deadline = time.monotonic() + DROP_SECONDS
+    while (found := await _row(at_home, _SLOT, slot)) is not None:
+        try:
+            if found[0]:
+                await at_home.execute("select pg_terminate_backend(%s)", [found[0]])
+            await at_home.execute("select pg_drop_replication_slot(%s)", [slot])
+        except (psycopg.errors.ObjectInUse, psycopg.errors.UndefinedObject):
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(LOOK_SECONDS)

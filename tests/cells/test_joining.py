@@ -1,0 +1,165 @@
+"""darkpearl cells add and remove: what is asked of a server, and what a kill leaves."""
+
+import itertools
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psycopg
+import pytest
+from places import Place
+from psycopg import AsyncConnection
+from psycopg.conninfo import make_conninfo
+from terminal import Run
+
+from darkpearl import cells, schema
+
+Places = tuple[Place, Place]
+
+
+@pytest.fixture
+async def north(places: Places) -> AsyncIterator[Place]:
+    """An empty database on the other server, whatever the test before has left."""
+    _, north = places
+    yield north
+    await north.forget()
+    await north.anew()
+
+
+async def value(place: Place, query: str) -> Any:
+    """The only value of a query."""
+    async with schema.connect(place.url) as connection:
+        row = await (await connection.execute(query.encode())).fetchone()
+        return row and row[0]
+
+
+async def added(home: Place, place: Place, name: str) -> list[str]:
+    """What adding a cell says."""
+    return [line async for line in cells.add(home.url, place.url, name)]
+
+
+class Killed(BaseException):
+    """The end of the process, at some statement."""
+
+
+async def test_a_kill_at_any_statement_is_mended_by_another_run(
+    places: Places, north: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often a run is cut off, the last one leaves one cell, one slot, one subscription."""
+    home, _ = places
+    await added(home, north, "always")  # the number of statements, and a schema for the next
+    await cells.remove(home.url, "always")
+    await north.anew()
+    await schema.migrate(north.url)
+    execute, left = AsyncConnection.execute, itertools.count()
+
+    async def killed(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
+        done = await execute(self, query, *arguments, **options)
+        if next(left) == 0:
+            raise Killed
+        return done
+
+    async def nothing_new(_url: str) -> list[str]:
+        return []
+
+    monkeypatch.setattr(schema, "migrate", nothing_new)
+    runs = 0
+    for at in itertools.count(1):
+        left = itertools.count(-at)
+        monkeypatch.setattr(AsyncConnection, "execute", killed)
+        try:
+            await added(home, north, "often")
+            break
+        except Killed:
+            runs += 1
+        finally:
+            monkeypatch.setattr(AsyncConnection, "execute", execute)
+    assert runs > 15
+    query = "select count(*) from darkpearl.cells where name = 'often'"
+    assert await value(home, query) == 1
+    number = await value(home, "select number from darkpearl.cells where name = 'often'")
+    assert await value(north, "select darkpearl.this_cell()") == number
+    slots = "select array_agg(slot_name::text) from pg_replication_slots"
+    assert await value(home, slots) == [f"darkpearl_cell_{number}"]
+    assert await value(north, "select count(*) from pg_subscription") == 1
+    count = "select count(*) from darkpearl.adjustment_reasons"
+    assert await value(north, count) == await value(home, count) > 0
+    await cells.remove(home.url, "often")
+
+
+async def test_a_number_is_given_once(places: Places, north: Place, run: Run) -> None:
+    """A removed cell leaves no slot that would keep WAL, and its number and name to nobody."""
+    home, _ = places
+    assert (await run("cells", "add", north.url, "--name", "brief")).code == 0
+    number = await value(home, "select number from darkpearl.cells where name = 'brief'")
+    warehouse = f"('B', 'B', {number})"
+    await value(
+        home, f"insert into darkpearl.warehouses (code, name, cell) values {warehouse} returning id"
+    )
+    refused = await run("cells", "remove", "brief", "--yes")
+    assert refused.code == 2
+    assert "has warehouses that take orders: B" in refused.errors
+    await value(home, "update darkpearl.warehouses set is_active = false returning id")
+    for _ in range(2):
+        done = await run("cells", "remove", "brief", "--yes")
+        assert done.said == f"cell {number} is removed; its number is not given again\n", done
+    assert await value(home, "select count(*) from pg_replication_slots") == 0
+    assert await value(north, "select count(*) from pg_subscription") == 0
+    await north.anew()
+    refused = await run("cells", "add", north.url, "--name", "brief")
+    assert (refused.code, refused.errors.count("\n")) == (2, 1)
+    assert "choose another name" in refused.errors
+    assert (await run("cells", "add", north.url, "--name", "next")).code == 0
+    assert await value(north, "select darkpearl.this_cell()") == number + 1
+    assert (await run("cells", "remove", "next", "--gone", "--yes")).code == 0
+    assert await value(home, "select count(*) from pg_replication_slots") == 0
+
+
+async def test_a_server_that_is_not_fit_is_told(
+    places: Places, north: Place, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No wal_level for it, a database with data, home itself: refused, and nothing is begun."""
+    home, _ = places
+    before = await value(home, "select count(*) from darkpearl.cells")
+    odd = Place(home.server, "odd")
+    await odd.anew()
+    await schema.migrate(odd.url)
+    await value(odd, "insert into darkpearl.products (sku, name) values ('a', 'a') returning id")
+    for url, said in ((odd.url, "has data already"), (home.url, "that is home itself")):
+        refused = await run("cells", "add", url, "--name", "unfit")
+        assert (refused.code, refused.said) == (2, "")
+        assert said in refused.errors
+    low = make_conninfo(odd.url, options="-c role=darkpearl_reader")
+    assert "is no superuser" in (await run("cells", "add", low, "--name", "unfit")).errors
+    assert (await run("cells", "add", odd.url, "--name", "Un fit")).code in {1, 2}
+    assert (await run("cells", "remove", "home", "--yes")).code == 2
+    assert await value(home, "select count(*) from darkpearl.cells") == before
+    await schema.migrate(north.url)
+    monkeypatch.setenv("DARKPEARL_DATABASE_URL", north.url)
+    refused = await run("cells", "add", odd.url, "--name", "unfit")
+    assert refused.errors == (
+        "darkpearl: home's wal_level is replica: set it to logical, and restart\n"
+    )
+
+
+async def test_both_may_be_on_one_server(places: Places) -> None:
+    """Two databases of a server are two cells, though a slot waits for all that is under way."""
+    home, _ = places
+    beside = Place(home.server, "beside")
+    await beside.anew()
+    try:
+        await added(home, beside, "beside")
+        assert (
+            await value(beside, "select count(*) from darkpearl.cells where name = 'beside'") == 1
+        )
+    finally:
+        await cells.remove(home.url, "beside")
+
+
+async def test_what_the_server_refuses_is_one_line(places: Places, run: Run) -> None:
+    """A name that is none ends with the law, and a server that isn't there with its words."""
+    home, _ = places
+    done = await run("cells", "add", "host=127.0.0.1 port=1", "--name", "away")
+    assert (done.code, done.errors.count("\n")) == (1, 1)
+    with pytest.raises(psycopg.OperationalError):
+        await psycopg.AsyncConnection.connect("host=127.0.0.1 port=1")
+    assert await value(home, "select count(*) from darkpearl.cells where name = 'away'") == 0

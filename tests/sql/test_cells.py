@@ -1,0 +1,262 @@
+"""routines/16_cells.sql: what a cell does for its own alone, and what is written at home alone."""
+
+import json
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from shop import APPROVED, Shop
+
+HERE = "(select this_cell())"
+
+
+@pytest.fixture
+async def other(shop: Shop) -> int:
+    """Another cell, which has Rotterdam."""
+    async with shop.unguarded():
+        number = await shop.value(
+            f"insert into cells (number, name, url) values ({HERE} + 1, 'north', 'host=north')"
+            " returning number"
+        )
+        await shop.run("update warehouses set cell = %s where code = 'RTM'", number)
+    shop.audited = True
+    return number
+
+
+@pytest.fixture
+async def product(shop: Shop) -> UUID:
+    """Ten units in Lisbon; and another product, of which there are none."""
+    await shop.product()
+    return await shop.product(on_hand=10)
+
+
+def refusals(product: UUID, shop: Shop) -> dict[str, tuple[str, tuple[Any, ...]]]:
+    """What can be asked for of a warehouse's orders and stock, each for Rotterdam."""
+    there, items = shop.rotterdam, json.dumps([{"product_id": str(product), "quantity": 1}])
+    line = {"line": 1, "warehouse": "RTM", "product_id": str(product)}
+    rows = json.dumps([line | {"movement_type": "receive", "quantity": 1}])
+    counts = json.dumps([line | {"quantity_available": 1}])
+    return {
+        "place_order": ("select place_order(%s, %s)", (there, items)),
+        "quote_order": ("select quote_order(%s, %s)", (there, items)),
+        "insert an order": ("insert into orders (warehouse_id) values (%s)", (there,)),
+        "receive": ("select receive_stock(%s, %s, 1)", (there, product)),
+        "adjust": ("select adjust_stock(%s, %s, 1)", (there, product)),
+        "count": ("select count_stock(%s, %s, 1)", (there, product)),
+        "send there": ("select transfer_stock(%s, %s, %s, 1)", (shop.lisbon, there, product)),
+        "fetch from there": ("select transfer_stock(%s, %s, %s, 1)", (there, shop.lisbon, product)),
+        "insert a movement": (
+            (
+                "insert into stock_movements (warehouse_id, product_id, movement_type, quantity)"
+                " values (%s, %s, 'receive', 1)"
+            ),
+            (there, product),
+        ),
+        "import movements": ("select import_rows('movements', %s)", (rows,)),
+        "import counts": ("select import_rows('inventory', %s)", (counts,)),
+        "make a shelf": (
+            (
+                "insert into inventory (product_id, warehouse_id)"
+                " select id, %s from products where id <> %s limit 1"
+            ),
+            (there, product),
+        ),
+        "claim": ("select advance(10, array[%s])", (there,)),
+        "start a saga": ("select start_saga('refund', %s, %s)", (uuid4(), there)),
+    }
+
+
+@pytest.mark.parametrize("what", refusals(uuid4(), Shop(None)))  # type: ignore[arg-type]
+@pytest.mark.parametrize("was_here", [False, True], ids=["never here", "was here"])
+async def test_another_cells_warehouse_is_left_alone(
+    shop: Shop, product: UUID, what: str, *, was_here: bool
+) -> None:
+    """Orders, stock and claims of a warehouse are its cell's; the refusal names that cell."""
+    if was_here:
+        await shop.receive(product, 5, shop.rotterdam)
+    async with shop.unguarded():
+        await shop.run(f"insert into cells (number, name) values ({HERE} + 1, 'north')")
+        await shop.run("update warehouses set cell = cell + 1 where code = 'RTM'")
+    before = await shop.rows("select * from stock_movements order by id")
+    query, values = refusals(product, shop)[what]
+    with shop.refused("DP050") as refusal:
+        await shop.run(query, *values)
+    if not what.startswith("import"):
+        assert "(north)" in refusal.detail
+    assert await shop.rows("select * from stock_movements order by id") == before
+    assert await shop.value("select count(*) from orders") == 0
+
+
+@pytest.mark.usefixtures("other")
+async def test_a_shop_without_a_place_goes_by_its_own(shop: Shop, product: UUID) -> None:
+    """An order that names no warehouse is served by this cell's, whatever others have left here."""
+    async with shop.unguarded():
+        await shop.run(
+            "insert into inventory (product_id, warehouse_id, quantity_available)"
+            " values (%s, %s, 1000)",
+            *(product, shop.rotterdam),
+        )
+        await shop.run("update warehouses set priority = 1 where code = 'RTM'")
+    order = await shop.order((product, 1), p_warehouse_id=None)
+    assert await shop.value("select warehouse_id from orders where id = %s", order) == shop.lisbon
+
+
+async def test_what_is_left_of_it_sleeps(shop: Shop, product: UUID, other: int) -> None:
+    """A listener that names its own warehouses by leaving some out gets none of another cell's."""
+    order = await shop.order((product, 1))
+    assert await shop.rows("select * from advance_elsewhere(10, %s)", [shop.rotterdam])
+    async with shop.unguarded():
+        await shop.run("update warehouses set cell = %s", other)
+        await shop.run("update sagas set ready_at = now() where id = %s", order)
+    claimed = await shop.rows("select claimed from advance_elsewhere(10, %s)", [uuid4()])
+    assert [each["claimed"] for each in claimed] == [0]
+
+
+SHARED = {
+    "products": ("insert into products (sku, name) values ('x', 'x')", "name = 'y'"),
+    "warehouses": ("insert into warehouses (code, name) values ('x', 'x')", "name = 'y'"),
+    "adjustment_reasons": (
+        "insert into adjustment_reasons (code) values ('x')",
+        "description = 'y'",
+    ),
+    "cells": ("insert into cells (number, name) values (200, 'x')", "name = 'y'"),
+}
+
+
+@pytest.mark.usefixtures("product")
+@pytest.mark.parametrize("table", SHARED)
+async def test_the_catalogue_is_written_at_home(shop: Shop, table: str) -> None:
+    """In any other cell nobody writes it, not its superuser; what is copied from home comes in."""
+    insert, change = SHARED[table]
+    await shop.run(
+        "create or replace function this_cell() returns smallint language sql immutable"
+        " return 9::smallint"
+    )
+    await shop.run("alter table products enable trigger user")
+    await shop.run("alter table warehouses enable trigger user")
+    await shop.run("alter table adjustment_reasons enable trigger user")
+    await shop.run("alter table cells enable trigger user")
+    for query in (insert, f"update {table} set {change}", f"delete from {table}"):
+        with shop.refused("DP051") as refusal:
+            await shop.run(query)
+        assert refusal.detail == f"This is cell 9; {table} come here from cell 1."
+    with shop.refused("DP051"):
+        await shop.run(f"truncate {table} cascade")
+    async with shop.unguarded():
+        await shop.run(insert)
+
+
+@pytest.mark.usefixtures("other")
+async def test_nothing_that_others_have_is_deleted(shop: Shop) -> None:
+    """With several cells, products, warehouses and reasons stay: home can't see who names them."""
+    unused = await shop.product()
+    for query in (
+        f"delete from products where id = '{unused}'",
+        "delete from warehouses where code = 'RTM'",
+        "delete from adjustment_reasons where code = 'theft'",
+    ):
+        with shop.refused("DP016"):
+            await shop.run(query)
+    await shop.run("update products set is_active = false where id = %s", unused)
+
+
+async def test_alone_it_may_be_deleted(shop: Shop) -> None:
+    """A database that stands alone knows who names what, and lets go of the rest."""
+    await shop.run("delete from products where id = %s", await shop.product())
+    await shop.run("delete from warehouses where code = 'RTM'")
+    await shop.run("delete from adjustment_reasons where code = 'theft'")
+
+
+@pytest.mark.usefixtures("product")
+async def test_a_warehouse_stays_in_its_cell(shop: Shop, other: int) -> None:
+    """It goes to another while nothing of it is known; once there is stock or an order, never."""
+    await shop.run("insert into warehouses (code, name) values ('NEW', 'New')")
+    for code in ("LIS", "RTM"):  # has stock here; may have some there
+        with shop.refused("DP016"):
+            await shop.run(
+                f"update warehouses set cell = {other} + {HERE} - cell where code = %s", code
+            )
+    await shop.run("update warehouses set cell = %s where code = 'NEW'", other)
+    await shop.run("update cells set removed_at = now() where number = %s", other)
+    with shop.refused("DP010"):
+        await shop.run("insert into warehouses (code, name, cell) values ('B', 'B', %s)", other)
+
+
+async def test_ids_say_where(shop: Shop, product: UUID) -> None:
+    """The last byte of an id that is made is its cell, in the order of time; others say nothing."""
+    here = await shop.value("select this_cell()")
+    ids = await shop.values("select new_id() from generate_series(1, 500)")
+    assert {each.bytes[15] for each in ids} == {here}
+    assert {each.version for each in ids} == {7}
+    assert len(set(ids)) == 500
+    assert ids == sorted(ids) or await shop.value("show server_version_num") < "180000"
+    order = await shop.order((product, 1))
+    assert await shop.value("select cell_of_id(%s)", order) == here
+    assert await shop.value("select cell_of_id(%s)", uuid4()) is None
+
+
+async def test_an_empty_database_becomes_a_cell(shop: Shop) -> None:
+    """Its ids and order numbers are its own then; said again it changes nothing."""
+    if await shop.value("select this_cell()") != 1:
+        pytest.skip("it is one already")
+    with shop.refused("DP052"):  # there are warehouses
+        await shop.run("select become_cell(7)")
+    await shop.run("delete from warehouses")
+    for odd in (None, 0, 1, 256):
+        with shop.refused("DP015"):
+            await shop.run("select become_cell(%s)", odd)
+    for _ in range(2):
+        async with shop.acting_as("darkpearl_owner"):
+            await shop.run("select become_cell(7)")
+        async with shop.unguarded():
+            await shop.run(
+                "insert into warehouses (id, code, name) values (gen_random_uuid(), 'A', 'A')"
+                " on conflict do nothing"
+            )
+    shop.audited = False
+    assert await shop.value("select cell_of_id(new_id())") == 7
+    number = "select order_number from place_order((select id from warehouses), %s)"
+    async with shop.unguarded():
+        product = await shop.value(
+            "insert into products (sku, name) values ('a', 'a') returning id"
+        )
+    items = json.dumps([{"product_id": str(product), "quantity": 1}])
+    assert await shop.value(number, items) == 7_000_000_000_001
+    with shop.refused("DP052"):
+        await shop.run("select become_cell(8)")
+
+
+async def test_keys_at_the_gateway_name_the_cell(shop: Shop, product: UUID) -> None:
+    """An id that was chosen in two cells is two payments: told of one, the other hears nothing."""
+    here = await shop.value("select this_cell()")
+    suffix = "" if here == 1 else f"@{here}"
+    order = await shop.order((product, 1), p_order_id=uuid4())
+    (request,) = await shop.advance()
+    key = request["request"]["idempotency_key"]
+    assert key == f"{order}:process_payment{suffix}"
+    assert await shop.told(f"{order}:process_payment@201", APPROVED) == "unmatched"
+    assert (await shop.saga(order))["status"] == "waiting"
+    assert await shop.told(key, APPROVED) == "applied"
+    await shop.advance()
+    refund = await shop.refund(order, 1)
+    (request,) = await shop.advance()
+    assert request["request"]["idempotency_key"] == f"{refund['id']}:refund_payment{suffix}"
+    assert await shop.told(f"{refund['id']}:refund_payment@201", APPROVED) == "unmatched"
+
+
+async def test_what_was_asked_elsewhere_keeps_its_key(shop: Shop, product: UUID) -> None:
+    """A payment whose warehouse came from another cell goes on under the key it has."""
+    await shop.capture_at_fulfilment()
+    order = await shop.order((product, 1))
+    await shop.advance()
+    async with shop.unguarded():
+        await shop.run("update payments set idempotency_key = %s", f"{order}:authorize_payment@201")
+    shop.audited = True
+    assert await shop.told(f"{order}:authorize_payment@201", APPROVED) == "applied"
+    (request,) = await shop.advance()
+    assert request["request"]["idempotency_key"] == f"{order}:capture_payment@201"
+    assert request["request"]["payment_key"] == f"{order}:authorize_payment@201"
+    assert await shop.told(f"{order}:capture_payment@202", APPROVED) == "unmatched"
+    assert await shop.told(f"{order}:capture_payment@201", APPROVED) == "applied"
+    await shop.advance()
+    assert (await shop.saga(order))["status"] == "completed"
