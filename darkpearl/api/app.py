@@ -44,7 +44,7 @@ from darkpearl.api.bodies import (
     JsonRequest,
     JsonResponse,
 )
-from darkpearl.api.description import as_yaml, described
+from darkpearl.api.description import Made, describe, described
 from darkpearl.api.idempotency import once
 from darkpearl.api.limits import Limiter, Shares
 from darkpearl.api.listing import listing
@@ -145,7 +145,7 @@ def create_app(settings: Settings, database_url: str, tracing: "Tracing | None" 
             HTTPException: problems.on_http_exception,
             Exception: problems.on_exception,
         },
-        openapi_config=described(),
+        openapi_config=described(description),
         plugins=[DecimalsAreNumbers()],
         logging_config=None,
     )
@@ -194,9 +194,9 @@ def _connected(settings: Settings, database_url: str) -> Lifespan:
     return connected
 
 
-def openapi_yaml() -> str:
+def description() -> Made:
     """The description of the API, of an application that is never started."""
-    return as_yaml(create_app(Settings(), "postgresql://"))
+    return describe(create_app(Settings(), "postgresql://"))
 
 
 def cors(settings: Settings) -> CORSConfig | None:

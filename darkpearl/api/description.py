@@ -4,17 +4,25 @@ Swagger UI is served from files of this package (swagger/, of the npm package sw
 that it works where there is no internet, under a policy that lets it load nothing from elsewhere.
 """
 
+import asyncio
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import yaml
 from litestar import Litestar, Request, Router
+from litestar.connection import ASGIConnection
 from litestar.datastructures import CacheControlHeader
+from litestar.handlers import BaseRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin, YamlRenderPlugin
 from litestar.openapi.spec import Components, License, SecurityRequirement, SecurityScheme, Tag
 from litestar.static_files import create_static_files_router
+from litestar.types import Guard
 
 from darkpearl import __version__
 from darkpearl.api.document import exact
@@ -56,20 +64,29 @@ _TAGS = [
 ]
 
 
+class Made(NamedTuple):
+    """The description, the same at each run."""
+
+    json: bytes
+    yaml: bytes
+
+
 class Json(JsonRenderPlugin):
     """The description as JSON."""
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
-        """The description, made exact."""
-        return super().render(request, exact(openapi_schema))
+        """The description, as it was made."""
+        del openapi_schema
+        return _made(request.app).json
 
 
 class Yaml(YamlRenderPlugin):
     """The description as YAML."""
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
-        """The description, made exact."""
-        return super().render(request, exact(openapi_schema))
+        """The description, as it was made."""
+        del openapi_schema
+        return _made(request.app).yaml
 
 
 class SwaggerPage(OpenAPIRenderPlugin):
@@ -96,8 +113,12 @@ class SwaggerPage(OpenAPIRenderPlugin):
         )
 
 
-def described() -> OpenAPIConfig:
-    """The description of this version."""
+def described(make: Callable[[], Made]) -> OpenAPIConfig:
+    """The description of this version.
+
+    Args:
+        make: has it made, in another process, the first time that somebody asks.
+    """
     return OpenAPIConfig(
         title="DarkPearl",
         version=__version__,
@@ -116,18 +137,51 @@ def described() -> OpenAPIConfig:
             route_handlers=[],
             include_in_schema=False,
             response_headers={"Content-Security-Policy": PAGE_POLICY},
+            guards=[_maker(make)],
         ),
         use_handler_docstrings=True,
         render_plugins=[SwaggerPage(), Json(), Yaml()],
     )
 
 
-def as_yaml(app: Litestar) -> str:
-    """The description of an application as YAML, the same at each run."""
-    text: str = yaml.safe_dump(
-        msgspec.to_builtins(exact(app.openapi_schema.to_schema())),
+def _maker(make: Callable[[], Made]) -> Guard:
+    """A guard that has the description made before it is rendered, once.
+
+    In a process of its own, which gives way to requests: it takes more than a second, anybody may
+    ask for it, and a thread would keep everybody else from the interpreter.
+    """
+
+    async def apart() -> Made:
+        pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), os.nice, (5,))
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, make)
+        finally:
+            pool.shutdown(wait=False)
+
+    async def guard(asked: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+        state = asked.app.state
+        if "description" not in state or (
+            state.description.done() and state.description.exception()
+        ):
+            state.description = asyncio.create_task(apart())
+        await asyncio.shield(state.description)
+
+    return guard
+
+
+def _made(app: Litestar) -> Made:
+    made: asyncio.Task[Made] = app.state.description
+    return made.result()
+
+
+def describe(app: Litestar) -> Made:
+    """The description of an application."""
+    document = exact(app.openapi_schema.to_schema())
+    text: str = yaml.dump(
+        msgspec.to_builtins(document),
+        Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper),
         sort_keys=False,
         allow_unicode=True,
         width=100,
     )
-    return text
+    return Made(msgspec.json.encode(document), text.encode())

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from darkpearl import __version__, database, demo, embedded, schema, serving
 from darkpearl.api import tokens
-from darkpearl.api.app import openapi_yaml
+from darkpearl.api.app import description
 from darkpearl.cli import where
 from darkpearl.cli.audit import audit
 from darkpearl.cli.bulk import batches
@@ -112,7 +112,7 @@ def settings() -> None:
 @command.command()
 def openapi() -> None:
     """Print the description of the HTTP interface (OpenAPI 3.1) as YAML."""
-    click.echo(openapi_yaml(), nl=False)
+    click.echo(description().yaml, nl=False)
 
 
 @command.command()

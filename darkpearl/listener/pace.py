@@ -47,9 +47,14 @@ class Pace:
         _log.warning("database: %s; at most %d at once", first_line(error), self.size)
         return True
 
-    def failed(self, reason: str) -> float:
-        """Seconds to wait: the longer the more often in a row it failed."""
-        self.failures += 1
+    def failed(self, reason: str, error: psycopg.Error | None = None) -> float:
+        """Seconds to wait: the longer the more often in a row it failed.
+
+        A session that somebody has ended says nothing against the next one. When the server is
+        going down, that one is refused, and counts.
+        """
+        if not isinstance(error, psycopg.errors.AdminShutdown):
+            self.failures += 1
         seconds = min(LONGEST_BACKOFF_SECONDS, 0.1 * 2.0 ** min(self.failures, 10))
         seconds *= 0.5 + random.random() / 2  # noqa: S311 - jitter
         level = logging.ERROR if self.failures >= STANDSTILL_FAILURES else logging.WARNING

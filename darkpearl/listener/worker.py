@@ -139,17 +139,17 @@ class Listener:
                 metrics.outages.labels(error.sqlstate or "none").inc()
                 if self._pace.halve(error):
                     continue
-                await self._back_off(f"database: {first_line(error)}")
+                await self._back_off(f"database: {first_line(error)}", error)
             except PoolerError:
                 raise
             except Exception:  # noqa: BLE001 - a defect of ours ends no listener; leases run out
                 _log.exception("the listener stumbled")
                 await self._back_off("begins anew")
 
-    async def _back_off(self, reason: str) -> None:
+    async def _back_off(self, reason: str, error: psycopg.Error | None = None) -> None:
         activity = self._activity.during(f"backing off: {reason}")
         with activity, contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopped(), self._pace.failed(reason))
+            await asyncio.wait_for(self._stopped(), self._pace.failed(reason, error))
 
     async def _work(self, bell: Bell) -> None:
         while not self._stopping:

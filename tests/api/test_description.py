@@ -7,7 +7,7 @@ import httpx
 import pytest
 import yaml
 
-from darkpearl.api.app import openapi_yaml
+from darkpearl.api.app import description
 from darkpearl.api.document import ENUMS, exact
 
 Json = dict[str, Any]
@@ -16,7 +16,7 @@ Json = dict[str, Any]
 @pytest.fixture(scope="module")
 def document() -> Json:
     """The description."""
-    read: Json = yaml.safe_load(openapi_yaml())
+    read: Json = yaml.safe_load(description().yaml)
     return read
 
 
@@ -100,7 +100,7 @@ def test_an_order_has_a_line(document: Json) -> None:
 
 def test_exact_is_exact_at_once(document: Json) -> None:
     """A document that is made exact again stays the same."""
-    again: Json = yaml.safe_load(openapi_yaml())
+    again: Json = yaml.safe_load(description().yaml)
     assert exact(again) == document
 
 

@@ -134,6 +134,28 @@ async def test_a_hostile_body_is_refused_at_once(
         assert seconds < 0.5
 
 
+@pytest.mark.parametrize("kind", ["json", "yaml"])
+async def test_the_description_is_made_once(api_process: Served, kind: str) -> None:
+    """While it is made others are served, and from then on it costs no more than sending it."""
+    path = f"/schema/openapi.{kind}"
+    waits: list[float] = []
+
+    async def ask_meanwhile(client: Api, first: asyncio.Task[httpx.Response]) -> None:
+        while not first.done():
+            began = time.perf_counter()
+            await client.get("/health/live")
+            waits.append(time.perf_counter() - began)
+
+    async with api_process.client() as client:
+        first = asyncio.create_task(client.get(path))
+        await ask_meanwhile(client, first)
+        told, seconds = await quickest(lambda: client.get(path))
+    assert told.content == (await first).content
+    assert len(waits) > 5
+    assert sorted(waits)[len(waits) // 2] < 0.2
+    assert seconds < 0.1
+
+
 async def test_errors_stop_where_they_stop_being_shown(
     client: Client, problem: Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:

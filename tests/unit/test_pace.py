@@ -23,3 +23,13 @@ def test_trouble_of_the_server_makes_it_back_off(sqlstate: str) -> None:
     assert waited >= 2.5
     pace.done(1)
     assert pace.failed("database: trouble") <= 0.2
+
+
+def test_sessions_that_somebody_ends_do_not_add_up() -> None:
+    """Whoever ends a listener's sessions one after the other keeps it away for no longer each time.
+
+    They would have kept it from work for seconds each time, though the server is well.
+    """
+    pace = Pace(batch_size=500)
+    ended = psycopg.errors.AdminShutdown("terminating connection due to administrator command")
+    assert all(pace.failed("database: ended", ended) <= 0.2 for _ in range(20))
