@@ -54,6 +54,27 @@ async def test_a_listener_says_what_it_is(shop: Shop, listening: Any, until: Any
     await until(seen_again)
 
 
+async def test_one_that_gets_nothing_done_says_why(shop: Shop, listening: Any, until: Any) -> None:
+    """It is alive, and after which failure it waits is told; with the cause gone it works again."""
+    await shop.run("revoke execute on function advance(integer, uuid[]) from darkpearl_listener")
+    order = await shop.order((await shop.product(on_hand=1), 1))
+    await listening(MockGateway(1.0))
+    said = "backing off: database: permission denied for function advance"
+
+    async def says_why() -> bool:
+        return [row["activity"] for row in await activity(shop)] == [said]
+
+    await until(says_why)
+    assert await shop.value("select listeners_failing from engine_health") == 1
+    await shop.run("grant execute on function advance(integer, uuid[]) to darkpearl_listener")
+
+    async def works() -> bool:
+        idles = [row["activity"] for row in await activity(shop)] == ["idle"]
+        return idles and await shop.order_status(order) == "fulfilled"
+
+    await until(works)
+
+
 async def test_one_that_stops_as_it_should_is_gone(shop: Shop, listening: Any, until: Any) -> None:
     """An orderly stop leaves no row that looks like a dead listener."""
     listener = await listening()
