@@ -198,8 +198,9 @@ ACTIONS: dict[str, Action] = {
         "Send a parcel",
         "Ship",
         "These units leave their shelves, once the money for them is there.",
-        "select id from ship_items(%(id)s, %(items)s::jsonb, jsonb_strip_nulls(jsonb_build_object("
-        "'carrier', %(carrier)s::text, 'number', %(number)s::text)), %(operation)s)",
+        "select id from ship_items(%(id)s, %(items)s::jsonb,"
+        " jsonb_build_object('carrier', %(carrier)s::text, 'number', %(number)s::text),"
+        " %(operation)s)",
         subject=_PARCEL,
         fields=(
             Field("carrier", "Carrier", kind="text"),
@@ -281,8 +282,8 @@ ACTIONS: dict[str, Action] = {
         "Run audit",
         "Everything that has changed in that time is checked against every rule. It only reads, and"
         " takes as long as there was to do.",
-        "select id, finding_count from run_audit(clock() - %(hours)s::numeric * interval '1 hour')"
-        " where %(reason)s <> ''",
+        "select id, finding_count from run_audit(clock() - %(hours)s::numeric * interval '1 hour',"
+        " %(reason)s)",
         keys=(),
         fields=(Field("hours", "So many hours back", "1"),),
     ),
