@@ -102,10 +102,11 @@ class Action:
         Raises:
             BadRequestError: something is missing, or not what was asked for.
         """
-        missing = [key for key in (*self.keys, "operation") if not asked.get(key)]
+        keys = (*self.keys, *(("operation",) if "%(operation)s" in self.call else ()))
+        missing = [key for key in keys if not asked.get(key)]
         if missing:
             raise BadRequestError(f"Nothing is said of {', '.join(missing)}.")
-        told: dict[str, Any] = {key: asked[key] for key in (*self.keys, "operation")}
+        told: dict[str, Any] = {key: asked[key] for key in keys}
         told |= {field.name: field.read(asked) for field in self.fields}
         if self.has_parts:
             told["items"] = _parts(asked)
