@@ -65,9 +65,12 @@ _TABLES = {
         "movement_reasons": _OF_MOVEMENTS,
     },
     "gateway_events": {"gateway_events": _OF_MONTH.format("gateway_events", "received_at")},
+    "action_log": {"action_log": _OF_MONTH.format("action_log", "at")},
     "events": {"saga_events": _OF_MONTH.format("saga_events", "created_at")},
 }
 """The tables that an export of a kind has, the one that counts first."""
+_COLUMNS = {"gateway_events": "received_at", "action_log": "at"}
+"""When a row of a kind was written, if it isn't called created_at."""
 KINDS = tuple(_TABLES)
 _RULES = "select kind, keep_days, export_first, removed, looked_at from retention order by kind"
 _DUE = "select kind, month, row_count, bytes from retention_due()"
@@ -196,7 +199,7 @@ def _connect(url: str, role: str) -> Any:
 async def _months(connection: Any, kind: str) -> list[date]:
     """The months of a kind that are too old to be kept and were not exported."""
     table = next(iter(_TABLES[kind]))
-    column = "received_at" if kind == "gateway_events" else "created_at"
+    column = _COLUMNS.get(kind, "created_at")
     query = _MONTHS.format(table=table, column=column)
     cursor = await connection.execute(query.encode(), {"kind": kind})
     return [row[0].date() async for row in cursor]

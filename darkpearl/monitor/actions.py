@@ -103,10 +103,11 @@ class Action:
         Raises:
             BadRequestError: something is missing, or not what was asked for.
         """
-        missing = [key for key in (*self.keys, "operation") if not asked.get(key)]
+        keys = (*self.keys, *(("operation",) if "%(operation)s" in self.call else ()))
+        missing = [key for key in keys if not asked.get(key)]
         if missing:
             raise BadRequestError(f"Nothing is said of {', '.join(missing)}.")
-        told: dict[str, Any] = {key: asked[key] for key in (*self.keys, "operation")}
+        told: dict[str, Any] = {key: asked[key] for key in keys}
         told |= {field.name: field.read(asked) for field in self.fields}
         if self.has_parts:
             told["items"] = _parts(asked)
@@ -199,8 +200,9 @@ ACTIONS: dict[str, Action] = {
         "Send a parcel",
         "Ship",
         "These units leave their shelves, once the money for them is there.",
-        "select id from ship_items(%(id)s, %(items)s::jsonb, jsonb_strip_nulls(jsonb_build_object("
-        "'carrier', %(carrier)s::text, 'number', %(number)s::text)), %(operation)s)",
+        "select id from ship_items(%(id)s, %(items)s::jsonb,"
+        " jsonb_build_object('carrier', %(carrier)s::text, 'number', %(number)s::text),"
+        " %(operation)s)",
         subject=_PARCEL,
         fields=(
             Field("carrier", "Carrier", kind="text"),
@@ -290,8 +292,8 @@ ACTIONS: dict[str, Action] = {
         "Run audit",
         "Everything that has changed in that time is checked against every rule. It only reads, and"
         " takes as long as there was to do.",
-        "select id, finding_count from run_audit(clock() - %(hours)s::numeric * interval '1 hour')"
-        " where %(reason)s <> ''",
+        "select id, finding_count from run_audit(clock() - %(hours)s::numeric * interval '1 hour',"
+        " %(reason)s)",
         keys=(),
         fields=(Field("hours", "So many hours back", "1"),),
     ),

@@ -142,7 +142,10 @@ class _Round:
             began = self._clock()
             sights = list({watch.sight: None for watch in self.watches})
             drawn = await self._look_at_all(self.watches[0].viewer, sights)
-            pause = max(LOOK_SECONDS, SHARE * (self._clock() - began))
+            took = self._clock() - began
+            # A database that is away took long to say so, and is asked again all the same.
+            is_away = any(isinstance(each, UnavailableError) for each in drawn)
+            pause = LOOK_SECONDS if is_away else max(LOOK_SECONDS, SHARE * took)
             for sight, each in zip(sights, drawn, strict=True):
                 self._seen[sight] = asyncio.get_running_loop().create_future()
                 self._seen[sight].set_result(each)

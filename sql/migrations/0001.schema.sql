@@ -1166,11 +1166,13 @@ create table audit_runs (
     finding_count bigint not null,
     findings jsonb not null,
     actor text not null,
+    reason note,
     constraint audit_runs_pkey primary key (id)
 );
 comment on table audit_runs is 'The audits that were run, and what they found: see run_audit().';
 comment on column audit_runs.since is 'Only what has changed since then was looked at; null: everything.';
 comment on column audit_runs.findings is 'The first hundred, as rows of audit.';
+comment on column audit_runs.reason is 'Why it was run, where somebody said so.';
 
 -- What others are told of. The feed is read from saga_events; here stands what is written nowhere
 -- else: shelves that have run low, and whom webhooks are sent to. Of a webhook that came

@@ -150,8 +150,9 @@ end
 $$;
 comment on function refuse_change() is 'Trigger of append-only tables: refuses UPDATE, DELETE and TRUNCATE, but for what retention removes.';
 
+-- What is old enough retention may remove, see 72_retention.sql.
 create or replace trigger action_log_refuses_change
-before update or delete on action_log
+before update on action_log
 for each row execute function refuse_change();
 
 create or replace trigger action_log_refuses_truncate

@@ -42,7 +42,8 @@ end;
 comment on function committed_up_to() is 'Internal: up to when whatever happened has been committed.';
 
 -- Adds the next minutes up that are over, p_limit at most, from where it was left: after an absence of
--- up to a month all of it, bite by bite. The first time it begins an hour ago. Reads the events of these
+-- up to a month all of it, bite by bite. The first time it begins an hour ago. Minutes that lie ahead, since
+-- the clock was set back, are counted again when they come again, with what happened in them both times. Reads the events of these
 -- minutes by their time, planned for it. Returns whether there are more; false too when another
 -- session is at it.
 -- Locks: an advisory lock, to the end of the transaction. Raises: DP015.
@@ -69,6 +70,7 @@ begin
     if not pg_try_advisory_xact_lock(idle_lock_key() + 4) then
         return false;
     end if;
+    delete from step_minutes as m where m.minute >= v_now;
     v_from := greatest(
         (select coalesce(m.minute + v_minute, v_now - 60 * v_minute) from (select max(s.minute) as minute from step_minutes as s) as m),
         v_now - interval '31 days'

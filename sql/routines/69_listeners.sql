@@ -32,7 +32,10 @@ begin
         );
     end if;
     return exists (select from batches as b where b.finished_at is null)
-        or coalesce((select max(m.minute) from step_minutes as m) < date_trunc('minute', v_now - interval '70 seconds'), true);
+        or coalesce(
+            (select max(m.minute) from step_minutes as m)
+            not between date_trunc('minute', v_now - interval '70 seconds') and v_now, true
+        );
 end
 $$;
 comment on function report_listener(uuid, text, integer, text, text, breaker_state, text, double precision) is

@@ -462,6 +462,27 @@ end
 $$;
 comment on function remove_next_batches(timestamptz, integer) is 'Internal: removes batches that ended long ago, with their items.';
 
+-- A bite of what people have done by hand, oldest first; of months that are to be exported first, only once
+-- they were. As remove_next_orders(). Locks: what goes.
+create or replace function remove_next_actions(p_before timestamptz, p_limit integer)
+returns table (removed bigint, next_key text)
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    return query
+    with gone as (
+        delete from action_log as a
+        where a.at < p_before and is_exported('action_log', a.at, a.at)
+            and a.id in (select o.id from action_log as o order by o.id limit p_limit)
+        returning a.id
+    )
+    select count(*), case when count(*) = p_limit then max(g.id)::text end from gone as g;
+end
+$$;
+comment on function remove_next_actions(timestamptz, integer) is 'Internal: removes what people did by hand long ago.';
+
 -- A bite of the oldest minutes of the statistics. As remove_next_orders(). Locks: what goes.
 create or replace function remove_next_minutes(p_before timestamptz, p_limit integer)
 returns table (removed bigint, next_key text)

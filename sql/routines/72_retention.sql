@@ -14,6 +14,7 @@
 --   stock_alerts    shelves that ran low
 --   batches         actions on many at once that have ended, with what became of each item
 --   step_minutes    statistics by the minute
+--   action_log      what people have done by hand, and why
 --
 -- What is unfinished, stuck, owed, disputed or unmatched stays, however old.
 
@@ -23,7 +24,8 @@ set local search_path = darkpearl, pg_temp;
 insert into retention (kind, keep_days, at_least_days)
 values
     ('orders', null, 30), ('payments', null, 180), ('movements', null, 30), ('gateway_events', null, 30),
-    ('events', null, 62), ('audit_runs', 365, 7), ('stock_alerts', 365, 7), ('batches', 365, 7), ('step_minutes', 90, 7)
+    ('events', null, 62), ('audit_runs', 365, 7), ('stock_alerts', 365, 7), ('batches', 365, 7), ('step_minutes', 90, 7),
+    ('action_log', null, 62)
 on conflict (kind) do nothing;
 
 -- Trigger: who changes how long something is kept is written down; housekeeping looks anew.
@@ -56,6 +58,27 @@ execute function note_retention();
 create or replace trigger retention_refuses_removal
 before delete on retention
 for each row execute function refuse_change();
+
+-- Trigger: what people have done by hand stays, but for what is older than retention says. Raises DP005.
+create or replace function refuse_to_forget_action() returns trigger
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    if exists (select from retention as r where r.kind = 'action_log' and old.at < clock() - r.keep_days * interval '1 day') then
+        return old;
+    end if;
+    perform refuse(
+        'DP005', 'action_log is append-only', format('A DELETE of what was done at %s was refused.', old.at),
+        'What was done by hand is kept for as long as retention says: update retention set keep_days = … where kind = ''action_log''.'
+    );
+end
+$$;
+comment on function refuse_to_forget_action() is 'Trigger: refuses to remove what people did by hand, unless it is older than retention says.';
+
+create or replace trigger action_log_refuses_removal
+before delete on action_log
+for each row execute function refuse_to_forget_action();
 
 -- Writes down that a month of a kind was copied elsewhere, with the number of its rows, as they
 -- were at a moment; what changes later is to be copied again. Locks nothing. Raises: DP015 for
@@ -167,6 +190,9 @@ begin atomic
         union all
         select r.kind, m.minute from rule as r inner join step_minutes as m on m.minute < r.before
         where r.kind = 'step_minutes'
+        union all
+        select r.kind, a.at from rule as r inner join action_log as a on a.at < r.before
+        where r.kind = 'action_log'
     )
     select d.kind, date_trunc('month', d.created_at at time zone 'UTC')::date, count(*), bytes_of(d.kind, count(*))
     from due as d
@@ -248,6 +274,7 @@ begin
             then select * into v_bite from remove_next_gateway_events(v_before, v_rule.next_key, p_limit);
         when p_kind = 'stock_alerts' then select * into v_bite from remove_next_alerts(v_before, p_limit);
         when p_kind = 'batches' then select * into v_bite from remove_next_batches(v_before, p_limit);
+        when p_kind = 'action_log' then select * into v_bite from remove_next_actions(v_before, p_limit);
         when p_kind = 'step_minutes' then select * into v_bite from remove_next_minutes(v_before, p_limit);
         when p_kind = 'events' then select remove_next_events(v_before) as removed, null as next_key into v_bite;
         when p_kind = 'audit_runs' then

@@ -451,7 +451,7 @@ comment on function audit_since(timestamptz) is
 
 -- Runs the audit and keeps what it found: of what has changed since a moment, or, without one,
 -- of everything, which takes long in a large database. Locks nothing.
-create or replace function run_audit(p_since timestamptz default null) returns audit_runs
+create or replace function run_audit(p_since timestamptz default null, p_reason text default null) returns audit_runs
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
@@ -468,11 +468,11 @@ begin
         select count(*), jsonb_agg(to_jsonb(a) - 'n') filter (where a.n <= 100) into v_run.finding_count, v_run.findings
         from (select r.*, row_number() over () as n from audit_since(p_since) as r) as a;
     end if;
-    insert into audit_runs (since, started_at, ended_at, finding_count, findings, actor)
-    values (p_since, v_run.started_at, clock(), v_run.finding_count, coalesce(v_run.findings, '[]'), current_actor())
+    insert into audit_runs (since, started_at, ended_at, finding_count, findings, actor, reason)
+    values (p_since, v_run.started_at, clock(), v_run.finding_count, coalesce(v_run.findings, '[]'), current_actor(), p_reason)
     returning * into v_run;
     return v_run;
 end
 $$;
-comment on function run_audit(timestamptz) is
+comment on function run_audit(timestamptz, text) is
     'Runs the audit, of everything or of what has changed since a moment, and keeps what it found in audit_runs.';

@@ -322,7 +322,7 @@ engine_health, sagas_from_events, listener_activity, queue_health, stuck_by_caus
 to service_role, darkpearl_app, darkpearl_reader;
 grant select on audit, audit_rules to service_role, darkpearl_reader;
 grant execute on function is_spent(uuid), time_of_id(uuid), audit_since(timestamptz) to service_role, darkpearl_reader;
-grant execute on function run_audit(timestamptz) to service_role, darkpearl_reader;
+grant execute on function run_audit(timestamptz, text) to service_role, darkpearl_reader;
 
 -- So do the shapes of the API's resources, which all of its callers may ask for.
 grant select on

@@ -60,8 +60,10 @@ create table audit_runs (
     finding_count bigint not null,
     findings jsonb not null,
     actor text not null,
+    reason note,
     constraint audit_runs_pkey primary key (id)
 );
 comment on table audit_runs is 'The audits that were run, and what they found: see run_audit().';
 comment on column audit_runs.since is 'Only what has changed since then was looked at; null: everything.';
 comment on column audit_runs.findings is 'The first hundred, as rows of audit.';
+comment on column audit_runs.reason is 'Why it was run, where somebody said so.';

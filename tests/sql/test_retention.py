@@ -551,6 +551,27 @@ async def test_statistics_of_long_ago_go(shop: Shop) -> None:
     assert await shop.value("select count(*) from step_minutes") == 60
 
 
+async def test_what_people_did_goes_when_it_is_too_old(shop: Shop) -> None:
+    """For ever, unless somebody says how long; younger rows stay, and what was to be exported."""
+    await shop.run("select pause_external_steps(0, 'long ago')")
+    await shop.turn_clock(100 * DAY)
+    await shop.run("select pause_external_steps(0, 'now')")
+    assert await housekeep(shop, "action_log") == 0
+    with shop.refused("DP005"):
+        await shop.run("delete from action_log")
+    keep = "update retention set keep_days = 70, export_first = %s where kind = 'action_log'"
+    await shop.run(keep, "true")
+    assert await housekeep(shop, "action_log") == 0
+    await shop.run(keep, "false")
+    due = await shop.rows("select kind, row_count from retention_due()")
+    assert due == [{"kind": "action_log", "row_count": 1}]
+    assert await housekeep(shop, "action_log") == 1
+    reasons = await shop.values("select reason from action_log where action like 'pause%'")
+    assert reasons == ["now"]
+    with shop.refused("DP005"):
+        await shop.run("delete from action_log")
+
+
 async def test_less_than_sane_is_refused(shop: Shop) -> None:
     """Nobody has things go that may be asked for still, or that retention knows nothing of."""
     for kind, days in [("orders", 29), ("payments", 179), ("events", 61), ("movements", 0)]:
@@ -675,13 +696,14 @@ async def test_audits_are_kept(shop: Shop) -> None:
     """What an audit found is in audit_runs, whole or of what changed, with who ran it."""
     await shop.fulfilled((await shop.product(on_hand=9), 1))
     async with shop.acting_as("service_role"):
-        await shop.run("select run_audit(clock() - interval '1 hour')")
+        await shop.run("select run_audit(clock() - interval '1 hour', 'a wrong count')")
     async with shop.unguarded():
         await shop.run("update inventory set quantity_available = 90")
     async with shop.acting_as("darkpearl_reader"):
         run = await shop.row("select * from run_audit()")
         runs = await shop.rows("select * from audit_runs order by id")
     assert [each["finding_count"] for each in runs] == [0, 1]
+    assert [each["reason"] for each in runs] == ["a wrong count", None]
     assert [each["since"] is None for each in runs] == [False, True]
     assert run["findings"] == json.loads(json.dumps(runs[1]["findings"]))
     assert run["findings"][0]["finding"] == "inventory is not the sum of its ledger"

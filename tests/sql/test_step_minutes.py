@@ -99,6 +99,24 @@ async def test_an_absence_is_caught_up_with_in_bites(shop: Shop) -> None:
     assert await shop.rows(ROLLED_UP) == await shop.rows(DIRECT)
 
 
+async def test_a_clock_that_is_set_back_leaves_no_hole(shop: Shop) -> None:
+    """Minutes that come again are counted again, with what happened in them both times."""
+    await busy(shop)
+    await shop.turn_clock(120)
+    await catch_up(shop)
+    await shop.turn_clock(-300)
+    async with shop.acting_as("darkpearl_listener"):
+        has_work = await shop.value(
+            "select report_listener(new_id(), 'h', 1, '1', 'mock', 'closed', 'idle', 0)"
+        )
+    assert has_work
+    await catch_up(shop)
+    await busy(shop)
+    await shop.turn_clock(120)
+    await catch_up(shop)
+    assert await shop.rows(ROLLED_UP) == await shop.rows(DIRECT)
+
+
 async def test_what_is_older_than_a_month_is_left(shop: Shop) -> None:
     """After a year of absence the last month is caught up with, and no more."""
     await catch_up(shop)

@@ -199,6 +199,19 @@ async def test_a_database_that_is_away_is_asked_once_a_turn(watches: Any, time: 
     assert await asyncio.gather(*nexts) == [": 4", "orders: 4"]
 
 
+async def test_who_was_away_for_long_is_soon_asked_again(watches: Any, time: Time) -> None:
+    """However long it took to say so."""
+    ada = Viewer()
+    await watches(ada, OVERVIEW).first()
+    ada.may_answer.clear()
+    ada.error = UnavailableError("away")
+    await time.goes_on()
+    time.now = 30.0
+    ada.may_answer.set()
+    await settled()
+    assert time.pauses == [LOOK_SECONDS, LOOK_SECONDS]
+
+
 async def test_after_an_action_all_is_looked_up_anew(
     looks: Looks, watches: Any, time: Time
 ) -> None:
