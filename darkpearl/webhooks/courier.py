@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -13,14 +14,18 @@ import msgspec
 from msgspec import Struct
 
 from darkpearl.webhooks.sender import CONCURRENCY, Sender
+from darkpearl.webhooks.turns import Turns
 
 BATCH = 100
-"""Webhooks whose outcome is written down together: so many may be sent again after a kill."""
+"""Webhooks whose outcome is written down together, at most: so many may be sent again after a kill.
+An endpoint that takes long is given fewer at a time, so that what is read is sent soon."""
+QUICK_SECONDS = 1.0
+"""An endpoint that has taken less for a batch is given a larger one."""
 LONGEST_PAUSE_SECONDS = 300.0
 """Between two tries of an endpoint to which nothing comes through."""
 
-Fetch = Callable[[str, dict[str, Any]], Awaitable[list[dict[str, Any]]]]
-"""The rows of a statement, which is a transaction of its own."""
+Fetch = Callable[[str, dict[str, Any], float], Awaitable[list[dict[str, Any]]]]
+"""The rows of a statement, a transaction of its own, which may wait for others so many seconds."""
 
 _DUE = "select due_webhooks(%(id)s, %(limit)s) as events"
 _NEXT = "select events, place, next from next_webhooks(%(id)s, %(upto)s, %(limit)s)"
@@ -65,6 +70,8 @@ class Courier:
         url: where that is, for the log.
         sender: the way to it.
         fetch: asks the database.
+        starts: what starts to be sent, one webhook in each round of the event loop: a round that
+            many are started in is long, and every webhook takes several.
         is_failing: nothing came through when it was last tried.
     """
 
@@ -75,6 +82,7 @@ class Courier:
         url: str,
         sender: Sender,
         fetch: Fetch,
+        starts: Turns,
         *,
         is_failing: bool,
     ) -> None:
@@ -83,14 +91,21 @@ class Courier:
         self._url = url
         self._sender = sender
         self._fetch = fetch
+        self._starts = starts
         self._failures = int(is_failing)
         self._upto = 0
+        self._is_due = True
+        """Something that has failed may be due."""
+        self._batch = CONCURRENCY
+        self._patience = 0.0
+        """The seconds that the last webhooks took: for so long others may go first."""
         self._woken = asyncio.Event()
         self._stopping = asyncio.Event()
 
-    def wake(self, upto: int) -> None:
+    def wake(self, upto: int, *, is_due: bool = False) -> None:
         """There may be something to do: of the feed up to an id, or of what has failed."""
         self._upto = upto
+        self._is_due |= is_due
         self._woken.set()
 
     def stop(self) -> None:
@@ -130,13 +145,16 @@ class Courier:
 
         Who fails is tried with one at a time.
         """
-        asked = {"id": self._id, "upto": self._upto, "limit": 1 if self._failures else BATCH}
-        (due,) = await self._fetch(_DUE, asked)
-        if due["events"]:
-            outcome = await self._send(msgspec.convert(due["events"], list[Event]))
-            await self._settle(outcome, outcome.failed, came_through=outcome.came_through)
-            return outcome
-        (part,) = await self._fetch(_NEXT, asked)
+        asked = {"id": self._id, "upto": self._upto, "limit": 1 if self._failures else self._batch}
+        if self._is_due:
+            self._is_due = False
+            (due,) = await self._fetch(_DUE, asked, self._patience)
+            if due["events"]:
+                self._is_due = True  # what has waited for these comes next
+                outcome = await self._send(msgspec.convert(due["events"], list[Event]))
+                await self._settle(outcome, outcome.failed, came_through=outcome.came_through)
+                return outcome
+        (part,) = await self._fetch(_NEXT, asked, self._patience)
         if part["next"] == part["place"]:
             return None
         outcome = await self._send(msgspec.convert(part["events"], list[Event]))
@@ -146,6 +164,7 @@ class Courier:
 
     async def _send(self, events: list[Event]) -> _Outcome:
         """Send webhooks: those of a subject one after the other, some subjects at once."""
+        began_at = time.monotonic()
         outcome = _Outcome()
         subjects: dict[UUID, list[Event]] = defaultdict(list)
         for event in events:
@@ -153,6 +172,11 @@ class Courier:
         room = asyncio.Semaphore(CONCURRENCY)
         await asyncio.gather(
             *(self._send_in_order(each, room, outcome) for each in subjects.values())
+        )
+        self._patience = time.monotonic() - began_at
+        is_quick = self._patience < QUICK_SECONDS
+        self._batch = (
+            min(self._batch * 2, BATCH) if is_quick else max(self._batch // 2, CONCURRENCY)
         )
         return outcome
 
@@ -165,6 +189,8 @@ class Courier:
                 if event.waits or outcome.is_down:
                     outcome.untried += events[at:]
                     return
+                async with self._starts.turn(self._patience):
+                    await asyncio.sleep(0)
                 sent = await self._sender.send(event.event_id, event.body)
             if sent.error is None:
                 outcome.came_through.append(event.event_id)
@@ -199,6 +225,7 @@ class Courier:
                 "any": bool(outcome.came_through),
                 "is_gone": outcome.is_gone,
             },
+            self._patience,
         )
         if settled["off_because"]:
             _log.warning("webhooks to %s are switched off: %s", self._url, settled["off_because"])

@@ -14,6 +14,7 @@ from darkpearl.errors import DarkPearlError, translated
 from darkpearl.feed import Horizon
 from darkpearl.webhooks.courier import Courier
 from darkpearl.webhooks.sender import Sender
+from darkpearl.webhooks.turns import Turns
 
 NAME = "darkpearl webhooks"
 LOOK_SECONDS = 0.2
@@ -54,6 +55,7 @@ class Webhooks:
         self._tls = ssl.create_default_context()
         self._stopping = asyncio.Event()
         self._killed = asyncio.Event()
+        self._starts = Turns()
         self._couriers: dict[_Key, tuple[Courier, asyncio.Task[None]]] = {}
 
     def stop(self) -> None:
@@ -88,10 +90,14 @@ class Webhooks:
 
     async def _serve(self, connection: database.Connection) -> None:
         """Send over a connection that has the lock, or gets it."""
+        turns = Turns()
 
-        async def fetch(query: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
-            with translated():
-                return await database.fetch_all(connection, query, parameters)
+        async def fetch(
+            query: str, parameters: dict[str, Any], patience: float = 0.0
+        ) -> list[dict[str, Any]]:
+            async with turns.turn(patience):
+                with translated():
+                    return await database.fetch_all(connection, query, parameters)
 
         while not (await fetch(_TAKE_OVER, {}))[0]["taken"]:
             if await self._wait(ENDPOINTS_SECONDS):
@@ -106,7 +112,7 @@ class Webhooks:
                     self._assign(endpoints, fetch)
                     due = {each["id"] for each in endpoints if each["is_due"]}
                     behind = {each["id"] for each in endpoints if each["place"] < horizon.id}
-                    self._wake(due | behind, horizon.id)
+                    self._wake(due | behind, horizon.id, due)
                 if self._couriers and horizon.see((await fetch(*horizon.look))[0]):
                     self._wake({endpoint_id for endpoint_id, *_ in self._couriers}, horizon.id)
                 await self._wait(LOOK_SECONDS if self._couriers else ENDPOINTS_SECONDS)
@@ -139,15 +145,17 @@ class Webhooks:
                     to_private=self._to_private,
                 )
                 courier = Courier(
-                    *(each["id"], each["version"], each["url"], sender, fetch),
+                    *(each["id"], each["version"], each["url"], sender, fetch, self._starts),
                     is_failing=each["is_failing"],
                 )
                 self._couriers[key] = courier, asyncio.create_task(courier.run())
 
-    def _wake(self, endpoint_ids: set[UUID], upto: int) -> None:
+    def _wake(
+        self, endpoint_ids: set[UUID], upto: int, due: set[UUID] | frozenset[UUID] = frozenset()
+    ) -> None:
         for (endpoint_id, *_), (courier, _task) in self._couriers.items():
             if endpoint_id in endpoint_ids:
-                courier.wake(upto)
+                courier.wake(upto, is_due=endpoint_id in due)
 
     async def _dismiss(self) -> None:
         """Have all couriers end: with what they have in hand, or, killed or too slow, without."""

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
@@ -127,6 +129,23 @@ async def sending(database_url: str) -> Callable[..., Any]:
         finally:
             service.stop()
             await task
+
+    return run
+
+
+@pytest.fixture
+async def start(database_url: str) -> Callable[[], Awaitable[asyncio.subprocess.Process]]:
+    """Starts `darkpearl webhooks`, a process of its own."""
+    kept = {name: each for name, each in os.environ.items() if not name.startswith("DARKPEARL_")}
+    settings = {
+        "DARKPEARL_DATABASE_URL": database_url,
+        "DARKPEARL_WEBHOOKS_TO_PRIVATE_ADDRESSES": "true",
+    }
+
+    async def run() -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "darkpearl", "webhooks"), env=kept | settings
+        )
 
     return run
 

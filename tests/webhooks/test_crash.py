@@ -6,7 +6,6 @@ DARKPEARL_TEST_WEBHOOK_ORDERS says how many orders there are, of three events ea
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -17,21 +16,8 @@ KILLS = 3
 PATIENCE_SECONDS = 30 + ORDERS / 20
 
 
-async def start(database_url: str) -> asyncio.subprocess.Process:
-    """`darkpearl webhooks`."""
-    kept = {name: each for name, each in os.environ.items() if not name.startswith("DARKPEARL_")}
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "darkpearl", "webhooks"),
-        env=kept
-        | {
-            "DARKPEARL_DATABASE_URL": database_url,
-            "DARKPEARL_WEBHOOKS_TO_PRIVATE_ADDRESSES": "true",
-        },
-    )
-
-
 async def test_kills_lose_nothing(
-    shop: Shop, receivers: Callable[..., Awaitable[Any]], database_url: str
+    shop: Shop, receivers: Callable[..., Awaitable[Any]], start: Callable[..., Awaitable[Any]]
 ) -> None:
     """Killed three times amid its work, every event comes at least once, in order per order.
 
@@ -48,12 +34,12 @@ async def test_kills_lose_nothing(
 
     async with asyncio.timeout(PATIENCE_SECONDS):
         for kill in range(1, KILLS + 1):
-            process = await start(database_url)
+            process = await start()
             come = kill * len(events) // (KILLS + 1) + 7
             await receiver.until(lambda come=come: len(receiver.events) >= come)
             process.kill()
             await process.wait()
-        process = await start(database_url)
+        process = await start()
         await receiver.until(
             lambda: events[-1] in receiver.ids and set(receiver.ids) == set(events)
         )
