@@ -1,10 +1,10 @@
 """A new release while orders come in: `make rolling`.
 
 Two releases are made of this checkout: the new one has another version, and a step more in the plan
-of an order. Customers place orders by HTTP at a rate of their own, whatever becomes of the ones
-before, and repeat what fails under its idempotency key. Meanwhile the database is migrated,
-listeners are replaced one by one, one of them by SIGKILL, and then the APIs. What was placed has to
-have ended once, with the gateway's books as ours.
+of an order. Orders fall due at a steady rate, whatever becomes of the ones before: most by SQL, one
+in ten by HTTP, sent again under its idempotency key when it fails. Meanwhile the database is
+migrated, listeners are replaced one by one, one of them by SIGKILL, and then the APIs. What was
+placed has to have ended once, with the gateway's books as ours.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 from releases import as_it_is, insert, make_release
 from server import SECRET, Process, free_port
@@ -40,6 +41,10 @@ from darkpearl.gateways.http import HttpGateway
 RATE = int(os.environ.get("DARKPEARL_TEST_ROLLING_RATE", "300"))
 SECONDS = int(os.environ.get("DARKPEARL_TEST_ROLLING_SECONDS", "60"))
 LISTENERS, APIS = 3, 2
+BY_HTTP = 10
+"""Of so many orders one comes by HTTP."""
+SESSIONS = 24
+"""Of the application that places the others."""
 PATIENCE_SECONDS = 120
 OLD, NEW = "0.1.0", "9.9.9"
 
@@ -90,24 +95,20 @@ class Customers:
         enough: tells them to stop.
     """
 
-    def __init__(self, warehouse: str, products: list[str]) -> None:
+    def __init__(self, storm: Storm, warehouse: str, products: list[str]) -> None:
+        self._storm, self._warehouse = storm, warehouse
         self.ports: list[int] = []
         self.due: dict[UUID, float] = {}
         self.answered: dict[UUID, float] = {}
         self.again: Counter[str] = Counter()
         self.enough = asyncio.Event()
-        self._bodies = itertools.cycle(
-            json.dumps(
-                {
-                    "warehouse_id": warehouse,
-                    "items": [
-                        {"product_id": one, "quantity": 1},
-                        {"product_id": other, "quantity": 2},
-                    ],
-                }
-            )
+        self._items = itertools.cycle(
+            [{"product_id": one, "quantity": 1}, {"product_id": other, "quantity": 2}]
             for one, other in zip(products, [*products[7:], *products[:7]], strict=True)
         )
+        self._pool = asyncio.Semaphore(SESSIONS)
+        self._sessions: list[psycopg.AsyncConnection[Any]] = []
+        self._stack = contextlib.AsyncExitStack()
         self._turns = itertools.count()
         self._idle: dict[int, list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]] = {}
         self._token = tokens.mint(Settings(jwt_secret=SECRET), "service_role", None, 3600)
@@ -122,10 +123,30 @@ class Customers:
                     await asyncio.sleep(early)
                 if self.enough.is_set():
                     return
-                customers.create_task(self._place(due, next(self._bodies)))
+                place = self._by_sql if n % BY_HTTP else self._by_http
+                customers.create_task(place(due, next(self._items)))
 
-    async def _place(self, due: float, body: str) -> None:
-        key = str(uuid4())
+    async def _by_sql(self, due: float, items: list[dict[str, Any]]) -> None:
+        async with asyncio.timeout(PATIENCE_SECONDS), self._pool:
+            session = (
+                self._sessions.pop()
+                if self._sessions
+                else await self._stack.enter_async_context(self._storm.session("darkpearl_app"))
+            )
+            cursor = await session.execute(
+                "select id from place_order(%s, %s)", [self._warehouse, json.dumps(items)]
+            )
+            row = await cursor.fetchone()
+            assert row
+            self._sessions.append(session)
+        self._done(row["id"], due)
+
+    def _done(self, order: UUID, due: float) -> None:
+        assert order not in self.due, "two requests have one order"
+        self.due[order], self.answered[order] = due, time.time() - due
+
+    async def _by_http(self, due: float, items: list[dict[str, Any]]) -> None:
+        key, body = str(uuid4()), json.dumps({"warehouse_id": self._warehouse, "items": items})
         async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
                 port = self.ports[next(self._turns) % len(self.ports)]
@@ -139,9 +160,7 @@ class Customers:
                     assert status == 503, answer
                     self.again["503"] += 1
                 await asyncio.sleep(0.02)
-        order = UUID(json.loads(answer)["id"])
-        assert order not in self.due, "two requests have one order"
-        self.due[order], self.answered[order] = due, time.time() - due
+        self._done(UUID(json.loads(answer)["id"]), due)
 
     async def _post(self, port: int, key: str, body: str) -> tuple[int, bytes]:
         idle = self._idle.setdefault(port, [])
@@ -165,6 +184,7 @@ class Customers:
 
     async def close(self) -> None:
         """Hang up."""
+        await self._stack.aclose()
         for _, writer in itertools.chain.from_iterable(self._idle.values()):
             writer.close()
 
@@ -193,7 +213,7 @@ async def filled(storm: Storm) -> Customers:
     )
     await storm.rows("select receive_stock(w.id, p.id, 100000) from warehouses w, products p")
     products = [str(row["id"]) for row in await storm.rows("select id from products")]
-    return Customers(str(await storm.value("select id from warehouses")), products)
+    return Customers(storm, str(await storm.value("select id from warehouses")), products)
 
 
 class Deployment:
