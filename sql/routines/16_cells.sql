@@ -24,7 +24,7 @@ comment on function cell_suffix() is 'Internal: what names this cell in idempote
 
 -- The same of a key: the cell that first asked under it. Locks nothing.
 create or replace function cell_suffix_of(p_key text) returns text
-language sql immutable strict parallel safe
+language sql immutable parallel safe
 return substring(p_key from '@[0-9]+');
 comment on function cell_suffix_of(text) is 'Internal: what names a cell in an idempotency key; null for home''s.';
 
