@@ -11,7 +11,7 @@ VENV := .venv/bin
 DARKPEARL := $(VENV)/darkpearl
 SQL = $(wildcard sql/*.sql sql/*/*.sql)
 
-.PHONY: help run demo token api listener test browser exercise clients test-server chaos restore rolling years model siege bulk crowd linear mutants check bench soak fuzz format migrate openapi compiled \
+.PHONY: help run demo token api listener test browser exercise clients test-server test-cell chaos restore rolling years model siege bulk crowd linear mutants check bench soak fuzz format migrate openapi compiled \
 	wheel clean db-start db-stop db-reset db-seed db-diff db-status db-url
 
 help: ## list these targets
@@ -51,6 +51,9 @@ OF_THE_SERVER := tests/sql tests/race $(addprefix tests/saga/test_,$(addsuffix .
 test-server: .venv/dev ## the tests of the database, on other programs: BIN=/usr/lib/postgresql/15/bin
 	@test -x '$(BIN)/postgres' || { echo 'BIN=… names the folder of a postgres, not "$(BIN)"' >&2; exit 2; }
 	@DARKPEARL_TEST_BINARIES='$(BIN)' $(VENV)/pytest -q -n 2 --dist loadfile $(OF_THE_SERVER) $(PYTEST)
+
+test-cell: .venv/dev ## the tests of the database as cell 2, whose ids, numbers and keys are its own
+	@DARKPEARL_TEST_CELL=2 $(VENV)/pytest -q -n 2 --dist loadfile tests/sql $(PYTEST)
 
 chaos: .venv/dev ## everything fails at once, then the books are compared; ORDERS=20000 for more
 	@DARKPEARL_TEST_CHAOS_ORDERS=$(or $(ORDERS),5000) $(VENV)/pytest -q -s tests/saga/chaos.py

@@ -2,7 +2,9 @@
 
 The server is the embedded one, with its data in memory where there is room and without fsync.
 DARKPEARL_TEST_BINARIES names the programs of another PostgreSQL to start in its place, and
-DARKPEARL_TEST_DATABASE_URL a server that runs already, as a superuser of it.
+DARKPEARL_TEST_DATABASE_URL a server that runs already, as a superuser of it. With
+DARKPEARL_TEST_CELL=2 every database is cell 2, whose catalogue the tests write as if it came from
+home.
 """
 
 import asyncio
@@ -24,7 +26,7 @@ from psycopg.rows import dict_row
 from pytest_postgresql import factories
 from pytest_postgresql.executors import NoopExecutor
 from releases import Releases
-from shop import Shop
+from shop import CELL, Shop
 
 from darkpearl import embedded, schema
 
@@ -79,6 +81,42 @@ def server_address(server_url: str) -> Address:
         password=parts.get("password"),
         maintenance_dbname=str(parts.get("dbname", "postgres")),
     )
+
+
+AS_CELL = """
+    do $$ declare v_table text; begin
+        if to_regprocedure('darkpearl.become_cell(integer)') is null then
+            return;
+        end if;
+        perform darkpearl.become_cell({cell});
+        foreach v_table in array array['cells', 'products', 'warehouses', 'adjustment_reasons'] loop
+            execute format(
+                'alter table darkpearl.%1$s disable trigger %1$s_are_written_at_home', v_table
+            );
+        end loop;
+        foreach v_table in array array['products', 'warehouses', 'adjustment_reasons'] loop
+            execute format(
+                'alter table darkpearl.%1$s disable trigger %1$s_are_kept_for_other_cells', v_table
+            );
+        end loop;
+        insert into darkpearl.cells (number, name) values ({cell}, 'here') on conflict do nothing;
+    end $$
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cell() -> Iterator[None]:
+    """Whoever migrates makes the cell that the environment says."""
+    apply = schema._apply_routines
+
+    async def as_cell(connection: AsyncConnection[Any]) -> None:
+        await apply(connection)
+        if CELL > 1:
+            await connection.execute(AS_CELL.format(cell=CELL).encode())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schema, "_apply_routines", as_cell)
+        yield
 
 
 def load_schema(*, autocommit: bool, **connection: Any) -> None:

@@ -1,6 +1,8 @@
 """The words that tests of the database use: a shop on one connection, and what is done in it."""
 
 import json
+import os
+import re
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -22,7 +24,18 @@ EFFECTS = {"fulfill_order": "fulfill", "release_stock": "release"}
 LONG = 4000
 """Seconds after which every backoff and every lease is over."""
 
+CELL = int(os.environ.get("DARKPEARL_TEST_CELL") or 1)
+KEY = f"@{CELL}" if CELL > 1 else ""
+"""What names the cell in keys at the gateway."""
+FIRST_NUMBER = CELL * 10**12 + 1 if CELL > 1 else 1
+"""Of the first order of a cell."""
+
 Row = dict[str, Any]
+
+
+def of_cell(key: str) -> str:
+    """A key at the gateway, of a call that this cell makes: its name is followed by the cell's."""
+    return re.sub(r"^([0-9a-f-]{36}:[a-z_]+)(?=$|:[0-9]+$)", rf"\1{KEY}", key)
 
 
 class Shop:
@@ -157,12 +170,12 @@ class Shop:
         return await self.advance()
 
     async def told(self, key: str, answer: Row, event: str | None = None) -> str:
-        """The gateway tells by webhook what became of a call; the disposition."""
+        """The gateway tells by webhook what became of a call of this cell; the disposition."""
         async with self.acting_as("service_role"):
             return await self.value(
                 "select record_gateway_event('mock', %s, %s, %s)",
                 event or str(uuid4()),
-                key,
+                key and of_cell(key),
                 json.dumps(answer),
             )
 

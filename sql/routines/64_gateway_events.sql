@@ -68,7 +68,10 @@ begin
     end if;
     return not exists (
         select from payments as p
-        where p.order_id = coalesce((select r.order_id from refunds as r where r.id = p_saga.id), p_saga.id)
+        where p.warehouse_id = p_saga.warehouse_id
+            and p.order_id = coalesce(
+                (select r.order_id from refunds as r where r.id = p_saga.id and r.warehouse_id = p_saga.warehouse_id), p_saga.id
+            )
             and cell_suffix_of(p.idempotency_key) is not distinct from cell_suffix_of(p_key)
     );
 end

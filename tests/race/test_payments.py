@@ -7,7 +7,7 @@ import anyio
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
-from shop import APPROVED, Shop
+from shop import APPROVED, Shop, of_cell
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ async def test_an_event_delivered_twice_at_once_is_taken_once(
     order = await shop.order((await shop.product(on_hand=1), 1))
     await shop.advance()
     one, other = await connect("service_role", autocommit=False), await connect("service_role")
-    key = f"{order}:process_payment"
+    key = of_cell(f"{order}:process_payment")
     first = await (await one.execute(EVENT, [key])).fetchone()
     found: list[Any] = []
 
@@ -164,7 +164,9 @@ async def test_an_event_waits_for_the_answer_that_is_being_settled(
     found: list[Any] = []
 
     async def tell() -> None:
-        found.append(await (await other.execute(EVENT, [f"{order}:process_payment"])).fetchone())
+        found.append(
+            await (await other.execute(EVENT, [of_cell(f"{order}:process_payment")])).fetchone()
+        )
 
     async with anyio.create_task_group() as group:
         group.start_soon(tell)

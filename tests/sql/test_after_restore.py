@@ -10,7 +10,7 @@ import pytest
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
-from shop import Shop
+from shop import FIRST_NUMBER, Shop
 
 from darkpearl import restored, schema
 from darkpearl.embedded import binaries
@@ -65,7 +65,10 @@ async def test_a_restored_dump_works_on(dumped: str, shop: Shop) -> None:
         assert {"darkpearl_app", "darkpearl_api", "darkpearl_reader"} <= set(paths)
         await there.fulfilled((shop.products[0], 3))
         assert await there.audit() == []
-        assert await there.values("select order_number from orders order by 1") == [1, 2]
+        assert await there.values("select order_number from orders order by 1") == [
+            FIRST_NUMBER,
+            FIRST_NUMBER + 1,
+        ]
 
 
 async def test_numbers_go_on_after_those_that_rows_have(shop: Shop, database_url: str) -> None:
@@ -83,15 +86,15 @@ async def test_numbers_go_on_after_those_that_rows_have(shop: Shop, database_url
     }
     for each in highest:
         table, column = each.split(".")
-        await shop.run(f"alter table {table} alter {column} restart with 1")
+        await shop.run(f"alter table {table} alter {column} restart")
     with shop.refused("23505"):
         await shop.order((product, 1))
-    await shop.run("alter table orders alter order_number restart with 1")  # the try took 1
+    await shop.run("alter table orders alter order_number restart")  # the try took 1
 
     lines = (await said(database_url)).splitlines()
     assert {f"{each}: counts on from {number}" for each, number in highest.items()} <= set(lines)
     await shop.order((product, 1))
-    assert await shop.value("select max(order_number) from orders") == 2
+    assert await shop.value("select max(order_number) from orders") == FIRST_NUMBER + 1
 
 
 async def test_numbers_of_other_cells_move_no_counter(shop: Shop, database_url: str) -> None:

@@ -3,7 +3,7 @@
 from uuid import UUID
 
 import pytest
-from shop import APPROVED, COMPENSATED, DECLINED, PENDING, UNKNOWN, Row, Shop
+from shop import APPROVED, COMPENSATED, DECLINED, PENDING, UNKNOWN, Row, Shop, of_cell
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ async def test_a_late_approval_of_what_was_voided_ends_with_the_money_back(
     await shop.settle(await shop.advance(), PENDING)
     await shop.cancel(order)
     (void,) = await shop.advance()
-    key = f"{order}:process_payment"
+    key = of_cell(f"{order}:process_payment")
     if when == "afterwards":
         await shop.settle([void], APPROVED)
         assert await shop.told(key, APPROVED) == "applied"

@@ -3,7 +3,7 @@
 from uuid import UUID
 
 import pytest
-from shop import APPROVED, COMPENSATED, DECLINED, UNKNOWN, Row, Shop
+from shop import APPROVED, COMPENSATED, DECLINED, UNKNOWN, Row, Shop, of_cell
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ async def test_money_is_held_first_and_taken_before_the_goods_leave(shop: Shop) 
     (authorize,) = await shop.advance()
     assert authorize["request"] == {
         "operation": "authorize",
-        "idempotency_key": f"{order}:authorize_payment",
-        "payment_key": f"{order}:authorize_payment",
+        "idempotency_key": of_cell(f"{order}:authorize_payment"),
+        "payment_key": of_cell(f"{order}:authorize_payment"),
         "amount": "20",
         "currency": "USD",
         "capture": False,
@@ -36,8 +36,8 @@ async def test_money_is_held_first_and_taken_before_the_goods_leave(shop: Shop) 
     (capture,) = await shop.settle([authorize], APPROVED)
     assert capture["request"] == {
         "operation": "capture",
-        "idempotency_key": f"{order}:capture_payment",
-        "payment_key": f"{order}:authorize_payment",
+        "idempotency_key": of_cell(f"{order}:capture_payment"),
+        "payment_key": of_cell(f"{order}:authorize_payment"),
         "amount": "20",
         "currency": "USD",
         "reference": "ch_1",

@@ -4,7 +4,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from shop import APPROVED, UNKNOWN, Row, Shop
+from shop import APPROVED, UNKNOWN, Row, Shop, of_cell
 
 OPEN = {
     "outcome": "disputed",
@@ -132,7 +132,7 @@ async def test_a_late_charge_that_is_disputed_waits_for_a_person(shop: Shop) -> 
     ("key", "news"),
     [
         (None, OPEN),
-        (f"{UUID(int=7)}:process_payment", OPEN),
+        (of_cell(f"{UUID(int=7)}:process_payment"), OPEN),
         ("{order}:process_payment", OPEN | {"dispute": "perhaps"}),
         ("{order}:process_payment", OPEN | {"reference": None}),
     ],

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from shop import APPROVED, COMPENSATED, DECLINED, LONG, UNKNOWN, Shop
+from shop import APPROVED, COMPENSATED, DECLINED, LONG, UNKNOWN, Shop, of_cell
 
 # The ways a saga can go.
 
@@ -56,8 +56,8 @@ async def test_a_request_says_all_that_a_gateway_needs(shop: Shop) -> None:
         "step_name": "process_payment",
         "request": {
             "operation": "authorize",
-            "idempotency_key": f"{order}:process_payment",
-            "payment_key": f"{order}:process_payment",
+            "idempotency_key": of_cell(f"{order}:process_payment"),
+            "payment_key": of_cell(f"{order}:process_payment"),
             "amount": "21.00",
             "currency": "USD",
             "capture": True,

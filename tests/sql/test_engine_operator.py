@@ -3,7 +3,7 @@
 from uuid import UUID, uuid4
 
 import pytest
-from shop import APPROVED, COMPENSATED, DECLINED, LONG, UNKNOWN, Shop
+from shop import APPROVED, COMPENSATED, DECLINED, LONG, UNKNOWN, Shop, of_cell
 
 
 async def make_stuck(shop: Shop, undo: str) -> tuple[UUID, UUID]:
@@ -163,7 +163,7 @@ async def test_retry_saga_asks_again_for_what_is_outside(shop: Shop) -> None:
     order, _ = await stuck_forward(shop, "record_payment")
     await shop.run("select retry_saga(%s, 'the gateway is back')", order)
     (request,) = await shop.advance()
-    assert request["request"]["idempotency_key"] == f"{order}:process_payment"
+    assert request["request"]["idempotency_key"] == of_cell(f"{order}:process_payment")
     assert request["attempt"] == 1
     await shop.settle([request], APPROVED)
     assert await shop.order_status(order) == "fulfilled"

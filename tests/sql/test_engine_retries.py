@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from shop import APPROVED, COMPENSATED, DECLINED, LONG, UNKNOWN, Shop
+from shop import APPROVED, COMPENSATED, DECLINED, LONG, UNKNOWN, Shop, of_cell
 
 
 async def test_an_unknown_answer_is_asked_again(shop: Shop) -> None:
@@ -52,8 +52,8 @@ async def test_what_is_given_up_is_voided(shop: Shop) -> None:
         requests = await shop.advance()
     (void,) = await shop.settle(requests, UNKNOWN)
     assert void["step_name"] == "void_payment"
-    assert void["request"]["idempotency_key"] == f"{order}:void_payment"
-    assert void["request"]["payment_key"] == f"{order}:process_payment"
+    assert void["request"]["idempotency_key"] == of_cell(f"{order}:void_payment")
+    assert void["request"]["payment_key"] == of_cell(f"{order}:process_payment")
     assert await shop.order_status(order) == "payment_failed"
     assert await shop.settle([void], APPROVED) == []
     assert await shop.order_status(order) == "cancelled"

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 from psycopg.types.json import Jsonb
 from releases import Releases, rename
-from shop import APPROVED, COMPENSATED, DECLINED, PENDING, UNKNOWN, Row, Shop
+from shop import APPROVED, COMPENSATED, DECLINED, PENDING, UNKNOWN, Row, Shop, of_cell
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ async def refunded_in_the_end(shop: Shop, order: UUID) -> None:
     assert await shop.audit() == []
     (request,) = await shop.advance()
     assert request["request"]["operation"] == "void"
-    assert request["request"]["idempotency_key"] == f"{refund['id']}:refund_payment"
+    assert request["request"]["idempotency_key"] == of_cell(f"{refund['id']}:refund_payment")
     assert request["request"]["reference"] == "ch_1"
     await shop.settle([request], APPROVED)
     payment = await shop.payment(order)
@@ -176,7 +176,7 @@ async def test_an_event_finds_its_step_whatever_the_plan_calls_it(
 
 async def test_an_event_is_taken_once(shop: Shop, order: UUID) -> None:
     """However often it is delivered, before or after the saga has ended."""
-    told = (f"{order}:process_payment", APPROVED, "evt_1")
+    told = (of_cell(f"{order}:process_payment"), APPROVED, "evt_1")
     assert await shop.told(*told) == "applied"
     assert await shop.told(*told) == "duplicate"
     await shop.advance()
@@ -189,7 +189,10 @@ async def test_gateways_number_their_events_each_by_itself(shop: Shop, order: UU
     """An id that another gateway has used before is another event."""
     tell = "select record_gateway_event(%s, 'evt_1', %s, %s)"
     assert await shop.value(tell, "other", "none:of_ours", Jsonb(APPROVED)) == "unmatched"
-    assert await shop.value(tell, "mock", f"{order}:process_payment", Jsonb(APPROVED)) == "applied"
+    assert (
+        await shop.value(tell, "mock", of_cell(f"{order}:process_payment"), Jsonb(APPROVED))
+        == "applied"
+    )
     assert await dispositions(shop) == ["unmatched", "applied"]
 
 
@@ -198,7 +201,7 @@ async def test_a_second_answer_never_undoes_the_first(
     shop: Shop, order: UUID, first: Row, then: Row
 ) -> None:
     """The first of two that contradict counts; money of a second goes back, a no is for people."""
-    key = f"{order}:process_payment"
+    key = of_cell(f"{order}:process_payment")
     await shop.told(key, first)
     await shop.advance()
     status = await shop.order_status(order)
@@ -248,7 +251,7 @@ async def test_what_belongs_to_nothing_is_kept_for_a_person(
 ) -> None:
     """A key that names no call of ours is written down, counted, and changes nothing."""
     before = await shop.saga(order)
-    named: Any = key and key.format(order=order, stranger=uuid4())
+    named: Any = key and of_cell(key.format(order=order, stranger=uuid4()))
     assert await shop.told(named, APPROVED) == "unmatched"
     assert await shop.saga(order) == before
     event = await shop.row("select * from gateway_events")
@@ -270,7 +273,7 @@ async def test_an_event_has_an_outcome(shop: Shop, order: UUID, answer: Any) -> 
 async def test_a_long_event_is_cut_and_told_from_others(shop: Shop, order: UUID) -> None:
     """Ids that begin alike are two events, each delivered once; what people read loses its end."""
     await shop.settle([await shop.lease(order)], PENDING)
-    key, ids = f"{order}:process_payment", ["x" * 300 + each for each in "ab"]
+    key, ids = of_cell(f"{order}:process_payment"), ["x" * 300 + each for each in "ab"]
     wordy = APPROVED | {"message": "m" * 20_000, "code": "c" * 300, "reference": "re_1", "more": 1}
     assert await shop.told(key, wordy, ids[0]) == "applied"
     assert await shop.told(key, wordy, ids[0]) == "duplicate"
@@ -324,5 +327,5 @@ async def test_nobody_but_staff_brings_events(shop: Shop, order: UUID, role: str
         with shop.refused("42501"):
             await shop.run(
                 "select record_gateway_event('mock', 'evt_1', %s, '{\"outcome\": \"approved\"}')",
-                f"{order}:process_payment",
+                of_cell(f"{order}:process_payment"),
             )

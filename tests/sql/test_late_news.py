@@ -3,7 +3,7 @@
 from uuid import UUID
 
 import pytest
-from shop import APPROVED, DECLINED, UNKNOWN, Row, Shop
+from shop import APPROVED, DECLINED, UNKNOWN, Row, Shop, of_cell
 
 CLOSED = {"outcome": "declined", "gateway": "mock", "code": "account_closed"}
 
@@ -41,7 +41,7 @@ async def test_a_refund_that_fails_late_frees_its_amount(shop: Shop, order: UUID
     """It is failed, seen by people until another follows, and can be made again."""
     refund = await paid_back(shop, order, 20)
     assert (await shop.payment(order))["status"] == "refunded"
-    key = f"{refund}:refund_payment"
+    key = of_cell(f"{refund}:refund_payment")
     assert await shop.told(key, CLOSED) == "applied"
     assert await shop.told(key, CLOSED) == "stale"
     row = await refund_of(shop, refund)

@@ -4,7 +4,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from shop import APPROVED, PENDING, UNKNOWN, Row, Shop
+from shop import APPROVED, PENDING, UNKNOWN, Row, Shop, of_cell
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ async def test_a_pending_answer_is_waited_for_until_its_deadline(
     assert await shop.advance() == []
     assert (await shop.event(requested, "step_failed"))["error_code"] == "DP013"
     (again,) = await shop.ask_again()
-    assert again["request"]["idempotency_key"] == f"{requested}:process_payment"
+    assert again["request"]["idempotency_key"] == of_cell(f"{requested}:process_payment")
     await shop.settle([again], APPROVED)
     assert await shop.order_status(requested) == "fulfilled"
 

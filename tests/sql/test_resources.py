@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import msgspec
 import pytest
-from shop import APPROVED, Shop
+from shop import APPROVED, Shop, of_cell
 
 from darkpearl.models.catalogue import Product, Warehouse
 from darkpearl.models.orders import Order, OrderDetails, OrderGroup
@@ -123,7 +123,7 @@ async def test_an_order_is_told_with_its_own(shop: Shop) -> None:
     orders = [await shop.fulfilled((product, quantity)) for quantity in (1, 2)]
     for order in orders:
         await shop.told(
-            f"{order}:process_payment",
+            of_cell(f"{order}:process_payment"),
             APPROVED | {"outcome": "disputed", "dispute": "won", "reference": str(order)},
         )
         await shop.refund(order, 5)

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from shop import APPROVED, DECLINED, PENDING, UNKNOWN, Shop
+from shop import APPROVED, DECLINED, PENDING, UNKNOWN, Shop, of_cell
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ async def test_all_the_money_goes_back(shop: Shop, product: UUID, *, capture: bo
     (request,) = await shop.advance()
     assert request["request"] == {
         "operation": "refund",
-        "idempotency_key": f"{refund['id']}:refund_payment",
+        "idempotency_key": of_cell(f"{refund['id']}:refund_payment"),
         "payment_key": charge,
         "amount": "30",
         "currency": "USD",
@@ -227,7 +227,7 @@ async def test_a_stuck_refund_is_retried(shop: Shop, order: UUID) -> None:
     refund = await make_stuck(shop, order)
     await shop.run("select retry_saga(%s, 'gateway is back')", refund)
     (request,) = await shop.advance()
-    assert request["request"]["idempotency_key"] == f"{refund}:refund_payment"
+    assert request["request"]["idempotency_key"] == of_cell(f"{refund}:refund_payment")
     await shop.settle([request], APPROVED)
     assert (await refund_of(shop, refund))["status"] == "refunded"
     assert (await shop.payment(order))["refunded_amount"] == 10

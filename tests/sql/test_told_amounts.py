@@ -4,7 +4,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from shop import APPROVED, PENDING, Row, Shop
+from shop import APPROVED, PENDING, Row, Shop, of_cell
 
 ASKED = {"amount": "29.90", "currency": "EUR"}
 WRONG = {
@@ -246,7 +246,7 @@ async def test_a_refund_of_something_else_is_stuck(
 async def test_late_news_of_another_amount_is_for_people(shop: Shop, order: UUID) -> None:
     """What is told under our key, and isn't what is in the books, is kept and counted."""
     await shop.settle([await shop.lease(order)], APPROVED)
-    key = f"{order}:process_payment"
+    key = of_cell(f"{order}:process_payment")
     assert await shop.told(key, APPROVED | ASKED) == "stale"
     assert await shop.told(key, APPROVED | {"amount": "1.00"}) == "unmatched"
     assert await shop.told(key, APPROVED | {"amount": "29.90", "currency": "USD"}) == "unmatched"
