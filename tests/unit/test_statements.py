@@ -28,8 +28,6 @@ EXCEPTIONS = {
     "cli": 19,
     # What the server's catalogues say, also where none of our functions are, or others.
     "doctor": 23,
-    # A parcel is sent as the form says: ship_items() with what was filled in.
-    "monitor.actions": 1,
     # What catalogues of two servers say, one of which may have none of our functions yet.
     "cells": 2,
 }
