@@ -67,8 +67,7 @@ comment on view queue_health is
     'The sagas that have not ended, by type and step: ready, waiting for an answer or a signal, backing off, held by a pause, stuck; and the oldest.';
 
 -- Why sagas are stuck: at what, by which error, with the money that each is about. Looks up
--- each by its id; of others there is no row. What failed is looked for in the months since the saga began,
--- and in all others only if nothing is there, after the clock was set back. Locks nothing.
+-- each by its id; of others there is no row. Locks nothing.
 create or replace function causes_of_stuck(p_saga_ids uuid[])
 returns table (
     saga_id uuid, saga_type text, step_name text, error_code text, cause text, amount numeric, currency text, stuck_since timestamptz
@@ -84,24 +83,7 @@ begin atomic
     from sagas as s
     left join saga_steps as t
         on t.saga_type = s.saga_type and t.plan_version = s.plan_version and t.position = s.position
-    left join lateral (
-        (
-            select e.step_name, e.error_code, e.message
-            from saga_events as e
-            where e.saga_id = s.id and e.event_type = 'step_failed' and e.created_at >= s.created_at - interval '1 day'
-            order by e.id desc
-            limit 1
-        )
-        union all
-        (
-            select e.step_name, e.error_code, e.message
-            from saga_events as e
-            where e.saga_id = s.id and e.event_type = 'step_failed'
-            order by e.id desc
-            limit 1
-        )
-        limit 1
-    ) as f on true
+    left join lateral last_failure(s.id, s.created_at) as f on true
     left join refunds as r on r.id = s.id and r.warehouse_id = s.warehouse_id
     left join orders as o on o.id = coalesce(r.order_id, s.id) and o.warehouse_id = s.warehouse_id
     where s.id = any(p_saga_ids) and s.status = 'stuck';
