@@ -26,6 +26,28 @@ return p_saga.status = 'compensating' and not p_saga.cancel_requested and exists
 );
 comment on function is_to_wait_again(sagas) is 'Internal: whether a saga that turns back goes no further than to a wait.';
 
+-- What a saga failed at last, and by what. It is looked for in the months since the saga began, and in all
+-- others only if nothing is there, after the clock was set back. Without settings of its own, so that
+-- it becomes a part of who asks it of many. Locks nothing.
+create or replace function last_failure(p_saga_id uuid, p_began_at timestamptz)
+returns table (step_name text, error_code text, message text)
+language sql stable
+begin atomic
+    (
+        select e.step_name, e.error_code, e.message from saga_events as e
+        where e.saga_id = p_saga_id and e.event_type = 'step_failed' and e.created_at >= p_began_at - interval '1 day'
+        order by e.id desc limit 1
+    )
+    union all
+    (
+        select e.step_name, e.error_code, e.message from saga_events as e
+        where e.saga_id = p_saga_id and e.event_type = 'step_failed'
+        order by e.id desc limit 1
+    )
+    limit 1;
+end;
+comment on function last_failure(uuid, timestamptz) is 'What a saga that began at a time failed at last: step, SQLSTATE and message.';
+
 -- A saga, locked. Locks: it. Raises: DP010 when there is none.
 create or replace function lock_saga(p_saga_id uuid) returns sagas
 language plpgsql

@@ -125,11 +125,7 @@ begin
         on t.saga_type = c.saga_type and t.plan_version = c.plan_version and t.position = c.position
     left join refunds as r on r.id = c.id and r.warehouse_id = c.warehouse_id
     left join orders as o on o.id = coalesce(r.order_id, c.id) and o.warehouse_id = c.warehouse_id
-    left join lateral (
-        select e.step_name, e.error_code, e.message from saga_events as e
-        where v_looks_back and e.saga_id = c.id and e.event_type = 'step_failed'
-        order by e.id desc limit 1
-    ) as f on true
+    left join lateral last_failure(c.id, c.created_at) as f on v_looks_back
     where (p_action <> 'cancel_orders' or (o.id = c.id and not c.cancel_requested and (c.status <> 'compensating' or exists (
             select from saga_steps as u
             where u.saga_type = c.saga_type and u.plan_version = c.plan_version and u.position <= c.position and u.wait_again

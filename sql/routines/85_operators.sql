@@ -87,13 +87,7 @@ begin atomic
     from sagas as s
     left join saga_steps as t
         on t.saga_type = s.saga_type and t.plan_version = s.plan_version and t.position = s.position
-    left join lateral (
-        select e.step_name, e.error_code, e.message
-        from saga_events as e
-        where e.saga_id = s.id and e.event_type = 'step_failed'
-        order by e.id desc
-        limit 1
-    ) as f on true
+    left join lateral last_failure(s.id, s.created_at) as f on true
     left join refunds as r on r.id = s.id and r.warehouse_id = s.warehouse_id
     left join orders as o on o.id = coalesce(r.order_id, s.id) and o.warehouse_id = s.warehouse_id
     where s.id = any(p_saga_ids) and s.status = 'stuck';

@@ -250,7 +250,7 @@ retry_sagas(jsonb, text, boolean, integer), skip_steps(jsonb, text, boolean, int
 resume_sagas(jsonb, text, boolean, integer), ack_gateway_events(jsonb, text, boolean, integer), stop_batch(uuid, text),
 dismiss_listener(uuid, text)
 to service_role;
-grant execute on function cause_of(text), queue_by_step(bigint), causes_of_stuck(uuid[]), count_causes(uuid[]), bucket_seconds(smallint),
+grant execute on function cause_of(text), last_failure(uuid, timestamptz), queue_by_step(bigint), causes_of_stuck(uuid[]), count_causes(uuid[]), bucket_seconds(smallint),
 step_statistics(timestamptz, timestamptz), step_durations(text, timestamptz, timestamptz)
 to service_role, darkpearl_app, darkpearl_reader;
 grant execute on function has_listener() to anon, authenticated, service_role, darkpearl_app, darkpearl_reader;

@@ -395,6 +395,7 @@ CALLS = {
     "fork_order": STAFF,
     "note_fork": STAFF,
     "cause_of": INSIDERS,
+    "last_failure": INSIDERS,
     "queue_by_step": INSIDERS,
     "causes_of_stuck": INSIDERS,
     "count_causes": INSIDERS,
