@@ -4,14 +4,16 @@ import base64
 import gc
 import json
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
 from litestar.handlers import HTTPRouteHandler
-from shop import LONG, Shop
+from shop import DECLINED, LONG, Shop
 
+from darkpearl.api import orders
 from darkpearl.api.access import Caller, Statement
 
 Api = httpx.AsyncClient
@@ -432,6 +434,42 @@ async def test_orders_are_found_by_their_payment_and_their_last_change(
     assert newest == [row for row in done if row["updated_at"] == last]
     told = problem(await api.get("/orders?updated_after=2026-01-31"), 400)
     assert "with offset, as 2026-01-31T09:30:00Z" in told["errors"][0]["message"]
+
+
+async def test_what_changed_lately_is_found_by_what_has_happened(
+    shop: Shop,
+    listed: Listed,
+    run_sagas: Callable[..., Awaitable[None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As by reading all orders, from any moment on: each changes as an event of it is written."""
+    held = await shop.value("select clock() + interval '1 hour'")
+    await shop.order((shop.products[0], 1), p_pay_by=held, p_payment_token="tok_1")
+    await shop.settle(await shop.advance(), DECLINED)
+    await shop.order((shop.products[0], 1))
+    for _ in range(2):
+        await shop.turn_clock(LONG)
+        await run_sagas()
+    await shop.cancel(await shop.order((shop.products[0], 1)))
+    await shop.advance()
+    await shop.order((shop.products[0], 1))
+    moments = await shop.values("select distinct updated_at from orders order by 1")
+    assert len(moments) > 3
+
+    async def found() -> list[list[str]]:
+        return [
+            [row["id"] for row in await listed("/orders", updated_after=each.isoformat())]
+            for each in moments
+        ]
+
+    lately = await found()
+    monkeypatch.setattr(orders, "LATELY", timedelta(days=-365))
+    assert lately == await found()
+    assert sorted(map(len, lately)) == sorted({*map(len, lately)})
+    assert not await shop.rows(
+        "select from orders as o where not exists (select from saga_events as e"
+        " where e.saga_id = o.id and e.created_at > o.updated_at - interval '1 second')"
+    )
 
 
 async def test_an_order_says_why_it_came_to_nothing(
