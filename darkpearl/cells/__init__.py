@@ -7,7 +7,7 @@ is replicated from there to each cell by PostgreSQL, through
     darkpearl_cell_<n>     the slot at home that keeps what cell n has not had yet
 """
 
-from darkpearl.cells.joining import CellError, add, remove
+from darkpearl.cells.joining import CellError, add, refuse_reset, remove
 from darkpearl.cells.states import states
 
-__all__ = ["CellError", "add", "remove", "states"]
+__all__ = ["CellError", "add", "refuse_reset", "remove", "states"]

@@ -28,7 +28,7 @@ _LOCK = "select pg_advisory_lock(hashtextextended('darkpearl cells', 0))"
 _SECRETS = ("password", "passfile", "sslpassword")
 _SERVER = (
     "select current_setting('wal_level'), (select rolsuper from pg_roles where"
-    " rolname = current_user), to_regproc('darkpearl.become_cell')"
+    " rolname = current_user), to_regproc('darkpearl.this_cell')"
 )
 _SLOTS_LEFT = (
     "select current_setting('max_replication_slots')::int > (select count(*) from"
@@ -38,6 +38,7 @@ _HOLDS = (
     "select exists (select from darkpearl.warehouses) or exists (select from darkpearl.products)"
     " or exists (select from darkpearl.orders)"
 )
+_HAS_OTHERS = "select exists (select from darkpearl.cells where number <> 1 and removed_at is null)"
 _KNOWN = "select number, url, removed_at from darkpearl.cells where name = %s"
 _GIVE = (
     "insert into darkpearl.cells (number, name, url)"
@@ -135,6 +136,23 @@ async def remove(home: str, name: str, *, url: str = "", is_gone: bool = False) 
     return int(number)
 
 
+async def refuse_reset(url: str) -> None:
+    """Refuse to throw a database away that others depend on, or that would forget which one it is.
+
+    Raises:
+        CellError: it is a cell beside home, or home that has some.
+        schema.SchemaError: it can't be reached.
+    """
+    async with schema.connect(url) as connection:
+        if await _value(connection, "select to_regproc('darkpearl.this_cell')") is None:
+            return
+        number = await _value(connection, "select darkpearl.this_cell()")
+        if number != 1 or await _value(connection, _HAS_OTHERS):
+            raise CellError(
+                f"this is cell {number} of several: remove the others first, or drop the database"
+            )
+
+
 def slot_of(number: int) -> str:
     """The slot at home of a cell."""
     return f"darkpearl_cell_{number}"
@@ -188,9 +206,7 @@ async def _check_cell(there: AsyncConnection[Any], at_home: AsyncConnection[Any]
         raise CellError("that is home itself")
     if has_schema is None:
         if await _value(there, "select to_regnamespace('darkpearl')"):
-            raise CellError(
-                "the database is of another release, or half migrated: take an empty one"
-            )
+            raise CellError("the database is of another release: take an empty one")
     elif await _value(there, "select darkpearl.this_cell()") == 1 and await _value(there, _HOLDS):
         raise CellError("the database has data already: take an empty one")
 

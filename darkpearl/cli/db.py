@@ -4,7 +4,7 @@ import asyncio
 
 import rich_click as click
 
-from darkpearl import embedded, restored, schema
+from darkpearl import cells, embedded, restored, schema
 from darkpearl.cli import asking, inspection, where
 from darkpearl.cli.console import out
 from darkpearl.config import Settings
@@ -146,6 +146,10 @@ def reset(settings: Settings, *, yes: bool) -> None:
             "this deletes all data in DARKPEARL_DATABASE_URL; say --yes to do it"
         )
     with where.database(settings) as url:
+        try:
+            asyncio.run(cells.refuse_reset(url))
+        except cells.CellError as error:
+            raise asking.Refusal(str(error)) from error
         asyncio.run(schema.reset(url))
         asyncio.run(schema.seed(url))
     out.print("reset")

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from uuid import UUID, uuid4
 
 import pytest
+from places import Place
 from shop import APPROVED, DECLINED, Shop
 from terminal import Run
 
@@ -183,6 +184,21 @@ async def test_no_password_is_anywhere_to_be_read(pair: Pair) -> None:
         async with there.acting_as(role):
             with there.refused("42501"):
                 await there.run("select subconninfo from pg_subscription")
+
+
+async def test_no_cell_is_reset(
+    pair: Pair, places: tuple[Place, Place], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Home that has cells isn't thrown away, nor a cell, which would take itself for home."""
+    here, there = pair
+    for shop, place, number in zip(pair, places, (1, 2), strict=True):
+        monkeypatch.setenv("DARKPEARL_DATABASE_URL", place.url)
+        refused = await run("db", "reset", "--yes")
+        assert (refused.code, refused.errors.count("\n")) == (2, 1)
+        assert f"this is cell {number} of several" in refused.errors
+        assert await shop.value("select count(*) from warehouses") == 2
+    assert await there.value("select this_cell()") == 2
+    assert await here.value("select this_cell()") == 1
 
 
 async def test_the_audit_looks_across(

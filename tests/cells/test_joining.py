@@ -141,6 +141,16 @@ async def test_a_server_that_is_not_fit_is_told(
     )
 
 
+async def test_a_kill_within_the_migrate_is_none_the_worse(places: Places, north: Place) -> None:
+    """Tables without functions, as a migrate leaves them that is cut off, are finished."""
+    home, _ = places
+    async with schema.connect(north.url) as connection:
+        await connection.execute(f"create schema {schema.BOOKS}".encode())
+    schema._apply_pending(north.url)
+    await added(home, north, "half")
+    await cells.remove(home.url, "half")
+
+
 async def test_both_may_be_on_one_server(places: Places) -> None:
     """Two databases of a server are two cells, though a slot waits for all that is under way."""
     home, _ = places
