@@ -287,6 +287,23 @@ async def test_a_refund_of_a_given_up_charge_that_fails(shop: Shop, pending: UUI
     assert (await shop.payment(pending))["refunded_amount"] == 0
 
 
+async def test_a_refund_of_the_order_is_another_matter(shop: Shop, pending: UUID) -> None:
+    """What goes back of an earlier charge leaves all of the payment to be refunded, once."""
+    await void(shop, pending)
+    await pay(shop, pending)
+    await fulfil(shop, pending, await shop.advance())
+    await shop.told(f"{pending}:process_payment", CHARGED)
+    await shop.refund(pending, 30)
+    with shop.refused("DP020"):
+        await shop.refund(pending, 1)
+    requests = {each["request"]["operation"]: each for each in await shop.advance()}
+    assert requests["refund"]["request"]["payment_key"] == f"{pending}:process_payment:2"
+    await shop.settle([requests["refund"]], APPROVED)
+    await shop.settle([requests["void"]], VOIDED)
+    assert (await shop.payment(pending))["refunded_amount"] == 30
+    assert [each["refunded"] for each in await shop.rows(ATTEMPTS)] == [30]
+
+
 async def test_nothing_is_released_while_a_void_is_out(
     shop: Shop, pending: UUID, product: UUID
 ) -> None:
@@ -318,7 +335,7 @@ async def test_who_pays_in_time_is_tried_though_the_void_is_late(shop: Shop, pen
 async def test_cancelling_while_a_payment_is_voided(
     shop: Shop, pending: UUID, product: UUID, *, queued: bool
 ) -> None:
-    """The order goes all the way back; a card that waits for its turn isn't tried."""
+    """The order goes all the way back, in one go; a card that waits for its turn isn't tried."""
     if queued:
         await pay(shop, pending)
     else:
@@ -330,6 +347,8 @@ async def test_cancelling_while_a_payment_is_voided(
     assert await shop.settle([request], APPROVED) == []
     assert await shop.order_status(pending) == "cancelled"
     assert await shop.stock(product) == (10, 0)
+    events = await shop.events(pending)
+    assert (events.count("compensation_started"), events.count("compensation_ended")) == (1, 0)
 
 
 async def test_giving_up_again_changes_nothing(shop: Shop, pending: UUID) -> None:
