@@ -429,7 +429,7 @@ comment on function work_item(batches, batch_items) is 'Internal: sees to one it
 
 -- A bite of the batch that is due first: its next items, a twentieth of a second's worth by its pace, so
 -- that what they set going comes to the engine in a stream and not in heaps beside new orders, and as
--- many more as have become due since, of half a second at most: who comes late because bites take long
+-- many more as have become due since, of a fifth of a second at most: who comes late because bites take long
 -- keeps the pace by larger ones, and who comes after an absence begins anew. 50 at most, since each is a
 -- subtransaction. Who started the batch is the actor of all that is done,
 -- and its id the request. Returns the batch, how many items were seen to, and in how many seconds a
@@ -466,7 +466,7 @@ begin
     end if;
     v_late := case
         when v_now - v_batch.next_at between interval '0' and interval '5 seconds'
-            then least(v_now - v_batch.next_at, interval '0.5 seconds')
+            then least(v_now - v_batch.next_at, interval '0.2 seconds')
         else interval '0'
     end;
     perform set_config('darkpearl.on_behalf_of', v_batch.actor, true);
