@@ -173,10 +173,20 @@ begin
     v_numbers := array(
         select s.order_number
         from (
-            select o.order_number, o.status, o.warehouse_id from orders as o
-            where (v_ids is null or o.id = any(v_ids)) and (p_before is null or o.order_number < p_before)
-            order by o.order_number desc
-            limit case when v_ids is null then v_most end
+            (
+                select o.order_number, o.status, o.warehouse_id from orders as o
+                where v_ids is null and (p_before is null or o.order_number < p_before)
+                order by o.order_number desc
+                limit v_most
+            )
+            union all
+            -- Looked up one by one, whatever the planner thinks of reading them all.
+            select o.order_number, o.status, o.warehouse_id
+            from unnest(v_ids) as i (id)
+            cross join lateral (
+                select o.order_number, o.status, o.warehouse_id from orders as o where o.id = i.id offset 0
+            ) as o
+            where p_before is null or o.order_number < p_before
         ) as s
         where (p_status is null or s.status = p_status) and (p_warehouse is null or s.warehouse_id = v_warehouse)
         order by s.order_number desc
