@@ -75,8 +75,8 @@ model: .venv/dev ## the shop against a model of it, step by step; STEPS=50000, a
 siege: .venv/dev ## all that a stranger can do at once, beside fifty customers; SECONDS=60
 	@DARKPEARL_TEST_SIEGE_SECONDS=$(or $(SECONDS),60) $(VENV)/pytest -q -s tests/api/siege.py
 
-bulk: .venv/dev ## a batch over STUCK=2000 sagas at a pace, a listener killed, beside a shop that sells
-	@DARKPEARL_TEST_STUCK=$(or $(STUCK),2000) $(VENV)/pytest -q -s tests/saga/bulk.py
+bulk: .venv/dev ## a batch over STUCK=2000 sagas at PACE=100 a second, a listener killed, beside a shop that sells
+	@DARKPEARL_TEST_STUCK=$(or $(STUCK),2000) DARKPEARL_TEST_PACE=$(or $(PACE),100) $(VENV)/pytest -q -s tests/saga/bulk.py
 
 crowd: .venv/dev ## a quick webhook endpoint beside a hundred slow ones with a backlog; SECONDS=2 that they take
 	@DARKPEARL_TEST_SLOW_SECONDS=$(or $(SECONDS),2) $(VENV)/pytest -q -s tests/webhooks/crowd.py $(PYTEST)

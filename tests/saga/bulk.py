@@ -17,7 +17,7 @@ from server import Process
 from shop import Shop
 
 STUCK = int(os.environ.get("DARKPEARL_TEST_STUCK", "2000"))
-PACE = 100
+PACE = int(os.environ.get("DARKPEARL_TEST_PACE", "100"))
 TURNS = min(max(2, STUCK // (10 * PACE)), 12)
 TURN_SECONDS = 10.0
 WORST_RATIO = 1.5
