@@ -26,10 +26,11 @@ set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
 -- True for errors that say nothing about the saga at hand: connection,
--- rollback, resources, operator intervention, system, lock timeout. Locks nothing.
+-- rollback, resources, operator intervention, system, lock timeout; and of a warehouse that was
+-- closed for its move while the pass was under way. Locks nothing.
 create or replace function is_outage(p_sqlstate text) returns boolean
 language sql immutable
-return left(p_sqlstate, 2) in ('08', '40', '53', '57', '58') or p_sqlstate = '55P03';
+return left(p_sqlstate, 2) in ('08', '40', '53', '57', '58') or p_sqlstate in ('55P03', 'DP053');
 comment on function is_outage(text) is 'Whether a SQLSTATE means that the system failed rather than the saga.';
 
 -- True for outages that may be one saga's own: a time limit, a lock, a want of memory or
@@ -181,7 +182,7 @@ comment on function claim_from(claim_place, timestamptz) is 'Internal: where a c
 
 -- Takes up to p_limit ready sagas, those that have waited longest first, and
 -- returns them in groups, each in id order; the group furthest on is the last.
--- Sagas that another listener holds are skipped.
+-- Sagas that another listener holds are skipped, and those of warehouses that are closed here.
 --
 -- A saga leaves an entry of the index behind whenever it moves, and while a snapshot is held
 -- nothing takes them away: a session passes them once, and goes on where it was, see keep_place().
@@ -217,6 +218,7 @@ begin
             from sagas as s
             where (p_warehouse_ids is null or s.warehouse_id = any(p_warehouse_ids)) and s.ready_at <= v_now
                 and (s.ready_at, s.id) > (v_from_at, v_from_id)
+                and s.warehouse_id <> all(array(select m.warehouse_id from moved_warehouses as m where m.state <> 'here'))
             order by s.ready_at, s.id
             limit p_limit
             for no key update skip locked
@@ -514,7 +516,8 @@ $$;
 comment on function refuse_odd_answers(jsonb) is 'Internal: refuses what settle() cannot take for answers.';
 
 -- The sagas that wait for these answers under their present tokens, in groups, each with
--- its answers in the order of its members. Those that were given back unasked are apart.
+-- its answers in the order of its members. Those that were given back unasked are apart. Those of
+-- warehouses that are closed here wait for nothing here.
 -- Locks: sagas by id.
 create or replace function lock_answered(p_warehouse_ids uuid[], p_answers jsonb) returns saga_group[]
 language plpgsql
@@ -539,6 +542,7 @@ begin
             inner join sagas as s on s.id = a.saga_id and s.lease_token = a.lease_token
             where s.id = any(array(select b.saga_id from answers as b))
                 and (p_warehouse_ids is null or s.warehouse_id = any(p_warehouse_ids))
+                and s.warehouse_id <> all(array(select m.warehouse_id from moved_warehouses as m where m.state <> 'here'))
                 and s.status in ('waiting', 'compensating') and s.attempts > 0
             order by s.id
             for no key update of s
