@@ -38,16 +38,17 @@ STEP_SECONDS = 0.2
 """So much later each kill comes than the one before."""
 
 
-async def new_warehouse(pair: Pair, until: Until, units: int = 1000) -> Moving:
-    """A warehouse of home, with a product, that the other cell has heard of."""
+async def new_warehouse(pair: Pair, until: Until, units: int = 1000, cell: int = 1) -> Moving:
+    """A warehouse, with stock if it is home's, and a product, of which the other cell knows."""
     here, there = pair
     here.audited = there.audited = True
     product = await here.product()
     code = str(uuid4())[:8]
     warehouse = await here.value(
-        "insert into warehouses (code, name) values (%s, 'M') returning id", code
+        "insert into warehouses (code, name, cell) values (%s, 'M', %s) returning id", code, cell
     )
-    await here.receive(product, units, warehouse)
+    if cell == 1:
+        await here.receive(product, units, warehouse)
     await here.receive(product, STOCK, here.lisbon)
 
     async def is_known() -> bool:

@@ -3,13 +3,14 @@
 import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 from moving import Load, Moving, new_warehouse
 from places import Place
 from psycopg import AsyncConnection
+from psycopg.rows import dict_row
 from shop import APPROVED, DECLINED, Shop
 from terminal import Run
 
@@ -229,3 +230,69 @@ async def test_what_does_not_fit_is_told(pair: Pair, moving: Moving, run: Run) -
         == 0
     )
     await here.settle(await here.advance(), APPROVED)
+
+
+async def test_what_keeps_a_request_from_being_repeated_goes_along(
+    pair: Pair, places: Places, moving: Moving
+) -> None:
+    """A key that was answered, an id that is spent: neither does anything anew in the new cell."""
+    here, there = pair
+    code, warehouse, product = moving
+    key, spent = str(uuid4()), uuid4()
+    await here.run(
+        "insert into idempotency_keys (caller, idempotency_key, request_hash, response)"
+        " values ('anna', %s, sha256('x'), '{}')",
+        key,
+    )
+    await here.run("insert into spent_ids (id) values (%s)", spent)
+    async for _ in cells.move(places[0].url, code, "north"):
+        pass
+    keys = "select response from idempotency_keys where idempotency_key = %s"
+    assert await there.value(keys, key) == "{}"
+    with there.refused("DP038"):
+        await there.order((product, 1), warehouse=warehouse, p_order_id=spent)
+
+
+async def test_a_warehouse_comes_home_and_moves_on(
+    pair: Pair, places: Places, run: Run, until: Until
+) -> None:
+    """From any cell to any other, and on from there; the feed of each tells what happened in it."""
+    here, there = pair
+    home, _ = places
+    beside = Place(home.server, "beside")
+    await beside.anew()
+    async for _ in cells.add(home.url, beside.url, "beside"):
+        pass
+    number = await here.value("select number from cells where name = 'beside'")
+    code, warehouse, product = await new_warehouse(pair, until, cell=number)
+    async with await AsyncConnection.connect(
+        beside.url, autocommit=True, row_factory=dict_row, options="-c search_path=darkpearl"
+    ) as connection:
+        third = Shop(connection)
+
+        async def is_known() -> bool:
+            return bool(await third.value("select count(*) from products where id = %s", product))
+
+        await until(is_known)
+        await third.receive(product, 1000, warehouse)
+        placed = {}
+        for to, shop in (("", third), ("home", here), ("north", there)):
+            if to:
+                url = beside.url if to == "home" else home.url
+                done = await run(
+                    *("cells", "move-warehouse", code, "--to", to, "--yes", "--source-url", url)
+                )
+                assert done.code == 0, done
+            placed[shop] = await shop.order((product, 1), warehouse=warehouse)
+            await shop.settle(await shop.advance(), APPROVED)
+        assert await there.stock(product, warehouse) == (997, 0)
+        for shop, order in placed.items():
+            assert await there.order_status(order) == "fulfilled"
+            told = await shop.rows(
+                "select order_id from feed where topic = 'order.placed' and warehouse_id = %s",
+                warehouse,
+            )
+            assert [each["order_id"] for each in told] == [order]
+            assert await shop.audit() == []
+    await cells.remove(home.url, "beside")
+    await nothing_is_left(pair)
