@@ -26,11 +26,10 @@ set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
 -- True for errors that say nothing about the saga at hand: connection,
--- rollback, resources, operator intervention, system, lock timeout; and of a warehouse that was
--- closed for its move while the pass was under way. Locks nothing.
+-- rollback, resources, operator intervention, system, lock timeout. Locks nothing.
 create or replace function is_outage(p_sqlstate text) returns boolean
 language sql immutable
-return left(p_sqlstate, 2) in ('08', '40', '53', '57', '58') or p_sqlstate in ('55P03', 'DP053');
+return left(p_sqlstate, 2) in ('08', '40', '53', '57', '58') or p_sqlstate = '55P03';
 comment on function is_outage(text) is 'Whether a SQLSTATE means that the system failed rather than the saga.';
 
 -- True for outages that may be one saga's own: a time limit, a lock, a want of memory or

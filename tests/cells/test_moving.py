@@ -78,7 +78,7 @@ async def check(pair: Pair, warehouse: UUID, product: UUID, orders: list[UUID]) 
     with here.refused("DP050"):
         await here.order((product, 1), warehouse=warehouse)
     with here.refused("DP050"):
-        await here.cancel(orders[60])
+        await here.cancel(orders[45])
     await nothing_is_left(pair)
 
 
@@ -171,6 +171,11 @@ async def test_it_is_undone_until_it_is_handed_over(
             break
     assert await takes(here, warehouse, product, orders) == (stage == "copied")
     assert not await takes(there, warehouse, product, orders)
+    # What is copied works on, as others do.
+    beside = await here.order((product, 1), warehouse=here.lisbon)
+    await here.settle(await here.advance(), APPROVED)
+    assert await here.order_status(beside) == "fulfilled"
+    assert await here.order_status(orders[-1]) == ("fulfilled" if stage == "copied" else "pending")
     for code_, said in ((0, "stays where it was"), (2, "isn't on its way")):
         undone = await run("cells", "move-warehouse", code, "--to", "north", "--undo")
         assert undone.code == code_, undone

@@ -351,14 +351,16 @@ async def test_who_works_for_all_goes_past_it(
 
 
 async def test_a_pass_that_met_the_close_blames_nobody(shop: Shop, product: UUID) -> None:
-    """A pass that had claimed before is raised as an outage: no saga is stuck, no attempt lost."""
-    order = await shop.order((product, 1))
+    """A pass that had claimed before the close writes nothing: no saga is stuck or loses a try."""
+    orders = [await shop.order((product, 1)) for _ in range(3)]
+    before = await shop.rows("select * from sagas order by id")
     await shop.run("select close_warehouse(%s, 200)", shop.lisbon)
     await shop.run("delete from moved_warehouses")  # what its claim doesn't see yet
-    with shop.refused("DP053"):
-        await shop.advance()
-    saga = await shop.saga(order)
-    assert (saga["status"], saga["attempts"]) == ("running", 0)
+    for limit in (3, 1):
+        with shop.refused("DP053"):
+            await shop.advance(limit)
+    assert await shop.rows("select * from sagas order by id") == before
+    assert [await shop.events(order) for order in orders] == [["saga_started"]] * 3
 
 
 async def test_every_table_of_a_warehouse_is_guarded(shop: Shop) -> None:
