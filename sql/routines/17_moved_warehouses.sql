@@ -7,6 +7,9 @@
 -- and dropped when none is: a database that no warehouse has moved from or to has nothing of it.
 -- To make it takes locks that wait for who is writing, so that nobody who began before gets past it.
 -- Retention may let old rows go: that changes nothing of what is told of them.
+--
+-- Who works for all leaves closed warehouses out by `not array[…] <@ array(…)`: the planner takes that
+-- to let nearly every row by, as it does, and `<> all (…)` of an array that it can't see to let hardly any.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;

@@ -217,7 +217,7 @@ begin
             from sagas as s
             where (p_warehouse_ids is null or s.warehouse_id = any(p_warehouse_ids)) and s.ready_at <= v_now
                 and (s.ready_at, s.id) > (v_from_at, v_from_id)
-                and s.warehouse_id <> all(array(select m.warehouse_id from moved_warehouses as m where m.state <> 'here'))
+                and not array[s.warehouse_id] <@ array(select m.warehouse_id from moved_warehouses as m where m.state <> 'here')
             order by s.ready_at, s.id
             limit p_limit
             for no key update skip locked
@@ -541,7 +541,7 @@ begin
             inner join sagas as s on s.id = a.saga_id and s.lease_token = a.lease_token
             where s.id = any(array(select b.saga_id from answers as b))
                 and (p_warehouse_ids is null or s.warehouse_id = any(p_warehouse_ids))
-                and s.warehouse_id <> all(array(select m.warehouse_id from moved_warehouses as m where m.state <> 'here'))
+                and not array[s.warehouse_id] <@ array(select m.warehouse_id from moved_warehouses as m where m.state <> 'here')
                 and s.status in ('waiting', 'compensating') and s.attempts > 0
             order by s.id
             for no key update of s

@@ -396,3 +396,33 @@ async def test_what_was_told_elsewhere_is_not_told_again(shop: Shop, product: UU
     after = await shop.fulfilled((product, 1))
     told = await shop.rows("select subject from follow_feed(0)")
     assert {each["subject"] for each in told} == {after}
+
+
+async def test_what_others_have_to_do_is_not_counted_here(shop: Shop, product: UUID) -> None:
+    """Stuck sagas, failed refunds and disputes of a closed warehouse are its own cell's to mend."""
+    done = await shop.fulfilled((product, 1))
+    await shop.refund(done, 1)
+    dispute = {"outcome": "disputed", "dispute": "open", "reference": "d", "code": "fraud"}
+    key = (await shop.payment(done))["idempotency_key"]
+    await shop.told(key, dispute | {"amount": "10", "currency": "USD"})
+    await shop.run("update inventory set reorder_point = 100 where product_id = %s", product)
+    await shop.run("update warehouses set fulfilment_method = 'on_shipment' where code = 'LIS'")
+    await shop.order((product, 1))
+    await shop.settle(await shop.advance(), APPROVED)
+    stuck = await shop.order((product, 1))
+    await shop.poison("reserve_stock", stuck, sqlstate="P0001")
+    await shop.advance()
+    async with shop.unguarded():
+        await shop.run("update refunds set status = 'failed'")
+    views = ("stuck_sagas", "stuck_by_cause", "queue_health", "failed_refunds", "disputed_payments")
+    views += ("orders_to_ship", "low_stock")
+    counts = [f"(select count(*) from {view})" for view in views]
+    counts += ["(select stuck from engine_health)", "(select sum(stuck) from stuck_state())"]
+    counts += ["(select waiting from engine_health)"]
+    query = f"select array[{', '.join(counts)}]"
+    before = await shop.value(query)
+    assert min(before) > 0, before
+    await shop.run("select close_warehouse(%s, 200)", shop.lisbon)
+    assert await shop.value(query) == [0] * len(before)
+    await shop.run("select open_warehouse(%s)", shop.lisbon)
+    assert await shop.value(query) == before
