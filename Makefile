@@ -11,7 +11,7 @@ VENV := .venv/bin
 DARKPEARL := $(VENV)/darkpearl
 SQL = $(wildcard sql/*.sql sql/*/*.sql)
 
-.PHONY: help run demo token api listener test browser exercise clients test-server test-cell chaos restore rolling years model siege bulk crowd linear mutants check bench soak fuzz format migrate openapi compiled \
+.PHONY: help run demo token api listener test browser exercise clients test-server test-cell chaos restore rolling years model siege bulk crowd move linear mutants check bench soak fuzz format migrate openapi compiled \
 	wheel clean db-start db-stop db-reset db-seed db-diff db-status db-url
 
 help: ## list these targets
@@ -80,6 +80,9 @@ bulk: .venv/dev ## a batch over STUCK=2000 sagas at PACE=100 a second, a listene
 
 crowd: .venv/dev ## a quick webhook endpoint beside a hundred slow ones with a backlog; SECONDS=2 that they take
 	@DARKPEARL_TEST_SLOW_SECONDS=$(or $(SECONDS),2) $(VENV)/pytest -q -s tests/webhooks/crowd.py $(PYTEST)
+
+move: .venv/dev ## a warehouse moves to another cell under load, the command killed; ORDERS=20000, RATE=100 a second, KILLS=0
+	@DARKPEARL_TEST_MOVE_ORDERS=$(or $(ORDERS),20000) DARKPEARL_TEST_MOVE_RATE=$(or $(RATE),100) DARKPEARL_TEST_MOVE_KILLS=$(or $(KILLS),1000) $(VENV)/pytest -q -s tests/cells/moving.py
 
 linear: .venv/dev ## sets of up to 64,000 rows, beside ORDERS=300000 orders: what is read stays in proportion
 	@DARKPEARL_TEST_LINEAR=1000,4000,16000,64000 DARKPEARL_TEST_ORDERS=$(or $(ORDERS),300000) \

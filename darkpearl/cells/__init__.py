@@ -5,9 +5,11 @@ is replicated from there to each cell by PostgreSQL, through
 
     darkpearl_catalogue    the publication at home, and the subscription in each cell
     darkpearl_cell_<n>     the slot at home that keeps what cell n has not had yet
+    darkpearl_move_<id>    the publication, slot and subscription of a warehouse on its way
 """
 
 from darkpearl.cells.joining import CellError, add, refuse_reset, remove
+from darkpearl.cells.moving import move, undo
 from darkpearl.cells.states import states
 
-__all__ = ["CellError", "add", "refuse_reset", "remove", "states"]
+__all__ = ["CellError", "add", "move", "refuse_reset", "remove", "states", "undo"]

@@ -6,7 +6,7 @@ of the cell comes first, since it gives the number, and is marked removed last.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, LiteralString
 
 import psycopg
@@ -30,7 +30,7 @@ _SERVER = (
     "select current_setting('wal_level'), (select rolsuper from pg_roles where"
     " rolname = current_user), to_regproc('darkpearl.this_cell')"
 )
-_SLOTS_LEFT = (
+SLOTS_LEFT = (
     "select current_setting('max_replication_slots')::int > (select count(*) from"
     " pg_replication_slots)"
 )
@@ -44,8 +44,8 @@ _GIVE = (
     "insert into darkpearl.cells (number, name, url)"
     " select max(number) + 1, %s, %s from darkpearl.cells returning number"
 )
-_SLOT = "select active_pid from pg_replication_slots where slot_name = %s"
-_SUBSCRIBED = (
+SLOT = "select active_pid from pg_replication_slots where slot_name = %s"
+SUBSCRIBED = (
     "select from pg_subscription where subname = %s and subdbid ="
     " (select oid from pg_database where datname = current_database())"
 )
@@ -80,7 +80,7 @@ async def add(home: str, url: str, name: str, *, home_url: str = "") -> AsyncIte
     async with schema.connect(home) as at_home, schema.connect(url) as there:
         await _check_home(at_home, home)
         await _check_cell(there, at_home)
-        await _lock(at_home)
+        await lock(at_home)
         number = await _number(at_home, there, name, url)
         yield f"{name} is cell {number}"
         applied = await schema.migrate(url)
@@ -92,7 +92,7 @@ async def add(home: str, url: str, name: str, *, home_url: str = "") -> AsyncIte
         await _publish(at_home, number)
         yield f"home publishes {', '.join(SHARED)}"
         await _subscribe(there, number, home_url or home)
-        await _wait_for_copy(there)
+        await wait_for_copy(there)
         yield "the catalogue is there"
 
 
@@ -113,21 +113,21 @@ async def remove(home: str, name: str, *, url: str = "", is_gone: bool = False) 
         schema.SchemaError: one of them can't be reached, or fails.
     """
     async with schema.connect(home) as at_home:
-        await _refuse_away_from_home(at_home)
-        await _lock(at_home)
-        known = await _row(at_home, _KNOWN, name)
+        await refuse_away_from_home(at_home)
+        await lock(at_home)
+        known = await one(at_home, _KNOWN, name)
         if known is None or known[0] == 1:
             raise CellError(f"there is no cell {name} beside home")
         number, address, removed_at = known
-        if codes := await _value(at_home, _AT_WORK, number):
+        if codes := await value(at_home, _AT_WORK, number):
             raise CellError(
                 f"cell {name} has warehouses that take orders: {codes}; set their is_active to"
                 " false first"
             )
         if not is_gone and removed_at is None:
             async with schema.connect(url or address) as there:
-                await _unsubscribe(there)
-        await _drop_slot(at_home, slot_of(number))
+                await unsubscribe(there)
+        await drop_slot(at_home, slot_of(number))
         await at_home.execute(
             "update darkpearl.cells set removed_at = darkpearl.clock()"
             " where number = %s and removed_at is null",
@@ -144,10 +144,10 @@ async def refuse_reset(url: str) -> None:
         schema.SchemaError: it can't be reached.
     """
     async with schema.connect(url) as connection:
-        if await _value(connection, "select to_regproc('darkpearl.this_cell')") is None:
+        if await value(connection, "select to_regproc('darkpearl.this_cell')") is None:
             return
-        number = await _value(connection, "select darkpearl.this_cell()")
-        if number != 1 or await _value(connection, _HAS_OTHERS):
+        number = await value(connection, "select darkpearl.this_cell()")
+        if number != 1 or await value(connection, _HAS_OTHERS):
             raise CellError(
                 f"this is cell {number} of several: remove the others first, or drop the database"
             )
@@ -164,56 +164,63 @@ def without_secrets(url: str) -> str:
     return make_conninfo("", **{name: parts[name] for name in parts if name not in _SECRETS})
 
 
-async def _row(connection: AsyncConnection[Any], query: str, *values: Any) -> Any:
+async def one(connection: AsyncConnection[Any], query: str, *values: Any) -> Any:
+    """The first row of a query, or None."""
     return await (await connection.execute(query.encode(), values or None)).fetchone()
 
 
-async def _value(connection: AsyncConnection[Any], query: str, *values: Any) -> Any:
-    row = await _row(connection, query, *values)
+async def value(connection: AsyncConnection[Any], query: str, *values: Any) -> Any:
+    """The first value of the first row of a query, or None."""
+    row = await one(connection, query, *values)
     return row and row[0]
 
 
-async def _lock(at_home: AsyncConnection[Any]) -> None:
+async def lock(at_home: AsyncConnection[Any]) -> None:
     """One change of the cells at a time, as long as the session lasts."""
     await at_home.execute(f"set lock_timeout = '{schema.LOCK_SECONDS}s'")
     await at_home.execute(_LOCK)
 
 
-async def _refuse_away_from_home(connection: AsyncConnection[Any]) -> None:
-    if await _value(connection, "select to_regproc('darkpearl.become_cell')") is None:
+async def refuse_away_from_home(connection: AsyncConnection[Any]) -> None:
+    """Refuse what is done at home alone.
+
+    Raises:
+        CellError: the database is another cell, or has no schema of this release.
+    """
+    if await value(connection, "select to_regproc('darkpearl.become_cell')") is None:
         raise CellError("home has no schema of this release: darkpearl db migrate first")
-    if (number := await _value(connection, "select darkpearl.this_cell()")) != 1:
+    if (number := await value(connection, "select darkpearl.this_cell()")) != 1:
         raise CellError(f"this is cell {number}: cells are added and removed at home, cell 1")
 
 
 async def _check_home(connection: AsyncConnection[Any], home: str) -> None:
-    wal_level, is_superuser, _ = await _row(connection, _SERVER)
+    wal_level, is_superuser, _ = await one(connection, _SERVER)
     if not is_superuser:
         raise CellError("home's login is no superuser: it makes a slot and a publication")
     if wal_level != "logical":
         raise CellError(f"home's wal_level is {wal_level}: set it to logical, and restart")
-    await _refuse_away_from_home(connection)
+    await refuse_away_from_home(connection)
     if pending := (await schema.status(home)).pending:
         raise CellError(f"home wants a migrate first: {', '.join(pending)}")
 
 
 async def _check_cell(there: AsyncConnection[Any], at_home: AsyncConnection[Any]) -> None:
-    _, is_superuser, has_schema = await _row(there, _SERVER)
+    _, is_superuser, has_schema = await one(there, _SERVER)
     if not is_superuser:
         raise CellError("the cell's login is no superuser: a subscription writes past row security")
-    is_there = await _identity(there)
-    if is_there == await _identity(at_home):
+    is_there = await identity(there)
+    if is_there == await identity(at_home):
         raise CellError("that is home itself")
     if has_schema is None:
-        if await _value(there, "select to_regnamespace('darkpearl')"):
+        if await value(there, "select to_regnamespace('darkpearl')"):
             raise CellError("the database is of another release: take an empty one")
-    elif await _value(there, "select darkpearl.this_cell()") == 1 and await _value(there, _HOLDS):
+    elif await value(there, "select darkpearl.this_cell()") == 1 and await value(there, _HOLDS):
         raise CellError("the database has data already: take an empty one")
 
 
-async def _identity(connection: AsyncConnection[Any]) -> Any:
+async def identity(connection: AsyncConnection[Any]) -> Any:
     """What tells a database from every other, by whatever address it is reached."""
-    return await _row(
+    return await one(
         connection,
         "select system_identifier, (select oid from pg_database where datname = current_database())"
         " from pg_control_system()",
@@ -229,87 +236,104 @@ async def _number(
         CellError: the name stands for another, or the database is a cell under another number.
     """
     address = without_secrets(url)
-    is_numbered = await _value(there, "select to_regproc('darkpearl.this_cell')")
-    has = await _value(there, "select darkpearl.this_cell()") if is_numbered else 1
-    known = await _row(at_home, _KNOWN, name)
+    is_numbered = await value(there, "select to_regproc('darkpearl.this_cell')")
+    has = await value(there, "select darkpearl.this_cell()") if is_numbered else 1
+    known = await one(at_home, _KNOWN, name)
     if known is not None and (known[1] != address or known[2] is not None):
         raise CellError(
             f"there is or was a cell {name}, at {known[1] or 'home'}: choose another name"
         )
     if has not in {1, known and known[0]}:
         raise CellError(f"the database is cell {has} already, and none that home calls {name}")
-    return int(known[0] if known else await _value(at_home, _GIVE, name, address))
+    return int(known[0] if known else await value(at_home, _GIVE, name, address))
 
 
 async def _publish(at_home: AsyncConnection[Any], number: int) -> None:
     """The publication, once for all cells, and the slot of this one."""
-    if (
-        await _value(at_home, "select oid from pg_publication where pubname = %s", CATALOGUE)
-        is None
-    ):
+    if await value(at_home, "select oid from pg_publication where pubname = %s", CATALOGUE) is None:
         tables = ", ".join(f"darkpearl.{each}" for each in SHARED)
         await at_home.execute(f"create publication {CATALOGUE} for table {tables}".encode())
-    if await _row(at_home, _SLOT, slot_of(number)) is not None:
-        return
-    if not await _value(at_home, _SLOTS_LEFT):
-        raise CellError("home has no replication slot left: raise max_replication_slots")
-    await at_home.execute(f"set statement_timeout = '{SLOT_SECONDS}s'")
-    await at_home.execute(
-        "select pg_create_logical_replication_slot(%s, 'pgoutput')", [slot_of(number)]
-    )
-    await at_home.execute("reset statement_timeout")
+    await make_slot(at_home, slot_of(number))
 
 
 async def _subscribe(there: AsyncConnection[Any], number: int, home_url: str) -> None:
-    """The subscription, with the slot that is there, so that both may be on one server.
+    """The subscription; what the schema begins with comes from home as all the rest does."""
+    clearing = [f"delete from darkpearl.{table}" for table in SHARED]  # noqa: S608
+    await subscribe(there, CATALOGUE, slot_of(number), home_url, clearing)
 
-    What the schema begins with comes from home as all the rest does, and makes room for it.
+
+async def subscribe(
+    there: AsyncConnection[Any], name: str, slot: str, url: str, clearing: Sequence[str]
+) -> None:
+    """Subscribe to a publication of the same name, after statements that make room for its copy.
+
+    The slot is there already, so that both may be on one server. One that was there goes on.
     """
-    if await _row(there, _SUBSCRIBED, CATALOGUE) is not None:
-        await there.execute(f"alter subscription {CATALOGUE} enable".encode())
+    if await one(there, SUBSCRIBED, name) is not None:
+        await there.execute(f"alter subscription {name} enable".encode())
         return
     knows = there.info.server_version >= FIRST_WITH_RUN_AS_OWNER
     options: LiteralString = ", run_as_owner = true" if knows else ""
-    subscribe = sql.SQL(
+    statement = sql.SQL(
         "create subscription {} connection {} publication {}"
         " with (create_slot = false, slot_name = {}" + options + ")"
     ).format(
-        sql.Identifier(CATALOGUE),
-        sql.Literal(make_conninfo(home_url)),
-        sql.Identifier(CATALOGUE),
-        sql.Identifier(slot_of(number)),
+        sql.Identifier(name),
+        sql.Literal(make_conninfo(url)),
+        sql.Identifier(name),
+        sql.Identifier(slot),
     )
     async with there.transaction():
         await there.execute("set local session_replication_role = replica")
-        for table in SHARED:
-            await there.execute(f"delete from darkpearl.{table}".encode())  # noqa: S608
-        await there.execute(subscribe)
+        for each in clearing:
+            await there.execute(each.encode())
+        await there.execute(statement)
 
 
-async def _wait_for_copy(there: AsyncConnection[Any]) -> None:
+async def make_slot(connection: AsyncConnection[Any], slot: str) -> None:
+    """A slot, if it isn't there; it waits for the transactions that are under way.
+
+    Raises:
+        CellError: there is none left.
+    """
+    if await one(connection, SLOT, slot) is not None:
+        return
+    if not await value(connection, SLOTS_LEFT):
+        raise CellError("there is no replication slot left: raise max_replication_slots")
+    await connection.execute(f"set statement_timeout = '{SLOT_SECONDS}s'")
+    await connection.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
+    await connection.execute("reset statement_timeout")
+
+
+async def wait_for_copy(there: AsyncConnection[Any], name: str = CATALOGUE) -> None:
+    """Wait until all tables of a subscription are copied.
+
+    Raises:
+        CellError: they aren't in time, though it may go on in the server.
+    """
     deadline = time.monotonic() + COPY_SECONDS
-    while not await _value(there, _COPIED, CATALOGUE):
+    while not await value(there, _COPIED, name):
         if time.monotonic() > deadline:
             raise CellError(
-                "the catalogue isn't copied yet: the cell's log says why; then run it again"
+                "not all is copied yet: the log of the cell's server says why; then run it again"
             )
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def _unsubscribe(there: AsyncConnection[Any]) -> None:
-    """Without a word to home, which drops the slot itself."""
-    if await _row(there, _SUBSCRIBED, CATALOGUE) is None:
+async def unsubscribe(there: AsyncConnection[Any], name: str = CATALOGUE) -> None:
+    """Drop a subscription, if there is one; without a word to where the slot is, which stays."""
+    if await one(there, SUBSCRIBED, name) is None:
         return
     async with there.transaction():
         for change in ("disable", "set (slot_name = none)"):
-            await there.execute(f"alter subscription {CATALOGUE} {change}".encode())
-        await there.execute(f"drop subscription {CATALOGUE}".encode())
+            await there.execute(f"alter subscription {name} {change}".encode())
+        await there.execute(f"drop subscription {name}".encode())
 
 
-async def _drop_slot(at_home: AsyncConnection[Any], slot: str) -> None:
+async def drop_slot(at_home: AsyncConnection[Any], slot: str) -> None:
     """The slot, and whoever still reads it: it keeps WAL for ever otherwise."""
     deadline = time.monotonic() + DROP_SECONDS
-    while (found := await _row(at_home, _SLOT, slot)) is not None:
+    while (found := await one(at_home, SLOT, slot)) is not None:
         try:
             if found[0]:
                 await at_home.execute("select pg_terminate_backend(%s)", [found[0]])

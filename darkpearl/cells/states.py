@@ -24,6 +24,7 @@ _LAG = (
 _SUBSCRIPTION = (
     "select s.subenabled as subscribed, e.apply_error_count + e.sync_error_count as errors from"
     " pg_subscription as s join pg_stat_subscription_stats as e using (subname)"
+    " where subname = %s"
 )
 _LOAD = (
     "select this_cell() as cell, ready, stuck, (select count(*) from pg_stat_activity where"
@@ -70,7 +71,7 @@ async def _state(home: str, cell: Row) -> Row:
             status = await schema.status(url)
             found["server"] = status.server
             if number > 1:
-                told = await _first(url, _SUBSCRIPTION)
+                told = await _first(url, _SUBSCRIPTION, CATALOGUE)
                 found |= told or {"subscribed": None, "errors": None}
     except (schema.SchemaError, TimeoutError) as error:
         found["troubles"].append(f"no answer: {error or 'too slow'}")

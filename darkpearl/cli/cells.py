@@ -83,6 +83,37 @@ def remove(settings: Settings, name: str, url: str, *, is_gone: bool, yes: bool)
     out.print(f"cell {number} is removed; its number is not given again")
 
 
+@cells.command(name="move-warehouse")
+@click.argument("code")
+@click.option("--to", required=True, help="The cell it goes to: its name or its number.")
+@click.option(
+    "--source-url",
+    default="",
+    help="Where that cell's server reaches the one that has it, as a superuser, or with REPLICATION"
+    " and BYPASSRLS; kept there until it is over.  [default: the address that this command uses]",
+)
+@click.option("--undo", "is_undone", is_flag=True, help="Take back one that hasn't ended.")
+@showing.yes
+@click.pass_obj
+def move_warehouse(
+    settings: Settings, code: str, *, to: str, source_url: str, is_undone: bool, yes: bool
+) -> None:
+    """Move the warehouse CODE to another cell; again after a failure goes on where it was."""
+    database.check_address("--source-url", source_url)
+    if not (yes or is_undone):
+        click.confirm(f"Move {code} to cell {to}? It can't come back.", abort=True, err=True)
+
+    async def run() -> None:
+        async for line in places.move(running(settings), code, to, source_url=source_url):
+            out.print(line, markup=False, soft_wrap=True)
+
+    if is_undone:
+        _refusing(places.undo(running(settings), code, to))
+        out.print(f"{code} stays where it was")
+    else:
+        _refusing(run())
+
+
 @cells.command()
 @showing.as_json
 @showing.watch

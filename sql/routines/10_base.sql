@@ -54,6 +54,7 @@
 --   DP050  a warehouse that belongs to another cell
 --   DP051  the catalogue, written away from home
 --   DP052  a database with data, which was to become a cell
+--   DP053  a warehouse that is moving to another cell, and open in none
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;

@@ -181,7 +181,7 @@ comment on function claim_from(claim_place, timestamptz) is 'Internal: where a c
 
 -- Takes up to p_limit ready sagas, those that have waited longest first, and
 -- returns them in groups, each in id order; the group furthest on is the last.
--- Sagas that another listener holds are skipped.
+-- Sagas that another listener holds are skipped, and those of warehouses that are closed here.
 --
 -- A saga leaves an entry of the index behind whenever it moves, and while a snapshot is held
 -- nothing takes them away: a session passes them once, and goes on where it was, see keep_place().
@@ -217,6 +217,7 @@ begin
             from sagas as s
             where (p_warehouse_ids is null or s.warehouse_id = any(p_warehouse_ids)) and s.ready_at <= v_now
                 and (s.ready_at, s.id) > (v_from_at, v_from_id)
+                and not array[s.warehouse_id] <@ array(select m.warehouse_id from moved_warehouses as m where m.state <> 'here')
             order by s.ready_at, s.id
             limit p_limit
             for no key update skip locked
@@ -514,7 +515,8 @@ $$;
 comment on function refuse_odd_answers(jsonb) is 'Internal: refuses what settle() cannot take for answers.';
 
 -- The sagas that wait for these answers under their present tokens, in groups, each with
--- its answers in the order of its members. Those that were given back unasked are apart.
+-- its answers in the order of its members. Those that were given back unasked are apart. Those of
+-- warehouses that are closed here wait for nothing here.
 -- Locks: sagas by id.
 create or replace function lock_answered(p_warehouse_ids uuid[], p_answers jsonb) returns saga_group[]
 language plpgsql
@@ -539,6 +541,7 @@ begin
             inner join sagas as s on s.id = a.saga_id and s.lease_token = a.lease_token
             where s.id = any(array(select b.saga_id from answers as b))
                 and (p_warehouse_ids is null or s.warehouse_id = any(p_warehouse_ids))
+                and not array[s.warehouse_id] <@ array(select m.warehouse_id from moved_warehouses as m where m.state <> 'here')
                 and s.status in ('waiting', 'compensating') and s.attempts > 0
             order by s.id
             for no key update of s

@@ -44,6 +44,7 @@ execute function note_low_stock();
 -- so in the plan. A parcel has one event, of the transaction in which it left, so that nothing of it
 -- comes below the cursor; shipments.shipped_at has no id of that sequence. So has a return, whose
 -- movements have none either. What a row is about in short; the rest is read where it stands.
+-- What happened to a warehouse before it came here from another cell was told there.
 create or replace view feed with (security_invoker = true) as
 select
     e.id, t.topic, e.created_at, e.warehouse_id,
@@ -79,11 +80,13 @@ where e.event_type in (
     'saga_started', 'step_completed', 'step_failed', 'reported', 'saga_completed', 'saga_compensated', 'saga_stuck',
     'shipped', 'returned'
 ) and t.topic is not null
+    and not exists (select from moved_warehouses as m where m.warehouse_id = e.warehouse_id and (m.state = 'coming' or e.id <= m.told_after))
 union all
 select
     a.id, 'stock.low', a.created_at, a.warehouse_id, a.product_id,
     null, null, null, null, null, null, null, a.product_id, a.quantity_sellable, a.reorder_point, null, null
-from stock_alerts as a;
+from stock_alerts as a
+where not exists (select from moved_warehouses as m where m.warehouse_id = a.warehouse_id and (m.state = 'coming' or a.id <= m.told_after));
 comment on view feed is
     'What happened to orders, payments, refunds and stock, by id. Who goes on from an id asks follow_feed(): a lower one may commit after a higher.';
 

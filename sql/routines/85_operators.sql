@@ -19,12 +19,13 @@ begin atomic
     with unfinished as (
         select s.id, s.saga_type, s.plan_version, s.position, s.status, s.ready_at, s.created_at
         from sagas as s
-        where s.ready_at is not null
+        where s.ready_at is not null and not array[s.warehouse_id] <@ array(select m.warehouse_id from moved_warehouses as m where m.state <> 'here')
         union all
         (
             select s.id, s.saga_type, s.plan_version, s.position, s.status, s.ready_at, s.created_at
             from sagas as s
             where s.status = 'stuck' and (s.status = 'stuck') is true
+                and not array[s.warehouse_id] <@ array(select m.warehouse_id from moved_warehouses as m where m.state <> 'here')
             limit p_most_stuck
         )
     )
@@ -124,7 +125,11 @@ comment on function count_causes(uuid[]) is 'Stuck sagas by step and cause: how 
 -- Stuck sagas by what they are stuck at and why: a row for each thing to mend.
 create or replace view stuck_by_cause with (security_invoker = true) as
 select c.saga_type, c.step_name, c.error_code, c.cause, c.sagas, c.amounts, c.oldest_since, c.example
-from count_causes(array(select s.id from sagas as s where s.status = 'stuck' and (s.status = 'stuck') is true)) as c;
+from count_causes(array(
+    select s.id from sagas as s
+    where s.status = 'stuck' and (s.status = 'stuck') is true
+        and not array[s.warehouse_id] <@ array(select m.warehouse_id from moved_warehouses as m where m.state <> 'here')
+)) as c;
 comment on view stuck_by_cause is
     'Stuck sagas by step and cause, messages without their ids: how many, the money by currency, since when, and one of them. Then: retry_sagas(), skip_steps() or cancel_orders() with such a filter.';
 

@@ -111,7 +111,7 @@ grant execute on function search_query(text), find_products(text) to
 anon, authenticated, service_role, darkpearl_app, darkpearl_reader;
 
 -- Cells: which there are, and what of theirs isn't to be done here.
-grant select on cells to service_role, darkpearl_app, darkpearl_reader;
+grant select on cells, moved_warehouses to service_role, darkpearl_app, darkpearl_reader;
 grant execute on function cell_of_id(uuid) to service_role, darkpearl_app, darkpearl_reader;
 grant execute on function refuse_elsewhere(uuid[]) to authenticated, service_role, darkpearl_app;
 
@@ -369,7 +369,7 @@ declare
 begin
     -- Staff, applications and reports see every row of what they may select.
     foreach v_table in array array[
-        'cells', 'products', 'warehouses', 'inventory', 'stock_movements', 'movement_reasons', 'adjustment_reasons', 'orders', 'grouped_orders',
+        'cells', 'moved_warehouses', 'products', 'warehouses', 'inventory', 'stock_movements', 'movement_reasons', 'adjustment_reasons', 'orders', 'grouped_orders',
         'order_items', 'order_adjustments', 'order_particulars', 'return_metadata', 'shipments', 'shipment_items',
         'payments', 'payment_attempts', 'refunds', 'disputes', 'gateway_events', 'saga_steps', 'step_settings', 'sagas', 'saga_events',
         'saga_signals', 'action_log', 'retention', 'retention_exports', 'spent_ids', 'spent_up_to', 'audit_runs',

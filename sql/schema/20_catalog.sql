@@ -84,3 +84,23 @@ comment on column warehouses.priority is
     'An order that names no warehouse goes to the lowest that can serve it; of equal ones the first by code.';
 comment on column warehouses.cell is 'The cell that alone takes its orders and moves its stock.';
 comment on column warehouses.version is 'Grows with every change: says whether the row is still what somebody has read.';
+
+-- Of a warehouse that another cell has had, or has now. It is open here alone, and nothing of it is
+-- written otherwise. coming: it is being copied. arrived: all of it is here. gone: it has left, or is
+-- about to.
+create type move_state as enum ('coming', 'arrived', 'here', 'gone');
+
+-- No row where no warehouse has left or come; written by close_warehouse() and open_warehouse().
+create table moved_warehouses (
+    warehouse_id uuid not null,
+    other_cell smallint not null,
+    state move_state not null,
+    told_after bigint,
+    changed_at timestamptz not null default clock(),
+    constraint moved_warehouses_pkey primary key (warehouse_id)
+);
+comment on table moved_warehouses is 'Warehouses that have left this database for another cell, or come to it.';
+comment on column moved_warehouses.other_cell is 'Where it went to, or came from.';
+comment on column moved_warehouses.state is 'here: it is open. Else nothing of it is written: coming, arrived and not open yet, or gone.';
+comment on column moved_warehouses.told_after is
+    'Of one that came: the feed tells its events after this id; those up to it were told where it was. Null for one that was made here.';

@@ -40,6 +40,7 @@ Grants = list[tuple[str, str]]  # (roles, columns), each a list of words
 
 ACCESS: dict[str, dict[str, Grants]] = {
     "cells": {"select": [(INSIDERS, ALL)]},
+    "moved_warehouses": {"select": [(INSIDERS, ALL)]},
     "cell_overview": {"select": [(INSIDERS, ALL)]},
     "products": {
         "select": [(EVERYBODY, ALL)],
@@ -495,6 +496,7 @@ CALLS = {
 DEFINERS = {
     "refuse_elsewhere",
     "refuse_away_from_home",
+    "refuse_moved",
     "refuse_to_drop_what_is_shared",
     "refuse_odd_cell",
     "retry_sagas",
@@ -986,6 +988,7 @@ async def test_reports_change_nothing(shop: Shop) -> None:
             "batches",
             "batch_items",
             "batch_overview",
+            "moved_warehouses",
             "queue_health",
             "stuck_by_cause",
         ),

@@ -262,3 +262,167 @@ async def test_what_was_asked_elsewhere_keeps_its_key(shop: Shop, product: UUID)
     assert await shop.told(f"{order}:capture_payment@201", APPROVED) == "applied"
     await shop.advance()
     assert (await shop.saga(order))["status"] == "completed"
+
+
+@pytest.fixture
+async def closed(shop: Shop, product: UUID) -> dict[str, UUID]:
+    """Lisbon with an order of each kind, all closed for its move; Rotterdam goes on."""
+    await shop.receive(product, 5, shop.rotterdam)
+    orders = {"done": await shop.fulfilled((product, 1))}
+    orders["waits"] = await shop.order((product, 1))
+    await shop.advance()
+    orders["new"] = await shop.order((product, 1))
+    orders["refunded"] = (await shop.refund(orders["done"], 5))["id"]
+    await shop.run("select close_warehouse(%s, 200)", shop.lisbon)
+    return orders
+
+
+def writers(orders: dict[str, UUID], product: UUID, shop: Shop) -> dict[str, tuple[str, Any]]:
+    """Whoever writes of a warehouse, by the functions there are and by plain SQL."""
+    items = json.dumps([{"product_id": str(product), "quantity": 1}])
+    return {
+        "place": ("select place_order(%s, %s)", (shop.lisbon, items)),
+        "insert": ("insert into orders (warehouse_id) values (%s)", (shop.lisbon,)),
+        "cancel": ("select cancel_order(%s, 'no')", (orders["waits"],)),
+        "cancel early": ("select cancel_order(%s, 'no')", (orders["new"],)),
+        "refund": ("select refund_order(%s, 1, 'no', %s)", (orders["done"], uuid4())),
+        "return": ("select return_items(%s, null, 'no', %s)", (orders["done"], uuid4())),
+        "receive": ("select receive_stock(%s, %s, 1)", (shop.lisbon, product)),
+        "count": ("select count_stock(%s, %s, 100)", (shop.lisbon, product)),
+        "fetch": (
+            "select transfer_stock(%s, %s, %s, 1)",
+            (shop.lisbon, shop.rotterdam, product),
+        ),
+        "note": (
+            'select update_order(%s, \'{"reference": "x"}\')',
+            (orders["new"],),
+        ),
+        "edit": ("update orders set status = 'cancelled' where id = %s", (orders["new"],)),
+        "reorder": (
+            "update inventory set reorder_point = 3 where warehouse_id = %s",
+            (shop.lisbon,),
+        ),
+        "wake": ("update sagas set ready_at = now() where id = %s", (orders["done"],)),
+    }
+
+
+async def test_nothing_of_a_closed_warehouse_is_written(
+    shop: Shop, product: UUID, closed: dict[str, UUID]
+) -> None:
+    """Whoever writes by whatever way is refused: for a moment while it moves, then for good."""
+    tables = await shop.values("select name::text from warehouse_tables()")
+
+    async def rows() -> list[Any]:
+        query = "select coalesce(sum(hashtext(t::text)), 0) from {} as t where warehouse_id = %s"
+        return [await shop.value(query.format(table), shop.lisbon) for table in tables]
+
+    before = await rows()
+    for code in ("DP053", "DP050"):
+        for what, (query, values) in writers(closed, product, shop).items():
+            with shop.refused(code):
+                await shop.run(query, *values)
+            assert await rows() == before, what
+        if code == "DP053":
+            async with shop.unguarded():
+                await shop.run(f"insert into cells (number, name) values ({HERE} + 1, 'north')")
+                await shop.run("update warehouses set cell = cell + 1 where code = 'LIS'")
+
+
+async def test_who_works_for_all_goes_past_it(
+    shop: Shop, product: UUID, closed: dict[str, UUID]
+) -> None:
+    """Neither a claim nor an answer moves a closed warehouse's saga; others' go on beside it."""
+    before = await shop.rows("select * from sagas where warehouse_id = %s order by id", shop.lisbon)
+    lease = await shop.lease(closed["waits"])
+    there = await shop.order((product, 1), warehouse=shop.rotterdam)
+    (request,) = await shop.ask_again()
+    assert request["saga_id"] == str(there)
+    await shop.settle([lease, request], APPROVED)
+    assert shop.stale == [(closed["waits"], "DP009")]
+    assert await shop.order_status(there) == "fulfilled"
+    assert before == await shop.rows(
+        "select * from sagas where warehouse_id = %s order by id", shop.lisbon
+    )
+    await shop.run("select open_warehouse(%s)", shop.lisbon)
+    asked = {each["saga_id"] for each in await shop.ask_again()}
+    assert {str(closed["new"]), str(closed["refunded"])} <= asked
+    triggers = "select count(*) from pg_trigger where tgname = 'moved_warehouses_are_closed'"
+    assert await shop.value(triggers) == 0
+
+
+async def test_a_pass_that_met_the_close_blames_nobody(shop: Shop, product: UUID) -> None:
+    """A pass that had claimed before the close writes nothing: no saga is stuck or loses a try."""
+    orders = [await shop.order((product, 1)) for _ in range(3)]
+    before = await shop.rows("select * from sagas order by id")
+    await shop.run("select close_warehouse(%s, 200)", shop.lisbon)
+    await shop.run("delete from moved_warehouses")  # what its claim doesn't see yet
+    for limit in (3, 1):
+        with shop.refused("DP053"):
+            await shop.advance(limit)
+    assert await shop.rows("select * from sagas order by id") == before
+    assert [await shop.events(order) for order in orders] == [["saga_started"]] * 3
+
+
+async def test_every_table_of_a_warehouse_is_guarded(shop: Shop) -> None:
+    """Whatever table has a warehouse's rows goes along, and is closed; a new one, too."""
+    await shop.run("create table novelties (id int, warehouse_id uuid)")
+    await shop.run("select close_warehouse(%s, 200)", shop.lisbon)
+    columns = (
+        "select count(*) from information_schema.columns where table_schema = 'darkpearl'"
+        " and column_name = 'warehouse_id'"
+        " and table_name in (select relname from pg_class where relkind in ('r', 'p')"
+        " and not relispartition) and table_name <> 'moved_warehouses'"
+    )
+    guarded = (
+        "select count(*) from pg_trigger where tgname = 'moved_warehouses_are_closed'"
+        " and tgparentid = 0"
+    )
+    assert await shop.value(guarded) == await shop.value(columns) > 15
+    with shop.refused("DP053"):
+        await shop.run("insert into novelties values (1, %s)", shop.lisbon)
+    await shop.run("insert into novelties values (1, %s)", shop.rotterdam)
+    await shop.run("drop table novelties")
+
+
+async def test_what_was_told_elsewhere_is_not_told_again(shop: Shop, product: UUID) -> None:
+    """The feed of the cell that a warehouse came to begins with what happened there."""
+    await shop.fulfilled((product, 1))
+    last = await shop.value("select max(id) from saga_events")
+    await shop.run("select close_warehouse(%s, 200, 'coming')", shop.lisbon)
+    assert await shop.rows("select * from feed") == []
+    await shop.run("update moved_warehouses set state = 'arrived', told_after = %s", last)
+    await shop.run("select open_warehouse(%s)", shop.lisbon)
+    assert await shop.rows("select * from feed") == []
+    after = await shop.fulfilled((product, 1))
+    told = await shop.rows("select subject from follow_feed(0)")
+    assert {each["subject"] for each in told} == {after}
+
+
+async def test_what_others_have_to_do_is_not_counted_here(shop: Shop, product: UUID) -> None:
+    """Stuck sagas, failed refunds and disputes of a closed warehouse are its own cell's to mend."""
+    done = await shop.fulfilled((product, 1))
+    await shop.refund(done, 1)
+    dispute = {"outcome": "disputed", "dispute": "open", "reference": "d", "code": "fraud"}
+    key = (await shop.payment(done))["idempotency_key"]
+    await shop.told(key, dispute | {"amount": "10", "currency": "USD"})
+    await shop.run("update inventory set reorder_point = 100 where product_id = %s", product)
+    await shop.run("update warehouses set fulfilment_method = 'on_shipment' where code = 'LIS'")
+    await shop.order((product, 1))
+    await shop.settle(await shop.advance(), APPROVED)
+    stuck = await shop.order((product, 1))
+    await shop.poison("reserve_stock", stuck, sqlstate="P0001")
+    await shop.advance()
+    async with shop.unguarded():
+        await shop.run("update refunds set status = 'failed'")
+    views = ("stuck_sagas", "stuck_by_cause", "queue_health", "failed_refunds", "disputed_payments")
+    views += ("orders_to_ship", "low_stock")
+    counts = [f"(select count(*) from {view})" for view in views]
+    counts += ["(select stuck from engine_health)", "(select sum(stuck) from stuck_state())"]
+    counts += ["(select waiting from engine_health)"]
+    query = f"select array[{', '.join(counts)}]"
+    before = await shop.value(query)
+    assert min(before) > 0, before
+    await shop.run("select close_warehouse(%s, 200)", shop.lisbon)
+    assert await shop.value(query) == [0] * len(before)
+    await shop.run("select open_warehouse(%s)", shop.lisbon)
+    assert await shop.value(query) == before

@@ -1,0 +1,225 @@
+"""How a warehouse goes from one cell to another, with all that is its own.
+
+Nothing stops while its rows are copied and kept up to date by logical replication. Then it is
+closed where it was, for the seconds that the rest takes to arrive, and opened where it is. Sagas go
+as they stand: what a gateway was asked for is asked again, under the same key, when its lease ends.
+
+How far a move is stands in the databases alone, so one that was killed is run again:
+
+    coming    closed where it goes to, where a subscription copies its rows
+    arrived   closed in both; all rows are there, and nothing has changed hands yet
+    here      home says that it is another cell's; what it has left is put to sleep
+"""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from darkpearl import schema
+from darkpearl.cells.joining import CellError, lock, one, refuse_away_from_home, unsubscribe, value
+from darkpearl.cells.transit import (
+    STATE,
+    Move,
+    as_owner,
+    clearing,
+    copy,
+    hand_over,
+    rows,
+    until,
+    withdraw,
+)
+
+_WAREHOUSE = "select id, cell from darkpearl.warehouses where code = %s"
+_CELL = (
+    "select number, name, url from darkpearl.cells"
+    " where (name = %s or number::text = %s) and removed_at is null"
+)
+_URL = "select name, url from darkpearl.cells where number = %s and removed_at is null"
+_PLANS = (
+    "select saga_type, plan_version, md5(string_agg(t::text, ' ' order by position))"
+    " from darkpearl.saga_steps as t group by 1, 2"
+)
+_PLANS_IN_USE = (
+    "select distinct saga_type, plan_version from darkpearl.sagas where warehouse_id = %s"
+)
+_HANDED_OVER = (
+    "update darkpearl.warehouses set cell = %s, version = version + 1,"
+    " updated_at = darkpearl.clock() where id = %s and cell <> %s"
+)
+_SLEEP = (
+    "update darkpearl.sagas set ready_at = 'infinity'"
+    " where warehouse_id = %s and ready_at < 'infinity'"
+)
+_FORGET_TOKENS = "delete from darkpearl.payment_tokens where warehouse_id = %s"
+
+
+async def move(home: str, code: str, to: str, *, source_url: str = "") -> AsyncIterator[str]:
+    """Move a warehouse to another cell; says what it does, in a line each, as it goes.
+
+    Args:
+        home: home, as a superuser.
+        code: the warehouse.
+        to: the name of the cell, or its number.
+        source_url: where the server of that cell reaches the one that has the warehouse, as a
+            superuser or a login with REPLICATION and BYPASSRLS; if not given, the address that
+            this process reaches it by. Only superusers read it there, until the move is over.
+
+    Raises:
+        CellError: it can't be moved there, or somebody holds its tables.
+        schema.SchemaError: one of the cells can't be reached, or fails.
+    """
+    async with _open(home, code, to, source_url) as this:
+        began = time.monotonic()
+        if not this.is_handed_over:
+            if await this.state() != "arrived":
+                await _check(this)
+                await copy(this)
+                yield f"its rows are copied to cell {this.target_cell}, while it works on"
+                began = time.monotonic()
+                await hand_over(this)
+                yield "it is closed, and all of it has arrived"
+            await _switch(this)
+        await _open_there(this)
+        yield f"it is open in cell {this.target_cell}, after {time.monotonic() - began:.1f} s"
+        await _tidy(this)
+        yield f"what cell {this.source_cell} has of it is at rest"
+
+
+async def undo(home: str, code: str, to: str) -> None:
+    """Take back a move that hasn't come to its end: the warehouse stays where it was.
+
+    Raises:
+        CellError: it is another cell's already, or wasn't on its way there.
+        schema.SchemaError: one of the cells can't be reached, or fails.
+    """
+    async with _open(home, code, to, "") as this:
+        if this.is_handed_over:
+            raise CellError(f"{code} is cell {this.target_cell}'s already")
+        if not await this.state():
+            raise CellError(f"{code} isn't on its way to cell {this.target_cell}")
+        key = this.warehouse_id
+        # A copy that gets nothing more is none that a later run may go on with.
+        await as_owner(
+            this.target,
+            f"select darkpearl.close_warehouse('{key}', {this.source_cell}, 'coming')",
+        )
+        await unsubscribe(this.target, this.name)
+        await withdraw(this)
+        await as_owner(this.source, f"select darkpearl.open_warehouse('{key}')")
+        async with this.target.transaction():
+            await this.target.execute("set local session_replication_role = replica")
+            for each in await clearing(this):
+                await this.target.execute(each.encode())
+        await as_owner(this.target, f"select darkpearl.open_warehouse('{key}')")
+
+
+@asynccontextmanager
+async def _open(home: str, code: str, to: str, source_url: str) -> AsyncIterator[Move]:
+    """Find the warehouse and its cells.
+
+    Raises:
+        CellError: there is none of them, or the warehouse had been there before.
+    """
+    async with AsyncExitStack() as stack:
+        at_home = await stack.enter_async_context(schema.connect(home))
+        await refuse_away_from_home(at_home)
+        await lock(at_home)
+        warehouse = await one(at_home, _WAREHOUSE, code)
+        cell = await one(at_home, _CELL, to, to)
+        if warehouse is None or cell is None:
+            raise CellError(f"there is no {'cell ' + to if warehouse else 'warehouse ' + code}")
+        warehouse_id, has = warehouse
+        number, name, url = cell
+        target = await stack.enter_async_context(schema.connect(url or home))
+        state, other = await one(target, STATE, warehouse_id) or ("", None)
+        if (has == number and state not in {"arrived", "here"}) or state == "gone":
+            raise CellError(
+                f"{code} is cell {name}'s already"
+                if has == number
+                else f"cell {name} had {code} before, and has the old rows: it can't come back"
+            )
+        comes_from = int(other) if has == number and other else has
+        if state in {"coming", "arrived"} and other != comes_from:
+            raise CellError(f"{code} is on its way to cell {name} from cell {other}")
+        _, address = await one(at_home, _URL, comes_from) or ("", None)
+        address = home if comes_from == 1 else address
+        if address is None:
+            raise CellError(f"cell {comes_from}, which {code} comes from, was removed")
+        source = await stack.enter_async_context(schema.connect(address))
+        yield Move(
+            warehouse_id,
+            at_home,
+            source,
+            target,
+            comes_from,
+            number,
+            source_url or address,
+            url or home,
+            has == number,
+        )
+
+
+async def _check(this: Move) -> None:
+    """Refuse what can't go well, before anything is begun.
+
+    Raises:
+        CellError: a server, a release or a plan isn't fit for it.
+    """
+    if await value(this.source, "show wal_level") != "logical":
+        raise CellError(
+            f"wal_level of cell {this.source_cell} isn't logical: set it, and restart its server"
+        )
+    for which, number in ((this.source, this.source_cell), (this.target, this.target_cell)):
+        if not await value(which, "select rolsuper from pg_roles where rolname = current_user"):
+            raise CellError(f"the login in cell {number} is no superuser")
+        if await value(which, "select darkpearl.this_cell()") != number:
+            raise CellError(f"the database at the address of cell {number} is another")
+    status = await schema.status(this.target_url)
+    if status.pending or status.unknown:
+        raise CellError("the cells are of different releases: migrate them first")
+    plans = {tuple(row) for row in await rows(this.target, _PLANS)}
+    used = {tuple(row) for row in await rows(this.source, _PLANS_IN_USE, this.warehouse_id)}
+    for plan in await rows(this.source, _PLANS):
+        if tuple(plan[:2]) in used and tuple(plan) not in plans:
+            raise CellError(
+                f"version {plan[1]} of the plan of {plan[0]} isn't the same in cell"
+                f" {this.target_cell}: sagas of the warehouse go by it"
+            )
+
+
+async def _switch(this: Move) -> None:
+    """Say at home whose it is now; past the guard that keeps everybody else from it."""
+    await unsubscribe(this.target, this.name)
+    async with this.at_home.transaction():
+        await this.at_home.execute("set local session_replication_role = replica")
+        await this.at_home.execute(
+            _HANDED_OVER, [this.target_cell, this.warehouse_id, this.target_cell]
+        )
+
+
+async def _open_there(this: Move) -> None:
+    """Open it, once both cells have heard whose it is."""
+    for which in (this.source, this.target):
+
+        async def knows(which: AsyncConnection[Any] = which) -> bool:
+            cell = await value(
+                which, "select cell from darkpearl.warehouses where id = %s", this.warehouse_id
+            )
+            return bool(cell == this.target_cell)
+
+        await until(knows, "a cell doesn't hear from home: see darkpearl cells status")
+    if await this.state() == "arrived":
+        await as_owner(this.target, f"select darkpearl.open_warehouse('{this.warehouse_id}')")
+
+
+async def _tidy(this: Move) -> None:
+    """Let go of what the move needed, and put to sleep what is left where the warehouse was."""
+    await unsubscribe(this.target, this.name)
+    await withdraw(this)
+    async with this.source.transaction():
+        await this.source.execute("set local session_replication_role = replica")
+        for each in (_SLEEP, _FORGET_TOKENS):
+            await this.source.execute(each, [this.warehouse_id])

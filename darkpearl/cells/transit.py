@@ -1,0 +1,257 @@
+"""The rows of a warehouse on its way: how they are copied, kept up to date and counted.
+
+moving.py says what for. All that belongs to a warehouse goes by a publication that has its rows
+alone, of the tables that the catalogue names; what belongs to no warehouse and keeps a request from
+being done twice is copied beside.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import psycopg
+from psycopg import AsyncConnection
+
+from darkpearl.cells.joining import (
+    LOOK_SECONDS,
+    CellError,
+    drop_slot,
+    make_slot,
+    one,
+    subscribe,
+    value,
+    wait_for_copy,
+)
+
+CATCH_UP_SECONDS = 60.0
+"""How long the last changes may take to arrive, while nobody can write."""
+LOCK_SECONDS = (0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 1.0, 2.0, 2.0, 4.0)
+"""How long the tables' locks are tried for, each time longer; between them others get on."""
+PREFIX = "darkpearl_move_"
+_TABLES = "select name::text from darkpearl.warehouse_tables()"
+_WITHOUT_KEY = f"{_TABLES} where not is_keyed"
+_PUBLISHED = "select from pg_publication where pubname = %s"
+_MOVES = "select count(*) from pg_publication where pubname ^@ %s and pubname <> %s"
+_CONFIRMED = (
+    "select confirmed_flush_lsn >= %s::pg_lsn from pg_replication_slots where slot_name = %s"
+)
+_SEQUENCES = "select name::text, reached from darkpearl.warehouse_sequences()"
+_SPEND_SHIPMENTS = (
+    "insert into darkpearl.spent_ids (id) select id from darkpearl.shipments"
+    " where warehouse_id = %s on conflict do nothing"
+)
+_NOT_SO_FAR = "delete from darkpearl.spent_up_to where id < %s"
+_SPENT_UP_TO = (
+    "insert into darkpearl.spent_up_to (id) select %s"
+    " where not exists (select from darkpearl.spent_up_to)"
+)
+STATE = "select state::text, other_cell from darkpearl.moved_warehouses where warehouse_id = %s"
+
+
+class Move(NamedTuple):
+    """A warehouse on its way, and the sessions of superusers that it takes."""
+
+    warehouse_id: UUID
+    at_home: AsyncConnection[Any]
+    source: AsyncConnection[Any]
+    target: AsyncConnection[Any]
+    source_cell: int
+    target_cell: int
+    source_url: str
+    target_url: str
+    is_handed_over: bool
+
+    @property
+    def name(self) -> str:
+        """What its publication, its slot and its subscription are called."""
+        return PREFIX + self.warehouse_id.hex
+
+    async def state(self) -> str:
+        """How far it is: coming, arrived or here; empty when nothing is begun."""
+        found = await one(self.target, STATE, self.warehouse_id)
+        return found[0] if found else ""
+
+
+async def copy(this: Move) -> None:
+    """Have the rows copied, and kept up to date, while the warehouse works on."""
+    key = this.warehouse_id
+    if not await this.state():
+        await as_owner(
+            this.target,
+            f"select darkpearl.close_warehouse('{key}', {this.source_cell}, 'coming')",
+        )
+    if await one(this.source, _PUBLISHED, this.name) is None:
+        tables = [row[0] for row in await rows(this.source, _TABLES)]
+        published = ", ".join(f"{table} where (warehouse_id = '{key}')" for table in tables)
+        whole = [row[0] for row in await rows(this.source, _WITHOUT_KEY)]
+        await patiently(
+            this.source,
+            *(f"alter table {table} replica identity full" for table in whole),
+            f"create publication {this.name} for table {published}"
+            " with (publish_via_partition_root = true)",
+        )
+    await make_slot(this.source, this.name)
+    emptying = await clearing(this)
+    await subscribe(this.target, this.name, this.name, this.source_url, emptying)
+    await wait_for_copy(this.target, this.name)
+    await _copy_beside(this)
+    await _catch_up(this)
+
+
+async def hand_over(this: Move) -> None:
+    """Close the warehouse, wait until all of it is there, and make sure of that.
+
+    Raises:
+        CellError: it isn't there in time, or some rows are missing: nothing has changed hands.
+    """
+    key = this.warehouse_id
+    began = await value(this.source, "select now() - interval '10 minutes'")
+    await as_owner(this.source, f"select darkpearl.close_warehouse('{key}', {this.target_cell})")
+    await _catch_up(this)
+    had, has = await asyncio.gather(_counts(this.source, key), _counts(this.target, key))
+    if had != has:
+        odd = ", ".join(table for table in had if had[table] != has.get(table))
+        raise CellError(f"not all rows arrived, of {odd}: undo it, and look into the cells' logs")
+    await _copy_beside(this, began)
+    last = {name: reached for name, reached in await rows(this.source, _SEQUENCES) if reached}
+    events = await value(
+        this.source, "select coalesce(pg_sequence_last_value('darkpearl.saga_events_id_seq'), 0)"
+    )
+    async with this.target.transaction():
+        for name, reached in last.items():
+            # Altering it, though nothing changes, keeps others from drawing from it meanwhile.
+            await this.target.execute(f"alter sequence {name} no cycle".encode())
+            await this.target.execute(
+                "select setval(%s, greatest(%s, coalesce(pg_sequence_last_value(%s), 1)))",
+                [name, reached, name],
+            )
+        await this.target.execute(_SPEND_SHIPMENTS, [key])
+        await this.target.execute(
+            "update darkpearl.moved_warehouses set state = 'arrived', told_after = %s,"
+            " changed_at = darkpearl.clock() where warehouse_id = %s",
+            [events, key],
+        )
+
+
+async def withdraw(this: Move) -> None:
+    """Drop the slot and the publication; the last move's end gives tables back their identity."""
+    await drop_slot(this.source, this.name)
+    if await one(this.source, _PUBLISHED, this.name) is None:
+        return
+    statements = [f"drop publication {this.name}"]
+    if not await value(this.source, _MOVES, PREFIX, this.name):
+        whole = [row[0] for row in await rows(this.source, _WITHOUT_KEY)]
+        statements += [f"alter table {table} replica identity default" for table in whole]
+    await patiently(this.source, *statements)
+
+
+async def clearing(this: Move) -> list[str]:
+    """What empties the place that the rows are copied to."""
+    return [
+        f"delete from {row[0]} where warehouse_id = '{this.warehouse_id}'"  # noqa: S608
+        for row in await rows(this.target, _TABLES)
+    ]
+
+
+async def _copy_beside(this: Move, since: Any = None) -> None:
+    """What belongs to no warehouse, and keeps a request from being done twice: to both cells."""
+    await _copy_rows(
+        this,
+        "darkpearl.idempotency_keys",
+        "caller, idempotency_key, request_hash, response, created_at",
+        f"created_at >= '{since or '-infinity'}'",
+    )
+    if since is None:
+        await _copy_rows(this, "darkpearl.spent_ids", "id", "not is_timed")
+        if highest := await value(this.source, "select id from darkpearl.spent_up_to"):
+            async with this.target.transaction():
+                await this.target.execute(_NOT_SO_FAR, [highest])
+                await this.target.execute(_SPENT_UP_TO, [highest])
+
+
+async def _copy_rows(this: Move, table: str, columns: str, where: str) -> None:
+    """Copy rows of a table, past those that are there."""
+    async with this.target.transaction(), this.target.cursor() as into:
+        await into.execute(f"create temporary table came (like {table}) on commit drop".encode())
+        if columns == "id":
+            await into.execute(
+                "alter table came alter spent_in drop not null, alter is_timed drop not null"
+            )
+        query = f"copy (select {columns} from {table} where {where}) to stdout"  # noqa: S608
+        async with (
+            this.source.cursor() as out,
+            out.copy(query.encode()) as sent,
+            into.copy(f"copy came ({columns}) from stdin".encode()) as taken,
+        ):
+            async for block in sent:
+                await taken.write(block)
+        await into.execute(
+            f"insert into {table} ({columns}) select {columns} from came"  # noqa: S608
+            " on conflict do nothing".encode()
+        )
+
+
+async def rows(connection: AsyncConnection[Any], query: str, *values: Any) -> list[Any]:
+    """Every row of a query."""
+    return list(await (await connection.execute(query.encode(), values or None)).fetchall())
+
+
+async def _counts(connection: AsyncConnection[Any], key: UUID) -> dict[str, int]:
+    """How many rows of a warehouse each table has."""
+    return {
+        table: await value(
+            connection,
+            f"select count(*) from {table} where warehouse_id = %s",  # noqa: S608
+            key,
+        )
+        for (table,) in await rows(connection, _TABLES)
+    }
+
+
+async def _catch_up(this: Move) -> None:
+    """Wait until the other cell has all that is committed now."""
+    reached = await value(this.source, "select pg_current_wal_lsn()::text")
+
+    async def is_there() -> bool:
+        return bool(await value(this.source, _CONFIRMED, reached, this.name))
+
+    await until(is_there, "changes don't arrive: the log of the cell's server says why")
+
+
+async def until(is_so: Callable[[], Awaitable[bool]], complaint: str) -> None:
+    """Wait until something is so.
+
+    Raises:
+        CellError: it isn't in time; with the complaint.
+    """
+    deadline = time.monotonic() + CATCH_UP_SECONDS
+    while not await is_so():
+        if time.monotonic() > deadline:
+            raise CellError(complaint)
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def as_owner(connection: AsyncConnection[Any], statement: str) -> None:
+    """Run a statement as who owns the schema; as patiently()."""
+    await patiently(connection, "set local role darkpearl_owner", statement)
+
+
+async def patiently(connection: AsyncConnection[Any], *statements: str) -> None:
+    """Run statements in one transaction, which gives way to who holds the tables and tries again.
+
+    Raises:
+        CellError: somebody holds them all the time.
+    """
+    for seconds in LOCK_SECONDS:
+        try:
+            async with connection.transaction():
+                await connection.execute(f"set local lock_timeout = {int(seconds * 1000)}".encode())
+                for statement in statements:
+                    await connection.execute(statement.encode())
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            await asyncio.sleep(seconds)
+        else:
+            return
+    raise CellError("somebody holds the tables: select * from blocking_sessions() says who")

@@ -1,0 +1,129 @@
+-- Warehouses that leave this database for another cell, or come to it: see docs/decisions/cells.md.
+-- At any moment a warehouse is open in one cell, or for some seconds in none. Where it is closed, no
+-- row of it is written, by whoever: no order, no cancellation, no answer of a gateway, no step of a
+-- saga. What is being copied comes in past that, as all that is replicated does.
+--
+-- The guard is a trigger on each table that has a warehouse's rows, made when the first is closed
+-- and dropped when none is: a database that no warehouse has moved from or to has nothing of it.
+-- To make it takes locks that wait for who is writing, so that nobody who began before gets past it.
+-- Retention may let old rows go: that changes nothing of what is told of them.
+--
+-- Who works for all leaves closed warehouses out by `not array[…] <@ array(…)`: the planner takes that
+-- to let nearly every row by, as it does, and `<> all (…)` of an array that it can't see to let hardly any.
+
+set local role darkpearl_owner;
+set local search_path = darkpearl, pg_temp;
+
+-- The tables that have a warehouse's rows, from the catalogue, so that none that is new can be
+-- forgotten; and whether the warehouse is in the key, as replication of some rows wants it.
+-- Orders first and sagas second, as most who write begin. Locks nothing.
+create or replace function warehouse_tables(out name regclass, out is_keyed boolean) returns setof record
+language sql stable
+set search_path = darkpearl, pg_temp
+begin atomic
+    select
+        c.oid::regclass,
+        exists (select from pg_index as i where i.indrelid = c.oid and i.indisprimary and a.attnum = any(i.indkey))
+    from pg_class as c
+    inner join pg_attribute as a on a.attrelid = c.oid and a.attname = 'warehouse_id' and not a.attisdropped
+    where c.relnamespace = 'darkpearl'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
+        and c.relname <> 'moved_warehouses'
+    order by c.relname <> 'orders', c.relname <> 'sagas', c.relname;
+end;
+comment on function warehouse_tables() is 'Internal: the tables that have a warehouse''s rows, and whether it is in their keys.';
+
+-- The sequences that number those rows, and how far each is; null for one that has not begun. Order
+-- numbers have a range for each cell, and stay in it. Locks nothing.
+create or replace function warehouse_sequences(out name regclass, out reached bigint) returns setof record
+language sql stable
+set search_path = darkpearl, pg_temp
+begin atomic
+    select q.name, pg_sequence_last_value(q.name)
+    from warehouse_tables() as t
+    inner join pg_attribute as a on a.attrelid = t.name and a.attidentity <> '' and a.attname <> 'order_number'
+    cross join lateral (select pg_get_serial_sequence(t.name::text, a.attname)::regclass as name) as q
+    order by q.name::text;
+end;
+comment on function warehouse_sequences() is 'Internal: the sequences that number a warehouse''s rows, and how far they are.';
+
+-- Trigger: nothing is written of a warehouse that is closed here. Locks nothing. Raises: DP050 when
+-- another cell has it, DP053 while none has, or this one not yet.
+create or replace function refuse_moved() returns trigger
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    -- Retention folds what it removes into a balance; any other change of a movement is refused.
+    if tg_op = 'UPDATE' and tg_table_name = 'stock_movements' then
+        return new;
+    end if;
+    perform refuse_elsewhere(array[new.warehouse_id]);
+    perform refuse(
+        'DP053', 'warehouse is moving to another cell',
+        format('Warehouse %s is closed in cell %s.', new.warehouse_id, this_cell()),
+        'Try again in some seconds: it is open again then, here or in another cell.'
+    );
+    return null;
+end
+$$;
+comment on function refuse_moved() is 'Trigger: refuses to write what is of a warehouse that is closed here.';
+
+-- Has every table that there is refuse the rows of the warehouses that are closed now.
+-- Locks: the tables, orders and sagas first, against all who write; waits for those who do.
+create or replace function guard_moved_warehouses() returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_closed constant uuid[] := array(select m.warehouse_id from moved_warehouses as m where m.state <> 'here' order by m.warehouse_id);
+    v_table regclass;
+begin
+    for v_table in select t.name from warehouse_tables() as t loop
+        if v_closed = '{}' then
+            execute format('drop trigger if exists moved_warehouses_are_closed on %s', v_table);
+        else
+            execute format(
+                'create or replace trigger moved_warehouses_are_closed before insert or update on %s '
+                'for each row when (new.warehouse_id = any(%L::uuid[])) execute function refuse_moved()',
+                v_table, v_closed
+            );
+        end if;
+    end loop;
+end
+$$;
+comment on function guard_moved_warehouses() is 'Internal: has every table refuse the rows of warehouses that are closed here.';
+
+-- Closes a warehouse here: when this returns and commits, all that was written of it is committed,
+-- and nothing more will be. p_other_cell: where it goes to, or comes from. For who owns the schema.
+-- Locks: as guard_moved_warehouses().
+create or replace function close_warehouse(p_warehouse_id uuid, p_other_cell integer, p_state move_state default 'gone') returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    insert into moved_warehouses as m (warehouse_id, other_cell, state)
+    values (p_warehouse_id, p_other_cell, p_state)
+    on conflict (warehouse_id) do update
+    set
+        other_cell = excluded.other_cell, state = excluded.state, changed_at = clock(),
+        told_after = case when excluded.state <> 'coming' then m.told_after end;
+    perform guard_moved_warehouses();
+end
+$$;
+comment on function close_warehouse(uuid, integer, move_state) is 'Closes a warehouse in this database: nothing of it is written any more.';
+
+-- Opens it again, or lets it be forgotten that it was to come: one that was made here, or isn't here,
+-- has no row. For who owns the schema. Locks: as guard_moved_warehouses(); when no other is closed,
+-- against all.
+create or replace function open_warehouse(p_warehouse_id uuid) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    delete from moved_warehouses as m where m.warehouse_id = p_warehouse_id and m.told_after is null;
+    update moved_warehouses as m set state = 'here', changed_at = clock() where m.warehouse_id = p_warehouse_id;
+    perform guard_moved_warehouses();
+end
+$$;
+comment on function open_warehouse(uuid) is 'Opens a warehouse in this database that close_warehouse() closed.';

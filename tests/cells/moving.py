@@ -1,0 +1,239 @@
+"""A warehouse moves while orders come in: `make move`, longer than a test.
+
+Orders fall due at a steady rate, to the warehouse that moves and to one that stays, whatever
+becomes of the ones before; who is refused tries again, in the cell that is named. A listener works
+in each cell. The command is killed, each time a little later, until one run comes to its end, or
+left alone with KILLS=0. ORDERS says how many the warehouse has when it begins, RATE how many a
+second each of the two gets.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from uuid import UUID, uuid4
+
+import psycopg
+from places import Place
+from psycopg import AsyncConnection
+from shop import Shop
+
+Pair = tuple[Shop, Shop]
+Until = Callable[..., Awaitable[None]]
+Moving = tuple[str, UUID, UUID]
+"""The code of a warehouse at home, its id, and a product that it has much of."""
+ORDERS = int(os.environ.get("DARKPEARL_TEST_MOVE_ORDERS", "20000"))
+KILLS = int(os.environ.get("DARKPEARL_TEST_MOVE_KILLS", "1000"))
+RATE = int(os.environ.get("DARKPEARL_TEST_MOVE_RATE", "100"))
+STOCK = 1_000_000
+SESSIONS = 6
+PATIENCE_SECONDS = 120
+PAUSE_SECONDS = 10
+"""How long the warehouse may take no order, when the command is left alone."""
+STEP_SECONDS = 0.2
+"""So much later each kill comes than the one before."""
+
+
+async def new_warehouse(pair: Pair, until: Until, units: int = 1000, cell: int = 1) -> Moving:
+    """A warehouse, with stock if it is home's, and a product, of which the other cell knows."""
+    here, there = pair
+    here.audited = there.audited = True
+    product = await here.product()
+    code = str(uuid4())[:8]
+    warehouse = await here.value(
+        "insert into warehouses (code, name, cell) values (%s, 'M', %s) returning id", code, cell
+    )
+    if cell == 1:
+        await here.receive(product, units, warehouse)
+    await here.receive(product, STOCK, here.lisbon)
+
+    async def is_known() -> bool:
+        ids = await there.values("select id from warehouses union all select id from products")
+        return warehouse in ids and product in ids
+
+    await until(is_known)
+    return code, warehouse, product
+
+
+class Load:
+    """Orders to a warehouse that moves and to one that stays, and who works them off."""
+
+    def __init__(
+        self, pair: Pair, places: tuple[Place, Place], moving: Moving, *, rate: int
+    ) -> None:
+        self.pair = pair
+        self.places = places
+        _, self.warehouse, self.product = moving
+        self.rate = rate
+        self.placed: dict[UUID, list[UUID]] = {self.warehouse: [], pair[0].lisbon: []}
+        self.times: list[float] = []
+        self._moved = False
+        self._stopping = False
+        self._failed: list[BaseException] = []
+
+    async def begin_with(self, orders: int) -> None:
+        """So many orders of the warehouse, each as far as a listener comes without an answer."""
+        here = self.pair[0]
+        await here.run(
+            "with placed as (insert into orders (warehouse_id) select %s from"
+            " generate_series(1, %s) returning id, warehouse_id)"
+            " insert into order_items (order_id, warehouse_id, product_id, quantity)"
+            " select id, warehouse_id, %s, 1 from placed",
+            *(self.warehouse, orders, self.product),
+        )
+        self.placed[self.warehouse] = await here.values(
+            "select id from orders where warehouse_id = %s", self.warehouse
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Orders come, and listeners work, for a block and a moment longer."""
+        async with AsyncExitStack() as stack:
+            for place in self.places:
+                await stack.enter_async_context(listener(place.url))
+            tasks = [
+                asyncio.create_task(self._place(warehouse, at))
+                for warehouse in self.placed
+                for at in range(SESSIONS)
+            ]
+            await asyncio.sleep(1)
+            yield
+            await asyncio.sleep(1)
+            self._stopping = True
+            await asyncio.gather(*tasks)
+            await self._drained()
+
+    async def _place(self, warehouse: UUID, at: int) -> None:
+        """One session's orders: one falls due each so often."""
+        async with AsyncExitStack() as stack:
+            here, there = [
+                await stack.enter_async_context(
+                    await AsyncConnection.connect(
+                        place.url, autocommit=True, options="-c search_path=darkpearl"
+                    )
+                )
+                for place in self.places
+            ]
+            due = time.monotonic() + at / self.rate
+            while not self._stopping:
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                due += SESSIONS / self.rate
+                order, cell = uuid4(), here
+                if warehouse == self.warehouse and self._moved:
+                    cell = there
+                while True:
+                    try:
+                        await cell.execute(
+                            "select place_order(%s, jsonb_build_array(jsonb_build_object("
+                            "'product_id', %s::uuid, 'quantity', 1)), p_order_id => %s)",
+                            [warehouse, self.product, order],
+                        )
+                    except psycopg.Error as error:
+                        if error.sqlstate == "DP050" and cell is here:
+                            self._moved, cell = True, there
+                        elif error.sqlstate not in {"DP050", "DP053", "55P03", "40P01"}:
+                            raise
+                        await asyncio.sleep(0.02)
+                    else:
+                        break
+                self.placed[warehouse].append(order)
+                if warehouse == self.warehouse:
+                    self.times.append(time.monotonic())
+
+    async def _drained(self) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        query = "select count(*) from sagas where ready_at < 'infinity' and warehouse_id = any(%s)"
+        mine = list(self.placed)
+        while any([await shop.value(query, mine) for shop in self.pair]):
+            assert time.monotonic() < deadline, "orders don't end"
+            await asyncio.sleep(0.2)
+
+    @property
+    def pause_seconds(self) -> float:
+        """The longest time without an order of the warehouse."""
+        return max(b - a for a, b in zip(self.times, self.times[1:], strict=False))
+
+    async def check(self) -> None:
+        """Each order that was placed is there, ended, paid and sent once; both audits are empty."""
+        here, there = self.pair
+        for shop, warehouse in ((there, self.warehouse), (here, here.lisbon)):
+            ids = self.placed[warehouse]
+            assert len(set(ids)) == len(ids)
+            found = await shop.row(
+                "select count(*), count(*) filter (where o.status = 'fulfilled') as sent, count(*)"
+                " filter (where o.status not in ('fulfilled', 'cancelled')) as open, count(*)"
+                " filter (where p.captured_amount > 0) as paid"
+                " from orders as o left join payments as p on p.order_id = o.id"
+                " where o.id = any(%s)",
+                ids,
+            )
+            assert found["count"] == len(ids)
+            assert found["open"] == 0
+            assert found["sent"] == found["paid"]
+            moved = await shop.row(
+                "select count(*) as rows from stock_movements where movement_type = 'fulfill' and"
+                " warehouse_id = %s and correlation_id = any(%s)",
+                *(warehouse, ids),
+            )
+            assert moved["rows"] == found["sent"]
+        count = "select count(*) from orders where warehouse_id = %s"
+        assert await there.value(count, self.warehouse) == len(self.placed[self.warehouse])
+        for shop in self.pair:
+            assert await shop.audit() == []
+
+
+@asynccontextmanager
+async def listener(url: str) -> AsyncIterator[None]:
+    """`darkpearl listener` at an address, with the mock gateway."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "darkpearl", "listener"),
+        env=os.environ | {"DARKPEARL_DATABASE_URL": url, "DARKPEARL_GATEWAY": "mock"},
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def test_a_warehouse_moves_under_load(
+    pair: Pair, places: tuple[Place, Place], until: Until
+) -> None:
+    """Killed over and over, the command moves it all the same: none lost, a pause of seconds."""
+    moving = await new_warehouse(pair, until, STOCK)
+    load = Load(pair, places, moving, rate=RATE)
+    async with listener(places[0].url):
+        for _ in range(0, ORDERS, 1000):
+            await load.begin_with(min(1000, ORDERS))
+        await load._drained()
+    kills, ended = 0, False
+    async with load.running():
+        while not ended:
+            command = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "darkpearl", "cells", "move-warehouse", moving[0]),
+                *("--to", "north", "--yes"),
+                env=os.environ | {"DARKPEARL_DATABASE_URL": places[0].url},
+            )
+            patience = STEP_SECONDS * (kills + 1) if kills < KILLS else None
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(command.wait(), patience)
+            if command.returncode is None:
+                command.send_signal(signal.SIGKILL)
+                await command.wait()
+                kills += 1
+            else:
+                assert command.returncode == 0
+                ended = True
+    await load.check()
+    sys.stdout.write(
+        f"\n{ORDERS} orders and {RATE} a second, {len(load.times)} of them while it moved:"
+        f" {kills} kills, the longest pause {load.pause_seconds:.1f} s\n"
+    )
+    if not kills:
+        assert load.pause_seconds < PAUSE_SECONDS

@@ -1,0 +1,303 @@
+"""darkpearl cells move-warehouse: a warehouse goes from one cell to another, and loses nothing."""
+
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from moving import Load, Moving, new_warehouse
+from places import Place
+from psycopg import AsyncConnection
+from psycopg.rows import dict_row
+from shop import APPROVED, DECLINED, Shop
+from terminal import Run
+
+from darkpearl import cells
+
+Pair = tuple[Shop, Shop]
+Until = Callable[..., Awaitable[None]]
+Places = tuple[Place, Place]
+EVERY = 5
+"""A run is cut off at every so manieth statement, each time further on."""
+
+
+@pytest.fixture
+async def moving(pair: Pair, until: Until) -> Moving:
+    """A warehouse of home that is about to move, of which north knows; and a product."""
+    return await new_warehouse(pair, until)
+
+
+async def all_states(shop: Shop, warehouse: UUID, product: UUID) -> list[UUID]:
+    """Orders of a warehouse that stand at every kind of place, twenty of each."""
+    ids = []
+    for kind in ("fulfilled", "cancelled", "waits", "new"):
+        ids += [await shop.order((product, 1), warehouse=warehouse) for _ in range(20)]
+        if kind != "new":
+            requests = await shop.advance()
+        if kind in ("fulfilled", "cancelled"):
+            await shop.settle(requests, APPROVED if kind == "fulfilled" else DECLINED)
+    await shop.refund(ids[0], 5)
+    return ids
+
+
+async def finished(shop: Shop) -> None:
+    """All that waits is asked again and approved, until nothing moves any more."""
+    for _ in range(4):
+        await shop.settle(await shop.ask_again(), APPROVED)
+
+
+async def nothing_is_left(pair: Pair) -> None:
+    """Neither cell has anything of what a move takes."""
+    for shop in pair:
+        for query in (
+            "select count(*) from pg_publication where pubname ^@ 'darkpearl_move'",
+            "select count(*) from pg_subscription where subname ^@ 'darkpearl_move'",
+            "select count(*) from pg_replication_slots where slot_name ^@ 'darkpearl_move'",
+            "select count(*) from pg_class where relname = 'sagas' and relreplident = 'f'",
+        ):
+            assert await shop.value(query) == 0
+
+
+async def check(pair: Pair, warehouse: UUID, product: UUID, orders: list[UUID]) -> None:
+    """Every order is north's, ended and counted once; what home has of it is at rest."""
+    here, there = pair
+    await finished(there)
+    await finished(here)
+    statuses = await there.rows(
+        "select status::text, count(*) from orders where id = any(%s) group by 1 order by 1", orders
+    )
+    assert statuses == [
+        {"status": "cancelled", "count": 20},
+        {"status": "fulfilled", "count": len(orders) - 20},
+    ]
+    assert await there.stock(product, warehouse) == (1000 - len(orders) + 20, 0)
+    assert await there.audit() == []
+    assert await here.audit() == []
+    with here.refused("DP050"):
+        await here.order((product, 1), warehouse=warehouse)
+    with here.refused("DP050"):
+        await here.cancel(orders[45])
+    await nothing_is_left(pair)
+
+
+async def test_a_warehouse_moves_with_all_that_is_its_own(
+    pair: Pair, moving: Moving, run: Run
+) -> None:
+    """Each order ends where the warehouse went, wherever it stood; nothing is told twice."""
+    here, there = pair
+    code, warehouse, product = moving
+    orders = await all_states(here, warehouse, product)
+    lease = await here.lease(orders[45])
+    before = await there.value("select coalesce(max(id), 0) from feed")
+    done = await run("cells", "move-warehouse", code, "--to", "north", "--yes")
+    assert done.code == 0, done
+    assert await there.rows("select * from feed where id > %s", before) == []
+    await here.settle([lease], APPROVED)
+    assert here.stale == [(orders[45], "DP009")]
+    after = await there.order((product, 1), warehouse=warehouse)
+    query = "select quantity_available from stock_at(%s, %s, clock())"
+    assert await there.value(query, warehouse, product) == 980
+    await check(pair, warehouse, product, [*orders, after])
+    told = await there.rows(
+        "select subject from feed where topic = 'order.placed' and id > %s", before
+    )
+    assert [each["subject"] for each in told] == [after]
+    again = await run("cells", "move-warehouse", code, "--to", "north", "--yes")
+    assert again.code == 0, again
+
+
+class Killed(BaseException):
+    """The end of the process, at some statement."""
+
+
+async def test_a_kill_at_any_statement_is_mended_by_another_run(
+    pair: Pair, places: Places, moving: Moving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it is cut off, all has moved once; what is ordered meanwhile isn't lost."""
+    here, there = pair
+    code, warehouse, product = moving
+    orders = await all_states(here, warehouse, product)
+    execute, left = AsyncConnection.execute, itertools.count()
+
+    async def killed(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
+        done = await execute(self, query, *arguments, **options)
+        if next(left) == 0:
+            raise Killed
+        return done
+
+    runs = 0
+    for at in itertools.count(1, EVERY):
+        left = itertools.count(-at)
+        monkeypatch.setattr(AsyncConnection, "execute", killed)
+        try:
+            async for _ in cells.move(places[0].url, code, "north"):
+                pass
+            break
+        except Killed:
+            runs += 1
+        finally:
+            monkeypatch.setattr(AsyncConnection, "execute", execute)
+        open_in = [each for each in pair if await takes(each, warehouse, product, orders)]
+        assert len(open_in) < 2
+    assert runs > 8
+    assert len(orders) > 82
+    assert await takes(there, warehouse, product, orders)
+    await check(pair, warehouse, product, orders)
+
+
+async def takes(shop: Shop, warehouse: UUID, product: UUID, orders: list[UUID]) -> bool:
+    """Whether a cell takes an order for a warehouse, which is noted."""
+    try:
+        orders.append(await shop.order((product, 1), warehouse=warehouse))
+    except psycopg.Error as error:
+        if error.sqlstate not in {"DP050", "DP053"}:
+            raise
+        return False
+    return True
+
+
+@pytest.mark.parametrize("stage", ["copied", "arrived"])
+async def test_it_is_undone_until_it_is_handed_over(
+    pair: Pair, places: Places, moving: Moving, run: Run, stage: str
+) -> None:
+    """A move that stops half way is taken back by one command, and made anew by another."""
+    here, there = pair
+    code, warehouse, product = moving
+    orders = await all_states(here, warehouse, product)
+    async for line in cells.move(places[0].url, code, "north"):
+        if stage in line:
+            break
+    assert await takes(here, warehouse, product, orders) == (stage == "copied")
+    assert not await takes(there, warehouse, product, orders)
+    # What is copied works on, as others do.
+    beside = await here.order((product, 1), warehouse=here.lisbon)
+    await here.settle(await here.advance(), APPROVED)
+    assert await here.order_status(beside) == "fulfilled"
+    assert await here.order_status(orders[-1]) == ("fulfilled" if stage == "copied" else "pending")
+    for code_, said in ((0, "stays where it was"), (2, "isn't on its way")):
+        undone = await run("cells", "move-warehouse", code, "--to", "north", "--undo")
+        assert undone.code == code_, undone
+        assert said in undone.said + undone.errors
+    await nothing_is_left(pair)
+    for shop in pair:
+        assert (
+            await shop.value(
+                "select count(*) from moved_warehouses where warehouse_id = %s", warehouse
+            )
+            == 0
+        )
+    assert await there.value("select count(*) from orders where warehouse_id = %s", warehouse) == 0
+    assert await takes(here, warehouse, product, orders)
+    assert (await run("cells", "move-warehouse", code, "--to", "2", "--yes")).code == 0
+    await check(pair, warehouse, product, orders)
+    late = await run("cells", "move-warehouse", code, "--to", "2", "--undo")
+    assert (late.code, late.errors.count("\n")) == (2, 1)
+    back = await run("cells", "move-warehouse", code, "--to", "home", "--yes")
+    assert (back.code, back.errors.count("\n")) == (2, 1)
+
+
+async def test_orders_go_on_while_it_moves(pair: Pair, places: Places, moving: Moving) -> None:
+    """Two hundred orders, and some a second meanwhile: none is lost, none is done twice."""
+    load = Load(pair, places, moving, rate=30)
+    await load.begin_with(200)
+    async with load.running():
+        async for _ in cells.move(places[0].url, moving[0], "north"):
+            pass
+    await load.check()
+
+
+async def test_what_does_not_fit_is_told(pair: Pair, moving: Moving, run: Run) -> None:
+    """No such warehouse, no such cell, another plan there: one line, and nothing is begun."""
+    here, there = pair
+    code, warehouse, product = moving
+    await here.order((product, 1), warehouse=warehouse)
+    change = "update saga_steps set forward_only = not forward_only where position = 2"
+    async with there.unguarded():
+        await there.run(change)
+    for arguments, said in (
+        (("nowhere", "--to", "north"), "no warehouse nowhere"),
+        ((code, "--to", "nowhere"), "no cell nowhere"),
+        ((code, "--to", "home"), "is cell home's already"),
+        ((code, "--to", "north"), "isn't the same in cell 2"),
+    ):
+        refused = await run("cells", "move-warehouse", *arguments, "--yes")
+        assert (refused.code, refused.errors.count("\n")) == (2, 1)
+        assert said in refused.errors
+    async with there.unguarded():
+        await there.run(change)
+    there.audited = True
+    assert (
+        await there.value(
+            "select count(*) from moved_warehouses where warehouse_id = %s", warehouse
+        )
+        == 0
+    )
+    await here.settle(await here.advance(), APPROVED)
+
+
+async def test_what_keeps_a_request_from_being_repeated_goes_along(
+    pair: Pair, places: Places, moving: Moving
+) -> None:
+    """A key that was answered, an id that is spent: neither does anything anew in the new cell."""
+    here, there = pair
+    code, warehouse, product = moving
+    key, spent = str(uuid4()), uuid4()
+    await here.run(
+        "insert into idempotency_keys (caller, idempotency_key, request_hash, response)"
+        " values ('anna', %s, sha256('x'), '{}')",
+        key,
+    )
+    await here.run("insert into spent_ids (id) values (%s)", spent)
+    async for _ in cells.move(places[0].url, code, "north"):
+        pass
+    keys = "select response from idempotency_keys where idempotency_key = %s"
+    assert await there.value(keys, key) == "{}"
+    with there.refused("DP038"):
+        await there.order((product, 1), warehouse=warehouse, p_order_id=spent)
+
+
+async def test_a_warehouse_comes_home_and_moves_on(
+    pair: Pair, places: Places, run: Run, until: Until
+) -> None:
+    """From any cell to any other, and on from there; the feed of each tells what happened in it."""
+    here, there = pair
+    home, _ = places
+    beside = Place(home.server, "beside")
+    await beside.anew()
+    async for _ in cells.add(home.url, beside.url, "beside"):
+        pass
+    number = await here.value("select number from cells where name = 'beside'")
+    code, warehouse, product = await new_warehouse(pair, until, cell=number)
+    async with await AsyncConnection.connect(
+        beside.url, autocommit=True, row_factory=dict_row, options="-c search_path=darkpearl"
+    ) as connection:
+        third = Shop(connection)
+
+        async def is_known() -> bool:
+            return bool(await third.value("select count(*) from products where id = %s", product))
+
+        await until(is_known)
+        await third.receive(product, 1000, warehouse)
+        placed = {}
+        for to, shop in (("", third), ("home", here), ("north", there)):
+            if to:
+                url = beside.url if to == "home" else home.url
+                done = await run(
+                    *("cells", "move-warehouse", code, "--to", to, "--yes", "--source-url", url)
+                )
+                assert done.code == 0, done
+            placed[shop] = await shop.order((product, 1), warehouse=warehouse)
+            await shop.settle(await shop.advance(), APPROVED)
+        assert await there.stock(product, warehouse) == (997, 0)
+        for shop, order in placed.items():
+            assert await there.order_status(order) == "fulfilled"
+            told = await shop.rows(
+                "select order_id from feed where topic = 'order.placed' and warehouse_id = %s",
+                warehouse,
+            )
+            assert [each["order_id"] for each in told] == [order]
+            assert await shop.audit() == []
+    await cells.remove(home.url, "beside")
+    await nothing_is_left(pair)
