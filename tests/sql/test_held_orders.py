@@ -553,6 +553,15 @@ async def test_the_audit_sees_who_sleeps_past_the_deadline(shop: Shop, held: UUI
     assert (found["finding"], found["subject"]) == ("held order sleeps past its deadline", held)
 
 
+async def test_who_is_cancelled_late_does_not_sleep(shop: Shop, held: UUID) -> None:
+    """Cancelled long after a deadline that nobody was there to see, it is ready from then on."""
+    await shop.turn_clock(2 * HOUR)
+    await shop.run("select cancel_order(%s)", held)
+    assert await shop.rows("select * from audit") == []
+    await shop.advance()
+    assert await shop.statuses() == {"cancelled": 1}
+
+
 @pytest.mark.parametrize("seconds", [-1, 0, 367 * 86400])
 async def test_a_deadline_makes_sense(shop: Shop, product: UUID, seconds: float) -> None:
     """It is to come, within a year; by function and by INSERT."""
