@@ -642,6 +642,13 @@ declare
             and (p.gateway = 'manual' or is_disputed(p.order_id, p.warehouse_id))
     );
 begin
+    -- What a person undoes is not tried again with the token that paid for it, only with one that came since.
+    if cardinality(v_persons) > 0 then
+        delete from payment_tokens as t
+        using payments as p
+        where t.order_id = any(array(select d.saga_id from unnest(v_persons) as d)) and t.warehouse_id = any(p_warehouse_ids)
+            and (p.order_id, p.warehouse_id) = (t.order_id, t.warehouse_id) and p.status <> 'void_requested';
+    end if;
     perform give_up_payments(p_warehouse_ids, ids_besides(p_saga_ids, array(select d.saga_id from unnest(v_persons) as d)));
     return group_outcomes(v_persons || array(
         select row(

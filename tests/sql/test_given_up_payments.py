@@ -477,3 +477,22 @@ async def test_an_operator_who_turns_a_saga_back_has_it_wait_for_nobody(
     await shop.settle(await shop.advance(), APPROVED)
     assert await shop.order_status(pending) == "cancelled"
     assert await shop.stock(product) == (10, 0)
+
+
+async def test_what_a_person_undid_is_not_tried_again_by_itself(shop: Shop, pending: UUID) -> None:
+    """A wrong charge that is disputed is undone by hand; then the payer is waited for.
+
+    The card that paid wrongly would have been charged again, and nobody had asked for it.
+    """
+    key = f"{pending}:process_payment"
+    dispute = {"outcome": "disputed", "dispute": "open", "reference": "dp_1", "amount": "1.00"}
+    assert await shop.told(key, CHARGED | {"amount": "15.00", "captured": "15.00"}) == "applied"
+    assert await shop.told(key, dispute | {"currency": "USD", "gateway": "mock"}) == "applied"
+    assert await shop.advance() == []
+    assert (await shop.saga(pending))["status"] == "stuck"
+    await shop.run("select skip_step(%s, 'given back by hand')", pending)
+    assert await shop.advance() == []
+    assert await shop.statuses() == {"payment_failed": 1}
+    assert await pay(shop, pending, "tok_2") == "payment_processing"
+    (request,) = await shop.advance()
+    assert request["request"]["token"] == "tok_2"
