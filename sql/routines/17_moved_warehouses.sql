@@ -8,8 +8,8 @@
 -- To make it takes locks that wait for who is writing, so that nobody who began before gets past it.
 -- Retention may let old rows go: that changes nothing of what is told of them.
 --
--- Who works for all leaves closed warehouses out by `not array[…] <@ array(…)`: the planner takes that
--- to let nearly every row by, as it does, and `<> all (…)` of an array that it can't see to let hardly any.
+-- Who works for all leaves closed warehouses out by `not array[…] <@ …`: the planner takes that to let
+-- nearly every row by, as it does, and `<> all (…)` of an array that it can't see to let hardly any.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
@@ -46,6 +46,18 @@ begin atomic
 end;
 comment on function warehouse_sequences() is 'Internal: the sequences that number a warehouse''s rows, and how far they are.';
 
+-- The warehouses that are closed here; an empty array where none is. In a query, (select closed_warehouses())
+-- asks once for all rows. Locks nothing.
+create or replace function closed_warehouses() returns uuid[]
+language plpgsql stable
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    return array(select m.warehouse_id from moved_warehouses as m where m.state <> 'here' order by m.warehouse_id);
+end
+$$;
+comment on function closed_warehouses() is 'The warehouses of which nothing is written here, since another cell has them or will: an empty array where none is.';
+
 -- Trigger: nothing is written of a warehouse that is closed here. Locks nothing. Raises: DP050 when
 -- another cell has it, DP053 while none has, or this one not yet.
 create or replace function refuse_moved() returns trigger
@@ -76,7 +88,7 @@ language plpgsql
 set search_path = darkpearl, pg_temp
 as $$
 declare
-    v_closed constant uuid[] := array(select m.warehouse_id from moved_warehouses as m where m.state <> 'here' order by m.warehouse_id);
+    v_closed constant uuid[] := closed_warehouses();
     v_table regclass;
 begin
     for v_table in select t.name from warehouse_tables() as t loop

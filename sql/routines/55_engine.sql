@@ -198,7 +198,7 @@ declare
     v_from_id uuid := '00000000-0000-0000-0000-000000000000'::uuid;
     v_passed bigint := pg_stat_get_xact_tuples_returned(v_index) - pg_stat_get_xact_tuples_fetched(v_index);
     v_work saga_group[];
-    v_closed constant uuid[] := (select array_agg(m.warehouse_id) from moved_warehouses as m where m.state <> 'here');
+    v_closed constant uuid[] := nullif(closed_warehouses(), '{}');
 begin
     if v_kept <> '' then
         v_place := claim_from(v_kept::claim_place, v_now);
@@ -218,7 +218,7 @@ begin
             from sagas as s
             where (p_warehouse_ids is null or s.warehouse_id = any(p_warehouse_ids)) and s.ready_at <= v_now
                 and (s.ready_at, s.id) > (v_from_at, v_from_id)
-                and not (v_closed is not null and s.warehouse_id = any(v_closed))
+                and (v_closed is null or not array[s.warehouse_id] <@ v_closed)
             order by s.ready_at, s.id
             limit p_limit
             for no key update skip locked
@@ -524,7 +524,7 @@ language plpgsql
 set enable_nestloop = off
 as $$
 declare
-    v_closed constant uuid[] := (select array_agg(m.warehouse_id) from moved_warehouses as m where m.state <> 'here');
+    v_closed constant uuid[] := nullif(closed_warehouses(), '{}');
 begin
     return array(
         with answers as materialized (select * from answers_of(p_answers))
@@ -544,7 +544,7 @@ begin
             inner join sagas as s on s.id = a.saga_id and s.lease_token = a.lease_token
             where s.id = any(array(select b.saga_id from answers as b))
                 and (p_warehouse_ids is null or s.warehouse_id = any(p_warehouse_ids))
-                and not (v_closed is not null and s.warehouse_id = any(v_closed))
+                and (v_closed is null or not array[s.warehouse_id] <@ v_closed)
                 and s.status in ('waiting', 'compensating') and s.attempts > 0
             order by s.id
             for no key update of s

@@ -121,7 +121,7 @@ from inventory as i
 inner join products as p on p.id = i.product_id
 inner join warehouses as w on w.id = i.warehouse_id
 where i.quantity_sellable <= i.reorder_point
-    and not array[i.warehouse_id] <@ array(select m.warehouse_id from moved_warehouses as m where m.state <> 'here');
+    and not array[i.warehouse_id] <@ (select closed_warehouses());
 comment on view low_stock is 'Shelves of which the reorder point or less can be sold.';
 
 -- What to order: as many times the reorder quantity as it takes to be above the reorder point.
@@ -207,7 +207,7 @@ left join payments as p on p.order_id = o.id and p.warehouse_id = o.warehouse_id
 -- The first condition leads to the index, the second says how few they are: its statistics
 -- aren't hidden by row-level security.
 where v.status = 'stuck' and (v.status = 'stuck') is true
-    and not array[v.warehouse_id] <@ array(select m.warehouse_id from moved_warehouses as m where m.state <> 'here');
+    and not array[v.warehouse_id] <@ (select closed_warehouses());
 comment on view stuck_sagas is 'Sagas that need a person, with what is held and what may be owed to whom. Then: retry_saga(), turn_back_saga() or skip_step().';
 
 -- The state of each saga by its events alone: the last event that moved it.
@@ -264,7 +264,7 @@ select
 from disputes as d
 inner join orders as o on o.id = d.order_id and o.warehouse_id = d.warehouse_id
 inner join payments as p on p.order_id = d.order_id and p.warehouse_id = d.warehouse_id
-where not array[d.warehouse_id] <@ array(select m.warehouse_id from moved_warehouses as m where m.state <> 'here');
+where not array[d.warehouse_id] <@ (select closed_warehouses());
 comment on view disputed_payments is 'Payments that the payer''s bank wants back, or has had back. Refunds of those that are not won are refused.';
 
 create or replace view failed_refunds with (security_invoker = true) as
@@ -276,7 +276,7 @@ inner join orders as o on o.id = r.order_id and o.warehouse_id = r.warehouse_id
 where r.status = 'failed' and not exists (
     select from refunds as n
     where n.order_id = r.order_id and n.created_at > r.updated_at and n.status in ('requested', 'refunded')
-) and not array[r.warehouse_id] <@ array(select m.warehouse_id from moved_warehouses as m where m.state <> 'here');
+) and not array[r.warehouse_id] <@ (select closed_warehouses());
 comment on view failed_refunds is 'Refunds that came to nothing after they were paid out, and that no other has followed. Then: refund_order() or record_manual_refund().';
 
 -- Orders that wait for somebody to pack them. A wait began with its first event; each parcel
@@ -309,7 +309,7 @@ cross join lateral (
     ) as b
 ) as d
 where s.status = 'waiting' and s.ready_at is not null and not s.cancel_requested
-    and not array[s.warehouse_id] <@ array(select m.warehouse_id from moved_warehouses as m where m.state <> 'here');
+    and not array[s.warehouse_id] <@ (select closed_warehouses());
 comment on view orders_to_ship is
     'Orders that wait for parcels: what is left, since when, whether nobody has packed for longer than timeout_seconds of the step, and whether the payer wants the money back. Then: ship_items().';
 
@@ -408,10 +408,10 @@ from (select clock() as now) as t
 cross join (
     select count(*) as n, min(k.created_at) as oldest_at
     from sagas as k
-    where k.status = 'stuck' and not array[k.warehouse_id] <@ array(select m.warehouse_id from moved_warehouses as m where m.state <> 'here')
+    where k.status = 'stuck' and not array[k.warehouse_id] <@ (select closed_warehouses())
 ) as stuck
 left join sagas as s
     on s.ready_at is not null
-    and not array[s.warehouse_id] <@ array(select m.warehouse_id from moved_warehouses as m where m.state <> 'here')
+    and not array[s.warehouse_id] <@ (select closed_warehouses())
 group by t.now, stuck.n, stuck.oldest_at;
 comment on view engine_health is 'The queue in one row: what is ready, how long it has been, what waits, what is stuck.';

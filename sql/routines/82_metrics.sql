@@ -39,7 +39,7 @@ begin atomic
         select s.saga_type, count(*) as sagas
         from sagas as s
         where s.status = 'stuck' and (s.status = 'stuck') is true
-            and not array[s.warehouse_id] <@ array(select m.warehouse_id from moved_warehouses as m where m.state <> 'here')
+            and not array[s.warehouse_id] <@ (select closed_warehouses())
         group by s.saga_type
     ) as k on k.saga_type = t.saga_type;
 end;

@@ -19,13 +19,13 @@ begin atomic
     with unfinished as (
         select s.id, s.saga_type, s.plan_version, s.position, s.status, s.ready_at, s.created_at
         from sagas as s
-        where s.ready_at is not null and not array[s.warehouse_id] <@ array(select m.warehouse_id from moved_warehouses as m where m.state <> 'here')
+        where s.ready_at is not null and not array[s.warehouse_id] <@ (select closed_warehouses())
         union all
         (
             select s.id, s.saga_type, s.plan_version, s.position, s.status, s.ready_at, s.created_at
             from sagas as s
             where s.status = 'stuck' and (s.status = 'stuck') is true
-                and not array[s.warehouse_id] <@ array(select m.warehouse_id from moved_warehouses as m where m.state <> 'here')
+                and not array[s.warehouse_id] <@ (select closed_warehouses())
             limit p_most_stuck
         )
     )
@@ -128,7 +128,7 @@ select c.saga_type, c.step_name, c.error_code, c.cause, c.sagas, c.amounts, c.ol
 from count_causes(array(
     select s.id from sagas as s
     where s.status = 'stuck' and (s.status = 'stuck') is true
-        and not array[s.warehouse_id] <@ array(select m.warehouse_id from moved_warehouses as m where m.state <> 'here')
+        and not array[s.warehouse_id] <@ (select closed_warehouses())
 )) as c;
 comment on view stuck_by_cause is
     'Stuck sagas by step and cause, messages without their ids: how many, the money by currency, since when, and one of them. Then: retry_sagas(), skip_steps() or cancel_orders() with such a filter.';

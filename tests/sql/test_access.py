@@ -343,6 +343,7 @@ EVERYBODYS = {
 }
 CALLS = {
     "cell_of_id": INSIDERS,
+    "closed_warehouses": INSIDERS,
     "refuse_elsewhere": PLACE,
     "search_query": EVERYBODY,
     "find_products": EVERYBODY,
