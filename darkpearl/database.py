@@ -27,6 +27,8 @@ from darkpearl.config import ConfigError
 from darkpearl.errors import refuse_read_only
 
 RECONNECT_SECONDS = 2.0
+RUN_AS_OWNER = 160_000
+"""The first server whose subscriptions may write as the owner of a table."""
 _KEEPALIVES = "keepalives_idle=10 keepalives_interval=5 keepalives_count=3 tcp_user_timeout=25000"
 """A server that vanishes without a word, as in a failover, is given up after 25 seconds; by what
 systems do when nothing is said, after a quarter of an hour or, at rest, two hours."""

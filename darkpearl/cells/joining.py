@@ -13,7 +13,7 @@ import psycopg
 from psycopg import AsyncConnection, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from darkpearl import schema
+from darkpearl import database, schema
 
 CATALOGUE = "darkpearl_catalogue"
 SHARED = ("cells", "products", "warehouses", "adjustment_reasons")
@@ -23,7 +23,6 @@ SLOT_SECONDS = 60
 """How long a slot waits for the transactions that are under way at home when it is made."""
 DROP_SECONDS = 20.0
 LOOK_SECONDS = 0.05
-FIRST_WITH_RUN_AS_OWNER = 160_000
 _LOCK = "select pg_advisory_lock(hashtextextended('darkpearl cells', 0))"
 _SECRETS = ("password", "passfile", "sslpassword")
 _SERVER = (
@@ -272,7 +271,7 @@ async def subscribe(
     if await one(there, SUBSCRIBED, name) is not None:
         await there.execute(f"alter subscription {name} enable".encode())
         return
-    knows = there.info.server_version >= FIRST_WITH_RUN_AS_OWNER
+    knows = there.info.server_version >= database.RUN_AS_OWNER
     options: LiteralString = ", run_as_owner = true" if knows else ""
     statement = sql.SQL(
         "create subscription {} connection {} publication {}"

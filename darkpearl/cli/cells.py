@@ -9,7 +9,7 @@ import rich_click as click
 from darkpearl import cells as places
 from darkpearl import database
 from darkpearl.cli import asking, showing
-from darkpearl.cli.console import out
+from darkpearl.cli.console import out, tell
 from darkpearl.cli.where import running
 from darkpearl.config import Settings
 
@@ -47,11 +47,7 @@ def add(settings: Settings, url: str, name: str, home_url: str) -> None:
     for option, address in (("URL", url), ("--home-url", home_url)):
         database.check_address(option, address)
 
-    async def run() -> None:
-        async for line in places.add(running(settings), url, name, home_url=home_url):
-            out.print(line, markup=False, soft_wrap=True)
-
-    _refusing(run())
+    _refusing(tell(places.add(running(settings), url, name, home_url=home_url)))
     out.print(
         f"next: make a warehouse with cell {name}'s number, and run an API and listeners there",
         markup=False,
@@ -103,15 +99,11 @@ def move_warehouse(
     if not (yes or is_undone):
         click.confirm(f"Move {code} to cell {to}? It can't come back.", abort=True, err=True)
 
-    async def run() -> None:
-        async for line in places.move(running(settings), code, to, source_url=source_url):
-            out.print(line, markup=False, soft_wrap=True)
-
     if is_undone:
         _refusing(places.undo(running(settings), code, to))
         out.print(f"{code} stays where it was")
     else:
-        _refusing(run())
+        _refusing(tell(places.move(running(settings), code, to, source_url=source_url)))
 
 
 @cells.command()

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import AsyncIterator
 
 from rich.console import Console
 
@@ -18,6 +19,12 @@ class _Out(Console):
 
 out = _Out(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+async def tell(lines: AsyncIterator[str]) -> None:
+    """Print what something says while it works, each line as it comes."""
+    async for line in lines:
+        out.print(line, markup=False)
 
 
 def fail(error: object, code: int) -> int:

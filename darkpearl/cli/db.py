@@ -6,7 +6,7 @@ import rich_click as click
 
 from darkpearl import cells, embedded, restored, schema
 from darkpearl.cli import asking, inspection, where
-from darkpearl.cli.console import out
+from darkpearl.cli.console import out, tell
 from darkpearl.config import Settings
 
 _END_SESSION = (
@@ -88,13 +88,8 @@ def after_restore(settings: Settings, lost: int) -> None:
 
     With --lost, once: each run leaves out so many more.
     """
-
-    async def run(url: str) -> None:
-        async for line in restored.put_in_order(url, lost):
-            out.print(line, markup=False, soft_wrap=True)
-
     with where.database(settings) as url:
-        asyncio.run(run(url))
+        asyncio.run(tell(restored.put_in_order(url, lost)))
     out.print("next: darkpearl restore-check", markup=False)
 
 

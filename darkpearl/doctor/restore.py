@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
-from darkpearl import reconcile, restored
+from darkpearl import database, reconcile, restored
 from darkpearl.config import ConfigError
 from darkpearl.doctor.check import Patient, Verdict, ago, fail, ok, people, warn
 from darkpearl.doctor.listening import BELL_NAME
@@ -19,8 +19,6 @@ SECONDS = 3600.0
 SESSION = "-c default_transaction_read_only=on -c statement_timeout=1h -c lock_timeout=4s"
 BOOKS_DAYS = 30
 """How long before the last order the gateway's books are read from, if nothing else is said."""
-RUN_AS_OWNER = 160_000
-"""The first server whose subscriptions may write as the owner of a table."""
 _MEND = "darkpearl db after-restore"
 _ROLES = (
     *("anon", "authenticated", "service_role", "darkpearl_api", "darkpearl_app"),
@@ -151,7 +149,7 @@ async def collation(patient: Patient) -> Verdict:
 async def subscriptions(patient: Patient) -> Verdict:
     """No other server goes on writing here."""
     async with patient.connect() as connection:
-        knows = connection.info.server_version >= RUN_AS_OWNER
+        knows = connection.info.server_version >= database.RUN_AS_OWNER
     found = await patient.rows(
         _SUBSCRIPTIONS.format(runs_as_owner="subrunasowner" if knows else "false")
     )
