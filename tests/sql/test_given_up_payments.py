@@ -4,7 +4,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from shop import APPROVED, DECLINED, PENDING, UNKNOWN, Row, Shop
+from shop import APPROVED, DECLINED, PENDING, UNKNOWN, Row, Shop, of_cell
 
 HELD_SECONDS = 9000
 METHODS = [
@@ -84,9 +84,15 @@ async def test_a_payment_that_is_given_up_is_voided_and_another_tried(
     first = (await shop.payment(order))["idempotency_key"]
     assert await give_up(shop, order) == "payment_failed"
     (request,) = await shop.advance()
-    assert request["request"] | {
-        "operation": "void", "idempotency_key": f"{order}:void_payment", "payment_key": first,
-    } == request["request"]  # fmt: skip
+    assert (
+        request["request"]
+        | {
+            "operation": "void",
+            "idempotency_key": of_cell(f"{order}:void_payment"),
+            "payment_key": first,
+        }
+        == request["request"]
+    )
     assert await shop.settle([request], APPROVED) == []
     payment = await shop.payment(order)
     assert (payment["status"], payment["client_action"]) == ("voided", None)
@@ -154,8 +160,8 @@ async def test_each_void_has_its_own_key(shop: Shop, pending: UUID) -> None:
     await shop.settle(await shop.advance(), PENDING)
     await give_up(shop, pending)
     (request,) = await shop.advance()
-    assert request["request"]["idempotency_key"] == f"{pending}:void_payment:2"
-    assert request["request"]["payment_key"] == f"{pending}:process_payment:2"
+    assert request["request"]["idempotency_key"] == of_cell(f"{pending}:void_payment:2")
+    assert request["request"]["payment_key"] == of_cell(f"{pending}:process_payment:2")
     assert await shop.told(f"{pending}:void_payment", APPROVED) == "stale"
     assert await shop.told(f"{pending}:void_payment:7", APPROVED) == "unmatched"
     assert await shop.told(f"{pending}:void_payment:2", APPROVED) == "applied"
@@ -176,7 +182,12 @@ async def test_a_charge_that_is_made_while_it_is_voided(shop: Shop, pending: UUI
     await pay(shop, pending)
     requests = await shop.advance()
     assert await shop.rows(ATTEMPTS) == [
-        {"key": f"{pending}:process_payment", "status": "refunded", "captured": 30, "refunded": 30}
+        {
+            "key": of_cell(f"{pending}:process_payment"),
+            "status": "refunded",
+            "captured": 30,
+            "refunded": 30,
+        }
     ]
     assert await shop.told(f"{pending}:process_payment", CHARGED) == "stale"
     await fulfil(shop, pending, requests)
@@ -203,7 +214,7 @@ async def test_a_charge_that_is_made_after_its_void(
     shop: Shop, pending: UUID, product: UUID, tried: str
 ) -> None:
     """It is voided anew, whatever the order is at by then, and pays for nothing."""
-    key = f"{pending}:process_payment"
+    key = of_cell(f"{pending}:process_payment")
     await void(shop, pending)
     second: list[Row] = []
     if tried in {"asked", "fulfilled"}:
@@ -251,7 +262,7 @@ async def test_a_void_that_comes_to_nothing_after_all(
     assert await shop.told(f"{pending}:void_payment", DECLINED) == "applied"
     assert await shop.told(f"{pending}:void_payment", DECLINED) == "stale"
     (again,) = await shop.advance()
-    assert again["request"]["payment_key"] == f"{pending}:process_payment"
+    assert again["request"]["payment_key"] == of_cell(f"{pending}:process_payment")
     await shop.settle([again], DECLINED)
     stuck = await shop.row("select last_error_code, amount_owed from stuck_sagas")
     assert stuck == {"last_error_code": "DP028", "amount_owed": 30}
@@ -297,7 +308,7 @@ async def test_a_refund_of_the_order_is_another_matter(shop: Shop, pending: UUID
     with shop.refused("DP020"):
         await shop.refund(pending, 1)
     requests = {each["request"]["operation"]: each for each in await shop.advance()}
-    assert requests["refund"]["request"]["payment_key"] == f"{pending}:process_payment:2"
+    assert requests["refund"]["request"]["payment_key"] == of_cell(f"{pending}:process_payment:2")
     await shop.settle([requests["refund"]], APPROVED)
     await shop.settle([requests["void"]], VOIDED)
     assert (await shop.payment(pending))["refunded_amount"] == 30
@@ -484,7 +495,7 @@ async def test_what_a_person_undid_is_not_tried_again_by_itself(shop: Shop, pend
 
     The card that paid wrongly would have been charged again, and nobody had asked for it.
     """
-    key = f"{pending}:process_payment"
+    key = of_cell(f"{pending}:process_payment")
     dispute = {"outcome": "disputed", "dispute": "open", "reference": "dp_1", "amount": "1.00"}
     assert await shop.told(key, CHARGED | {"amount": "15.00", "captured": "15.00"}) == "applied"
     assert await shop.told(key, dispute | {"currency": "USD", "gateway": "mock"}) == "applied"

@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from shop import APPROVED, DECLINED, Row, Shop
+from shop import APPROVED, DECLINED, FIRST_NUMBER, Row, Shop
 
 READ = """
     select relname, seq_tup_read + coalesce(idx_tup_fetch, 0) as n from pg_stat_xact_all_tables
@@ -75,7 +75,7 @@ async def crowd(shop: Shop) -> None:
             """,  # noqa: E501
             shop.lisbon,
             CROWD,
-            CROWD - STUCK,
+            FIRST_NUMBER - 1 + CROWD - STUCK,
         )
     await shop.run("vacuum analyze")
 
@@ -89,7 +89,7 @@ SHORT = (
     "monitor_orders(p_trouble => 'overdue')",
     "monitor_orders(p_search => 'customer 7')",
     "monitor_orders(p_search => 'SKU-7')",
-    "monitor_orders(p_before => 6000)",
+    "monitor_orders(p_before => %(number)s)",
     "monitor_order(%(order)s)",
     "monitor_sagas()",
     "monitor_sagas(p_status => 'waiting')",
@@ -120,11 +120,11 @@ async def reads(shop: Shop) -> Counter[str]:
 async def what_is_rare_is_looked_for_piece_by_piece(shop: Shop) -> None:
     """A look that has gone through the newest and found nothing says where the next one begins."""
     seen = await see(shop, "monitor_orders(p_status => 'cancelled')")
-    assert (seen["orders"], seen["next"]) == ([], {"before": CROWD - NEWEST + 1})
+    assert (seen["orders"], seen["next"]) == ([], {"before": FIRST_NUMBER + CROWD - NEWEST})
     seen = await see(
         shop, "monitor_orders(p_status => 'cancelled', p_before => %s)", seen["next"]["before"]
     )
-    assert [each["order_number"] for each in seen["orders"]] == [1]
+    assert [each["order_number"] for each in seen["orders"]] == [FIRST_NUMBER]
     assert seen["next"] is None
 
 
@@ -133,9 +133,11 @@ async def test_a_look_reads_no_more_in_a_crowd(shop: Shop) -> None:
     await crowd(shop)
     found = await shop.row(
         "select o.id as order, p.id as product, o.warehouse_id as warehouse"
-        " from orders as o, products as p where o.order_number = 6000 and p.sku = 'SKU-1'"
+        " from orders as o, products as p where o.order_number = %s and p.sku = 'SKU-1'",
+        FIRST_NUMBER + 5999,
     )
     literals = {name: f"'{each}'::uuid" for name, each in found.items()}
+    literals["number"] = f"{FIRST_NUMBER + 5999}"
     await shop.run("set jit = off")
     wrong = []
     for role in ("darkpearl_reader", "service_role"):
@@ -173,7 +175,7 @@ async def test_pages_have_each_row_once(shop: Shop) -> None:
     for n in range(120):
         await shop.order((product, 1), warehouse=shop.lisbon, p_customer_id=f"customer {n % 2}")
     await shop.settle(await shop.advance(), APPROVED)
-    numbers = list(range(120, 0, -1))
+    numbers = [FIRST_NUMBER + n for n in range(119, -1, -1)]
     of = ("monitor_orders", "orders", "order_number")
     assert await pages(shop, *of) == [numbers[:50], numbers[50:100], numbers[100:]]
     assert await pages(shop, *of, p_warehouse="LIS") == await pages(shop, *of)
