@@ -43,6 +43,7 @@ _GIVE = (
     "insert into darkpearl.cells (number, name, url)"
     " select max(number) + 1, %s, %s from darkpearl.cells returning number"
 )
+_FOUND_AT = "update darkpearl.cells set url = %s where number = 1 and url is null"
 SLOT = "select active_pid from pg_replication_slots where slot_name = %s"
 SUBSCRIBED = (
     "select from pg_subscription where subname = %s and subdbid ="
@@ -88,6 +89,7 @@ async def add(home: str, url: str, name: str, *, home_url: str = "") -> AsyncIte
             await there.execute("set local role darkpearl_owner")
             await there.execute("select darkpearl.become_cell(%s)", [number])
         yield f"its ids end in {number:02x}, its order numbers begin with {number}"
+        await at_home.execute(_FOUND_AT, [without_secrets(home_url or home)])
         await _publish(at_home, number)
         yield f"home publishes {', '.join(SHARED)}"
         await _subscribe(there, number, home_url or home)

@@ -28,6 +28,23 @@ language sql immutable parallel safe
 return substring(p_key from '@[0-9]+');
 comment on function cell_suffix_of(text) is 'Internal: what names a cell in an idempotency key; null for home''s.';
 
+-- The cells that are there, where each is reached, and which warehouses it has: for programs that go to the
+-- one that a request is for. As its owner, since logins of their own see neither table. Locks nothing.
+create or replace function known_cells(out number smallint, out name text, out url text, out warehouse_ids uuid[]) returns setof record
+language plpgsql stable
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    return query
+    select c.number, c.name, c.url, array(select w.id from warehouses as w where w.cell = c.number)
+    from cells as c
+    where c.removed_at is null
+    order by c.number;
+end
+$$;
+comment on function known_cells() is 'The cells that are there: number, name, address without a password (null: home''s, unknown) and warehouses.';
+
 -- Refuses what would be done for a warehouse that another cell has. As its owner, since a customer
 -- sees no cells. Locks nothing. Raises: DP050.
 create or replace function refuse_elsewhere(p_warehouse_ids uuid[]) returns void

@@ -113,6 +113,7 @@ anon, authenticated, service_role, darkpearl_app, darkpearl_reader;
 -- Cells: which there are, and what of theirs isn't to be done here.
 grant select on cells, moved_warehouses to service_role, darkpearl_app, darkpearl_reader;
 grant execute on function cell_of_id(uuid), closed_warehouses() to service_role, darkpearl_app, darkpearl_reader;
+grant execute on function known_cells() to service_role, darkpearl_app, darkpearl_reader, darkpearl_api, darkpearl_listener;
 grant execute on function refuse_elsewhere(uuid[]) to authenticated, service_role, darkpearl_app;
 
 -- Stock: read; quantities move by the functions, and by movements that are inserted.

@@ -16,7 +16,7 @@ create table cells (
 );
 comment on table cells is 'The databases that warehouses are divided among. The catalogue is written in the first, and replicated to the others.';
 comment on column cells.number is 'The last byte of ids that are made there. Given once: a removed cell keeps its row.';
-comment on column cells.url is 'Where the others reach it, without a password. Null: home.';
+comment on column cells.url is 'Where the others reach it, without a password. Null: home, while it is alone.';
 comment on column cells.removed_at is 'When it was taken out; its number is not given again.';
 
 insert into cells (number, name) values (1, 'home');

@@ -343,6 +343,7 @@ EVERYBODYS = {
 }
 CALLS = {
     "cell_of_id": INSIDERS,
+    "known_cells": f"{INSIDERS} darkpearl_api darkpearl_listener",
     "closed_warehouses": INSIDERS,
     "refuse_elsewhere": PLACE,
     "search_query": EVERYBODY,
@@ -496,6 +497,7 @@ CALLS = {
 
 DEFINERS = {
     "refuse_elsewhere",
+    "known_cells",
     "refuse_away_from_home",
     "refuse_moved",
     "refuse_to_drop_what_is_shared",
