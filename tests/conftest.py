@@ -12,8 +12,10 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +124,17 @@ def cell() -> Iterator[None]:
 def load_schema(*, autocommit: bool, **connection: Any) -> None:
     """Fill the template database."""
     assert not autocommit
-    asyncio.run(schema.migrate(make_conninfo(**connection)))
+    migrate(make_conninfo(**connection))
+
+
+def migrate(url: str) -> None:
+    """Fill a database, with the partitions of this month and those ahead."""
+    asyncio.run(schema.migrate(url))
+
+
+def month() -> str:
+    """The month that it is: a session may begin in one and end in the next."""
+    return f"{datetime.now(UTC):%Y_%m}"
 
 
 template = factories.postgresql_noproc(
@@ -137,19 +149,27 @@ def clone(server_url: str, template: NoopExecutor) -> Iterator[Callable[[], str]
     DROP DATABASE sleeps for 100 ms when it meets a session, even one that is just ending.
     """
     new, old = f"{template.dbname}_a", f"{template.dbname}_b"
-    create = f"create database {{}} template {template.template_dbname} strategy file_copy"
+    made_in = month()
+    source = template.template_dbname
     drop = "drop database if exists {} with (force)"
     with psycopg.connect(server_url, autocommit=True) as connection:
 
         def make() -> str:
-            nonlocal new, old
-            connection.execute(create.format(new).encode())
+            nonlocal new, old, made_in, source
+            if made_in != month():
+                made_in, source = month(), f"{template.template_dbname}_{month()}"
+                connection.execute(drop.format(source).encode())
+                connection.execute(f"create database {source}".encode())
+                with ThreadPoolExecutor() as thread:  # this one has a loop
+                    thread.submit(migrate, make_conninfo(server_url, dbname=source)).result()
+            create = f"create database {new} template {source} strategy file_copy"
+            connection.execute(create.encode())
             connection.execute(drop.format(old).encode())
             new, old = old, new
             return make_conninfo(server_url, dbname=old)
 
         yield make
-        for name in (new, old):
+        for name in {new, old, source} - {template.template_dbname}:
             connection.execute(drop.format(name).encode())
 
 
