@@ -143,8 +143,22 @@ end
 $$;
 comment on function send_on(saga_group) is 'Internal: rings the bell for a saga that an operator has seen to, and returns it.';
 
--- An operator has removed the cause: tries the step of a stuck saga again, or the undo that
--- it was stuck at, with all attempts anew. Locks: the saga. Raises: DP008, DP010, DP015.
+-- Tries the step of a stuck saga again, or the undo that it is stuck at, with all attempts anew.
+-- Locks: the saga, which the caller has locked.
+create or replace function try_again(p_group saga_group) returns sagas
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    update sagas as s
+    set status = p_group.status, attempts = 0, ready_at = clock(), updated_at = clock()
+    where s.id = p_group.saga_ids[1] and s.warehouse_id = p_group.warehouse_ids[1];
+    return send_on(p_group);
+end
+$$;
+comment on function try_again(saga_group) is 'Internal: tries a stuck saga again.';
+
+-- An operator has removed the cause: tries a stuck saga again. Locks: the saga. Raises: DP008, DP010, DP015.
 create or replace function retry_saga(p_saga_id uuid, p_reason text) returns sagas
 language plpgsql
 security definer
@@ -155,10 +169,7 @@ declare
     v_group constant saga_group := lock_stuck_saga(p_saga_id);
 begin
     perform note_operator_action(v_group, 'retry_saga', p_reason);
-    update sagas as s
-    set status = v_group.status, attempts = 0, ready_at = clock(), updated_at = clock()
-    where s.id = v_group.saga_ids[1] and s.warehouse_id = v_group.warehouse_ids[1];
-    return send_on(v_group);
+    return try_again(v_group);
 end
 $$;
 comment on function retry_saga(uuid, text) is 'Operator: tries a stuck saga again, once its cause is gone. Says who and why in saga_events.';

@@ -722,7 +722,7 @@ begin
             and q.order_id = any(p_saga_ids) and q.warehouse_id = any(p_warehouse_ids)
     ) as a
     where p.order_id = a.order_id and p.order_id = any(p_saga_ids) and p.warehouse_id = any(p_warehouse_ids);
-    return outcomes_besides(v_wrong, p_saga_ids, p_answers, 'void', 'DP017');
+    return outcomes_besides(v_wrong, p_saga_ids, p_answers, 'void', 'DP028');
 end
 $$;
 comment on function record_void(uuid[], uuid[], jsonb[]) is 'Undo, external: records what the gateway answered to each void.';

@@ -339,6 +339,42 @@ end
 $$;
 comment on function awaits_answer(sagas, boolean, text) is 'Internal: whether a saga stands where it takes the answer to a call.';
 
+-- Whether the gateway has refused to give money back by the call at which a saga stands. Webhooks come in any
+-- order: a yes to the same call may be older than that no, or newer. Locks nothing.
+create or replace function has_refused(p_saga sagas, p_call text) returns boolean
+language sql stable
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+return p_call in ('void_payment', 'refund_payment') and exists (
+    select from saga_events as e
+    where e.saga_id = p_saga.id and e.step_name = p_call and e.error_code = 'DP028' and e.event_type = 'step_failed'
+);
+comment on function has_refused(sagas, text) is 'Internal: whether a call that gives money back was refused before.';
+
+-- Has the gateway asked again by the call at which a saga stands, since what it tells can be old: asked
+-- under the same key it says what is so. Locks: the saga, which the caller has locked.
+create or replace function ask_again(p_saga sagas, p_backwards boolean) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_message constant text := 'told approved after it was declined: it is asked again';
+    v_name constant text := name_of(step_of(p_saga), p_backwards);
+begin
+    if p_saga.status = 'stuck' then
+        insert into saga_events (saga_id, warehouse_id, event_type, step_name, message, actor)
+        values (p_saga.id, p_saga.warehouse_id, 'retried', v_name, v_message, current_actor());
+        perform try_again(lock_stuck_saga(p_saga.id));
+    else
+        perform note_report(p_saga, v_name, null, v_message);
+        update sagas as s
+        set ready_at = clock(), updated_at = clock()
+        where s.id = p_saga.id and s.warehouse_id = p_saga.warehouse_id;
+    end if;
+end
+$$;
+comment on function ask_again(sagas, boolean) is 'Internal: has a gateway asked whose news contradict what it said before.';
+
 -- Gives an answer to the saga that made the call: settles the step that waits for it, or is
 -- stuck without it; else sees what late news it is.
 -- Locks: as settle(); the caller has locked the saga. Raises nothing of its own.
@@ -364,7 +400,9 @@ begin
     elsif p_answer ->> 'outcome' not in ('approved', 'declined') then
         return 'stale';
     elsif awaits_answer(p_saga, v_backwards, p_call) then
-        if p_saga.status = 'stuck' then
+        if p_answer ->> 'outcome' = 'approved' and has_refused(p_saga, p_call) then
+            perform ask_again(p_saga, v_backwards);
+        elsif p_saga.status = 'stuck' then
             perform answer_saga(lock_stuck_saga(p_saga.id), p_answer);
         else
             v_group := group_of_saga(p_saga, p_answers => array[p_answer]);

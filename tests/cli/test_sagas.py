@@ -39,7 +39,7 @@ async def test_sagas_are_listed_by_filters(shop: Shop, run: Run) -> None:
     ]
     assert await listed("--type", "refund") == []
     assert await listed("--step", "void_payment") == [str(stuck)]
-    assert await listed("--error", "DP017") == [str(stuck)]
+    assert await listed("--error", "DP028") == [str(stuck)]
     assert await listed("--warehouse", "RTM") == []
     assert await listed("--since", "2999-01-01") == []
     (held,) = (await run("sagas", "list", "--status", "stuck", "--json")).rows
@@ -52,7 +52,7 @@ async def test_a_saga_is_shown_with_its_history(shop: Shop, run: Run, refused: R
     """By the number of its order or its id; one that isn't there is refused in a line."""
     order = await stuck_at_void(shop)
     shown = (await run("sagas", "show", 1)).said
-    for word in (str(order), "stuck", "void_payment", "saga_stuck", "DP017"):
+    for word in (str(order), "stuck", "void_payment", "saga_stuck", "DP028"):
         assert word in shown
     (told,) = (await run("sagas", "show", order, "--json")).rows
     assert told["events"][-1]["event_type"] == "saga_stuck"

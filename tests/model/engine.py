@@ -138,6 +138,8 @@ class Saga:
     call: Call | None = None
     tries: dict[str, list[Try]] = field(default_factory=dict)
     asked: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
+    """The calls that were to give money back, and were declined."""
 
     @property
     def step(self) -> Step:
@@ -237,7 +239,11 @@ class Engine:
         """The step at which a saga stands has its answer."""
         saga.parked = False
         seconds = answer.get("deadline_seconds", LEASE_SECONDS)
+        name = saga.name
         self.come_out(saga, self.settle_step(saga, answer), seconds)
+        gives_back = name in {"void_payment", "refund_payment"}
+        if gives_back and answer["outcome"] == "declined" and saga.status == "stuck":
+            saga.refused.add(name)
 
     def run(self, sagas: Iterable[Saga], steps: int | None = None) -> list[Call]:
         """One pass, in the order of ids; the calls that it makes."""

@@ -327,7 +327,10 @@ class Fulfilment(Engine):
             return "stale"
         goes = saga.status in {"running", "waiting", "compensating"} and saga.attempts > 0
         if (goes or saga.status == "stuck") and saga.asks and saga.name == call:
-            self.answer_stuck(saga, answer)
+            if answer["outcome"] == "approved" and call in saga.refused:
+                self.ask_again(saga)
+            else:
+                self.answer_stuck(saga, answer)
             return "applied"
         if self._contradicts(saga, call, answer):
             return "unmatched"
@@ -342,6 +345,14 @@ class Fulfilment(Engine):
             return "stale"
         order.dispute, order.disputed_before = dispute, True
         return "applied"
+
+    def ask_again(self, saga: Saga) -> None:
+        """The step at which a saga stands, stuck or not, is tried now."""
+        if saga.status == "stuck":
+            saga.status = "compensating" if saga.turned_back else "running"
+            saga.tries.clear()
+            saga.attempts = 0
+        saga.ready_at = self.now
 
     def answer_stuck(self, saga: Saga, answer: Answer) -> None:
         """An answer for which no listener waits; the rest is for the next pass."""

@@ -299,11 +299,7 @@ class ModelShop(Fulfilment):
 
     def retry(self, saga_id: UUID) -> None:
         """An operator tries a stuck saga again."""
-        saga = self._stuck(saga_id)
-        saga.status = "compensating" if saga.turned_back else "running"
-        saga.tries.clear()
-        saga.attempts = 0
-        saga.ready_at = self.now
+        self.ask_again(self._stuck(saga_id))
 
     def skip(self, saga_id: UUID) -> None:
         """An operator has done by hand what a stuck saga asked for."""

@@ -192,6 +192,7 @@ async def test_what_a_cancelled_order_is_owed_is_never_declined(
         await shop.run("select skip_step(%s, 'refunded in the dashboard')", refund)
     else:
         assert await shop.told(f"{refund}:refund_payment", APPROVED) == "applied"
+        await shop.settle(await shop.advance(), APPROVED)
     assert (await shop.saga(refund))["status"] == "completed"
     assert (await shop.payment(void))["refunded_amount"] == 10
     assert await shop.audit() == []
@@ -244,6 +245,33 @@ async def test_a_void_that_fails_late_is_asked_for_anew(shop: Shop) -> None:
     (request,) = await shop.advance()
     assert request["request"]["operation"] == "void"
     await shop.settle([request], APPROVED | {"captured": "10", "refunded": "10"})
+    assert (await shop.payment(order))["refunded_amount"] == 10
+
+
+async def test_a_yes_that_comes_after_the_no_of_a_void_is_asked_about(shop: Shop) -> None:
+    """Webhooks come in any order: the yes may be what the no has ended, so nothing goes by it."""
+    order = await shop.order((await shop.product("10", on_hand=1), 1))
+    requests = await shop.advance()
+    await shop.cancel(order)
+    await shop.settle(await shop.settle(requests, APPROVED), UNKNOWN)
+    key = of_cell(f"{order}:void_payment")
+    assert await shop.told(key, CLOSED) == "applied"
+    stuck = await shop.row("select * from stuck_sagas")
+    assert (stuck["last_error_code"], stuck["amount_owed"]) == ("DP028", 10)
+    assert await shop.told(key, APPROVED) == "applied"
+    assert (await shop.saga(order))["status"] == "compensating"
+    assert (await shop.payment(order))["refunded_amount"] == 0
+    (request,) = await shop.advance()
+    assert request["request"]["idempotency_key"] == key
+    assert await shop.told(key, APPROVED) == "applied"
+    assert (await shop.payment(order))["refunded_amount"] == 0
+    (request,) = await shop.advance()
+    assert request["request"]["idempotency_key"] == key
+    await shop.settle([request], CLOSED)
+    assert (await shop.row("select amount_owed from stuck_sagas"))["amount_owed"] == 10
+    assert await shop.told(key, APPROVED) == "applied"
+    await shop.settle(await shop.advance(), APPROVED | {"captured": "10", "refunded": "10"})
+    assert await shop.order_status(order) == "cancelled"
     assert (await shop.payment(order))["refunded_amount"] == 10
 
 
