@@ -347,7 +347,8 @@ set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 return p_call in ('void_payment', 'refund_payment') and exists (
     select from saga_events as e
-    where e.saga_id = p_saga.id and e.step_name = p_call and e.error_code = 'DP028' and e.event_type = 'step_failed'
+    where e.saga_id = p_saga.id and e.warehouse_id = p_saga.warehouse_id and e.step_name = p_call
+        and e.error_code = 'DP028' and e.event_type = 'step_failed'
 );
 comment on function has_refused(sagas, text) is 'Internal: whether a call that gives money back was refused before.';
 

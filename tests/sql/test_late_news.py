@@ -382,7 +382,7 @@ async def test_a_stuck_void_takes_its_answer(shop: Shop) -> None:
     assert await shop.told(f"{order}:void_payment", DECLINED) == "applied"
     assert (await shop.saga(order))["status"] == "stuck"
     assert await shop.told(f"{order}:void_payment", APPROVED) == "applied"
-    await shop.advance()
+    await shop.settle(await shop.advance(), APPROVED)
     assert await shop.order_status(order) == "cancelled"
 
 
