@@ -55,6 +55,8 @@ HEADERS = {
     "RateLimit": "What is left, and when it is full again; there where a limit is set",
 }
 """The headers of answers, each a component."""
+ALWAYS_SENT = {"Location", "ETag", "WWW-Authenticate", "X-Request-ID"}
+"""Those of them that an answer has which is said to have them."""
 
 _AMOUNT_BOUND = 10**12
 _DIGITS = r"[0-9]{1,12}(\.[0-9]{1,4})?$"
@@ -86,7 +88,12 @@ def exact(document: dict[str, Any]) -> dict[str, Any]:
     schemas |= {name: {"type": "string", "enum": list(values)} for values, name in enums.items()}
     schemas[_OBJECT] = {**_ANY_OBJECT, "description": "An object whose members are its owner's"}
     components["headers"] = {
-        name: {"description": said, "schema": {"type": "string"}} for name, said in HEADERS.items()
+        name: {
+            "description": said,
+            "required": name in ALWAYS_SENT,
+            "schema": {"type": "string"},
+        }
+        for name, said in HEADERS.items()
     }
     for path, operations in document["paths"].items():
         for operation in operations.values():

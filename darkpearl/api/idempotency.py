@@ -86,16 +86,17 @@ class Once:
         return found
 
     def created(self, row: T, location: str) -> JsonResponse[T]:
-        """The response: the row, where it is, its ETag if it has one, whether it is a repeat."""
+        """The response: as answered(), and where the row is."""
         response = self.answered(row)
         response.headers["Location"] = location
-        if hasattr(row, "version"):
-            response.headers["ETag"] = etag(row)
         return response
 
     def answered(self, row: T) -> JsonResponse[T]:
-        """The response: the row, and whether it is a repeat."""
-        return JsonResponse(row, headers={"Idempotency-Replayed": "true"} if self.replayed else {})
+        """The response: the row, its ETag if it has one, whether it is a repeat."""
+        headers = {"ETag": etag(row)} if hasattr(row, "version") else {}
+        if self.replayed:
+            headers["Idempotency-Replayed"] = "true"
+        return JsonResponse(row, headers=headers)
 
 
 async def once(

@@ -11,7 +11,7 @@ from darkpearl.api import access
 from darkpearl.api.access import Caller
 from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.idempotency import Once
-from darkpearl.api.orders import DETAILS
+from darkpearl.api.orders import DETAILS, tagged
 from darkpearl.api.problems import refusals
 from darkpearl.models.orders import OrderDetails
 from darkpearl.models.payments import CreateManualPayment, PayOrder
@@ -51,7 +51,7 @@ async def cancel_payment(
     this changes nothing.
     """
     cancel = access.call("cancel_payment", order_id=order_id)
-    return JsonResponse(await caller.get(OrderDetails, cancel, (DETAILS, {"id": order_id})))
+    return tagged(await caller.get(OrderDetails, cancel, (DETAILS, {"id": order_id})))
 
 
 @post(

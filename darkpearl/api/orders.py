@@ -175,7 +175,7 @@ async def get_order(
     caller: NamedDependency[Caller], order_id: FromPath[UUID]
 ) -> JsonResponse[OrderDetails]:
     """An order with all that belongs to it: what it costs, its money, its goods, its saga."""
-    return _tagged(await caller.get(OrderDetails, (DETAILS, {"id": order_id})))
+    return tagged(await caller.get(OrderDetails, (DETAILS, {"id": order_id})))
 
 
 async def page_of_order(
@@ -271,7 +271,7 @@ async def update_order(
         changes=access.sent(data),
         expected=expected_versions(if_match),
     )
-    return _tagged(await caller.get(OrderDetails, change, (DETAILS, {"id": order_id})))
+    return tagged(await caller.get(OrderDetails, change, (DETAILS, {"id": order_id})))
 
 
 @delete(
@@ -288,7 +288,8 @@ async def cancel_order(
     return await caller.get(Order, cancel, (_SUMMARY, {"id": order_id}))
 
 
-def _tagged(order: OrderDetails) -> JsonResponse[OrderDetails]:
+def tagged(order: OrderDetails) -> JsonResponse[OrderDetails]:
+    """An order with its ETag."""
     return JsonResponse(order, headers={"ETag": etag(order)})
 
 

@@ -108,7 +108,7 @@ async def replay_webhooks(
 ) -> JsonResponse[WebhookEndpoint]:
     """Tell an endpoint again what happened since a moment, under the same ids."""
     again = access.call("replay_webhooks", endpoint_id=endpoint_id, **{"from": data.since})
-    return JsonResponse(await caller.get(WebhookEndpoint, again, _get(endpoint_id)))
+    return tagged(await caller.get(WebhookEndpoint, again, _get(endpoint_id)))
 
 
 @post(

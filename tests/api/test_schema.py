@@ -62,7 +62,7 @@ def described(database_url: str) -> Iterator[BaseSchema]:
     asyncio.run(schema.seed(database_url))
     with served(database_url, SETTINGS) as (host, port):
         yield schemathesis.openapi.from_url(
-            f"http://{host}:{port}/schema/openapi.json", config=CONFIG
+            f"http://{host}:{port}/schema/openapi.json", config=CONFIG, timeout=60
         )
 
 
