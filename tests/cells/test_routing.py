@@ -397,19 +397,3 @@ async def test_every_list_is_of_all_cells(
             assert (page["count"], len(page["data"])) == (2, 2), path
             assert {each["warehouse_id"] for each in page["data"]} == warehouses
     assert (await api.get("/orders/to-ship")).json()["data"] == []
-
-
-async def test_a_transfer_between_cells_is_refused(pair: Pair, api: Api, product: UUID) -> None:
-    """No cell has both ends: 409, which names the one that the other end is of."""
-    here, there = pair
-    move = {
-        "movement_type": "transfer_out",
-        "product_id": str(product),
-        "quantity": 1,
-        "warehouse_id": str(here.lisbon),
-        "to_warehouse_id": str(there.rotterdam),
-    }
-    refused = await api.post("/stock-movements", json=move)
-    assert (refused.status_code, refused.json()["code"]) == (409, "DP050")
-    assert await here.stock(product, here.lisbon) == (100, 0)
-    assert await there.stock(product, there.rotterdam) == (100, 0)
