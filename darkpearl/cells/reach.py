@@ -70,7 +70,7 @@ class Reach:
         self._known: Directory | None = None
         self._read_at = 0.0
         self._reading: asyncio.Task[Directory] | None = None
-        self._looks: dict[int, asyncio.Task[bool]] = {}
+        self._looks: dict[int, asyncio.Task[str]] = {}
         self._away: dict[int, asyncio.Task[None]] = {}
         self._stack = AsyncExitStack()
 
@@ -178,7 +178,7 @@ class Reach:
         known = self._known or ALONE
         if number == known.here:
             return self.own[kind]
-        cell = self.cells[number]
+        cell = self._cell(number)
         key = kind, cell.url
         if key not in self._pools:
             self._pools[key] = self._makes[kind](cell.url)
@@ -199,8 +199,9 @@ class Reach:
             AwayError: it doesn't take a connection, or didn't a moment ago.
             DarkPearlError: whatever else `act` raises.
         """
+        cell = self._cell(number)
         if number in self._away:
-            raise AwayError(self.cells[number])
+            raise AwayError(cell)
         asked = asyncio.ensure_future(act())
         try:
             while not asked.done():
@@ -213,12 +214,23 @@ class Reach:
             is_open = error.code and not error.code.startswith(("08", "57P"))
             if is_open or await self.answers(number):
                 raise
-            raise AwayError(self.cells[number]) from error
+            raise AwayError(cell) from error
         finally:
             if not asked.done():  # nobody waits until it has noticed
                 asked.add_done_callback(_heard)
                 asked.cancel()
-        raise AwayError(self.cells[number])
+        raise AwayError(cell)
+
+    def _cell(self, number: int) -> Cell:
+        """A cell, by its number.
+
+        Raises:
+            AwayError: it was removed a moment ago.
+        """
+        cell = self.cells.get(number)
+        if cell is None:
+            raise AwayError(Cell(number, str(number), ""))
+        return cell
 
     async def answers(self, number: int) -> bool:
         """Whether a cell takes a connection; all who ask at once have one look."""
@@ -227,17 +239,19 @@ class Reach:
         look = self._looks.get(number)
         if look is None or look.done():
             look = self._looks[number] = asyncio.create_task(self._look(number))
-        if await asyncio.shield(look):
+        why_not = await asyncio.shield(look)
+        if not why_not:
             return True
         if number not in self._away:
-            logger.warning("cell %s doesn't answer", number)
+            logger.warning("cell %s doesn't answer: %s", number, why_not)
             self._away[number] = asyncio.create_task(self._wait_for(number))
         return False
 
-    async def _look(self, number: int) -> bool:
+    async def _look(self, number: int) -> str:
+        """Why a cell takes no connection; empty if it does."""
         cell = self.cells.get(number)
         if cell is None:
-            return False
+            return "it is none any more"
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 connection = await psycopg.AsyncConnection.connect(
@@ -245,14 +259,14 @@ class Reach:
                 )
                 await connection.close()
         except TimeoutError:
-            return False
+            return f"no connection in {CONNECT_SECONDS:g} s"
         except psycopg.Error as error:
-            return any(each in str(error) for each in _IS_FULL)
-        return True
+            return "" if any(each in str(error) for each in _IS_FULL) else str(error)
+        return ""
 
     async def _wait_for(self, number: int) -> None:
         """Look for a cell until it is there again, or isn't one any more."""
-        while number in self.cells and not await self._look(number):  # noqa: ASYNC110 - it says nothing by itself
+        while number in self.cells and await self._look(number):  # noqa: ASYNC110 - it says nothing by itself
             await asyncio.sleep(RETURN_SECONDS)
         logger.warning("cell %s answers again", number)
         del self._away[number]
