@@ -13,8 +13,7 @@ from darkpearl.database import Connection
 
 _PLACE = ("host", "hostaddr", "port", "dbname")
 """What of a cell's address says where it is; who logs in, and how, is the program's own."""
-_HERE = "select this_cell() as number"
-_KNOWN = "select * from known_cells()"
+_KNOWN = "select this_cell() as here, k.* from (select) as one left join known_cells() as k on true"
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,7 @@ class Cell:
     number: int
     name: str
     url: str
+    """Empty where nobody has said."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,16 @@ async def read_directory(connection: Connection, url: str) -> Directory:
     Raises:
         psycopg.Error: it can't be asked.
     """
-    here = await (await connection.execute(_HERE)).fetchone()
     found = await (await connection.execute(_KNOWN)).fetchall()
-    number = int(here["number"]) if here else 1
+    number = int(found[0]["here"])
     cells: dict[int, Cell] = {}
     of_warehouse: dict[UUID, int] = {}
     for row in found:
+        if row["number"] is None:  # the only row, where the catalogue isn't there yet
+            continue
         is_here = row["number"] == number
-        address = url if is_here or not row["url"] else address_of(url, row["url"])
-        cells[row["number"]] = Cell(row["number"], row["name"], address)
+        address = url if is_here else row["url"] and address_of(url, row["url"])
+        cells[row["number"]] = Cell(row["number"], row["name"], address or "")
         of_warehouse |= dict.fromkeys(row["warehouse_ids"], row["number"])
     return Directory(number, cells, of_warehouse)
 
