@@ -122,6 +122,27 @@ select
 from stock_ledger as m;
 comment on view recorded_movements is 'Every movement of stock; for a transfer, with the one of the other warehouse.';
 
+-- Goods that went to another cell, but for those whose warehouse has moved: they are told where it is.
+create or replace view transfer_states with (security_invoker = true) as
+select
+    t.id, t.product_id, t.warehouse_id as from_warehouse_id, t.to_warehouse_id, t.quantity, t.status, t.refusal, t.notes,
+    t.created_at, t.updated_at,
+    (
+        select json_build_object('id', p.id, 'sku', p.sku, 'name', p.name)
+        from products as p where p.id = t.product_id
+    ) as product,
+    (
+        select json_build_object('id', w.id, 'code', w.code, 'name', w.name)
+        from warehouses as w where w.id = t.warehouse_id
+    ) as from_warehouse,
+    (
+        select json_build_object('id', w.id, 'code', w.code, 'name', w.name)
+        from warehouses as w where w.id = t.to_warehouse_id
+    ) as to_warehouse
+from transfers as t
+where not array[t.warehouse_id] <@ (select closed_warehouses());
+comment on view transfer_states is 'Transfers to other cells: of what, from where to where, and what became of each.';
+
 -- Money that goes back.
 create or replace view order_refunds with (security_invoker = true) as
 select

@@ -27,7 +27,7 @@ LEVELS = {
     "paysim": 2,
     "webhooks": 2,
     "api": 3,
-    "cells": 4,
+    "cells": 2,
     "demo": 4,
     "doctor": 4,
     "imports": 4,
