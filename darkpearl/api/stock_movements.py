@@ -5,8 +5,11 @@ from uuid import UUID
 
 from litestar import Request, Router, get, post
 from litestar.di import NamedDependency
+from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
 from litestar.params import Body, FromPath, FromQuery, QueryParameter
+from litestar.status_codes import HTTP_202_ACCEPTED
+from msgspec import UNSET
 
 from darkpearl.api import access
 from darkpearl.api.access import Caller
@@ -46,6 +49,15 @@ OfWarehouse = Annotated[
     UUID | None,
     QueryParameter(description="Its warehouse, where several cells number their movements"),
 ]
+_RECORDED_TRANSFER = (
+    "select m.*, (select to_json(t) from transfer_states as t where t.id = m.correlation_id) as"
+    " transfer from recorded_movements as m where m.correlation_id = %(id)s"
+    " and m.product_id = %(product)s and ((m.movement_type = %(type)s and m.warehouse_id ="
+    " %(warehouse)s) or (m.movement_type = 'transfer_out' and m.warehouse_id = %(origin)s))"
+    " order by m.movement_type <> %(type)s limit 1"
+)
+"""What was asked for; of goods that go to another cell, what is made here is that they leave."""
+
 MovementTypes = Annotated[list[str] | None, several(MovementType)]
 NewMovement = Annotated[
     CreateStockMovement,
@@ -130,12 +142,34 @@ async def get_stock_movement(
     return found.data[0]
 
 
-@post("/", summary="Move stock", responses=refusals(400, 404, 409, 413, 415, 422))
+@post(
+    "/",
+    summary="Move stock",
+    responses=refusals(400, 404, 409, 413, 415, 422)
+    | {
+        202: ResponseSpec(
+            CreatedStockMovement,
+            description="The goods have left for another cell",
+            generate_examples=False,
+        )
+    },
+)
 async def create_stock_movement(
     caller: NamedDependency[Caller], once: NamedDependency[Once], data: NewMovement
 ) -> JsonResponse[CreatedStockMovement]:
-    """Receive, adjust or transfer. The same again, under its correlation id, moves nothing."""
+    """Receive, adjust or transfer. The same again, under its correlation id, moves nothing.
+
+    A transfer to another cell is answered with 202: the goods have left, and `/transfers` says
+    whether they have arrived.
+    """
     correlation_id = data.correlation_id or await once.new_id()
+    name = {
+        "id": correlation_id,
+        "type": data.movement_type,
+        "product": data.product_id,
+        "warehouse": data.warehouse_id,
+    }
+    made = _RECORDED
     if data.reason_code is not None and data.movement_type != "adjust":
         raise InvalidError(
             f"A {data.movement_type} has no reason_code.",
@@ -158,6 +192,8 @@ async def create_stock_movement(
         )
     elif data.movement_type in {"transfer_out", "transfer_in"}:
         from_warehouse_id, to_warehouse_id = _ends(data)
+        made = _RECORDED_TRANSFER
+        name["origin"] = from_warehouse_id
         move = access.call(
             "transfer_stock",
             from_warehouse_id=from_warehouse_id,
@@ -173,13 +209,12 @@ async def create_stock_movement(
             title="Only orders do that",
             hint="Place an order, or cancel it; use receive, adjust or a transfer for the rest.",
         )
-    name = {
-        "id": correlation_id,
-        "type": data.movement_type,
-        "product": data.product_id,
-        "warehouse": data.warehouse_id,
-    }
-    movement = await once.get(CreatedStockMovement, move, (_RECORDED, name))
+    movement = await once.get(CreatedStockMovement, move, (made, name))
+    if movement.transfer:
+        response = once.created(movement, f"/transfers/{movement.correlation_id}")
+        response.status_code = HTTP_202_ACCEPTED
+        return response
+    movement.transfer = UNSET
     location = f"/stock-movements/{movement.id}"
     if isinstance(caller, Routed):
         location += f"?warehouse_id={movement.warehouse_id}"

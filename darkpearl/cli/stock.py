@@ -54,6 +54,14 @@ _COUNT = (
 MOVED = ("movement_type", "quantity", "available_after", "reserved_after", "correlation_id")
 COUNTED = ("quantity_available", "quantity_reserved", "quantity_sellable")
 
+_TRANSIT = "select * from stock_in_transit"
+_CALL_BACK = "select * from call_back_transfer(%s, %s)"
+TRANSIT_COLUMNS = (
+    *("since", "sku", "product_name", "from_warehouse_code", "to_warehouse_code", "quantity"),
+    *("saga_status", "saga_ready_at", "id"),
+)
+CALLED_BACK = ("status", "quantity", "refusal", "id")
+
 product = click.argument("product")
 warehouse = click.argument("warehouse")
 quantity = click.argument("quantity", type=click.IntRange(1, 2**31 - 1))
@@ -151,6 +159,50 @@ def low(
 
 
 @stock.command()
+@click.argument("product", required=False)
+@click.option("--from", "origin", help="The warehouse that the goods left, by its code.")
+@click.option("--to", "destination", help="The one that they go to, by its code.")
+@showing.limit
+@showing.as_json
+@showing.watch
+@click.pass_obj
+def transit(
+    settings: Settings,
+    product: str | None,
+    origin: str | None,
+    destination: str | None,
+    limit: int,
+    *,
+    as_json: bool,
+    watch: float | None,
+) -> None:
+    """List goods in transit to another cell, the longest under way first."""
+
+    async def look() -> list[Row]:
+        async with asking.looking(settings) as session:
+            filters = await _of(session, product, None)
+            filters.add("from_warehouse_code = %s", origin)
+            filters.add("to_warehouse_code = %s", destination)
+            return await session.rows(*filters.query(_TRANSIT, "since, id", limit))
+
+    showing.show(look, TRANSIT_COLUMNS, as_json=as_json, watch=watch)
+
+
+@stock.command(name="call-back")
+@click.argument("transfer_id", metavar="TRANSFER", type=click.UUID)
+@click.option("--reason", help="For its history.")
+@showing.as_json
+@click.pass_obj
+def call_back(settings: Settings, transfer_id: UUID, reason: str | None, *, as_json: bool) -> None:
+    """Ask for goods back that are in transit; they are put back, unless they are in already."""
+
+    async def call(session: Session) -> list[Row]:
+        return await session.rows(_CALL_BACK, [transfer_id, reason])
+
+    showing.print_rows(asking.act(settings, call), CALLED_BACK, as_json=as_json)
+
+
+@stock.command()
 @warehouse
 @product
 @quantity
@@ -226,7 +278,10 @@ def transfer(
     *,
     as_json: bool,
 ) -> None:
-    """Move units of a product from one warehouse to another."""
+    """Move units of a product from one warehouse to another.
+
+    To another cell they go by a saga: `stock transit` lists them until they have arrived.
+    """
 
     async def call(session: Session) -> list[Row]:
         places = [await asking.warehouse_id(session, each) for each in (origin, destination)]

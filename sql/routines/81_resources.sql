@@ -125,7 +125,7 @@ comment on view recorded_movements is 'Every movement of stock; for a transfer, 
 -- Goods that went to another cell, but for those whose warehouse has moved: they are told where it is.
 create or replace view transfer_states with (security_invoker = true) as
 select
-    t.id, t.product_id, t.warehouse_id as from_warehouse_id, t.to_warehouse_id, t.quantity, t.status, t.refusal, t.notes,
+    t.id, t.product_id, t.warehouse_id, t.to_warehouse_id, t.quantity, t.status, t.refusal, t.notes,
     t.created_at, t.updated_at,
     (
         select json_build_object('id', p.id, 'sku', p.sku, 'name', p.name)
@@ -134,7 +134,7 @@ select
     (
         select json_build_object('id', w.id, 'code', w.code, 'name', w.name)
         from warehouses as w where w.id = t.warehouse_id
-    ) as from_warehouse,
+    ) as warehouse,
     (
         select json_build_object('id', w.id, 'code', w.code, 'name', w.name)
         from warehouses as w where w.id = t.to_warehouse_id

@@ -247,7 +247,7 @@ async def test_what_does_not_come_in_is_put_back(
 async def test_a_warehouse_moves_meanwhile(
     pair: Pair, places: Places, until: Until, which: str
 ) -> None:
-    """A transfer under way goes along with the warehouse it left, and follows the one it goes to."""
+    """A transfer under way goes along with the warehouse it left, and finds the one it goes to."""
     here, there = pair
     code = str(uuid4())[:8]
     moving = await here.value(
