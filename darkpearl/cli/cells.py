@@ -97,7 +97,7 @@ def move_warehouse(
     """Move the warehouse CODE to another cell; again after a failure goes on where it was."""
     database.check_address("--source-url", source_url)
     if not (yes or is_undone):
-        click.confirm(f"Move {code} to cell {to}? It can't come back.", abort=True, err=True)
+        click.confirm(f"Move {code} to cell {to}?", abort=True, err=True)
 
     if is_undone:
         _refusing(places.undo(running(settings), code, to))
