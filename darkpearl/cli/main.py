@@ -26,6 +26,7 @@ from darkpearl.cli.cells import cells
 from darkpearl.cli.console import fail, out
 from darkpearl.cli.db import db
 from darkpearl.cli.doctor import doctor, restore_check
+from darkpearl.cli.elsewhere import Elsewhere
 from darkpearl.cli.gateway import gateway
 from darkpearl.cli.imports import export_file, import_file
 from darkpearl.cli.manual import completion, manual
@@ -121,6 +122,8 @@ def openapi() -> None:
 def up(settings: Settings) -> None:
     """Run everything in one process: PostgreSQL, schema, API, listener and webhooks.
 
+    With several cells, a listener and webhooks for each.
+
     In development, with the mock gateway, a new database gets demo data and an order.
     """
     with serving.taken_socket(settings) as taken:
@@ -133,6 +136,14 @@ def up(settings: Settings) -> None:
                 serving.api_service(settings, api, taken),
                 serving.listener_service(settings, listener),
                 serving.webhooks_service(settings, listener),
+                Elsewhere(
+                    listener,
+                    url,
+                    lambda login: [
+                        serving.listener_service(settings, login),
+                        serving.webhooks_service(settings, login),
+                    ],
+                ).service(),
             ]
             if not settings.database_url:
                 services.append(_watch(settings))
