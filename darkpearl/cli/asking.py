@@ -272,6 +272,13 @@ def _narrowed(context: click.Context, _option: object, name: str | None) -> None
     )
 
 
+def only(cells: list[Cell]) -> list[Cell]:
+    """Those of the cells that --cell leaves."""
+    context = click.get_current_context(silent=True)
+    name = context.meta.get(_CELL) if context else None
+    return [each for each in cells if name in {None, each.name}]
+
+
 def _is_narrowed() -> bool:
     context = click.get_current_context(silent=True)
     return context is not None and _CELL in context.meta
