@@ -7,7 +7,8 @@ from uuid import UUID
 import rich_click as click
 
 from darkpearl.cli import asking, showing
-from darkpearl.cli.asking import Filters, Row, Session
+from darkpearl.cli.asking import Session
+from darkpearl.cli.statements import Filters, Row, Statement
 from darkpearl.config import Settings
 from darkpearl.models.stock import MovementType
 
@@ -15,8 +16,9 @@ _LEVELS = (
     "select product ->> 'sku' as sku, product ->> 'name' as name, warehouse ->> 'code' as"
     " warehouse,"
     " quantity_available, quantity_reserved, quantity_sellable, reorder_point, reorder_quantity,"
-    " updated_at, id, product_id, warehouse_id from inventory_levels"
+    " updated_at, id, product_id, warehouse_id, created_at from inventory_levels"
 )
+_NEWEST = Statement(_LEVELS, "created_at desc, id")
 LEVEL_COLUMNS = (
     *("sku", "name", "warehouse", "quantity_available", "quantity_reserved", "quantity_sellable"),
     *("reorder_point", "updated_at"),
@@ -26,6 +28,8 @@ _HISTORY = (
     " movement_type, quantity, available_after, reserved_after, reason_code, reference_type,"
     " reference_id, notes, actor, correlation_id, product_id, warehouse_id from stock_ledger"
 )
+_LATEST = Statement(_HISTORY, "created_at desc")
+"""Between cells; within one the ledger's ids say what came after what."""
 MOVEMENT_COLUMNS = (
     *("created_at", "sku", "warehouse", "movement_type", "quantity", "available_after"),
     *("reserved_after", "reference_type", "reference_id", "notes", "actor"),
@@ -97,10 +101,14 @@ def show_stock(
 ) -> None:
     """Show shelves: of a product, of a warehouse, or all."""
 
+    async def one(session: Session) -> list[Row]:
+        filters = await _of(session, product, warehouse)
+        shelves = filters.statement(_LEVELS, _NEWEST.order, limit)
+        return await session.rows(shelves.query, shelves.values)
+
     async def look() -> list[Row]:
-        async with asking.looking(settings) as session:
-            filters = await _of(session, product, warehouse)
-            return await session.rows(*filters.query(_LEVELS, "created_at desc, id", limit))
+        found = await asking.in_each(asking.looking(settings), one)
+        return _NEWEST.merged(found)[:limit]
 
     showing.show(look, LEVEL_COLUMNS, as_json=as_json, watch=watch)
 
@@ -130,14 +138,21 @@ def history(
 ) -> None:
     """Print the ledger: what moved, the newest first, with what was there after it."""
 
+    async def one(session: Session) -> list[Row]:
+        filters = await _of(session, product, warehouse)
+        filters.add("movement_type = any(%s::movement_type[])", types)
+        filters.add("created_at >= %s", since)
+        if order is not None:
+            filters.add("correlation_id = %s", await asking.order_id(session, order))
+        moved = filters.statement(_HISTORY, "id desc", limit)
+        return await session.rows(moved.query, moved.values)
+
     async def look() -> list[Row]:
-        async with asking.looking(settings) as session:
-            filters = await _of(session, product, warehouse)
-            filters.add("movement_type = any(%s::movement_type[])", types)
-            filters.add("created_at >= %s", since)
-            if order is not None:
-                filters.add("correlation_id = %s", await asking.order_id(session, order))
-            return await session.rows(*filters.query(_HISTORY, "id desc", limit))
+        opened = asking.looking(settings)
+        if order is None:
+            return _LATEST.merged(await asking.in_each(opened, one))[:limit]
+        async with opened as session:
+            return await one(session)
 
     showing.show(look, MOVEMENT_COLUMNS, as_json=as_json)
 
@@ -154,7 +169,7 @@ def low(
     """List what runs out and is to be ordered anew, and how much of it."""
     filters = Filters().add("warehouse_code = %s", warehouse)
 
-    look = asking.finding(settings, *filters.query(_LOW, "shortage desc, id", limit))
+    look = asking.finding(settings, filters.statement(_LOW, "shortage desc, id", limit))
     showing.show(look, LOW_COLUMNS, as_json=as_json, watch=watch)
 
 
@@ -284,9 +299,10 @@ def transfer(
     """
 
     async def call(session: Session) -> list[Row]:
-        places = [await asking.warehouse_id(session, each) for each in (origin, destination)]
+        there = await asking.warehouse_id(session, destination)
+        here = await asking.warehouse_id(session, origin)  # which does it
         goods = await asking.product_id(session, product)
-        return await session.rows(_TRANSFER, [*places, goods, quantity, notes, operation_id])
+        return await session.rows(_TRANSFER, [here, there, goods, quantity, notes, operation_id])
 
     showing.print_rows(asking.act(settings, call), MOVED, as_json=as_json)
 
