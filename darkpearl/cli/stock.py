@@ -1,5 +1,6 @@
 """`darkpearl stock`: what lies where, and what people do to it."""
 
+from collections import Counter
 from datetime import datetime
 from typing import get_args
 from uuid import UUID
@@ -166,10 +167,26 @@ def history(
 def low(
     settings: Settings, warehouse: str | None, limit: int, *, as_json: bool, watch: float | None
 ) -> None:
-    """List what runs out and is to be ordered anew, and how much of it."""
+    """List what runs out and is to be ordered anew, and how much of it.
+
+    With several cells, `in_transit` says how much is on its way there from another.
+    """
     filters = Filters().add("warehouse_code = %s", warehouse)
 
-    look = asking.finding(settings, filters.statement(_LOW, "shortage desc, id", limit))
+    low_shelves = asking.finding(settings, filters.statement(_LOW, "shortage desc, id", limit))
+    under_way = asking.finding(settings, Statement(_TRANSIT, "since"))
+
+    async def look() -> list[Row]:
+        found = await low_shelves()
+        if not found or "cell" not in found[0]:
+            return found
+        coming: Counter[tuple[UUID, UUID]] = Counter()
+        for each in await under_way():
+            coming[each["to_warehouse_id"], each["product_id"]] += each["quantity"]
+        for row in found:
+            row[showing.IN_TRANSIT] = coming[row["warehouse_id"], row["product_id"]]
+        return found
+
     showing.show(look, LOW_COLUMNS, as_json=as_json, watch=watch)
 
 
@@ -192,14 +209,10 @@ def transit(
     watch: float | None,
 ) -> None:
     """List goods in transit to another cell, the longest under way first."""
+    filters = Filters().add("(sku = %s or product_id::text = %s)", product)
+    filters.add("from_warehouse_code = %s", origin).add("to_warehouse_code = %s", destination)
 
-    async def look() -> list[Row]:
-        async with asking.looking(settings) as session:
-            filters = await _of(session, product, None)
-            filters.add("from_warehouse_code = %s", origin)
-            filters.add("to_warehouse_code = %s", destination)
-            return await session.rows(*filters.query(_TRANSIT, "since, id", limit))
-
+    look = asking.finding(settings, filters.statement(_TRANSIT, "since, id", limit))
     showing.show(look, TRANSIT_COLUMNS, as_json=as_json, watch=watch)
 
 
@@ -212,7 +225,8 @@ def call_back(settings: Settings, transfer_id: UUID, reason: str | None, *, as_j
     """Ask for goods back that are in transit; they are put back, unless they are in already."""
 
     async def call(session: Session) -> list[Row]:
-        return await session.rows(_CALL_BACK, [transfer_id, reason])
+        saga = await asking.order_id(session, transfer_id)
+        return await session.rows(_CALL_BACK, [saga, reason])
 
     showing.print_rows(asking.act(settings, call), CALLED_BACK, as_json=as_json)
 

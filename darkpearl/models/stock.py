@@ -84,6 +84,10 @@ class ReorderSuggestion(Struct):
     suggested_quantity: Annotated[
         int, Meta(description="As many reorder quantities as lead above the reorder point")
     ]
+    quantity_in_transit: Annotated[
+        int | UnsetType,
+        Meta(description="Units on their way there from another cell; where there are several"),
+    ] = UNSET
 
 
 class CreateInventory(Request):

@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from uuid import UUID, uuid4
 
+import httpx
 import psycopg
 import pytest
 from moving import listener
 from places import Place
 from psycopg import AsyncConnection
 from shop import Shop
+from terminal import Run
 
 from darkpearl import cells
 from darkpearl.cells.joining import without_secrets
@@ -278,3 +280,78 @@ async def test_a_warehouse_moves_meanwhile(
     assert await in_all(pair, product) == UNITS
     for shop in pair:
         assert await shop.audit() == []
+
+
+async def test_one_api_over_both_cells_sends_and_shows_them(
+    pair: Pair, product: UUID, api: httpx.AsyncClient, client: Callable[..., httpx.AsyncClient]
+) -> None:
+    """Asked at home, goods leave the cell that has them; what is under way is found from there."""
+    here, there = pair
+    await there.receive(product, UNITS, there.rotterdam)
+    await here.run(
+        "update inventory set reorder_point = %s where product_id = %s", 2 * UNITS, product
+    )
+    ends = {"warehouse_id": str(here.rotterdam), "to_warehouse_id": str(here.lisbon)}
+    body = {"movement_type": "transfer_out", "product_id": str(product), "quantity": 3, **ends}
+    key = {"Idempotency-Key": str(uuid4())}
+    sent = await api.post("/stock-movements", json=body, headers=key)
+    assert sent.status_code == 202, sent.text
+    again = await api.post("/stock-movements", json=body, headers=key)
+    assert (again.status_code, again.json()) == (202, sent.json())
+    fetched = {
+        "movement_type": "transfer_in",
+        "warehouse_id": str(here.lisbon),
+        "from_warehouse_id": str(here.rotterdam),
+        "product_id": str(product),
+        "quantity": 2,
+    }
+    asked = await api.post("/stock-movements", json=fetched)
+    assert (asked.status_code, asked.json()["movement_type"]) == (202, "transfer_out")
+    back = await send(here, product)
+    ids = [sent.json()["correlation_id"], asked.json()["correlation_id"], str(back)]
+    for each, warehouse in zip(ids, ("RTM", "RTM", "LIS"), strict=True):
+        found = await api.get(f"/transfers/{each}")
+        assert found.status_code == 200, found.text
+        assert found.json()["warehouse"]["code"] == warehouse
+        assert found.json()["status"] == "in_transit"
+    listed = await api.get(
+        "/transfers", params={"status": "in_transit", "product_id": str(product)}
+    )
+    assert [each["id"] for each in listed.json()["data"]] == ids[::-1]
+    assert listed.json()["count"] == 3
+    low = await api.get("/inventory/reorder-suggestions", params={"product_id": str(product)})
+    assert [
+        (each["warehouse_code"], each["quantity_in_transit"]) for each in low.json()["data"]
+    ] == [("LIS", 5), ("RTM", 4)][: len(low.json()["data"])]
+    assert low.json()["data"]
+    for each in ids:
+        called = await api.delete(f"/transfers/{each}")
+        assert called.status_code == 202, called.text
+    for shop in pair:
+        await shop.advance()
+    assert (await here.stock(product))[0] == (await there.stock(product, there.rotterdam))[0] == 10
+    assert (await client("authenticated", uuid4()).get("/transfers")).status_code == 403
+
+
+async def test_commands_go_to_the_cell_of_a_transfer(
+    pair: Pair, places: Places, product: UUID, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sent, listed and called back by a command that was given home's address."""
+    here, there = pair
+    monkeypatch.setenv("DARKPEARL_DATABASE_URL", without_secrets(places[0].url))
+    await there.receive(product, UNITS, there.rotterdam)
+    await here.run(
+        "update inventory set reorder_point = %s where product_id = %s", 2 * UNITS, product
+    )
+    sent = (await run("stock", "transfer", "RTM", "LIS", product, 3, "--json")).row
+    assert (sent["movement_type"], sent["quantity"]) == ("transfer_out", 3)
+    seen = (await run("stock", "transit", product, "--to", "LIS", "--json")).row
+    assert (seen["cell"], seen["id"], seen["quantity"]) == ("north", sent["correlation_id"], 3)
+    low = (await run("stock", "low", "--warehouse", "LIS", "--json")).rows
+    assert [each["in_transit"] for each in low if each["product_id"] == str(product)] == [3]
+    assert "in transit" in (await run("stock", "low")).said
+    back = (await run("stock", "call-back", sent["correlation_id"], "--json")).row
+    assert back["status"] == "in_transit"
+    await there.advance()
+    assert (await run("stock", "transit", product, "--json")).rows == []
+    assert (await there.stock(product, there.rotterdam)) == (UNITS, 0)
