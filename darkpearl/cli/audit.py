@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import msgspec
 import rich_click as click
 
+from darkpearl.cells.ends import ENDS, disagreements
 from darkpearl.cli import asking
 from darkpearl.cli.console import out
 from darkpearl.cli.statements import Row
@@ -25,13 +26,27 @@ _RUN = "select finding_count, findings from run_audit(%s, %s)"
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.pass_obj
 def audit(settings: Settings, since: datetime | None, reason: str | None, *, as_json: bool) -> int:
-    """Print what contradicts the rules, a hundred at most; exit 1 if anything does."""
+    """Print what contradicts the rules, a hundred at most; exit 1 if anything does.
+
+    Of several cells each is audited, and both ends of each transfer between them are compared.
+    """
     when = since and since.replace(tzinfo=UTC)
 
     async def call(session: asking.Session) -> list[Row]:
         return await session.rows(_RUN, [when, reason])
 
-    audits = asyncio.run(asking.in_each(asking.acting(settings, READER_ROLE), call))
+    async def look(session: asking.Session) -> list[Row]:
+        return await session.rows(ENDS)
+
+    async def both() -> tuple[list[Row], list[Row]]:
+        audits = await asking.in_each(asking.acting(settings, READER_ROLE), call)
+        if not audits or "cell" not in audits[0]:
+            return audits, []
+        return audits, await asking.in_each(asking.acting(settings, READER_ROLE), look)
+
+    audits, ends = asyncio.run(both())
+    if between := disagreements(ends, when, is_whole=not asking.ended(0)):
+        audits.append({"findings": between, "finding_count": len(between)})
     count = sum(audit["finding_count"] for audit in audits)
     for audit in audits:
         for each in audit["findings"]:

@@ -324,7 +324,7 @@ grant select on
 low_stock, reorder_suggestions, stock_in_transit, transfer_states, order_overview, orders_to_ship, saga_overview, stuck_sagas, disputed_payments, failed_refunds,
 engine_health, sagas_from_events, listener_activity, queue_health, stuck_by_cause, batch_overview, cell_overview
 to service_role, darkpearl_app, darkpearl_reader;
-grant select on audit, audit_rules to service_role, darkpearl_reader;
+grant select on audit, audit_rules, transfer_ends to service_role, darkpearl_reader;
 grant execute on function is_spent(uuid), time_of_id(uuid), audit_since(timestamptz) to service_role, darkpearl_reader;
 grant execute on function run_audit(timestamptz, text) to service_role, darkpearl_reader;
 

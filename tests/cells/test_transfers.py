@@ -13,7 +13,7 @@ import pytest
 from moving import listener
 from places import Place
 from psycopg import AsyncConnection
-from shop import Shop
+from shop import APPROVED, Shop
 from terminal import Run
 
 from darkpearl import cells
@@ -355,3 +355,26 @@ async def test_commands_go_to_the_cell_of_a_transfer(
     await there.advance()
     assert (await run("stock", "transit", product, "--json")).rows == []
     assert (await there.stock(product, there.rotterdam)) == (UNITS, 0)
+
+
+async def test_an_audit_over_both_cells_compares_the_ends(
+    pair: Pair, places: Places, product: UUID, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goods that one cell says are in the other, which has never seen them, are a finding."""
+    here, _ = pair
+    monkeypatch.setenv("DARKPEARL_DATABASE_URL", without_secrets(places[0].url))
+    transfer = await send(here, product)
+    (request,) = await here.advance()
+    await here.settle([request], APPROVED)
+    assert (await run("audit")).code == 0
+    async with here.unguarded():
+        await here.run(
+            "update transfers set updated_at = updated_at - interval '1 hour' where id = %s",
+            transfer,
+        )
+    told = await run("audit")
+    assert told.code == 1
+    assert f"{transfer} goods have left, and arrived nowhere" in told.said
+    async with here.unguarded():
+        await here.run("update transfers set updated_at = clock() where id = %s", transfer)
+    here.audited = True

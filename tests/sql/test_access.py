@@ -80,6 +80,7 @@ ACCESS: dict[str, dict[str, Grants]] = {
     "transfer_arrivals": {"select": [(INSIDERS, ALL)]},
     "stock_in_transit": {"select": [(INSIDERS, ALL)]},
     "transfer_states": {"select": [(INSIDERS, ALL)]},
+    "transfer_ends": {"select": [(f"{STAFF} {READER}", ALL)]},
     "adjustment_reasons": {
         "select": [(INSIDERS, ALL)],
         "insert": [(STAFF, ALL)],
@@ -990,6 +991,7 @@ async def test_reports_change_nothing(shop: Shop) -> None:
             "transfer_arrivals",
             "stock_in_transit",
             "transfer_states",
+            "transfer_ends",
             "grouped_orders",
             "order_groups",
             "saga_signals",
