@@ -1,4 +1,4 @@
-"""Several cells: whether the catalogue gets from home to the others, and no move has stopped."""
+"""Several cells: whether the catalogue and goods get to the others, and no move has stopped."""
 
 from darkpearl.cells.joining import CATALOGUE, slot_of
 from darkpearl.doctor.check import Check, Patient, Verdict, ago, fail, ok, people, warn
@@ -9,6 +9,8 @@ CLOSED_SECONDS = 300.0
 """A move closes a warehouse for seconds."""
 COMING_SECONDS = 86_400.0
 """A copy that takes longer than a day is one that nobody goes on with."""
+TRANSIT_SECONDS = 900.0
+"""Goods that go to another cell are there in a moment, unless it is away."""
 ADD_AGAIN = "darkpearl cells add again, with the same address and name, makes what is missing."
 _SENT = """
     select
@@ -43,6 +45,15 @@ _STOPPED = """
     inner join warehouses as w on w.id = m.warehouse_id
     where m.state in ('coming', 'arrived') or (m.state = 'gone' and w.cell = this_cell())
     order by m.changed_at
+"""
+_LATE = """
+    select
+        to_warehouse_code as code, sum(quantity)::bigint as units,
+        max(extract(epoch from clock() - since))::float8 as seconds
+    from stock_in_transit
+    where since < clock() - %s * interval '1 second'
+    group by to_warehouse_code
+    order by seconds desc
 """
 
 
@@ -120,4 +131,19 @@ async def moves(patient: Patient) -> Verdict:
     return ok(f"{len(found)} under way" if found else "none under way")
 
 
-CELLS: tuple[Check, ...] = (catalogue, moves)
+async def transfers(patient: Patient) -> Verdict:
+    """Goods that left for another cell get there."""
+    found = await patient.rows(_LATE, TRANSIT_SECONDS)
+    if not found:
+        return ok("none are late")
+    first = found[0]
+    units = sum(each["units"] for each in found)
+    return warn(
+        f"{units} units for {people([each['code'] for each in found])} in transit for"
+        f" {ago(first['seconds'])}",
+        "Its cell is away, or refuses: darkpearl stock transit lists them, the listener's log and"
+        " darkpearl sagas show say why. darkpearl stock call-back wants them back.",
+    )
+
+
+CELLS: tuple[Check, ...] = (catalogue, moves, transfers)

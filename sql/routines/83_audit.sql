@@ -408,7 +408,8 @@ union all
 -- Both ends are here once one of the warehouses has moved to the other's cell.
 select 'transfer and arrival disagree', t.id, format('%s, %s there', t.status, case when a.refusal is null then 'let in' else 'refused' end), t.id, null, null
 from transfers as t
-inner join transfer_arrivals as a on a.transfer_id = t.id and a.warehouse_id = t.to_warehouse_id
+inner join transfer_arrivals as a
+    on a.transfer_id = t.id and a.warehouse_id = t.to_warehouse_id and a.from_warehouse_id = t.warehouse_id
 where t.status <> 'in_transit' and (t.status = 'arrived') <> (a.refusal is null)
 union all
 -- Events.

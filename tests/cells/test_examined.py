@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from places import Place
@@ -116,3 +117,29 @@ async def test_a_move_that_stopped(ask: Ask, pair: Pair, monkeypatch: pytest.Mon
         assert (await ask("moves"))["home"]["state"] == "warn"
     finally:
         await here.run("select open_warehouse(%s)", here.lisbon)
+
+
+async def test_goods_that_do_not_arrive(
+    ask: Ask, pair: Pair, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the cell that they have left, by the warehouse that they go to."""
+    here, there = pair
+    product = await here.product(on_hand=10)
+
+    async def is_known() -> bool:
+        return product in await there.values("select id from products")
+
+    await until(is_known)
+    transfer = uuid4()
+    await here.run(
+        "select transfer_stock(%s, %s, %s, 4, %s)",
+        *(here.lisbon, here.rotterdam, product, transfer),
+    )
+    assert {each["says"] for each in (await ask("transfers")).values()} == {"none are late"}
+    monkeypatch.setattr(several, "TRANSIT_SECONDS", -1.0)
+    found = await ask("transfers")
+    assert (found["home"]["state"], found["north"]["state"]) == ("warn", "ok")
+    assert found["home"]["says"].startswith("4 units for RTM in transit for")
+    await here.run("select call_back_transfer(%s)", transfer)
+    await here.advance()
+    assert {each["state"] for each in (await ask("transfers")).values()} == {"ok"}
