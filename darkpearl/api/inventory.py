@@ -24,15 +24,14 @@ from darkpearl.errors import InvalidError, NotFoundError
 from darkpearl.models.stock import (
     CreateInventory,
     Inventory,
-    ReorderSuggestion,
+    OverallSuggestion,
     ReplaceInventory,
     UpdateInventory,
 )
 
 _IN_TRANSIT = (
-    "select coalesce(json_agg(t), '[]') as shelves from (select product_id, to_warehouse_id,"
-    " sum(quantity) as quantity from stock_in_transit where product_id = any(%(products)s)"
-    " group by product_id, to_warehouse_id) as t"
+    "select coalesce(json_agg(t), '[]') as shelves from stock_in_transit as t"
+    " where product_id = any(%(products)s)"
 )
 
 
@@ -203,20 +202,20 @@ async def list_reorder_suggestions(
     listing: NamedDependency[Listing],
     product_id: Ids = None,
     warehouse_id: Ids = None,
-) -> JsonResponse[Page[ReorderSuggestion]]:
+) -> JsonResponse[Page[OverallSuggestion]]:
     """What runs out, by what can be sold, and how much of it to order; the shortest first."""
     filters = Filters()
     filters.any_of("product_id", UUID, product_id, "uuid")
     filters.any_of("warehouse_id", UUID, warehouse_id, "uuid")
     page = await listing.page(
-        ReorderSuggestion, "reorder_suggestions", filters, sorts=("-shortage", "sku")
+        OverallSuggestion, "reorder_suggestions", filters, sorts=("-shortage", "sku")
     )
     if isinstance(caller, Routed):
         await _add_what_is_in_transit(caller, page.content.data)
     return page
 
 
-async def _add_what_is_in_transit(caller: Routed, suggestions: list[ReorderSuggestion]) -> None:
+async def _add_what_is_in_transit(caller: Routed, suggestions: list[OverallSuggestion]) -> None:
     """Say of each what is on its way there: only the cell that it has left knows."""
     about = {"products": [each.product_id for each in suggestions]}
     answers = await caller.ask_all(lambda here: here.get(_Transit, (_IN_TRANSIT, about)))

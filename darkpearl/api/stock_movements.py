@@ -41,23 +41,15 @@ _REASON_IS = (
     " from movement_reasons as r where r.reason_code = %(reason_code)s)"
 )
 _RECORDED = (
-    "select * from recorded_movements where correlation_id = %(id)s"
-    " and movement_type = %(type)s and product_id = %(product)s and warehouse_id = %(warehouse)s"
+    "select * from recorded_movements where correlation_id = %(id)s and product_id = %(product)s"
+    " order by movement_type <> %(type)s or warehouse_id <> %(warehouse)s, id limit 1"
 )
+"""What was asked for; of goods that another cell is to let in, what is made here: they leave."""
 
 OfWarehouse = Annotated[
     UUID | None,
     QueryParameter(description="Its warehouse, where several cells number their movements"),
 ]
-_RECORDED_TRANSFER = (
-    "select m.*, (select to_json(t) from transfer_states as t where t.id = m.correlation_id) as"
-    " transfer from recorded_movements as m where m.correlation_id = %(id)s"
-    " and m.product_id = %(product)s and ((m.movement_type = %(type)s and m.warehouse_id ="
-    " %(warehouse)s) or (m.movement_type = 'transfer_out' and m.warehouse_id = %(origin)s))"
-    " order by m.movement_type <> %(type)s limit 1"
-)
-"""What was asked for; of goods that go to another cell, what is made here is that they leave."""
-
 MovementTypes = Annotated[list[str] | None, several(MovementType)]
 NewMovement = Annotated[
     CreateStockMovement,
@@ -169,7 +161,6 @@ async def create_stock_movement(
         "product": data.product_id,
         "warehouse": data.warehouse_id,
     }
-    made = _RECORDED
     if data.reason_code is not None and data.movement_type != "adjust":
         raise InvalidError(
             f"A {data.movement_type} has no reason_code.",
@@ -192,8 +183,6 @@ async def create_stock_movement(
         )
     elif data.movement_type in {"transfer_out", "transfer_in"}:
         from_warehouse_id, to_warehouse_id = _ends(data)
-        made = _RECORDED_TRANSFER
-        name["origin"] = from_warehouse_id
         move = access.call(
             "transfer_stock",
             from_warehouse_id=from_warehouse_id,
@@ -209,7 +198,7 @@ async def create_stock_movement(
             title="Only orders do that",
             hint="Place an order, or cancel it; use receive, adjust or a transfer for the rest.",
         )
-    movement = await once.get(CreatedStockMovement, move, (made, name))
+    movement = await once.get(CreatedStockMovement, move, (_RECORDED, name))
     if movement.transfer:
         response = once.created(movement, f"/transfers/{movement.correlation_id}")
         response.status_code = HTTP_202_ACCEPTED

@@ -49,11 +49,7 @@ _HANDED_OVER = (
     "update darkpearl.warehouses set cell = %s, version = version + 1,"
     " updated_at = darkpearl.clock() where id = %s and cell <> %s"
 )
-_UNTOLD = (
-    "select string_agg(url, ', ' order by url) from darkpearl.webhook_endpoints where is_enabled"
-    " and position < greatest((select max(id) from darkpearl.saga_events where warehouse_id = %s),"
-    " (select max(id) from darkpearl.stock_alerts where warehouse_id = %s))"
-)
+_BEHIND = "select string_agg(u, ', ') from darkpearl.endpoints_behind(%s) as u"
 _SLEEP = (
     "update darkpearl.sagas set ready_at = 'infinity'"
     " where warehouse_id = %s and ready_at < 'infinity'"
@@ -190,13 +186,12 @@ async def _check(this: Move) -> None:
                 f"version {plan[1]} of the plan of {plan[0]} isn't the same in cell"
                 f" {this.target_cell}: sagas of the warehouse go by it"
             )
-    if await this.state() == "gone":
-        key = this.warehouse_id
-        if untold := await value(this.target, _UNTOLD, key, key):
-            raise CellError(
-                f"cell {this.target_cell} has not sent all yet of when it had the warehouse, to"
-                f" {untold}: wait for its webhooks, or switch them off"
-            )
+    behind = await value(this.target, _BEHIND, this.warehouse_id)
+    if behind and await this.state() == "gone":
+        raise CellError(
+            f"cell {this.target_cell} has not sent all yet of when it had the warehouse, to"
+            f" {behind}: wait for its webhooks, or switch them off"
+        )
 
 
 async def _switch(this: Move) -> None:

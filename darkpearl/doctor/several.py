@@ -46,15 +46,10 @@ _STOPPED = """
     where m.state in ('coming', 'arrived') or (m.state = 'gone' and w.cell = this_cell())
     order by m.changed_at
 """
-_LATE = """
-    select
-        to_warehouse_code as code, sum(quantity)::bigint as units,
-        max(extract(epoch from clock() - since))::float8 as seconds
-    from stock_in_transit
-    where since < clock() - %s * interval '1 second'
-    group by to_warehouse_code
-    order by seconds desc
-"""
+_LATE = (
+    "select to_warehouse_code as code, quantity, extract(epoch from clock() - since)::float8 as"
+    " seconds from stock_in_transit order by since"
+)
 
 
 async def catalogue(patient: Patient) -> Verdict:
@@ -133,14 +128,14 @@ async def moves(patient: Patient) -> Verdict:
 
 async def transfers(patient: Patient) -> Verdict:
     """Goods that left for another cell get there."""
-    found = await patient.rows(_LATE, TRANSIT_SECONDS)
+    under_way = await patient.rows(_LATE)
+    found = [each for each in under_way if each["seconds"] > TRANSIT_SECONDS]
     if not found:
         return ok("none are late")
-    first = found[0]
-    units = sum(each["units"] for each in found)
+    units = sum(each["quantity"] for each in found)
+    codes = sorted({each["code"] for each in found})
     return warn(
-        f"{units} units for {people([each['code'] for each in found])} in transit for"
-        f" {ago(first['seconds'])}",
+        f"{units} units for {people(codes)} in transit for {ago(found[0]['seconds'])}",
         "Its cell is away, or refuses: darkpearl stock transit lists them, the listener's log and"
         " darkpearl sagas show say why. darkpearl stock call-back wants them back.",
     )

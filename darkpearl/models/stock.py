@@ -84,6 +84,11 @@ class ReorderSuggestion(Struct):
     suggested_quantity: Annotated[
         int, Meta(description="As many reorder quantities as lead above the reorder point")
     ]
+
+
+class OverallSuggestion(ReorderSuggestion, kw_only=True):
+    """The same with what all cells know of it."""
+
     quantity_in_transit: Annotated[
         int | UnsetType,
         Meta(description="Units on their way there from another cell; where there are several"),

@@ -105,23 +105,6 @@ from stock_movements as m;
 comment on view stock_ledger is
     'Every movement of stock, with its product, its warehouse and its reason; one of a saga has its order as reference.';
 
--- A movement as whoever asked for it is told: one of a transfer has its counterpart, which
--- refers to the other warehouse under the same correlation id.
-create or replace view recorded_movements with (security_invoker = true) as
-select
-    (
-        select to_json(c)
-        from stock_ledger as c
-        where c.correlation_id = m.correlation_id and c.product_id = m.product_id
-            and m.reference_type = 'warehouse' and c.warehouse_id = m.reference_id
-            and c.movement_type = case m.movement_type
-                when 'transfer_out' then 'transfer_in' when 'transfer_in' then 'transfer_out'
-            end::movement_type
-    ) as counterpart,
-    m.*
-from stock_ledger as m;
-comment on view recorded_movements is 'Every movement of stock; for a transfer, with the one of the other warehouse.';
-
 -- Goods that went to another cell, but for those whose warehouse has moved: they are told where it is.
 create or replace view transfer_states with (security_invoker = true) as
 select
@@ -142,6 +125,26 @@ select
 from transfers as t
 where not array[t.warehouse_id] <@ (select closed_warehouses());
 comment on view transfer_states is 'Transfers to other cells: of what, from where to where, and what became of each.';
+
+-- A movement as whoever asked for it is told: one of a transfer has its counterpart, which
+-- refers to the other warehouse under the same correlation id.
+create or replace view recorded_movements with (security_invoker = true) as
+select
+    (
+        select to_json(c)
+        from stock_ledger as c
+        where c.correlation_id = m.correlation_id and c.product_id = m.product_id
+            and m.reference_type = 'warehouse' and c.warehouse_id = m.reference_id
+            and c.movement_type = case m.movement_type
+                when 'transfer_out' then 'transfer_in' when 'transfer_in' then 'transfer_out'
+            end::movement_type
+    ) as counterpart,
+    case when m.movement_type = 'transfer_out' then (
+        select to_json(t) from transfer_states as t where t.id = m.correlation_id and t.warehouse_id = m.warehouse_id
+    ) end as transfer,
+    m.*
+from stock_ledger as m;
+comment on view recorded_movements is 'Every movement of stock; for a transfer, with the one of the other warehouse, or with what becomes of it in another cell.';
 
 -- Money that goes back.
 create or replace view order_refunds with (security_invoker = true) as
