@@ -41,8 +41,8 @@ _REASON_IS = (
     " from movement_reasons as r where r.reason_code = %(reason_code)s)"
 )
 _RECORDED = (
-    "select * from recorded_movements where correlation_id = %(id)s and product_id = %(product)s"
-    " order by movement_type <> %(type)s or warehouse_id <> %(warehouse)s, id limit 1"
+    "select * from recorded_movements where correlation_id = %(id)s and product_id = %(of)s"
+    " order by (movement_type, warehouse_id) <> (%(type)s, %(at)s), id limit 1"
 )
 """What was asked for; of goods that another cell is to let in, what is made here: they leave."""
 
@@ -158,8 +158,8 @@ async def create_stock_movement(
     name = {
         "id": correlation_id,
         "type": data.movement_type,
-        "product": data.product_id,
-        "warehouse": data.warehouse_id,
+        "of": data.product_id,
+        "at": data.warehouse_id,
     }
     if data.reason_code is not None and data.movement_type != "adjust":
         raise InvalidError(
