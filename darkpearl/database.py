@@ -96,6 +96,11 @@ def read_json_exactly(connection: psycopg.AsyncConnection[Any]) -> None:
     set_json_loads(msgspec.json.Decoder(float_hook=Decimal).decode, connection)
 
 
+def name_columns(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Have rows come as dicts, as those of a pool do."""
+    connection.row_factory = dict_row
+
+
 def _with_keepalives(url: str) -> str:
     """The address with what keeps watch on the server; what it says of that itself stays."""
     return make_conninfo(_KEEPALIVES, **conninfo_to_dict(url))

@@ -17,6 +17,7 @@ import uvicorn
 from darkpearl import connections, database
 from darkpearl.api import app as api
 from darkpearl.api.admission import ANY_PROXY
+from darkpearl.cells.arrivals import Arrivals
 from darkpearl.config import PREFIX, ConfigError, Settings, traces_exporter
 from darkpearl.gateways.make import make_gateway
 from darkpearl.listener import Limits, Listener, Operation
@@ -183,12 +184,13 @@ def operations_of(settings: Settings) -> dict[str, Operation]:
 
 
 def make_listener(settings: Settings, url: str, tracing: "Tracing | None" = None) -> Listener:
-    """A listener with its role, the gateway that the settings name, and operations of one's own."""
+    """A listener with its role, the gateway of the settings, and operations, one's own too."""
+    address = database.as_role(url, LISTENER_ROLE)
     return Listener(
-        database.as_role(url, LISTENER_ROLE),
+        address,
         make_gateway(settings),
         limits_of(settings),
-        operations_of(settings),
+        {"decide_arrival": Arrivals(address).decide, **operations_of(settings)},
         tracing,
     )
 

@@ -1,5 +1,6 @@
 """Inventory: how much of a product a warehouse has. Quantities move through the ledger alone."""
 
+from collections import Counter
 from typing import Annotated
 from uuid import UUID
 
@@ -17,15 +18,36 @@ from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.parameters import Ids
 from darkpearl.api.problems import refusals
+from darkpearl.api.routing import Routed
 from darkpearl.api.versions import UNCHANGED, IfMatch, IfNoneMatch, expect, tagged
 from darkpearl.errors import InvalidError, NotFoundError
 from darkpearl.models.stock import (
     CreateInventory,
     Inventory,
-    ReorderSuggestion,
+    OverallSuggestion,
     ReplaceInventory,
     UpdateInventory,
 )
+
+_IN_TRANSIT = (
+    "select coalesce(json_agg(t), '[]') as shelves from stock_in_transit as t"
+    " where product_id = any(%(products)s)"
+)
+
+
+class _UnderWay(msgspec.Struct):
+    """Units of a product that have left for a warehouse of another cell."""
+
+    product_id: UUID
+    to_warehouse_id: UUID
+    quantity: int
+
+
+class _Transit(msgspec.Struct):
+    """What has left a cell."""
+
+    shelves: list[_UnderWay]
+
 
 LowStock = Annotated[
     bool | None,
@@ -176,17 +198,34 @@ async def _write(
 
 @get("/reorder-suggestions", summary="List what to order", responses=refusals(400))
 async def list_reorder_suggestions(
+    caller: NamedDependency[Caller],
     listing: NamedDependency[Listing],
     product_id: Ids = None,
     warehouse_id: Ids = None,
-) -> JsonResponse[Page[ReorderSuggestion]]:
+) -> JsonResponse[Page[OverallSuggestion]]:
     """What runs out, by what can be sold, and how much of it to order; the shortest first."""
     filters = Filters()
     filters.any_of("product_id", UUID, product_id, "uuid")
     filters.any_of("warehouse_id", UUID, warehouse_id, "uuid")
-    return await listing.page(
-        ReorderSuggestion, "reorder_suggestions", filters, sorts=("-shortage", "sku")
+    page = await listing.page(
+        OverallSuggestion, "reorder_suggestions", filters, sorts=("-shortage", "sku")
     )
+    if isinstance(caller, Routed):
+        await _add_what_is_in_transit(caller, page.content.data)
+    return page
+
+
+async def _add_what_is_in_transit(caller: Routed, suggestions: list[OverallSuggestion]) -> None:
+    """Say of each what is on its way there: only the cell that it has left knows."""
+    about = {"products": [each.product_id for each in suggestions]}
+    answers = await caller.ask_all(lambda here: here.get(_Transit, (_IN_TRANSIT, about)))
+    under_way: Counter[tuple[UUID, UUID]] = Counter()
+    for found in answers.found.values():
+        for each in found.shelves:
+            under_way[each.product_id, each.to_warehouse_id] += each.quantity
+    for suggestion in suggestions:
+        shelf = (suggestion.product_id, suggestion.warehouse_id)
+        suggestion.quantity_in_transit = under_way[shelf]
 
 
 router = Router(

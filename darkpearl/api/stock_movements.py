@@ -5,8 +5,11 @@ from uuid import UUID
 
 from litestar import Request, Router, get, post
 from litestar.di import NamedDependency
+from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
 from litestar.params import Body, FromPath, FromQuery, QueryParameter
+from litestar.status_codes import HTTP_202_ACCEPTED
+from msgspec import UNSET
 
 from darkpearl.api import access
 from darkpearl.api.access import Caller
@@ -38,9 +41,10 @@ _REASON_IS = (
     " from movement_reasons as r where r.reason_code = %(reason_code)s)"
 )
 _RECORDED = (
-    "select * from recorded_movements where correlation_id = %(id)s"
-    " and movement_type = %(type)s and product_id = %(product)s and warehouse_id = %(warehouse)s"
+    "select * from recorded_movements where correlation_id = %(id)s and product_id = %(of)s"
+    " order by (movement_type, warehouse_id) <> (%(type)s, %(at)s), id limit 1"
 )
+"""What was asked for; of goods that another cell is to let in, what is made here: they leave."""
 
 OfWarehouse = Annotated[
     UUID | None,
@@ -130,12 +134,33 @@ async def get_stock_movement(
     return found.data[0]
 
 
-@post("/", summary="Move stock", responses=refusals(400, 404, 409, 413, 415, 422))
+@post(
+    "/",
+    summary="Move stock",
+    responses=refusals(400, 404, 409, 413, 415, 422)
+    | {
+        202: ResponseSpec(
+            CreatedStockMovement,
+            description="The goods have left for another cell",
+            generate_examples=False,
+        )
+    },
+)
 async def create_stock_movement(
     caller: NamedDependency[Caller], once: NamedDependency[Once], data: NewMovement
 ) -> JsonResponse[CreatedStockMovement]:
-    """Receive, adjust or transfer. The same again, under its correlation id, moves nothing."""
+    """Receive, adjust or transfer. The same again, under its correlation id, moves nothing.
+
+    A transfer to another cell is answered with 202: the goods have left, and `/transfers` says
+    whether they have arrived.
+    """
     correlation_id = data.correlation_id or await once.new_id()
+    name = {
+        "id": correlation_id,
+        "type": data.movement_type,
+        "of": data.product_id,
+        "at": data.warehouse_id,
+    }
     if data.reason_code is not None and data.movement_type != "adjust":
         raise InvalidError(
             f"A {data.movement_type} has no reason_code.",
@@ -173,13 +198,12 @@ async def create_stock_movement(
             title="Only orders do that",
             hint="Place an order, or cancel it; use receive, adjust or a transfer for the rest.",
         )
-    name = {
-        "id": correlation_id,
-        "type": data.movement_type,
-        "product": data.product_id,
-        "warehouse": data.warehouse_id,
-    }
     movement = await once.get(CreatedStockMovement, move, (_RECORDED, name))
+    if movement.transfer:
+        response = once.created(movement, f"/transfers/{movement.correlation_id}")
+        response.status_code = HTTP_202_ACCEPTED
+        return response
+    movement.transfer = UNSET
     location = f"/stock-movements/{movement.id}"
     if isinstance(caller, Routed):
         location += f"?warehouse_id={movement.warehouse_id}"

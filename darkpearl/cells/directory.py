@@ -9,6 +9,7 @@ from uuid import UUID
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from darkpearl import database, schema
 from darkpearl.database import Connection
 
 _PLACE = ("host", "hostaddr", "port", "dbname")
@@ -70,6 +71,18 @@ async def read_directory(connection: Connection, url: str) -> Directory:
         cells[row["number"]] = Cell(row["number"], row["name"], address or "")
         of_warehouse |= dict.fromkeys(row["warehouse_ids"], row["number"])
     return Directory(number, cells, of_warehouse)
+
+
+async def directory_at(url: str) -> Directory:
+    """The same by the address of the cell.
+
+    Raises:
+        schema.SchemaError: it doesn't answer.
+    """
+    options = "-c search_path=darkpearl -c statement_timeout=5s"
+    async with schema.connect(database.with_options(url, options)) as connection:
+        database.name_columns(connection)
+        return await read_directory(connection, url)
 
 
 def address_of(own: str, other: str) -> str:

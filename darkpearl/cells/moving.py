@@ -49,6 +49,7 @@ _HANDED_OVER = (
     "update darkpearl.warehouses set cell = %s, version = version + 1,"
     " updated_at = darkpearl.clock() where id = %s and cell <> %s"
 )
+_BEHIND = "select string_agg(u, ', ') from darkpearl.endpoints_behind(%s) as u"
 _SLEEP = (
     "update darkpearl.sagas set ready_at = 'infinity'"
     " where warehouse_id = %s and ready_at < 'infinity'"
@@ -98,7 +99,7 @@ async def undo(home: str, code: str, to: str) -> None:
     async with _open(home, code, to, "") as this:
         if this.is_handed_over:
             raise CellError(f"{code} is cell {this.target_cell}'s already")
-        if not await this.state():
+        if await this.state() in {"", "gone"}:
             raise CellError(f"{code} isn't on its way to cell {this.target_cell}")
         key = this.warehouse_id
         # A copy that gets nothing more is none that a later run may go on with.
@@ -121,7 +122,7 @@ async def _open(home: str, code: str, to: str, source_url: str) -> AsyncIterator
     """Find the warehouse and its cells.
 
     Raises:
-        CellError: there is none of them, or the warehouse had been there before.
+        CellError: there is none of them, or the warehouse is on its way from another.
     """
     async with AsyncExitStack() as stack:
         at_home = await stack.enter_async_context(schema.connect(home))
@@ -135,12 +136,8 @@ async def _open(home: str, code: str, to: str, source_url: str) -> AsyncIterator
         number, name, url = cell
         target = await stack.enter_async_context(schema.connect(url or home))
         state, other = await one(target, STATE, warehouse_id) or ("", None)
-        if (has == number and state not in {"arrived", "here"}) or state == "gone":
-            raise CellError(
-                f"{code} is cell {name}'s already"
-                if has == number
-                else f"cell {name} had {code} before, and has the old rows: it can't come back"
-            )
+        if has == number and state not in {"arrived", "here"}:
+            raise CellError(f"{code} is cell {name}'s already")
         comes_from = int(other) if has == number and other else has
         if state in {"coming", "arrived"} and other != comes_from:
             raise CellError(f"{code} is on its way to cell {name} from cell {other}")
@@ -166,7 +163,8 @@ async def _check(this: Move) -> None:
     """Refuse what can't go well, before anything is begun.
 
     Raises:
-        CellError: a server, a release or a plan isn't fit for it.
+        CellError: a server, a release or a plan isn't fit for it, or a cell that it comes back to
+            still has to tell what happened there.
     """
     if await value(this.source, "show wal_level") != "logical":
         raise CellError(
@@ -188,6 +186,12 @@ async def _check(this: Move) -> None:
                 f"version {plan[1]} of the plan of {plan[0]} isn't the same in cell"
                 f" {this.target_cell}: sagas of the warehouse go by it"
             )
+    behind = await value(this.target, _BEHIND, this.warehouse_id)
+    if behind and await this.state() == "gone":
+        raise CellError(
+            f"cell {this.target_cell} has not sent all yet of when it had the warehouse, to"
+            f" {behind}: wait for its webhooks, or switch them off"
+        )
 
 
 async def _switch(this: Move) -> None:

@@ -69,15 +69,21 @@ class Move(NamedTuple):
         return PREFIX + self.warehouse_id.hex
 
     async def state(self) -> str:
-        """How far it is: coming, arrived or here; empty when nothing is begun."""
+        """How far it is: coming, arrived or here; gone where it was before, else empty."""
         found = await one(self.target, STATE, self.warehouse_id)
         return found[0] if found else ""
 
 
 async def copy(this: Move) -> None:
-    """Have the rows copied, and kept up to date, while the warehouse works on."""
+    """Have the rows copied, and kept up to date, while the warehouse works on.
+
+    What is left where it was before makes room for them, in the transaction that begins the copy.
+    """
     key = this.warehouse_id
-    if not await this.state():
+    if (was := await this.state()) == "gone":
+        # Of the move away, if that was killed near its end: none of it may reach what comes now.
+        await withdraw(this._replace(source=this.target))
+    if was in {"", "gone"}:
         await as_owner(
             this.target,
             f"select darkpearl.close_warehouse('{key}', {this.source_cell}, 'coming')",

@@ -1,26 +1,38 @@
 """What commands ask of the database: to look, as whoever logs in; to act, as staff.
 
 A command has no logic of its own: it calls a function, or selects from a view with filters.
+
+Of several cells, commands needn't know. What lists (`finding`, `in_each`) asks all of them, and
+says in each row which. What is about one thing begins where the address is, and goes on where the
+thing is: naming it (`order_id`, `warehouse_id`, `Session.seek`) leads there. --cell narrows both.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import rich_click as click
 
 from darkpearl import database, schema
-from darkpearl.cli.where import running
+from darkpearl.cells.directory import Cell, Directory, address_of, read_directory
+from darkpearl.cli import where
+from darkpearl.cli.console import fail
+from darkpearl.cli.statements import IS_HERE, Row, Statement
 from darkpearl.config import Settings
 from darkpearl.errors import UnavailableError, problem_of
 
 STAFF_ROLE = "service_role"
+ORDERS_OF_A_CELL = 10**12
+"""Order numbers of cell n begin at n times as many."""
+INCOMPLETE = 3
+"""The exit code of a command that found nobody in one of the cells that it asked."""
 _OURS = "-c search_path=darkpearl"
 _LOOKS = f"{_OURS} -c default_transaction_read_only=on -c statement_timeout=60s"
-
-Row = dict[str, Any]
+_AWAY = "darkpearl.away"
+_CELL = "darkpearl.cell"
 
 
 class Refusal(click.ClickException):
@@ -30,18 +42,43 @@ class Refusal(click.ClickException):
 
 
 class Session:
-    """A connection, and statements whose rows have names."""
+    """A connection to a cell, and statements whose rows have names.
 
-    def __init__(self, connection: Any) -> None:
+    Args:
+        url: where it begins.
+        begin: a statement that comes before all others, in each cell.
+        stack: closes what is opened.
+        stays: it never goes to another cell.
+    """
+
+    def __init__(
+        self, url: str, begin: str, stack: contextlib.AsyncExitStack, *, stays: bool
+    ) -> None:
+        self._url = url
+        self._begin = begin
+        self._stack = stack
+        self._stays = stays
+        self._connection: Any = None
+        self._known: Directory | None = None
+        self._at: int | None = None
+
+    async def open(self, url: str) -> None:
+        """Connect to a cell, where it goes on.
+
+        Raises:
+            schema.SchemaError: it is away.
+        """
+        connection = await self._stack.enter_async_context(schema.connect(url))
+        database.name_columns(connection)
+        database.read_json_exactly(connection)
+        if self._begin:
+            await connection.execute(self._begin.encode())
         self._connection = connection
 
     async def rows(self, query: str, parameters: Sequence[Any] | Row | None = None) -> list[Row]:
         """Every row of a statement; none of one that returns nothing."""
         cursor = await self._connection.execute(query.encode(), parameters)
-        if cursor.description is None:
-            return []
-        names = [column.name for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in await cursor.fetchall()]
+        return [] if cursor.description is None else list(await cursor.fetchall())
 
     async def first(self, query: str, *parameters: Any) -> Row | None:
         """The first row, if there is one."""
@@ -58,31 +95,124 @@ class Session:
             raise Refusal(refusal)
         return found
 
+    async def cells(self) -> list[Cell]:
+        """The cells that are to be asked: all, or none when this is the only one."""
+        if self._stays:
+            return []
+        if self._known is None:
+            self._known = await read_directory(self._connection, self._url)
+            self._at = self._known.here
+        return list(self._known.cells.values()) if self._known.others else []
+
+    async def go_to(self, number: int) -> None:
+        """Go on in a cell.
+
+        Raises:
+            schema.SchemaError: it is away.
+        """
+        for cell in await self.cells():
+            if cell.number == number != self._at:
+                try:
+                    await self.open(cell.url)
+                except schema.SchemaError as error:
+                    raise schema.SchemaError(f"cell {cell.name}: {error}") from error
+                self._at = number
+
+    async def seek(self, query: str, *values: Any, hint: int | None = None) -> None:
+        """Go on in the cell where a statement finds something; stay, when none does.
+
+        Args:
+            query: finds a row where the thing is.
+            values: its parameters.
+            hint: the number of the cell that is asked first, and alone if it is there.
+
+        Raises:
+            schema.SchemaError: a cell that may have it doesn't answer.
+        """
+        cells = await self.cells()
+        first = hint if hint in {each.number for each in cells} else self._at
+        away: list[str] = []
+
+        async def finds(cell: Cell) -> bool:
+            try:
+                async with _session(cell.url, self._begin, stays=True) as session:
+                    return await session.first(query, *values) is not None
+            except schema.SchemaError as error:
+                away.append(f"cell {cell.name}: {error}")
+                return False
+
+        for some in (
+            [each for each in cells if each.number == first],
+            [each for each in cells if each.number != first],
+        ):
+            found = await asyncio.gather(*map(finds, some))
+            for cell, is_there in zip(some, found, strict=True):
+                if is_there:
+                    await self.go_to(cell.number)
+                    return
+        if away:
+            raise schema.SchemaError(f"it is in none that answers; {'; '.join(away)}")
+
 
 def looking(settings: Settings) -> contextlib.AbstractAsyncContextManager[Session]:
     """A session that only reads, with the rights of the login itself."""
-    return _session(database.with_options(running(settings), _LOOKS))
+    return _session(database.with_options(where.running(settings), _LOOKS), stays=_is_narrowed())
 
 
-def acting(settings: Settings) -> contextlib.AbstractAsyncContextManager[Session]:
+def acting(
+    settings: Settings, role: str = STAFF_ROLE
+) -> contextlib.AbstractAsyncContextManager[Session]:
     """A session of staff; what it does is written down with the name of the login."""
-    return _session(database.with_options(running(settings), _OURS), f"set role {STAFF_ROLE}")
+    url = database.with_options(where.running(settings), _OURS)
+    return _session(url, f"set role {role}", stays=_is_narrowed())
 
 
-def finding(
-    settings: Settings, query: str, parameters: Sequence[Any] | None = None
-) -> Callable[[], Awaitable[list[Row]]]:
-    """A look that finds what a statement does, in a session of its own each time."""
+async def in_each(
+    opened: contextlib.AbstractAsyncContextManager[Session],
+    call: Callable[[Session], Awaitable[list[Row]]],
+    names: Collection[str | None] = (),
+) -> list[Row]:
+    """What a call finds in each cell, with `cell` before it where there are several.
+
+    A cell that doesn't answer is told once, and makes the command end with INCOMPLETE.
+
+    Args:
+        opened: looking() or acting().
+        call: is made at the same time in a session for each.
+        names: of the cells that are asked; all, if none is named.
+    """
+    async with opened as session:
+        cells = await session.cells()
+        if not cells:
+            return await call(session)
+        begin = session._begin  # noqa: SLF001 - of the same kind
+
+    async def ask(cell: Cell) -> list[Row]:
+        try:
+            async with _session(cell.url, begin, stays=True) as there:
+                return [{"cell": cell.name, **row} for row in await call(there)]
+        except schema.SchemaError as error:
+            tell_away(cell.name, error)
+            return []
+
+    some = [cell for cell in cells if not names or cell.name in names]
+    return [row for rows in await asyncio.gather(*map(ask, some)) for row in rows]
+
+
+def finding(settings: Settings, statement: Statement) -> Callable[[], Awaitable[list[Row]]]:
+    """A look that finds what a statement does in all cells, in sessions of its own each time."""
 
     async def look() -> list[Row]:
-        async with looking(settings) as session:
-            return await session.rows(query, parameters)
+        async def call(session: Session) -> list[Row]:
+            return await session.rows(statement.query, statement.values or None)
+
+        return statement.merged(await in_each(looking(settings), call))
 
     return look
 
 
 def act(settings: Settings, call: Callable[[Session], Awaitable[list[Row]]]) -> list[Row]:
-    """What a call in a session of staff returns."""
+    """What a call in a session of staff returns, in the cell of what it names."""
 
     async def run() -> list[Row]:
         async with acting(settings) as session:
@@ -91,8 +221,86 @@ def act(settings: Settings, call: Callable[[Session], Awaitable[list[Row]]]) -> 
     return asyncio.run(run())
 
 
+def act_in_each(
+    settings: Settings,
+    call: Callable[[Session], Awaitable[list[Row]]],
+    names: Collection[str | None] = (),
+) -> list[Row]:
+    """What a call in sessions of staff returns, in every cell, or in those of some names."""
+    return asyncio.run(in_each(acting(settings), call, names))
+
+
+def over_cells(command: click.Command, default: str = "all, or the one it is in") -> click.Command:
+    """Give a command, or all of a group, the option that narrows it to one cell."""
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            over_cells(each, default)
+        if not command.invoke_without_command:
+            return command
+    option = click.Option(
+        ["--cell"], expose_value=False, callback=_narrowed, metavar="NAME",
+        help=f"Of several, ask this one alone: its name or number.  [default: {default}]",
+    )  # fmt: skip
+    command.params.append(option)
+    return command
+
+
+def _narrowed(context: click.Context, _option: object, name: str | None) -> None:
+    """Have a command take a cell's address for its own."""
+    if name is None:
+        return
+    settings: Settings = context.obj
+    here = where.running(settings)
+
+    async def known() -> list[Cell]:
+        async with _session(database.with_options(here, _LOOKS), stays=False) as session:
+            return await session.cells() or [Cell(1, "home", here)]
+
+    for cell in asyncio.run(known()):
+        if name in {cell.name, str(cell.number)}:
+            break
+    else:
+        raise Refusal(f"there is no cell {name}")
+    context.meta[_CELL] = cell.name
+    logins = where.logins(settings)
+    api, listener = (address_of(each, cell.url) for each in logins)
+    context.obj = msgspec.structs.replace(
+        settings,
+        database_url=address_of(here, cell.url),
+        api_database_url=api,
+        listener_database_url=listener,
+    )
+
+
+def only(cells: list[Cell]) -> list[Cell]:
+    """Those of the cells that --cell leaves."""
+    context = click.get_current_context(silent=True)
+    name = context.meta.get(_CELL) if context else None
+    return [each for each in cells if name in {None, each.name}]
+
+
+def _is_narrowed() -> bool:
+    context = click.get_current_context(silent=True)
+    return context is not None and _CELL in context.meta
+
+
+def tell_away(name: str, why: object) -> None:
+    """Say that a cell doesn't answer: once in a command, whose exit code says so, too."""
+    context = click.get_current_context(silent=True)
+    told: set[str] = context.meta.setdefault(_AWAY, set()) if context else set()
+    if name not in told:
+        told.add(name)
+        fail(f"cell {name} is left out: {why}", INCOMPLETE)
+
+
+def ended(code: Any) -> Any:
+    """The exit code of a command that has ended with `code`: INCOMPLETE, if it left a cell out."""
+    context = click.get_current_context(silent=True)
+    return code or (INCOMPLETE if context and context.meta.get(_AWAY) else 0)
+
+
 @contextlib.asynccontextmanager
-async def _session(url: str, begin: str = "") -> AsyncIterator[Session]:
+async def _session(url: str, begin: str = "", *, stays: bool) -> AsyncIterator[Session]:
     """A session, in which a statement comes before all others.
 
     Raises:
@@ -100,11 +308,10 @@ async def _session(url: str, begin: str = "") -> AsyncIterator[Session]:
         schema.SchemaError: it is away, busy, or something is wrong with it.
     """
     try:
-        async with schema.connect(url) as connection:
-            database.read_json_exactly(connection)
-            if begin:
-                await connection.execute(begin.encode())
-            yield Session(connection)
+        async with contextlib.AsyncExitStack() as stack:
+            session = Session(url, begin, stack, stays=stays)
+            await session.open(url)
+            yield session
     except schema.SchemaError as error:
         if is_refusal(error):
             raise Refusal(str(error)) from error
@@ -117,48 +324,44 @@ def is_refusal(error: schema.SchemaError) -> bool:
     return problem is not None and problem.kind is not UnavailableError
 
 
-class Filters:
-    """Conditions of a query; those without a value are left out."""
-
-    def __init__(self) -> None:
-        self._conditions: list[str] = []
-        self._values: list[Any] = []
-
-    def add(self, condition: str, value: Any) -> "Filters":
-        """Add a condition, unless its value is None, an empty tuple or False."""
-        if value is not None and value != () and value is not False:
-            self._conditions.append(condition)
-            self._values += [list(value) if isinstance(value, tuple) else value] * condition.count(
-                "%s"
-            )
-        return self
-
-    def query(self, select: str, order: str, limit: int) -> tuple[str, list[Any]]:
-        """The statement and its parameters."""
-        where = f" where {' and '.join(self._conditions)}" if self._conditions else ""
-        return f"{select}{where} order by {order} limit %s", [*self._values, limit]
-
-
 async def order_id(session: Session, order: UUID | int) -> UUID:
     """The id of an order that may be named by its number, and of the saga that carries it.
+
+    The session goes on in the cell that has it.
 
     Raises:
         Refusal: no order has this number.
     """
     if isinstance(order, UUID):
+        await session.seek(
+            f"select from sagas where id = %s and {IS_HERE} union all"  # noqa: S608
+            f" select from orders where id = %s and {IS_HERE}",
+            *(order, order),
+            hint=cell_of(order),
+        )
         return order
-    query = "select id from orders where order_number = %s"
+    query = f"select id from orders where order_number = %s and {IS_HERE}"  # noqa: S608
+    await session.seek(query, order, hint=order // ORDERS_OF_A_CELL or 1)
     found = await session.one(f"there is no order {order}", query, order)
     return UUID(str(found["id"]))
 
 
+def cell_of(of: UUID) -> int:
+    """The number of the cell that made an id, if the database did: a hint where to look first."""
+    return of.bytes[-1]
+
+
 async def warehouse_id(session: Session, name: str) -> UUID:
-    """The id of a warehouse that may be named by its code.
+    """The id of a warehouse that may be named by its code; the session goes on in its cell.
 
     Raises:
         Refusal: there is none.
     """
-    return await _id_of(session, "warehouses", "code", name)
+    found = await _id_of(session, "warehouses", "code", name)
+    if await session.cells():
+        row = await session.first("select cell from warehouses where id = %s", found)
+        await session.go_to(row["cell"] if row else 0)
+    return found
 
 
 async def product_id(session: Session, name: str) -> UUID:

@@ -2,14 +2,14 @@
 
 import asyncio
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
 import rich_click as click
 
-from darkpearl import database, schema
+from darkpearl.cells.ends import ENDS, disagreements
+from darkpearl.cli import asking
 from darkpearl.cli.console import out
-from darkpearl.cli.where import running
+from darkpearl.cli.statements import Row
 from darkpearl.config import Settings
 
 READER_ROLE = "darkpearl_reader"
@@ -26,26 +26,37 @@ _RUN = "select finding_count, findings from run_audit(%s, %s)"
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.pass_obj
 def audit(settings: Settings, since: datetime | None, reason: str | None, *, as_json: bool) -> int:
-    """Print what contradicts the rules, a hundred at most; exit 1 if anything does."""
+    """Print what contradicts the rules, a hundred at most; exit 1 if anything does.
+
+    Of several cells each is audited, and both ends of each transfer between them are compared.
+    """
     when = since and since.replace(tzinfo=UTC)
-    count, findings = asyncio.run(_run(running(settings), when, reason))
-    for each in findings:
-        line = (
-            msgspec.json.encode(each).decode()
-            if as_json
-            else f"{each['subject']} {each['finding']}: {each['detail']}"
-        )
-        out.print(line, markup=False)
+
+    async def call(session: asking.Session) -> list[Row]:
+        return await session.rows(_RUN, [when, reason])
+
+    async def look(session: asking.Session) -> list[Row]:
+        return await session.rows(ENDS)
+
+    async def both() -> tuple[list[Row], list[Row]]:
+        audits = await asking.in_each(asking.acting(settings, READER_ROLE), call)
+        if not audits or "cell" not in audits[0]:
+            return audits, []
+        return audits, await asking.in_each(asking.acting(settings, READER_ROLE), look)
+
+    audits, ends = asyncio.run(both())
+    if between := disagreements(ends, when, is_whole=not asking.ended(0)):
+        audits.append({"findings": between, "finding_count": len(between)})
+    count = sum(audit["finding_count"] for audit in audits)
+    for audit in audits:
+        for each in audit["findings"]:
+            told = ({"cell": audit["cell"]} if "cell" in audit else {}) | each
+            line = (
+                msgspec.json.encode(told).decode()
+                if as_json
+                else f"{told.get('cell', '')} {each['subject']} {each['finding']}: {each['detail']}"
+            )
+            out.print(line.lstrip(), markup=False)
     if not as_json:
         out.print(f"{count} findings" if count else "nothing contradicts the rules")
     return 1 if count else 0
-
-
-async def _run(
-    url: str, since: datetime | None, reason: str | None
-) -> tuple[int, list[dict[str, Any]]]:
-    options = "-c search_path=darkpearl"
-    reader = database.with_options(database.as_role(url, READER_ROLE), options)
-    async with schema.connect(reader) as connection:
-        ((count, findings),) = await (await connection.execute(_RUN, [since, reason])).fetchall()
-    return count, findings

@@ -6,7 +6,7 @@ The database does them, in the background and at a pace; killed in the middle, i
 import asyncio
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -15,8 +15,9 @@ import msgspec
 import rich_click as click
 
 from darkpearl.cli import asking, showing
-from darkpearl.cli.asking import Row
+from darkpearl.cli.asking import Session
 from darkpearl.cli.console import out
+from darkpearl.cli.statements import Filters, Row, Statement
 from darkpearl.config import Settings
 
 PACE = 100
@@ -39,6 +40,7 @@ _ITEMS = (
 )
 ITEM_COLUMNS = ("n", "saga_id", "event_id", "result", "error_code", "message", "ended_at")
 _STOP = "select stop_batch(%s, %s)"
+_FIND = "select from batches where id = %s"
 
 
 class Choice(NamedTuple):
@@ -118,20 +120,25 @@ def run(
         raise click.UsageError("say which: by name, by a filter, or --all")
     found = _call(settings, function, given, reason, choice, dry_run=True)
     if not choice.as_json:
-        out.print(_words(found), markup=False)
-    if choice.dry_run or not found["total"]:
+        for each in found:
+            out.print(_in_cell(each) + _words(each), markup=False)
+    total = sum(each["total"] for each in found)
+    if choice.dry_run or not total:
         if choice.as_json:
-            showing.print_rows([found], (), as_json=True)
+            showing.print_rows(found, (), as_json=True)
         return 0
     if not choice.yes:
         if not sys.stdin.isatty():
-            raise click.UsageError(f"{found['total']} would be changed; say --yes to do it")
+            raise click.UsageError(f"{total} would be changed; say --yes to do it")
         click.confirm("Go on?", abort=True, err=True)
-    started = _call(settings, function, given, reason, choice, dry_run=False)
+    some = {each.get("cell") for each in found if each["total"]}
+    started = _call(settings, function, given, reason, choice, dry_run=False, cells=some)
     if choice.as_json:
-        showing.print_rows([started], (), as_json=True)
-    else:
-        out.print(f"batch {started['batch_id']}: see darkpearl batches show", markup=False)
+        showing.print_rows(started, (), as_json=True)
+        return 0
+    for each in started:
+        said = f"batch {each['batch_id']}: see darkpearl batches show"
+        out.print(_in_cell(each) + said, markup=False)
     return 0
 
 
@@ -143,12 +150,19 @@ def _call(
     choice: Choice,
     *,
     dry_run: bool,
-) -> Row:
+    cells: Collection[str | None] = (),
+) -> list[Row]:
+    """Its row in each cell; in some, if they are named."""
     if function not in FUNCTIONS:
         raise ValueError(function)
     values = [msgspec.json.encode(filters).decode(), reason, dry_run, choice.pace]
-    (row,) = asking.act(settings, lambda session: session.rows(_CALL.format(function), values))
-    return row
+    return asking.act_in_each(
+        settings, lambda session: session.rows(_CALL.format(function), values), cells
+    )
+
+
+def _in_cell(row: Row) -> str:
+    return f"{row['cell']}: " if "cell" in row else ""
 
 
 def _words(found: Row) -> str:
@@ -169,7 +183,7 @@ def batches() -> None:
 @click.pass_obj
 def list_batches(settings: Settings, limit: int, *, as_json: bool, watch: float | None) -> None:
     """List bulk actions, the newest first."""
-    look = asking.finding(settings, _BATCHES + " order by created_at desc limit %s", [limit])
+    look = asking.finding(settings, Statement(_BATCHES, "created_at desc", limit=limit))
     showing.show(look, BATCH_COLUMNS, as_json=as_json, watch=watch)
 
 
@@ -181,15 +195,17 @@ def list_batches(settings: Settings, limit: int, *, as_json: bool, watch: float 
 @click.pass_obj
 def show_batch(settings: Settings, batch: UUID, limit: int, *, failed: bool, as_json: bool) -> None:
     """Show a bulk action and what became of each of its parts."""
-    filters = asking.Filters().add("batch_id = %s", batch)
+    filters = Filters().add("batch_id = %s", batch)
     if failed:
         filters.add("result = %s", "failed")
 
     async def look() -> tuple[Row, list[Row]]:
         async with asking.looking(settings) as session:
             query = _BATCHES + " where id = %s"
+            await session.seek(_FIND, batch, hint=asking.cell_of(batch))
             found = await session.one(f"there is no batch {batch}", query, batch)
-            return found, await session.rows(*filters.query(_ITEMS, "n", limit))
+            items = filters.statement(_ITEMS, "n", limit)
+            return found, await session.rows(items.query, items.values)
 
     found, items = asyncio.run(look())
     if as_json:
@@ -206,5 +222,10 @@ def show_batch(settings: Settings, batch: UUID, limit: int, *, failed: bool, as_
 @click.pass_obj
 def stop(settings: Settings, batch: UUID, reason: str) -> None:
     """Stop a bulk action; what it has done stays done."""
-    asking.act(settings, lambda session: session.rows(_STOP, [batch, reason]))
+
+    async def call(session: Session) -> list[Row]:
+        await session.seek(_FIND, batch, hint=asking.cell_of(batch))
+        return await session.rows(_STOP, [batch, reason])
+
+    asking.act(settings, call)
     out.print(f"batch {batch} is stopped", markup=False)

@@ -10,6 +10,7 @@ from darkpearl import cells as places
 from darkpearl import database
 from darkpearl.cli import asking, showing
 from darkpearl.cli.console import out, tell
+from darkpearl.cli.statements import Row
 from darkpearl.cli.where import running
 from darkpearl.config import Settings
 
@@ -61,7 +62,12 @@ def add(settings: Settings, url: str, name: str, home_url: str) -> None:
 @click.pass_obj
 def list_cells(settings: Settings, *, as_json: bool, watch: float | None) -> None:
     """List the cells that there are and were; in any of them."""
-    showing.show(asking.finding(settings, _LISTED), COLUMNS, as_json=as_json, watch=watch)
+
+    async def look() -> list[Row]:
+        async with asking.looking(settings) as session:
+            return await session.rows(_LISTED)
+
+    showing.show(look, COLUMNS, as_json=as_json, watch=watch)
 
 
 @cells.command()
@@ -97,7 +103,7 @@ def move_warehouse(
     """Move the warehouse CODE to another cell; again after a failure goes on where it was."""
     database.check_address("--source-url", source_url)
     if not (yes or is_undone):
-        click.confirm(f"Move {code} to cell {to}? It can't come back.", abort=True, err=True)
+        click.confirm(f"Move {code} to cell {to}?", abort=True, err=True)
 
     if is_undone:
         _refusing(places.undo(running(settings), code, to))
@@ -113,7 +119,7 @@ def move_warehouse(
 def status(settings: Settings, *, as_json: bool, watch: float | None) -> None:
     """Show how each cell is: its server, how late its catalogue is, and what it has to do."""
 
-    async def look() -> list[asking.Row]:
+    async def look() -> list[Row]:
         return await places.states(running(settings))
 
     showing.show(look, STATE_COLUMNS, as_json=as_json, watch=watch)

@@ -21,6 +21,7 @@ def db() -> None:
 
 
 for each in (inspection.size, inspection.partitions, inspection.inspect):
+    asking.over_cells(each)
     db.add_command(each)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,8 +11,9 @@ import rich_click as click
 from rich.text import Text
 
 from darkpearl import doctor as checks
-from darkpearl import embedded
-from darkpearl.cli import where
+from darkpearl import embedded, schema
+from darkpearl.cells.directory import Cell, address_of, directory_at
+from darkpearl.cli import asking, where
 from darkpearl.cli.console import fail, out
 from darkpearl.cli.showing import STYLES
 from darkpearl.config import Settings
@@ -21,7 +23,8 @@ from darkpearl.gateways.make import make_gateway
 
 STATES = ("fail", "warn", "ok")
 WIDTH = max(
-    len(checks.name_of(each)) for each in (*checks.CHECKS, *checks.DEEP, *checks.AFTER_RESTORE)
+    len(checks.name_of(each))
+    for each in (*checks.CHECKS, *checks.CELLS, *checks.DEEP, *checks.AFTER_RESTORE)
 )
 
 
@@ -49,7 +52,7 @@ def _shared(*those: Check) -> Callable[[Any], Any]:
 
 
 @click.command()
-@_shared(*checks.CHECKS, *checks.DEEP)
+@_shared(*checks.CHECKS, *checks.CELLS, *checks.DEEP)
 @click.option("--deep", is_flag=True, help="Compare the tables with a database made for it, too.")
 @click.pass_obj
 def doctor(
@@ -58,13 +61,23 @@ def doctor(
     """Ask a running system what is wrong with it, and say how each trouble is mended.
 
     A line for each check: ok, warn or fail. Exit 0 when all is well, 1 when a line says otherwise,
-    2 when the database can't be asked.
+    2 when the database can't be asked. Of several cells each is asked, after its name.
     """
-    first, *others = checks.CHECKS
+    cells = _cells(settings)
+    first, *others = (*checks.CHECKS, *(checks.CELLS if cells else ()))
     wanted = [first, *(each for each in others if not names or checks.name_of(each) in names)]
     thorough = [each for each in checks.DEEP if deep or checks.name_of(each) in names]
     stages = ((wanted, CHECK_SECONDS), (thorough, DEEP_SECONDS))
-    return _told(settings, stages, quiet=quiet, as_json=as_json)
+    return _told(settings, stages, asking.only(cells), quiet=quiet, as_json=as_json)
+
+
+def _cells(settings: Settings) -> list[Cell]:
+    """All cells, if there are several, and the database can say so."""
+    try:
+        known = asyncio.run(directory_at(where.running(settings)))
+    except (schema.SchemaError, embedded.EmbeddedError):
+        return []
+    return list(known.cells.values()) if known.others else []
 
 
 @click.command()
@@ -93,17 +106,30 @@ def restore_check(
     first, *others = checks.AFTER_RESTORE
     wanted = [first, *(each for each in others if not names or checks.name_of(each) in names)]
     asked = {"session": SESSION, "since": since and since.replace(tzinfo=UTC)}
-    return _told(settings, ((wanted, SECONDS),), quiet=quiet, as_json=as_json, **asked)
+    return _told(settings, ((wanted, SECONDS),), [], quiet=quiet, as_json=as_json, **asked)
 
 
-def _told(settings: Settings, stages: Stages, *, quiet: bool, as_json: bool, **asked: Any) -> int:
-    """Make checks, and tell of them; the exit code."""
+def _told(
+    settings: Settings,
+    stages: Stages,
+    cells: list[Cell],
+    *,
+    quiet: bool,
+    as_json: bool,
+    **asked: Any,
+) -> int:
+    """Make checks, in each of several cells, and tell of them; the exit code."""
     try:
         patient = _patient(settings, **asked)
     except embedded.EmbeddedError as error:
         return fail(error, 2)
-    findings = asyncio.run(_examined(patient, stages, quiet=quiet, as_json=as_json))
-    if findings[0].state == "fail":
+    findings: list[checks.Finding] = []
+    places: Sequence[Cell | None] = cells or [None]
+    for cell in places:
+        each = patient if cell is None else _in_cell(patient, cell)
+        name = cell.name if cell else ""
+        findings += asyncio.run(_examined(each, stages, name, quiet=quiet, as_json=as_json))
+    if not cells and findings[0].state == "fail":
         return fail("the database can't be asked, so nothing else was", 2)
     if not as_json:
         told = [f"{sum(each.state == state for each in findings)} {state}" for state in STATES]
@@ -124,8 +150,18 @@ def _patient(settings: Settings, **asked: Any) -> checks.Patient:
     )
 
 
+def _in_cell(patient: checks.Patient, cell: Cell) -> checks.Patient:
+    """The same questions for another cell, which is reached by the same logins."""
+    return replace(
+        patient,
+        url=address_of(patient.url, cell.url),
+        listener_url=address_of(patient.listener_url, cell.url),
+        api_url=address_of(patient.api_url, cell.url),
+    )
+
+
 async def _examined(
-    patient: checks.Patient, stages: Stages, *, quiet: bool, as_json: bool
+    patient: checks.Patient, stages: Stages, cell: str, *, quiet: bool, as_json: bool
 ) -> list[checks.Finding]:
     """Make the checks and print each as soon as it is made."""
     found: list[checks.Finding] = []
@@ -135,14 +171,16 @@ async def _examined(
         async for each in checks.examine(patient, some, seconds=seconds):
             found.append(each)
             if not (quiet and each.state == "ok"):
-                _print(each, as_json=as_json)
+                _print(each, cell, as_json=as_json)
     return found
 
 
-def _print(finding: checks.Finding, *, as_json: bool) -> None:
+def _print(finding: checks.Finding, cell: str, *, as_json: bool) -> None:
     if as_json:
-        out.print(msgspec.json.encode(finding).decode(), markup=False)
+        line = ({"cell": cell} if cell else {}) | msgspec.structs.asdict(finding)
+        out.print(msgspec.json.encode(line).decode(), markup=False)
         return
     said = finding.says + (f"  -> {finding.mend}" if finding.mend else "")
     state = (f"{finding.state:4}", STYLES[finding.state])
-    out.print(Text.assemble(state, f"  {finding.check:{WIDTH}}  {said}"))
+    of_cell = f"  {cell}" if cell else ""
+    out.print(Text.assemble(state, f"{of_cell}  {finding.check:{WIDTH}}  {said}"))

@@ -5,8 +5,9 @@ from datetime import datetime
 import rich_click as click
 
 from darkpearl.cli import asking, bulk, showing
-from darkpearl.cli.asking import Filters, Row, Session
+from darkpearl.cli.asking import Session
 from darkpearl.cli.console import out
+from darkpearl.cli.statements import Filters, Row
 from darkpearl.config import Settings
 
 LONGEST_PAUSE_SECONDS = 86_400
@@ -27,6 +28,9 @@ _EVENTS = (
     " from gateway_events"
 )
 EVENT_COLUMNS = ("received_at", "gateway", "event_id", "idempotency_key", "disposition", "answer")
+_FIND = (
+    "select from gateway_events where gateway = %s and event_id = %s and disposition = 'unmatched'"
+)
 _ACK = "select e.gateway, e.event_id, e.disposition from ack_gateway_event(%s, %s, %s) as e"
 ACK_COLUMNS = ("gateway", "event_id", "disposition")
 
@@ -43,19 +47,21 @@ def gateway() -> None:
 def status(settings: Settings, *, as_json: bool, watch: float | None) -> None:
     """Show the steps that ask somebody outside: paused until when, and by whom."""
 
+    async def one(session: Session) -> list[Row]:
+        steps = await session.rows(_STEPS)
+        paused = await session.first(_PAUSED)
+        by, why = (paused["actor"], paused["reason"]) if paused else (None, None)
+        return [
+            step
+            | {
+                "paused_by": by if step["paused_until"] else None,
+                "reason": why if step["paused_until"] else None,
+            }
+            for step in steps
+        ]
+
     async def look() -> list[Row]:
-        async with asking.looking(settings) as session:
-            steps = await session.rows(_STEPS)
-            paused = await session.first(_PAUSED)
-            by, why = (paused["actor"], paused["reason"]) if paused else (None, None)
-            return [
-                step
-                | {
-                    "paused_by": by if step["paused_until"] else None,
-                    "reason": why if step["paused_until"] else None,
-                }
-                for step in steps
-            ]
+        return await asking.in_each(asking.looking(settings), one)
 
     showing.show(look, (*STEP_COLUMNS, "paused_by", "reason"), as_json=as_json, watch=watch)
 
@@ -108,7 +114,7 @@ def events(
         .add("received_at >= %s", since)
     )
 
-    look = asking.finding(settings, *filters.query(_EVENTS, "received_at, event_id", limit))
+    look = asking.finding(settings, filters.statement(_EVENTS, "received_at, event_id", limit))
     showing.show(look, EVENT_COLUMNS, as_json=as_json)
 
 
@@ -139,11 +145,15 @@ def ack(
         return bulk.run(settings, "ack_gateway_events", filters, reason, choice)
 
     async def call(session: Session) -> list[Row]:
-        return [row for each in event_ids for row in await session.rows(_ACK, [name, each, reason])]
+        rows = []
+        for each in event_ids:
+            await session.seek(_FIND, name, each)
+            rows += await session.rows(_ACK, [name, each, reason])
+        return rows
 
     showing.print_rows(asking.act(settings, call), ACK_COLUMNS, as_json=choice.as_json)
     return 0
 
 
 def _pause(settings: Settings, seconds: float, reason: str) -> None:
-    asking.act(settings, lambda session: session.rows(_PAUSE, [seconds, reason]))
+    asking.act_in_each(settings, lambda session: session.rows(_PAUSE, [seconds, reason]))

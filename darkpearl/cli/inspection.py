@@ -3,9 +3,11 @@
 import rich_click as click
 
 from darkpearl.cli import asking, showing
+from darkpearl.cli.statements import Statement
 from darkpearl.config import Settings
 
-_SIZES = """
+_SIZES = Statement(
+    """
     select
         c.relname as name,
         pg_size_pretty(sum(pg_total_relation_size(t.relid))) as total,
@@ -26,10 +28,12 @@ _SIZES = """
     union all
     select 'the database', pg_size_pretty(d.bytes), null, null, null, d.bytes
     from (select pg_database_size(current_database()) as bytes) as d
-    order by bytes desc
-"""
+""",
+    "bytes desc",
+)
 SIZE_COLUMNS = ("name", "total", "rows_of_it", "indexes", "about_rows")
-_PARTITIONS = """
+_PARTITIONS = Statement(
+    """
     select
         c.relname as name, pg_get_expr(c.relpartbound, c.oid) as bounds,
         greatest(c.reltuples, 0)::bigint as about_rows,
@@ -38,15 +42,20 @@ _PARTITIONS = """
     from pg_inherits as i
     inner join pg_class as c on c.oid = i.inhrelid
     where i.inhparent = 'darkpearl.saga_events'::regclass
-    order by c.relname
-"""
+""",
+    "name",
+)
 PARTITION_COLUMNS = ("name", "bounds", "about_rows", "total")
-_LOCKS = """
+_LOCKS = Statement(
+    """
     select pid, user_name, application, state, since, now() - since as for_so_long, holds, blocks
-    from blocking_sessions() order by since nulls first
-"""
+    from blocking_sessions()
+""",
+    "since nulls first",
+)
 LOCK_COLUMNS = ("pid", "user_name", "application", "state", "for_so_long", "holds", "blocks")
-_LONG = """
+_LONG = Statement(
+    """
     select
         pid, usename as user_name, application_name as application, state,
         now() - xact_start as for_so_long,
@@ -63,10 +72,12 @@ _LONG = """
         active_pid, null, 'slot ' || slot_name, case when active then 'active' else 'unused' end,
         null, greatest(age(xmin), age(catalog_xmin)), null, null
     from pg_replication_slots where coalesce(xmin, catalog_xmin) is not null
-    order by 5 desc nulls last, 6 desc
-"""
+""",
+    "for_so_long desc nulls last, transactions desc",
+)
 LONG_COLUMNS = ("pid", "user_name", "application", "state", "for_so_long", "transactions", "query")
-_BLOAT = """
+_BLOAT = Statement(
+    """
     select
         relname as name, n_live_tup as live, n_dead_tup as dead,
         (100.0 * n_dead_tup / nullif(n_live_tup + n_dead_tup, 0))::float8 as dead_percent,
@@ -75,8 +86,9 @@ _BLOAT = """
         pg_size_pretty(pg_total_relation_size(relid)) as total
     from pg_stat_user_tables
     where schemaname = 'darkpearl'
-    order by n_dead_tup desc, relname
-"""
+""",
+    "dead desc, name",
+)
 BLOAT_COLUMNS = ("name", "live", "dead", "dead_percent", "last_vacuum", "last_analyze", "total")
 
 
@@ -129,7 +141,12 @@ def bloat(settings: Settings, *, as_json: bool, watch: float | None) -> None:
 
 
 def _show(
-    settings: Settings, query: str, columns: tuple[str, ...], *, as_json: bool, watch: float | None
+    settings: Settings,
+    statement: Statement,
+    columns: tuple[str, ...],
+    *,
+    as_json: bool,
+    watch: float | None,
 ) -> None:
-    look = asking.finding(settings, query)
+    look = asking.finding(settings, statement)
     showing.show(look, columns, as_json=as_json, watch=watch)

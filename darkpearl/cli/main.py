@@ -1,7 +1,7 @@
 """The command `darkpearl`: puts the parts together and starts them.
 
-Exit codes: 0 fine, 1 it couldn't be done, 2 the command or a setting is wrong. Both errors are
-one line on stderr.
+Exit codes: 0 fine, 1 it couldn't be done, 2 the command or a setting is wrong, 3 one of several
+cells was left out. Errors are one line on stderr.
 """
 
 import asyncio
@@ -19,13 +19,14 @@ from rich.table import Table
 from darkpearl import __version__, database, demo, embedded, schema, serving
 from darkpearl.api import tokens
 from darkpearl.api.app import description
-from darkpearl.cli import where
+from darkpearl.cli import asking, where
 from darkpearl.cli.audit import audit
 from darkpearl.cli.bulk import batches
 from darkpearl.cli.cells import cells
 from darkpearl.cli.console import fail, out
 from darkpearl.cli.db import db
 from darkpearl.cli.doctor import doctor, restore_check
+from darkpearl.cli.elsewhere import Elsewhere
 from darkpearl.cli.gateway import gateway
 from darkpearl.cli.imports import export_file, import_file
 from darkpearl.cli.manual import completion, manual
@@ -121,6 +122,8 @@ def openapi() -> None:
 def up(settings: Settings) -> None:
     """Run everything in one process: PostgreSQL, schema, API, listener and webhooks.
 
+    With several cells, a listener and webhooks for each.
+
     In development, with the mock gateway, a new database gets demo data and an order.
     """
     with serving.taken_socket(settings) as taken:
@@ -133,6 +136,14 @@ def up(settings: Settings) -> None:
                 serving.api_service(settings, api, taken),
                 serving.listener_service(settings, listener),
                 serving.webhooks_service(settings, listener),
+                Elsewhere(
+                    listener,
+                    url,
+                    lambda login: [
+                        serving.listener_service(settings, login),
+                        serving.webhooks_service(settings, login),
+                    ],
+                ).service(),
             ]
             if not settings.database_url:
                 services.append(_watch(settings))
@@ -192,11 +203,18 @@ def show_demo(settings: Settings) -> None:
         asyncio.run(_demonstrate(settings, server.url))
 
 
-for each in (
-    *(audit, batches, cells, completion, db, doctor, export_file, gateway, import_file, listeners),
-    *(manual, orders, payments, paysim, restore_check, retention, sagas, stock, top, webhooks),
-):
+for each in (audit, batches, doctor, gateway, listeners, orders, sagas, stock, top, webhooks):
+    command.add_command(asking.over_cells(each))
+for each in (export_file, import_file, payments, retention):
+    command.add_command(asking.over_cells(each, "that of the address"))
+for each in (cells, completion, db, manual, paysim, restore_check):
     command.add_command(each)
+
+
+@command.result_callback()
+def _ended(code: object, **_given: object) -> object:
+    """Have a command that left out a cell say so by its exit code."""
+    return asking.ended(code)
 
 
 async def _prepare(settings: Settings, url: str) -> bool:

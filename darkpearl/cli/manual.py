@@ -11,7 +11,11 @@ HEAD = """# The command line
 
 Exit codes: 0 fine; 1 it couldn't be done, or what was looked for is there (`audit`, `doctor`,
 `payments reconcile`, a saga that is stuck in `watch`); 2 the command, a setting or what was asked
-for is wrong. Either error is one line on standard error.
+for is wrong; 3 one of several cells doesn't answer, and what is told is that of the others. Errors
+are one line each on standard error.
+
+Of several cells, lists are of all of them, with a column `cell`; a command about one thing goes to
+the cell that has it, a bulk action to each after a look at all. `--cell` names one.
 
 Commands that look do so as whoever logs in, in sessions that can't write. Commands that act need a
 login that may act as `service_role`; where they need a reason, it stands in `action_log` under the

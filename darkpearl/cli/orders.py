@@ -9,9 +9,10 @@ import msgspec
 import rich_click as click
 
 from darkpearl.cli import asking, bulk, sagas, showing
-from darkpearl.cli.asking import Filters, Row, Session
+from darkpearl.cli.asking import Session
 from darkpearl.cli.console import out
 from darkpearl.cli.showing import OrderName
+from darkpearl.cli.statements import Filters, Row
 from darkpearl.config import Settings
 from darkpearl.models.orders import OrderStatus
 
@@ -124,13 +125,12 @@ def list_orders(
         .add("id in (select * from find_orders(%s))", search)
         .add("waits_since >= %s" if to_ship else "created_at >= %s", since)
     )
-    query, values = (
-        filters.query(_TO_SHIP, "waits_since", limit)
+    look = asking.finding(
+        settings,
+        filters.statement(_TO_SHIP, "waits_since", limit)
         if to_ship
-        else filters.query(_LISTED, "created_at desc, id desc", limit)
+        else filters.statement(_LISTED, "created_at desc, id desc", limit),
     )
-
-    look = asking.finding(settings, query, values)
     showing.show(look, TO_SHIP_COLUMNS if to_ship else COLUMNS, as_json=as_json, watch=watch)
 
 

@@ -9,9 +9,10 @@ from uuid import UUID
 import rich_click as click
 
 from darkpearl.cli import asking, bulk, showing
-from darkpearl.cli.asking import Filters, Row, Session
+from darkpearl.cli.asking import Session
 from darkpearl.cli.console import fail, out
 from darkpearl.cli.showing import OrderName
+from darkpearl.cli.statements import Filters, Row, Statement
 from darkpearl.config import Settings
 from darkpearl.models.sagas import SagaStatus
 
@@ -45,7 +46,7 @@ EVENT_COLUMNS = (
 )
 _CAUSES = (
     "select saga_type, step_name, error_code, cause, sagas, amounts, oldest_since, example"
-    " from stuck_by_cause order by sagas desc, oldest_since limit %s"
+    " from stuck_by_cause"
 )
 CAUSE_COLUMNS = (
     "saga_type",
@@ -105,13 +106,12 @@ def list_sagas(
     filters.add("last_error_code = %s", error_code)
     filters.add("warehouse_id = (select w.id from warehouses as w where w.code = %s)", warehouse)
     filters.add("stuck_since >= %s" if stuck else "created_at >= %s", since)
-    query, values = (
-        filters.query(_STUCK, "stuck_since", limit)
+    look = asking.finding(
+        settings,
+        filters.statement(_STUCK, "stuck_since", limit)
         if stuck
-        else filters.query(_LISTED, "created_at desc, id desc", limit)
+        else filters.statement(_LISTED, "created_at desc, id desc", limit),
     )
-
-    look = asking.finding(settings, query, values)
     showing.show(look, STUCK_COLUMNS if stuck else COLUMNS, as_json=as_json, watch=watch)
 
 
@@ -170,7 +170,8 @@ async def follow(settings: Settings, saga: UUID | int, *, as_json: bool) -> int:
 @click.pass_obj
 def causes(settings: Settings, limit: int, *, as_json: bool, watch: float | None) -> None:
     """Group the stuck sagas by what they are stuck at and why, the most first."""
-    look = asking.finding(settings, _CAUSES, [limit])
+    statement = Statement(_CAUSES, "sagas desc, oldest_since", limit=limit)
+    look = asking.finding(settings, statement)
     showing.show(look, CAUSE_COLUMNS, as_json=as_json, watch=watch)
 
 

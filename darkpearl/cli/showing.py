@@ -15,9 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from darkpearl import schema
-from darkpearl.cli.asking import Row
 from darkpearl.cli.console import errors, out
+from darkpearl.cli.statements import Row
 
+IN_TRANSIT = "in_transit"
+"""Of a shelf, where there are several cells: units on their way there from another."""
 WATCH_SECONDS = 2.0
 LONGEST_LIST = 10_000
 PIPE_COLUMNS = 10_000
@@ -148,7 +150,11 @@ async def _again(look: Look, before: list[Row], tell: Callable[[str], object]) -
 
 
 def table(rows: list[Row], columns: Sequence[str], title: str | None = None) -> Table:
-    """Rows as a table; numbers to the right, and no column without a word in it."""
+    """Rows as a table; numbers to the right. What rows of several cells say beside is shown too."""
+    if rows and "cell" in rows[0] and "cell" not in columns:
+        columns = ("cell", *columns)
+    if rows and IN_TRANSIT in rows[0]:
+        columns = (*columns, IN_TRANSIT)
     drawn = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for name in columns:
         is_number = any(isinstance(row[name], int | float | Decimal) for row in rows)

@@ -1,5 +1,6 @@
 """`darkpearl stock`: what lies where, and what people do to it."""
 
+from collections import Counter
 from datetime import datetime
 from typing import get_args
 from uuid import UUID
@@ -7,7 +8,8 @@ from uuid import UUID
 import rich_click as click
 
 from darkpearl.cli import asking, showing
-from darkpearl.cli.asking import Filters, Row, Session
+from darkpearl.cli.asking import Session
+from darkpearl.cli.statements import Filters, Row, Statement
 from darkpearl.config import Settings
 from darkpearl.models.stock import MovementType
 
@@ -15,8 +17,9 @@ _LEVELS = (
     "select product ->> 'sku' as sku, product ->> 'name' as name, warehouse ->> 'code' as"
     " warehouse,"
     " quantity_available, quantity_reserved, quantity_sellable, reorder_point, reorder_quantity,"
-    " updated_at, id, product_id, warehouse_id from inventory_levels"
+    " updated_at, id, product_id, warehouse_id, created_at from inventory_levels"
 )
+_NEWEST = Statement(_LEVELS, "created_at desc, id")
 LEVEL_COLUMNS = (
     *("sku", "name", "warehouse", "quantity_available", "quantity_reserved", "quantity_sellable"),
     *("reorder_point", "updated_at"),
@@ -26,6 +29,8 @@ _HISTORY = (
     " movement_type, quantity, available_after, reserved_after, reason_code, reference_type,"
     " reference_id, notes, actor, correlation_id, product_id, warehouse_id from stock_ledger"
 )
+_LATEST = Statement(_HISTORY, "created_at desc")
+"""Between cells; within one the ledger's ids say what came after what."""
 MOVEMENT_COLUMNS = (
     *("created_at", "sku", "warehouse", "movement_type", "quantity", "available_after"),
     *("reserved_after", "reference_type", "reference_id", "notes", "actor"),
@@ -53,6 +58,14 @@ _COUNT = (
 )
 MOVED = ("movement_type", "quantity", "available_after", "reserved_after", "correlation_id")
 COUNTED = ("quantity_available", "quantity_reserved", "quantity_sellable")
+
+_TRANSIT = "select * from stock_in_transit"
+_CALL_BACK = "select * from call_back_transfer(%s, %s)"
+TRANSIT_COLUMNS = (
+    *("since", "sku", "product_name", "from_warehouse_code", "to_warehouse_code", "quantity"),
+    *("saga_status", "saga_ready_at", "id"),
+)
+CALLED_BACK = ("status", "quantity", "refusal", "id")
 
 product = click.argument("product")
 warehouse = click.argument("warehouse")
@@ -89,10 +102,14 @@ def show_stock(
 ) -> None:
     """Show shelves: of a product, of a warehouse, or all."""
 
+    async def one(session: Session) -> list[Row]:
+        filters = await _of(session, product, warehouse)
+        shelves = filters.statement(_LEVELS, _NEWEST.order, limit)
+        return await session.rows(shelves.query, shelves.values)
+
     async def look() -> list[Row]:
-        async with asking.looking(settings) as session:
-            filters = await _of(session, product, warehouse)
-            return await session.rows(*filters.query(_LEVELS, "created_at desc, id", limit))
+        found = await asking.in_each(asking.looking(settings), one)
+        return _NEWEST.merged(found)[:limit]
 
     showing.show(look, LEVEL_COLUMNS, as_json=as_json, watch=watch)
 
@@ -122,14 +139,21 @@ def history(
 ) -> None:
     """Print the ledger: what moved, the newest first, with what was there after it."""
 
+    async def one(session: Session) -> list[Row]:
+        filters = await _of(session, product, warehouse)
+        filters.add("movement_type = any(%s::movement_type[])", types)
+        filters.add("created_at >= %s", since)
+        if order is not None:
+            filters.add("correlation_id = %s", await asking.order_id(session, order))
+        moved = filters.statement(_HISTORY, "id desc", limit)
+        return await session.rows(moved.query, moved.values)
+
     async def look() -> list[Row]:
-        async with asking.looking(settings) as session:
-            filters = await _of(session, product, warehouse)
-            filters.add("movement_type = any(%s::movement_type[])", types)
-            filters.add("created_at >= %s", since)
-            if order is not None:
-                filters.add("correlation_id = %s", await asking.order_id(session, order))
-            return await session.rows(*filters.query(_HISTORY, "id desc", limit))
+        opened = asking.looking(settings)
+        if order is None:
+            return _LATEST.merged(await asking.in_each(opened, one))[:limit]
+        async with opened as session:
+            return await one(session)
 
     showing.show(look, MOVEMENT_COLUMNS, as_json=as_json)
 
@@ -143,11 +167,68 @@ def history(
 def low(
     settings: Settings, warehouse: str | None, limit: int, *, as_json: bool, watch: float | None
 ) -> None:
-    """List what runs out and is to be ordered anew, and how much of it."""
+    """List what runs out and is to be ordered anew, and how much of it.
+
+    With several cells, `in_transit` says how much is on its way there from another.
+    """
     filters = Filters().add("warehouse_code = %s", warehouse)
 
-    look = asking.finding(settings, *filters.query(_LOW, "shortage desc, id", limit))
+    low_shelves = asking.finding(settings, filters.statement(_LOW, "shortage desc, id", limit))
+    under_way = asking.finding(settings, Statement(_TRANSIT, "since"))
+
+    async def look() -> list[Row]:
+        found = await low_shelves()
+        if not found or "cell" not in found[0]:
+            return found
+        coming: Counter[tuple[UUID, UUID]] = Counter()
+        for each in await under_way():
+            coming[each["to_warehouse_id"], each["product_id"]] += each["quantity"]
+        for row in found:
+            row[showing.IN_TRANSIT] = coming[row["warehouse_id"], row["product_id"]]
+        return found
+
     showing.show(look, LOW_COLUMNS, as_json=as_json, watch=watch)
+
+
+@stock.command()
+@click.argument("product", required=False)
+@click.option("--from", "origin", help="The warehouse that the goods left, by its code.")
+@click.option("--to", "destination", help="The one that they go to, by its code.")
+@showing.limit
+@showing.as_json
+@showing.watch
+@click.pass_obj
+def transit(
+    settings: Settings,
+    product: str | None,
+    origin: str | None,
+    destination: str | None,
+    limit: int,
+    *,
+    as_json: bool,
+    watch: float | None,
+) -> None:
+    """List goods in transit to another cell, the longest under way first."""
+    filters = Filters().add("(sku = %s or product_id::text = %s)", product)
+    filters.add("from_warehouse_code = %s", origin).add("to_warehouse_code = %s", destination)
+
+    look = asking.finding(settings, filters.statement(_TRANSIT, "since, id", limit))
+    showing.show(look, TRANSIT_COLUMNS, as_json=as_json, watch=watch)
+
+
+@stock.command(name="call-back")
+@click.argument("transfer_id", metavar="TRANSFER", type=click.UUID)
+@click.option("--reason", help="For its history.")
+@showing.as_json
+@click.pass_obj
+def call_back(settings: Settings, transfer_id: UUID, reason: str | None, *, as_json: bool) -> None:
+    """Ask for goods back that are in transit; they are put back, unless they are in already."""
+
+    async def call(session: Session) -> list[Row]:
+        saga = await asking.order_id(session, transfer_id)
+        return await session.rows(_CALL_BACK, [saga, reason])
+
+    showing.print_rows(asking.act(settings, call), CALLED_BACK, as_json=as_json)
 
 
 @stock.command()
@@ -226,12 +307,16 @@ def transfer(
     *,
     as_json: bool,
 ) -> None:
-    """Move units of a product from one warehouse to another."""
+    """Move units of a product from one warehouse to another.
+
+    To another cell they go by a saga: `stock transit` lists them until they have arrived.
+    """
 
     async def call(session: Session) -> list[Row]:
-        places = [await asking.warehouse_id(session, each) for each in (origin, destination)]
+        there = await asking.warehouse_id(session, destination)
+        here = await asking.warehouse_id(session, origin)  # which does it
         goods = await asking.product_id(session, product)
-        return await session.rows(_TRANSFER, [*places, goods, quantity, notes, operation_id])
+        return await session.rows(_TRANSFER, [here, there, goods, quantity, notes, operation_id])
 
     showing.print_rows(asking.act(settings, call), MOVED, as_json=as_json)
 

@@ -9,14 +9,15 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from darkpearl.cli import asking, showing
-from darkpearl.cli.asking import Row
+from darkpearl.cli.asking import Session
 from darkpearl.cli.console import out
+from darkpearl.cli.statements import Row, Statement
 from darkpearl.config import Settings
 
-_LISTENERS = (
+_LISTENERS = Statement(
     "select listener_id, host, process_id, version, gateway, breaker, activity, activity_since,"
-    " started_at, last_seen_at, seen_seconds_ago, is_alive from listener_activity"
-    " order by is_alive desc, started_at"
+    " started_at, last_seen_at, seen_seconds_ago, is_alive from listener_activity",
+    "is_alive desc, started_at",
 )
 LISTENER_COLUMNS = (
     *("host", "process_id", "version", "gateway", "breaker", "activity", "seen_seconds_ago"),
@@ -67,7 +68,12 @@ def listeners(context: click.Context, *, as_json: bool, watch: float | None) -> 
 @click.pass_obj
 def dismiss(settings: Settings, listener: UUID, reason: str) -> None:
     """Take a listener off the list that is silent and won't come back, once it is seen to."""
-    asking.act(settings, lambda session: session.rows(_DISMISS, [listener, reason]))
+
+    async def call(session: Session) -> list[Row]:
+        await session.seek("select from listeners where id = %s", listener)
+        return await session.rows(_DISMISS, [listener, reason])
+
+    asking.act(settings, call)
     out.print(f"listener {listener} is dismissed", markup=False)
 
 
@@ -85,17 +91,19 @@ def dismiss(settings: Settings, listener: UUID, reason: str) -> None:
 def top(settings: Settings, every: float, *, once: bool, as_json: bool) -> None:
     """Show the queue, the listeners, the steps of five minutes and bulk actions, live."""
 
+    async def one(session: Session) -> list[Row]:
+        return [
+            {
+                "health": await session.first(_HEALTH),
+                "queues": await session.rows(_QUEUES),
+                "listeners": await session.rows(_LISTENERS.query),
+                "steps": await session.rows(_STEPS),
+                "batches": await session.rows(_BATCHES),
+            }
+        ]
+
     async def look() -> list[Row]:
-        async with asking.looking(settings) as session:
-            return [
-                {
-                    "health": await session.first(_HEALTH),
-                    "queues": await session.rows(_QUEUES),
-                    "listeners": await session.rows(_LISTENERS),
-                    "steps": await session.rows(_STEPS),
-                    "batches": await session.rows(_BATCHES),
-                }
-            ]
+        return await asking.in_each(asking.looking(settings), one)
 
     async def run() -> None:
         if not once:
@@ -110,9 +118,12 @@ def top(settings: Settings, every: float, *, once: bool, as_json: bool) -> None:
 
 
 def draw(rows: list[Row]) -> RenderableType:
-    """One look, as tables below each other; those without rows are left out."""
-    (found,) = rows
-    parts: list[RenderableType] = [showing.table([found["health"]], HEALTH)]
+    """One look, cell after cell, as tables below each other; those without rows are left out."""
+    return Group(*[part for found in rows for part in _parts(found)])
+
+
+def _parts(found: Row) -> list[RenderableType]:
+    parts: list[RenderableType] = [showing.table([found["health"]], HEALTH, found.get("cell"))]
     for title, columns in (
         ("queues", QUEUE_COLUMNS),
         ("listeners", LISTENER_COLUMNS),
@@ -123,4 +134,4 @@ def draw(rows: list[Row]) -> RenderableType:
             parts += [Text(), showing.table(found[title], columns, title)]
     for each in found["health"]["blocked_by"]:
         parts += [Text(f"blocked by {each}", "red")]
-    return Group(*parts)
+    return parts

@@ -9,8 +9,9 @@ import rich_click as click
 
 from darkpearl import serving
 from darkpearl.cli import asking, showing, where
-from darkpearl.cli.asking import Row
+from darkpearl.cli.asking import Session
 from darkpearl.cli.console import out
+from darkpearl.cli.statements import Row, Statement
 from darkpearl.config import Settings
 from darkpearl.models.feed import Topic
 
@@ -27,6 +28,7 @@ _RETRIES = (
     " from webhook_retries where endpoint_id = %s order by event_id limit %s"
 )
 RETRY_COLUMNS = ("event_id", "subject", "attempts", "last_error", "next_attempt_at", "given_up_at")
+_FIND = "select from webhook_endpoints where id = %s"
 _ADD = "select id, secret from create_webhook_endpoint(%s, %s::feed_topic[])"
 _REMOVE = "delete from webhook_endpoints where id = %s returning id, url"
 _ENABLE = "update webhook_endpoints set is_enabled = %s where id = %s returning id, url, is_enabled"
@@ -55,7 +57,7 @@ def webhooks(context: click.Context) -> None:
 @click.pass_obj
 def list_endpoints(settings: Settings, *, as_json: bool, watch: float | None) -> None:
     """List the endpoints: which are on, which fail, and why."""
-    look = asking.finding(settings, _LISTED + " order by created_at, id")
+    look = asking.finding(settings, Statement(_LISTED, "created_at, id"))
     showing.show(look, COLUMNS, as_json=as_json, watch=watch)
 
 
@@ -70,6 +72,7 @@ def show_endpoint(settings: Settings, endpoint: UUID, limit: int, *, as_json: bo
     async def look() -> tuple[Row, list[Row]]:
         async with asking.looking(settings) as session:
             query = _LISTED + " where id = %s"
+            await session.seek(_FIND, endpoint, hint=asking.cell_of(endpoint))
             found = await session.one(f"there is no webhook endpoint {endpoint}", query, endpoint)
             return found, await session.rows(_RETRIES, [endpoint, limit])
 
@@ -93,7 +96,7 @@ def show_endpoint(settings: Settings, endpoint: UUID, limit: int, *, as_json: bo
 @click.pass_obj
 def add(settings: Settings, url: str, topics: tuple[str, ...], *, as_json: bool) -> None:
     """Have webhooks sent to URL; prints the secret that signs them, which is told only here."""
-    rows = _act(settings, _ADD, url, list(topics) or None)
+    rows = _act(settings, None, _ADD, url, list(topics) or None)
     showing.print_rows(rows, ("id", "secret"), as_json=as_json)
 
 
@@ -107,7 +110,7 @@ def remove(settings: Settings, endpoint: UUID, *, yes: bool) -> None:
         click.confirm(
             f"Remove {endpoint}, and what is still to be sent to it?", abort=True, err=True
         )
-    (row,) = _of(endpoint, _act(settings, _REMOVE, endpoint))
+    (row,) = _of(endpoint, _act(settings, endpoint, _REMOVE, endpoint))
     out.print(f"removed {row['url']}", markup=False)
 
 
@@ -116,7 +119,7 @@ def remove(settings: Settings, endpoint: UUID, *, yes: bool) -> None:
 @click.pass_obj
 def enable(settings: Settings, endpoint: UUID) -> None:
     """Switch an endpoint on; what it was not told is tried again, for a day."""
-    (row,) = _of(endpoint, _act(settings, _ENABLE, True, endpoint))  # noqa: FBT003 - a value
+    (row,) = _of(endpoint, _act(settings, endpoint, _ENABLE, True, endpoint))  # noqa: FBT003 - a value
     out.print(f"{row['url']} is on", markup=False)
 
 
@@ -125,7 +128,7 @@ def enable(settings: Settings, endpoint: UUID) -> None:
 @click.pass_obj
 def disable(settings: Settings, endpoint: UUID) -> None:
     """Switch an endpoint off; it is told later what happens meanwhile."""
-    (row,) = _of(endpoint, _act(settings, _ENABLE, False, endpoint))  # noqa: FBT003 - a value
+    (row,) = _of(endpoint, _act(settings, endpoint, _ENABLE, False, endpoint))  # noqa: FBT003 - a value
     out.print(f"{row['url']} is off", markup=False)
 
 
@@ -139,7 +142,7 @@ def disable(settings: Settings, endpoint: UUID) -> None:
 @click.pass_obj
 def replay(settings: Settings, endpoint: UUID, moment: datetime, *, as_json: bool) -> None:
     """Tell an endpoint again what has happened since a moment, under the same ids."""
-    rows = _act(settings, _REPLAY, endpoint, endpoint, moment)
+    rows = _act(settings, endpoint, _REPLAY, endpoint, endpoint, moment)
     showing.print_rows(rows, ("id", "position"), as_json=as_json)
 
 
@@ -149,12 +152,17 @@ def replay(settings: Settings, endpoint: UUID, moment: datetime, *, as_json: boo
 @click.pass_obj
 def rotate(settings: Settings, endpoint: UUID, *, as_json: bool) -> None:
     """Give an endpoint another secret, from its next webhook on; it is told only here."""
-    rows = _act(settings, _ROTATE, endpoint, endpoint)
+    rows = _act(settings, endpoint, _ROTATE, endpoint, endpoint)
     showing.print_rows(rows, ("id", "secret"), as_json=as_json)
 
 
-def _act(settings: Settings, query: str, *values: Any) -> list[Row]:
-    return asking.act(settings, lambda session: session.rows(query, values))
+def _act(settings: Settings, endpoint: UUID | None, query: str, *values: Any) -> list[Row]:
+    async def call(session: Session) -> list[Row]:
+        if endpoint:
+            await session.seek(_FIND, endpoint, hint=asking.cell_of(endpoint))
+        return await session.rows(query, values)
+
+    return asking.act(settings, call)
 
 
 def _of(endpoint: UUID, rows: list[Row]) -> list[Row]:

@@ -6,7 +6,17 @@ there, and give it its section in the run book of docs/operations.md. Those that
 needs besides have their rows there.
 """
 
-from darkpearl.doctor import listening, money, release, restore, server, sessions, storage, work
+from darkpearl.doctor import (
+    listening,
+    money,
+    release,
+    restore,
+    server,
+    sessions,
+    several,
+    storage,
+    work,
+)  # fmt: skip
 from darkpearl.doctor.check import Check, Finding, Patient, State, examine, name_of
 
 CHECKS: tuple[Check, ...] = (
@@ -21,6 +31,8 @@ CHECKS: tuple[Check, ...] = (
 """In the order of the lines; the first is asked alone, since without it there is no other."""
 DEEP: tuple[Check, ...] = release.DEEP
 """Checks that make a database of their own on the server, and take longer."""
+CELLS: tuple[Check, ...] = several.CELLS
+"""Checks of each cell, where there are several."""
 AFTER_RESTORE: tuple[Check, ...] = (
     *(server.connection, restore.recovery, server.version, server.clocks),
     *(release.migrations, restore.owners, restore.roles, release.routines),
@@ -35,6 +47,7 @@ AFTER_RESTORE: tuple[Check, ...] = (
 
 __all__ = [
     "AFTER_RESTORE",
+    "CELLS",
     "CHECKS",
     "DEEP",
     "Check",

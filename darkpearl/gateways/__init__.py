@@ -133,6 +133,19 @@ class AnsweredError(RuntimeError):
     """The gateway answered, with nothing that says what became of the call: it is up at least."""
 
 
+class NotAskedError(RuntimeError):
+    """A request that wasn't made: it is given back, which costs its saga no attempt.
+
+    Args:
+        reason: why it can't be made now, or not by this listener.
+        seconds: when it may be, from now.
+    """
+
+    def __init__(self, reason: str, seconds: float) -> None:
+        super().__init__(reason)
+        self.seconds = seconds
+
+
 class SignatureError(ValueError):
     """A webhook that isn't signed by whom it says it is from."""
 

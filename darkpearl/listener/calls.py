@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from darkpearl.gateways import Answer, AnsweredError, Call, Gateway
+from darkpearl.gateways import Answer, AnsweredError, Call, Gateway, NotAskedError
 from darkpearl.listener.breaker import Breaker
 from darkpearl.listener.turns import Lane, Turns
 
@@ -37,7 +37,8 @@ R = TypeVar("R")
 Operation = Callable[[dict[str, Any]], Awaitable[Any]]
 """An operation of a saga type of one's own: takes the request as its step wrote it, and returns the
 answer as its settle function reads it, as JSON has it. Called again with the same request when an
-answer was unknown, so what it asks must be idempotent by something in the request."""
+answer was unknown, so what it asks must be idempotent by something in the request. Raises
+NotAskedError for one that it didn't make, which is given back."""
 _log = logging.getLogger(__name__)
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
@@ -84,14 +85,6 @@ class _Named(msgspec.Struct):
     """What every request has."""
 
     operation: str
-
-
-class _NotAskedError(Exception):
-    """A request that can't be made here and now."""
-
-    def __init__(self, reason: str, seconds: float) -> None:
-        super().__init__(reason)
-        self.seconds = seconds
 
 
 _name = msgspec.json.Decoder(_Named)
@@ -207,7 +200,7 @@ class Calls:
         answer: Any
         try:
             answer = await self._made(request, seconds)
-        except _NotAskedError as error:
+        except NotAskedError as error:
             answer = {"message": f"not asked: {error}"}
             deferred_seconds = error.seconds
         try:
@@ -220,11 +213,11 @@ class Calls:
         """What came of a request: an unknown answer too, when nothing did in time.
 
         Raises:
-            _NotAskedError: it can't be made now, or not by this listener.
+            NotAskedError: it can't be made now, or not by this listener.
         """
         seconds = min(self._timeout_seconds, request.timeout_seconds * LEASE_SHARE)
         if left_seconds < seconds:
-            raise _NotAskedError("too little of its lease was left", LATE_SECONDS)
+            raise NotAskedError("too little of its lease was left", LATE_SECONDS)
         call, payment = self._prepared(request)
         answered = False
         try:
@@ -232,6 +225,8 @@ class Calls:
                 answer = await call
         except TimeoutError:
             answer = Answer("unknown", message=f"no answer within {seconds:.1f} s")
+        except NotAskedError:
+            raise
         except Exception as error:  # noqa: BLE001 - whatever it raises, it was no answer
             answer = Answer("unknown", message=f"{type(error).__name__}: {error}")
             answered = isinstance(error, AnsweredError)
@@ -267,7 +262,7 @@ class Calls:
         """The call that a request asks for, not begun yet, and the payment that it is about.
 
         Raises:
-            _NotAskedError: it can't be made now, or not by this listener.
+            NotAskedError: it can't be made now, or not by this listener.
         """
         try:
             operation = _name.decode(request.request).operation
@@ -283,9 +278,9 @@ class Calls:
             if str(error) not in self._complained:
                 self._complained.add(str(error))
                 _log.error("saga %s: not asked: %s", request.saga_id, error)
-            raise _NotAskedError(str(error), UNKNOWN_SECONDS) from None
+            raise NotAskedError(str(error), UNKNOWN_SECONDS) from None
         if (seconds := self._breaker.wait_seconds(call.payment_key)) > 0:
-            raise _NotAskedError("the gateway has failed too often", seconds)
+            raise NotAskedError("the gateway has failed too often", seconds)
         return self._paid(operation, request, call), call.payment_key
 
     async def _paid(self, operation: str, request: Request, call: Call) -> Answer:

@@ -67,7 +67,6 @@ class Listener:
         self._tracing = tracing
         self._gateway = metrics.observed(gateway)
         self._breaker = Breaker(limits.call_failures)
-        metrics.breaker.set_function(lambda: self._breaker.state)
         self._calls = Calls(
             self._gateway,
             self._breaker,
@@ -84,7 +83,7 @@ class Listener:
         self._outstanding = self._settling = self._claims = 0
         self._activity = Activity()
         self._pace = Pace(limits.batch_size)
-        metrics.standstill.set_function(lambda: self._pace.failures)
+        self._told = metrics.Working(lambda: self._breaker.state, lambda: self._pace.failures)
         self._engine: Engine
         self._complained: set[tuple[str, str]] = set()
         self._main: asyncio.Task[None] | None = None
@@ -113,6 +112,7 @@ class Listener:
                 task.cancel()
             ended = await asyncio.gather(*tasks, return_exceptions=True)
             await self._gateway.close()
+            self._told.ends()
         for outcome in ended:
             if isinstance(outcome, Exception):
                 raise outcome

@@ -86,6 +86,15 @@ class ReorderSuggestion(Struct):
     ]
 
 
+class OverallSuggestion(ReorderSuggestion, kw_only=True):
+    """The same with what all cells know of it."""
+
+    quantity_in_transit: Annotated[
+        int | UnsetType,
+        Meta(description="Units on their way there from another cell; where there are several"),
+    ] = UNSET
+
+
 class CreateInventory(Request):
     """A product is to be stocked in a warehouse."""
 
@@ -174,10 +183,40 @@ class CreateStockMovement(Request):
     reason_code: AdjustedFor | None = None
 
 
+TransferStatus = Literal["in_transit", "arrived", "undone"]
+
+
+class Transfer(Struct):
+    """Goods that went to a warehouse of another cell."""
+
+    id: Annotated[UUID, Meta(description="The correlation id of its movements, and its saga's")]
+    product_id: UUID
+    warehouse_id: Annotated[UUID, Meta(description="Where they left; undone, they are back there")]
+    to_warehouse_id: UUID
+    quantity: int
+    status: Annotated[
+        TransferStatus,
+        Meta(description="`in_transit`: on the shelf of neither. The others are final"),
+    ]
+    refusal: Annotated[
+        str | None, Meta(description="Why they were not let in, or that they were called back")
+    ]
+    notes: str | None
+    created_at: datetime
+    updated_at: datetime
+    product: ProductSummary
+    warehouse: WarehouseSummary
+    to_warehouse: WarehouseSummary
+
+
 class CreatedStockMovement(StockMovement, kw_only=True):
     """The movement that was asked for; for a transfer, with the one of the other warehouse."""
 
     counterpart: StockMovement | None
+    transfer: Annotated[
+        Transfer | UnsetType | None,
+        Meta(description="There of goods that go to another cell: what becomes of them"),
+    ] = UNSET
 
 
 class AdjustmentReason(Struct):

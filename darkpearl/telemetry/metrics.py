@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
 from typing import Any, TypeVar, cast
+from weakref import WeakSet
 
 from prometheus_client import (
     CollectorRegistry,
@@ -88,6 +89,29 @@ standstill = Gauge(
     "Failures of the listener's passes since it last got something done.",
     registry=REGISTRY,
 )
+
+
+class Working:
+    """What is told of a listener while it works; of several in a process, of the worst.
+
+    Args:
+        breaker_state: of its circuit breaker of the gateway, as the gauge tells it.
+        failures: of its passes, since one last got something done.
+    """
+
+    def __init__(self, breaker_state: Callable[[], int], failures: Callable[[], int]) -> None:
+        self.breaker_state = breaker_state
+        self.failures = failures
+        _working.add(self)
+
+    def ends(self) -> None:
+        """It works no more."""
+        _working.discard(self)
+
+
+_working: WeakSet[Working] = WeakSet()
+breaker.set_function(lambda: max((each.breaker_state() for each in _working), default=0))
+standstill.set_function(lambda: max((each.failures() for each in _working), default=0))
 
 _GAUGES = {
     "darkpearl_sagas_ready": ("ready", "Sagas that are ready to be worked on."),

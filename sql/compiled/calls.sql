@@ -10,6 +10,8 @@ begin
     case p_function
         when 'move_goods' then
             v_void := move_goods(p_warehouse_ids, p_saga_ids, p_effects);
+        when 'put_back' then
+            v_void := put_back(p_warehouse_ids, p_saga_ids, p_effects);
         when 'send_parcels' then
             v_void := send_parcels(p_warehouse_ids, p_saga_ids, p_effects);
         else
@@ -30,10 +32,16 @@ begin
             return await_parcel(p_warehouse_ids, p_saga_ids);
         when 'await_payment' then
             return await_payment(p_warehouse_ids, p_saga_ids);
+        when 'goods_have_left' then
+            return goods_have_left(p_warehouse_ids, p_saga_ids);
         when 'hear_of_payment' then
             return hear_of_payment(p_warehouse_ids, p_saga_ids, p_answers);
+        when 'record_arrival' then
+            return record_arrival(p_warehouse_ids, p_saga_ids, p_answers);
         when 'record_authorization' then
             return record_authorization(p_warehouse_ids, p_saga_ids, p_answers);
+        when 'record_call_back' then
+            return record_call_back(p_warehouse_ids, p_saga_ids, p_answers);
         when 'record_capture' then
             return record_capture(p_warehouse_ids, p_saga_ids, p_answers);
         when 'record_first_parcel' then
@@ -46,8 +54,12 @@ begin
             return record_refund(p_warehouse_ids, p_saga_ids, p_answers);
         when 'record_void' then
             return record_void(p_warehouse_ids, p_saga_ids, p_answers);
+        when 'request_arrival' then
+            return request_arrival(p_warehouse_ids, p_saga_ids);
         when 'request_authorization' then
             return request_authorization(p_warehouse_ids, p_saga_ids);
+        when 'request_call_back' then
+            return request_call_back(p_warehouse_ids, p_saga_ids);
         when 'request_capture' then
             return request_capture(p_warehouse_ids, p_saga_ids);
         when 'request_payment' then

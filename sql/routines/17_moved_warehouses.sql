@@ -190,3 +190,22 @@ begin
 end
 $$;
 comment on function open_warehouse(uuid) is 'Opens a warehouse in this database that close_warehouse() closed.';
+
+-- The webhook endpoints that are on and have not been sent all that happened here to a warehouse: for
+-- who moves it back here, and would remove what they are still to be told. By their addresses.
+-- Locks nothing.
+create or replace function endpoints_behind(p_warehouse_id uuid) returns setof text
+language plpgsql stable
+set search_path = darkpearl, pg_temp
+as $$
+declare
+    v_last constant bigint := greatest(
+        (select max(e.id) from saga_events as e where e.warehouse_id = p_warehouse_id),
+        (select max(a.id) from stock_alerts as a where a.warehouse_id = p_warehouse_id)
+    );
+begin
+    return query
+    select w.url from webhook_endpoints as w where w.is_enabled and w.position < v_last order by w.url;
+end
+$$;
+comment on function endpoints_behind(uuid) is 'Internal: the webhook endpoints that have not been sent all that happened here to a warehouse.';

@@ -662,53 +662,6 @@ $$;
 comment on function count_stock(uuid, uuid, integer, text, integer) is
     'Sets a shelf to what was counted, by an adjust movement of the difference; refused where p_expected is not what is there.';
 
--- Goods go from one warehouse to another: both movements or none, under one
--- correlation id. Returns the two movements, transfer_out first.
--- Locks: inventory by (product_id, warehouse_id), both rows before either moves.
--- Raises: see move_stock; DP015 when both warehouses are the same.
-create or replace function transfer_stock(
-    p_from_warehouse_id uuid,
-    p_to_warehouse_id uuid,
-    p_product_id uuid,
-    p_quantity integer,
-    p_correlation_id uuid default new_id(),
-    p_notes text default null
-) returns setof stock_movements
-language plpgsql
-security definer
-set search_path = darkpearl, pg_temp
-set enable_seqscan = off
-as $$
-begin
-    if p_from_warehouse_id = p_to_warehouse_id then
-        perform refuse(
-            'DP015', 'a transfer needs two warehouses',
-            format('Both ends are warehouse %s.', p_from_warehouse_id),
-            'Name another warehouse to transfer to.'
-        );
-    end if;
-    -- The row that receives may be new; both must be there to be locked in order.
-    insert into inventory (product_id, warehouse_id)
-    select p.id, w.id
-    from products as p, warehouses as w
-    where p.id = p_product_id and w.id = p_to_warehouse_id
-    on conflict (product_id, warehouse_id) do nothing;
-    perform lock_stock(
-        array[p_from_warehouse_id, p_to_warehouse_id], array[p_product_id, p_product_id]
-    );
-    return next move_stock(
-        'transfer_out', p_from_warehouse_id, p_product_id, p_quantity, p_correlation_id,
-        p_notes, 'warehouse', p_to_warehouse_id
-    );
-    return next move_stock(
-        'transfer_in', p_to_warehouse_id, p_product_id, p_quantity, p_correlation_id,
-        p_notes, 'warehouse', p_from_warehouse_id
-    );
-end
-$$;
-comment on function transfer_stock(uuid, uuid, uuid, integer, uuid, text) is
-    'Moves units between two warehouses, both movements or none. Safe to repeat with the same correlation id.';
-
 -- Refuses a moment of which the ledger doesn't tell any more. Locks nothing. Raises: DP038.
 create or replace function is_remembered(p_moment timestamptz) returns boolean
 language plpgsql stable

@@ -234,7 +234,7 @@ $$;
 comment on function remove_next_orders(timestamptz, text, integer) is 'Internal: removes those of the next orders that are over.';
 
 -- Of some movements those that people and programs wrote before a moment. Those of a return go
--- with its order. Locks nothing.
+-- with its order, and those of a transfer stay while it is in transit. Locks nothing.
 create or replace function movements_that_are_over(p_ids bigint[], p_before timestamptz) returns setof bigint
 language sql stable
 set search_path = darkpearl, pg_temp
@@ -247,10 +247,48 @@ begin atomic
         and (m.reference_type is distinct from 'return' or not exists (
             select from orders as o where o.id = any(array[m.reference_id])
         ))
+        and not exists (
+            select from transfers as t
+            where t.id = m.correlation_id and t.warehouse_id = m.warehouse_id and t.status = 'in_transit'
+        )
         and is_exported('movements', m.created_at, m.created_at);
 end;
 comment on function movements_that_are_over(bigint[], timestamptz) is
     'Internal: of some movements those that people wrote before a moment.';
+
+-- Removes transfers of some warehouses whose movements go, with their sagas; and some of what was
+-- refused before a moment, which has no movement. The ids of the former are spent already.
+-- Locks: what goes.
+create or replace function remove_transfers(p_warehouse_ids uuid[], p_ids uuid[], p_before timestamptz, p_limit integer) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_sagas constant uuid[] := array(
+        select t.id from transfers as t where t.id = any(p_ids) and t.warehouse_id = any(p_warehouse_ids)
+    );
+    v_places uuid[];
+    v_refused uuid[];
+begin
+    select coalesce(array_agg(a.warehouse_id), '{}'), coalesce(array_agg(a.transfer_id), '{}') into v_places, v_refused
+    from (
+        select r.warehouse_id, r.transfer_id from transfer_arrivals as r
+        where r.refusal is not null and r.created_at < p_before
+        order by r.created_at
+        limit p_limit
+    ) as a;
+    perform spend_ids(v_refused, array_fill(p_before, array[cardinality(v_refused)]));
+    delete from transfer_arrivals as a
+    where a.transfer_id = any(p_ids || v_refused) and a.warehouse_id = any(p_warehouse_ids || v_places);
+    delete from transfers as t where t.id = any(v_sagas) and t.warehouse_id = any(p_warehouse_ids);
+    delete from saga_signals as g where g.saga_id = any(v_sagas) and g.warehouse_id = any(p_warehouse_ids);
+    delete from saga_events as e where e.saga_id = any(v_sagas) and e.warehouse_id = any(p_warehouse_ids);
+    delete from sagas as s where s.id = any(v_sagas) and s.warehouse_id = any(p_warehouse_ids);
+end
+$$;
+comment on function remove_transfers(uuid[], uuid[], timestamptz, integer) is
+    'Internal: removes transfers whose movements go, with their sagas, and what was refused long ago.';
 
 -- A bite of the movements that people and programs wrote, as remove_next_orders().
 -- Locks: what goes; rows that somebody holds are left.
@@ -264,6 +302,8 @@ declare
     v_ids bigint[];
     v_last bigint;
     v_is_old boolean;
+    v_warehouses uuid[];
+    v_operations uuid[];
 begin
     select array_agg(m.id), max(m.id), bool_and(m.created_at < p_before) and count(*) = p_limit
     into v_ids, v_last, v_is_old
@@ -281,7 +321,11 @@ begin
         for update skip locked
     );
     perform spend_ids(array_agg(m.correlation_id), array_agg(m.created_at)) from stock_movements as m where m.id = any(v_ids);
+    select array_agg(m.warehouse_id), array_agg(m.correlation_id) into v_warehouses, v_operations
+    from stock_movements as m
+    where m.id = any(v_ids) and m.movement_type in ('transfer_out', 'transfer_in');
     perform fold_movements(v_ids);
+    perform remove_transfers(v_warehouses, v_operations, p_before, p_limit);
     return query select cardinality(v_ids)::bigint, case when v_is_old then v_last::text end;
 end
 $$;

@@ -137,6 +137,32 @@ where l.reorder_quantity > 0;
 comment on view reorder_suggestions is
     'How much to order of what runs out, in multiples of its reorder quantity; of products that are sold, for warehouses that take orders.';
 
+-- Goods that have left for another cell's warehouse and are not there yet, the longest under way first.
+create or replace view stock_in_transit with (security_invoker = true) as
+select
+    t.id, t.created_at as since, p.sku, p.name as product_name, w.code as from_warehouse_code, o.code as to_warehouse_code,
+    t.quantity, s.status as saga_status, s.ready_at as saga_ready_at, t.product_id, t.warehouse_id as from_warehouse_id, t.to_warehouse_id
+from transfers as t
+inner join products as p on p.id = t.product_id
+inner join warehouses as w on w.id = t.warehouse_id
+inner join warehouses as o on o.id = t.to_warehouse_id
+left join sagas as s on s.id = t.id and s.warehouse_id = t.warehouse_id
+where t.status = 'in_transit' and not array[t.warehouse_id] <@ (select closed_warehouses());
+comment on view stock_in_transit is 'Goods that have left for a warehouse of another cell and are not there yet.';
+
+-- What this cell says of each transfer, of its own and of other cells': for who compares both ends.
+create or replace view transfer_ends with (security_invoker = true) as
+select t.id, true as is_outgoing, t.warehouse_id, t.product_id, t.quantity, t.status::text as said, t.updated_at as changed_at
+from transfers as t
+where not array[t.warehouse_id] <@ (select closed_warehouses())
+union all
+select
+    a.transfer_id, false, a.warehouse_id, a.product_id, a.quantity,
+    case when a.refusal is null then 'arrived' else 'refused' end, a.created_at
+from transfer_arrivals as a
+where not array[a.warehouse_id] <@ (select closed_warehouses());
+comment on view transfer_ends is 'What this cell says of each transfer between cells: of those that left it, and of those that came.';
+
 create or replace view saga_overview with (security_invoker = true) as
 select
     s.id, s.saga_type, s.status,

@@ -105,6 +105,27 @@ from stock_movements as m;
 comment on view stock_ledger is
     'Every movement of stock, with its product, its warehouse and its reason; one of a saga has its order as reference.';
 
+-- Goods that went to another cell, but for those whose warehouse has moved: they are told where it is.
+create or replace view transfer_states with (security_invoker = true) as
+select
+    t.id, t.product_id, t.warehouse_id, t.to_warehouse_id, t.quantity, t.status, t.refusal, t.notes,
+    t.created_at, t.updated_at,
+    (
+        select json_build_object('id', p.id, 'sku', p.sku, 'name', p.name)
+        from products as p where p.id = t.product_id
+    ) as product,
+    (
+        select json_build_object('id', w.id, 'code', w.code, 'name', w.name)
+        from warehouses as w where w.id = t.warehouse_id
+    ) as warehouse,
+    (
+        select json_build_object('id', w.id, 'code', w.code, 'name', w.name)
+        from warehouses as w where w.id = t.to_warehouse_id
+    ) as to_warehouse
+from transfers as t
+where not array[t.warehouse_id] <@ (select closed_warehouses());
+comment on view transfer_states is 'Transfers to other cells: of what, from where to where, and what became of each.';
+
 -- A movement as whoever asked for it is told: one of a transfer has its counterpart, which
 -- refers to the other warehouse under the same correlation id.
 create or replace view recorded_movements with (security_invoker = true) as
@@ -118,9 +139,12 @@ select
                 when 'transfer_out' then 'transfer_in' when 'transfer_in' then 'transfer_out'
             end::movement_type
     ) as counterpart,
+    case when m.movement_type = 'transfer_out' then (
+        select to_json(t) from transfer_states as t where t.id = m.correlation_id and t.warehouse_id = m.warehouse_id
+    ) end as transfer,
     m.*
 from stock_ledger as m;
-comment on view recorded_movements is 'Every movement of stock; for a transfer, with the one of the other warehouse.';
+comment on view recorded_movements is 'Every movement of stock; for a transfer, with the one of the other warehouse, or with what becomes of it in another cell.';
 
 -- Money that goes back.
 create or replace view order_refunds with (security_invoker = true) as

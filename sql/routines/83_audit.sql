@@ -372,6 +372,46 @@ where not exists (
         and m.warehouse_id = d.warehouse_id
 )
 union all
+-- Transfers to other cells, and from them. Each cell sees its end: what left is there again, or in
+-- transit, or has arrived there, where it is in the ledger under the same id.
+select 'transfer is in transit without a living saga', t.id, format('%s units to warehouse %s', t.quantity, t.to_warehouse_id), t.id, null, null
+from transfers as t
+where t.status = 'in_transit' and not exists (
+    select from sagas as s
+    where s.id = t.id and s.warehouse_id = t.warehouse_id and s.saga_type = 'transfer' and s.status not in ('completed', 'compensated')
+)
+union all
+select 'saga has no transfer', s.id, s.status::text, s.id, null, null
+from sagas as s
+where s.saga_type = 'transfer' and not exists (select from transfers as t where t.id = s.id and t.warehouse_id = s.warehouse_id)
+union all
+select 'transfer and ledger disagree', t.id, format('%s: %s units, %s left, %s came back', t.status, t.quantity, m.sent, m.back), t.id, null, null
+from transfers as t
+cross join lateral (
+    select
+        coalesce(sum(l.quantity) filter (where l.movement_type = 'transfer_out'), 0) as sent,
+        coalesce(sum(l.quantity) filter (where l.movement_type = 'transfer_in'), 0) as back
+    from stock_movements as l
+    where l.correlation_id = t.id and l.warehouse_id = t.warehouse_id and l.product_id = t.product_id
+) as m
+where m.sent <> t.quantity or m.back <> case when t.status = 'undone' then t.quantity else 0 end
+union all
+select 'arrival and ledger disagree', a.transfer_id,
+    format('%s: %s units, %s came in', coalesce('refused, ' || a.refusal, 'let in'), a.quantity, coalesce(m.quantity, 0)),
+    null, a.product_id, null
+from transfer_arrivals as a
+left join stock_movements as m
+    on m.correlation_id = a.transfer_id and m.warehouse_id = a.warehouse_id and m.product_id = a.product_id and m.movement_type = 'transfer_in'
+        and m.reference_id = a.from_warehouse_id
+where coalesce(m.quantity, 0) <> case when a.refusal is null then a.quantity else 0 end
+union all
+-- Both ends are here once one of the warehouses has moved to the other's cell.
+select 'transfer and arrival disagree', t.id, format('%s, %s there', t.status, case when a.refusal is null then 'let in' else 'refused' end), t.id, null, null
+from transfers as t
+inner join transfer_arrivals as a
+    on a.transfer_id = t.id and a.warehouse_id = t.to_warehouse_id and a.from_warehouse_id = t.warehouse_id
+where t.status <> 'in_transit' and (t.status = 'arrived') <> (a.refusal is null)
+union all
 -- Events.
 select 'event has no saga', e.saga_id, e.event_type::text, e.saga_id, null, null
 from saga_events as e

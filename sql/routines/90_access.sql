@@ -133,8 +133,10 @@ grant execute on function
 receive_stock(uuid, uuid, integer, uuid, text, text, uuid),
 adjust_stock(uuid, uuid, integer, uuid, text, text, uuid, text),
 count_stock(uuid, uuid, integer, text, integer),
-transfer_stock(uuid, uuid, uuid, integer, uuid, text)
+transfer_stock(uuid, uuid, uuid, integer, uuid, text), call_back_transfer(uuid, text)
 to service_role;
+grant select on transfers, transfer_arrivals to service_role, darkpearl_app, darkpearl_reader;
+grant execute on function decide_arrival(uuid, uuid, uuid, uuid, integer, text, text) to darkpearl_listener;
 grant execute on function stock_at(uuid, uuid, timestamptz), is_remembered(timestamptz) to service_role, darkpearl_app, darkpearl_reader;
 
 -- Orders: placed and read. Status, total and number are not among the columns.
@@ -320,10 +322,10 @@ to darkpearl_listener, service_role, darkpearl_reader;
 
 -- Views show what the caller may see of the tables under them.
 grant select on
-low_stock, reorder_suggestions, order_overview, orders_to_ship, saga_overview, stuck_sagas, disputed_payments, failed_refunds,
+low_stock, reorder_suggestions, stock_in_transit, transfer_states, order_overview, orders_to_ship, saga_overview, stuck_sagas, disputed_payments, failed_refunds,
 engine_health, sagas_from_events, listener_activity, queue_health, stuck_by_cause, batch_overview, cell_overview
 to service_role, darkpearl_app, darkpearl_reader;
-grant select on audit, audit_rules to service_role, darkpearl_reader;
+grant select on audit, audit_rules, transfer_ends to service_role, darkpearl_reader;
 grant execute on function is_spent(uuid), time_of_id(uuid), audit_since(timestamptz) to service_role, darkpearl_reader;
 grant execute on function run_audit(timestamptz, text) to service_role, darkpearl_reader;
 
@@ -372,7 +374,7 @@ declare
 begin
     -- Staff, applications and reports see every row of what they may select.
     foreach v_table in array array[
-        'cells', 'moved_warehouses', 'products', 'warehouses', 'inventory', 'stock_movements', 'movement_reasons', 'adjustment_reasons', 'orders', 'grouped_orders',
+        'cells', 'moved_warehouses', 'products', 'warehouses', 'inventory', 'stock_movements', 'movement_reasons', 'adjustment_reasons', 'transfers', 'transfer_arrivals', 'orders', 'grouped_orders',
         'order_items', 'order_adjustments', 'order_particulars', 'return_metadata', 'shipments', 'shipment_items',
         'payments', 'payment_attempts', 'refunds', 'disputes', 'gateway_events', 'saga_steps', 'step_settings', 'sagas', 'saga_events',
         'saga_signals', 'action_log', 'retention', 'retention_exports', 'spent_ids', 'spent_up_to', 'audit_runs',

@@ -106,3 +106,47 @@ create table movement_reasons (
 );
 create index movement_reasons_code_idx on movement_reasons (reason_code);
 comment on table movement_reasons is 'The reason of each adjust movement that has one, under the key of the movement.';
+
+-- Goods that go to a warehouse of another cell: gone here, and not there yet, or back.
+create type transfer_status as enum ('in_transit', 'arrived', 'undone');
+
+-- No row where one database has all warehouses: there goods come in as they go out.
+create table transfers (
+    id uuid not null,
+    warehouse_id uuid not null references warehouses (id),
+    to_warehouse_id uuid not null references warehouses (id),
+    product_id uuid not null references products (id),
+    quantity integer not null,
+    status transfer_status not null default 'in_transit',
+    refusal note,
+    notes note,
+    created_at timestamptz not null default clock(),
+    updated_at timestamptz not null default clock(),
+    constraint transfers_pkey primary key (id, warehouse_id),
+    constraint transfers_have_two_ends check (warehouse_id <> to_warehouse_id),
+    constraint transfers_move_something check (quantity > 0),
+    constraint transfers_that_arrived_were_not_refused check (status <> 'arrived' or refusal is null)
+);
+create index transfers_newest_idx on transfers (created_at, id);
+create index transfers_in_transit_idx on transfers (product_id, to_warehouse_id) where status = 'in_transit';
+comment on table transfers is 'Goods sent to a warehouse of another cell, in the cell that they left. Each has a saga with its id.';
+comment on column transfers.id is 'The correlation id of its movements, in both cells.';
+comment on column transfers.warehouse_id is 'Where the goods left; what is undone is there again.';
+comment on column transfers.status is 'in_transit: on the shelf of neither. Arrived and undone are final.';
+comment on column transfers.refusal is 'Why it was refused there, or called back; null for one that wasn''t.';
+
+-- What another cell's transfers came to here: decided once, by whoever asks first.
+create table transfer_arrivals (
+    transfer_id uuid not null,
+    warehouse_id uuid not null references warehouses (id),
+    from_warehouse_id uuid not null references warehouses (id),
+    product_id uuid not null references products (id),
+    quantity integer not null,
+    refusal note,
+    created_at timestamptz not null default clock(),
+    constraint transfer_arrivals_pkey primary key (transfer_id, warehouse_id),
+    constraint transfer_arrivals_bring_something check (quantity > 0)
+);
+create index transfer_arrivals_refused_idx on transfer_arrivals (created_at) where refusal is not null;
+comment on table transfer_arrivals is 'What became of transfers from other cells: one that is refused here never comes in, however late it is asked for again.';
+comment on column transfer_arrivals.refusal is 'Why it was not let in; null: its goods are here.';

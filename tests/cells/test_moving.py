@@ -1,7 +1,7 @@
 """darkpearl cells move-warehouse: a warehouse goes from one cell to another, and loses nothing."""
 
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -19,6 +19,8 @@ from darkpearl import cells
 Pair = tuple[Shop, Shop]
 Until = Callable[..., Awaitable[None]]
 Places = tuple[Place, Place]
+Third = tuple[str, str, Shop]
+"""The name of a third cell, its address, and what is done in it."""
 EVERY = 5
 """A run is cut off at every so manieth statement, each time further on."""
 
@@ -112,13 +114,12 @@ class Killed(BaseException):
     """The end of the process, at some statement."""
 
 
-async def test_a_kill_at_any_statement_is_mended_by_another_run(
-    pair: Pair, places: Places, moving: Moving, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However often it is cut off, all has moved once; what is ordered meanwhile isn't lost."""
-    here, there = pair
-    code, warehouse, product = moving
-    orders = await all_states(here, warehouse, product)
+async def cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+    move: Callable[[], AsyncIterator[str]],
+    between: Callable[[], Awaitable[None]],
+) -> int:
+    """Run a move that is killed at every so manieth statement; how many runs didn't end."""
     execute, left = AsyncConnection.execute, itertools.count()
 
     async def killed(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
@@ -127,20 +128,35 @@ async def test_a_kill_at_any_statement_is_mended_by_another_run(
             raise Killed
         return done
 
-    runs = 0
-    for at in itertools.count(1, EVERY):
-        left = itertools.count(-at)
+    for runs in itertools.count():
+        left = itertools.count(-1 - EVERY * runs)
         monkeypatch.setattr(AsyncConnection, "execute", killed)
         try:
-            async for _ in cells.move(places[0].url, code, "north"):
+            async for _ in move():
                 pass
-            break
         except Killed:
-            runs += 1
+            pass
+        else:
+            return runs
         finally:
             monkeypatch.setattr(AsyncConnection, "execute", execute)
+        await between()
+    raise AssertionError
+
+
+async def test_a_kill_at_any_statement_is_mended_by_another_run(
+    pair: Pair, places: Places, moving: Moving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it is cut off, all has moved once; what is ordered meanwhile isn't lost."""
+    here, there = pair
+    code, warehouse, product = moving
+    orders = await all_states(here, warehouse, product)
+
+    async def check_open() -> None:
         open_in = [each for each in pair if await takes(each, warehouse, product, orders)]
         assert len(open_in) < 2
+
+    runs = await cut_off(monkeypatch, lambda: cells.move(places[0].url, code, "north"), check_open)
     assert runs > 8
     assert len(orders) > 82
     assert await takes(there, warehouse, product, orders)
@@ -194,8 +210,6 @@ async def test_it_is_undone_until_it_is_handed_over(
     await check(pair, warehouse, product, orders)
     late = await run("cells", "move-warehouse", code, "--to", "2", "--undo")
     assert (late.code, late.errors.count("\n")) == (2, 1)
-    back = await run("cells", "move-warehouse", code, "--to", "home", "--yes")
-    assert (back.code, back.errors.count("\n")) == (2, 1)
 
 
 async def test_orders_go_on_while_it_moves(pair: Pair, places: Places, moving: Moving) -> None:
@@ -301,3 +315,136 @@ async def test_a_warehouse_comes_home_and_moves_on(
             assert await shop.audit() == []
     await cells.remove(home.url, "beside")
     await nothing_is_left(pair)
+
+
+@pytest.fixture
+async def third(pair: Pair, places: Places) -> AsyncIterator[Third]:
+    """A third cell, on home's server, so that warehouses may leave it again."""
+    home, _ = places
+    place = Place(home.server, "beside")
+    await place.anew()
+    name = f"c{uuid4().hex[:8]}"
+    async for _ in cells.add(home.url, place.url, name):
+        pass
+    async with await AsyncConnection.connect(
+        place.url, autocommit=True, row_factory=dict_row, options="-c search_path=darkpearl"
+    ) as connection:
+        yield name, place.url, Shop(connection)
+    await cells.remove(home.url, name)
+    await nothing_is_left(pair)
+
+
+async def known(third: Third, moving: Moving, until: Until) -> None:
+    """The third cell has heard of a warehouse and its product."""
+
+    async def is_known() -> bool:
+        query = (
+            "select count(*) from products, warehouses as w where products.id = %s and w.id = %s"
+        )
+        return bool(await third[2].value(query, moving[2], moving[1]))
+
+    await until(is_known)
+
+
+async def settled(pair: Pair, moving: Moving, orders: list[UUID]) -> None:
+    """All orders end in the first of two cells, and both audits are empty."""
+    here, _ = pair
+    _, warehouse, product = moving
+    await finished(here)
+    assert await here.value(
+        "select count(*) from orders where id = any(%s) and status in ('fulfilled', 'cancelled')",
+        orders,
+    ) == len(orders)
+    sent = await here.value(
+        "select count(distinct correlation_id) from stock_movements"
+        " where warehouse_id = %s and movement_type = 'fulfill'",
+        warehouse,
+    )
+    assert await here.stock(product, warehouse) == (1000 - sent, 0)
+    for shop in pair:
+        assert await shop.audit() == []
+
+
+async def test_a_warehouse_comes_back(
+    pair: Pair, places: Places, moving: Moving, third: Third, until: Until
+) -> None:
+    """There and back, and again: nothing is lost, made, or told a second time in either cell."""
+    here, _ = pair
+    name, url, other = third
+    code, warehouse, product = moving
+    await known(third, moving, until)
+    orders: list[UUID] = []
+    home = places[0].url
+    for to, shop, source in 2 * [(name, here, home), ("home", other, url)]:
+        orders += await all_states(shop, warehouse, product)
+        last = {each: await each.value("select max(id) from feed") for each in (here, other)}
+        async for _ in cells.move(home, code, to, source_url=source):
+            pass
+        for each, before in last.items():
+            assert await each.rows("select * from feed where id > %s", before or 0) == []
+            assert await each.audit() == []
+        with shop.refused("DP050"):
+            await shop.order((product, 1), warehouse=warehouse)
+    await settled((here, other), moving, orders)
+
+
+async def test_a_kill_on_the_way_back_is_mended_by_another_run(
+    pair: Pair,
+    places: Places,
+    moving: Moving,
+    third: Third,
+    until: Until,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though the move away never came to its end either, and what it left is in the way."""
+    here, _ = pair
+    name, url, other = third
+    code, warehouse, product = moving
+    await known(third, moving, until)
+    home = places[0].url
+    orders = await all_states(here, warehouse, product)
+    async for line in cells.move(home, code, name, source_url=home):
+        if "is open in" in line:
+            break
+    orders += await all_states(other, warehouse, product)
+
+    async def check_open() -> None:
+        open_in = [each for each in (here, other) if await takes(each, warehouse, product, orders)]
+        assert len(open_in) < 2
+
+    runs = await cut_off(
+        monkeypatch, lambda: cells.move(home, code, "home", source_url=url), check_open
+    )
+    assert runs > 8
+    assert len(orders) > 162
+    await settled((here, other), moving, orders)
+
+
+async def test_it_does_not_come_back_before_all_is_told(
+    pair: Pair, places: Places, moving: Moving, third: Third, run: Run, until: Until
+) -> None:
+    """Webhooks that a cell has still to send of the warehouse keep its old rows there."""
+    here, _ = pair
+    name, url, _ = third
+    code, warehouse, product = moving
+    await known(third, moving, until)
+    endpoint = await here.value("select id from create_webhook_endpoint('https://example.com/')")
+    order = await here.order((product, 1), warehouse=warehouse)
+    await here.settle(await here.advance(), DECLINED)
+    home = places[0].url
+    away = await run(
+        *("cells", "move-warehouse", code, "--to", name, "--yes", "--source-url", home)
+    )
+    assert away.code == 0, away
+    back = ("cells", "move-warehouse", code, "--to", "home", "--yes", "--source-url", url)
+    refused = await run(*back)
+    assert (refused.code, refused.errors.count("\n")) == (2, 1)
+    assert "https://example.com/" in refused.errors
+    assert await here.value("select count(*) from orders where id = %s", order) == 1
+    await here.run(
+        "update webhook_endpoints set position = (select max(id) from saga_events) where id = %s",
+        endpoint,
+    )
+    assert (await run(*back)).code == 0
+    assert await here.order_status(order) == "cancelled"
+    await here.run("delete from webhook_endpoints where id = %s", endpoint)

@@ -29,10 +29,11 @@ Connect = Callable[..., Awaitable[AsyncConnection[Any]]]
 
 
 def test_every_check_is_tried() -> None:
-    """Each trouble is made to happen in a test of this folder: no check goes without."""
-    tried = "".join(path.read_text() for path in HERE.glob("test_doctor*.py"))
+    """Each trouble is made to happen in a test of this folder or of cells: no check goes without."""
+    files = [*HERE.glob("test_doctor*.py"), HERE.parent / "cells/test_examined.py"]
+    tried = "".join(path.read_text() for path in files)
     asked = set(re.findall(r'ask\("([a-z-]+)"\)', tried))
-    names = {doctor.name_of(each) for each in (*doctor.CHECKS, *doctor.DEEP)}
+    names = {doctor.name_of(each) for each in (*doctor.CHECKS, *doctor.CELLS, *doctor.DEEP)}
     assert names - asked == {"connection", "drift"}  # these two have tests of their own below
 
 
@@ -41,7 +42,10 @@ def test_the_run_book_has_a_section_for_every_check() -> None:
     page = (HERE.parents[1] / "docs/operations.md").read_text()
     book = page.split("\n## Run book\n")[1].split("\n## ")[0]
     sections = re.findall(r"^### (\S+)\n\n(.+?)$", book, re.MULTILINE)
-    told = [(doctor.name_of(each), each.__doc__) for each in (*doctor.CHECKS, *doctor.DEEP)]
+    told = [
+        (doctor.name_of(each), each.__doc__)
+        for each in (*doctor.CHECKS, *doctor.CELLS, *doctor.DEEP)
+    ]
     assert sections == told
 
 

@@ -43,7 +43,10 @@ def refusals(product: UUID, shop: Shop) -> dict[str, tuple[str, tuple[Any, ...]]
         "receive": ("select receive_stock(%s, %s, 1)", (there, product)),
         "adjust": ("select adjust_stock(%s, %s, 1)", (there, product)),
         "count": ("select count_stock(%s, %s, 1)", (there, product)),
-        "send there": ("select transfer_stock(%s, %s, %s, 1)", (shop.lisbon, there, product)),
+        "let goods in": (
+            "select decide_arrival(%s, %s, %s, %s, 1)",
+            (uuid4(), shop.lisbon, there, product),
+        ),
         "fetch from there": ("select transfer_stock(%s, %s, %s, 1)", (there, shop.lisbon, product)),
         "insert a movement": (
             (

@@ -50,10 +50,11 @@ EXCEPTIONS: dict[str, str] = {
         "cancel_payment 2, lock_held_order 2, pay_order 4, record_manual_payment 2, "
         "refuse_unpayable_order 2"
     ),
+    "66_transfers": "call_back_transfer",
     "67_batches": "act_on_item, find_sagas_to 2",
     "68_step_minutes": "fill_step_minutes",
     "71_removal": (
-        "fold_movements 3, lock_orders_that_are_over 6, movements_that_are_over 2, "
+        "fold_movements 3, lock_orders_that_are_over 6, movements_that_are_over, "
         "orders_that_are_over 6, payments_that_are_over 4, remove_next_alerts 2, "
         "remove_next_movements 3, remove_next_orders, remove_next_payments 8, "
         "remove_orders 17"

@@ -1,0 +1,190 @@
+"""Commands over cells: lists are of all, what is about one thing goes where it is."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from uuid import UUID, uuid4
+
+import pytest
+from moving import Moving, new_warehouse
+from places import Place
+from shop import Shop
+from terminal import Run
+
+from darkpearl.cells.joining import without_secrets
+
+Pair = tuple[Shop, Shop]
+Until = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture(autouse=True)
+def _address(run: Run, places: tuple[Place, Place], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands are given home's address without its password, since each server has another."""
+    assert run
+    monkeypatch.setenv("DARKPEARL_DATABASE_URL", without_secrets(places[0].url))
+
+
+@pytest.fixture
+async def product(pair: Pair, until: Until) -> UUID:
+    """A product that both cells know, with 100 units in Lisbon and 50 in Rotterdam."""
+    here, there = pair
+    product = await here.product(on_hand=100)
+
+    async def is_known() -> bool:
+        return await there.value("select count(*) from products where id = %s", product) == 1
+
+    await until(is_known)
+    await there.receive(product, 50, there.rotterdam)
+    return product
+
+
+@asynccontextmanager
+async def away(home: Shop) -> AsyncIterator[None]:
+    """North can't be reached at the address that home knows."""
+    await home.run("update cells set url = url || ' dbname=nowhere' where number = 2")
+    try:
+        yield
+    finally:
+        await home.run(
+            "update cells set url = replace(url, ' dbname=nowhere', '') where number = 2"
+        )
+
+
+async def test_lists_are_of_all_cells(pair: Pair, product: UUID, run: Run) -> None:
+    """In the order of one list and as long as one, each row with its cell; or of one cell alone."""
+    here, there = pair
+    ids = []
+    for shop, place in ((here, here.lisbon), (there, there.rotterdam)) * 2:
+        ids.append(str(await shop.order((product, 1), warehouse=place)))
+    listed = (await run("orders", "list", "--limit", 3, "--json")).rows
+    assert [(each["cell"], each["id"]) for each in listed] == [
+        ("north", ids[3]), ("home", ids[2]), ("north", ids[1])
+    ]  # fmt: skip
+    assert (await run("orders", "list")).said.split()[0] == "cell"
+    for name in ("north", 2):
+        done = await run("orders", "list", "--cell", name, "--json")
+        assert [each["id"] for each in done.rows][:2] == [ids[3], ids[1]]
+        assert "cell" not in done.rows[0]
+    shelves = (await run("stock", "show", product, "--json")).rows
+    assert {(each["cell"], each["quantity_available"]) for each in shelves} == {
+        ("home", 100), ("north", 50)
+    }  # fmt: skip
+    moved = (await run("stock", "history", product, "--json")).rows
+    assert {each["cell"] for each in moved} == {"home", "north"}
+    refused = await run("orders", "list", "--cell", "south")
+    assert (refused.code, refused.errors) == (2, "darkpearl: there is no cell south\n")
+
+
+async def test_what_is_about_one_thing_goes_where_it_is(
+    pair: Pair, product: UUID, run: Run
+) -> None:
+    """By a number, an id, an id that a client chose, or the code of a warehouse."""
+    here, there = pair
+    order = await there.order((product, 1), warehouse=there.rotterdam)
+    number = await there.value("select order_number from orders where id = %s", order)
+    chosen = await there.order((product, 1), warehouse=there.rotterdam, p_order_id=uuid4())
+    for name, found in ((number, order), (order, order), (chosen, chosen)):
+        assert (await run("orders", "show", name, "--json")).row["id"] == str(found)
+        assert (await run("sagas", "show", name, "--json")).row["id"] == str(found)
+    cancelled = await run("orders", "cancel", order, chosen, "--reason", "test", "--json")
+    assert [each["id"] for each in cancelled.rows] == [str(order), str(chosen)]
+    assert (await there.saga(order))["cancel_requested"]
+    received = await run("stock", "receive", "RTM", product, 7)
+    assert received.code == 0
+    assert await there.stock(product, there.rotterdam) == (57, 0)
+    placed = await run("orders", "place", f"{await sku(here, product)}=2", "--warehouse", "RTM")
+    assert placed.code == 0
+    assert await there.value("select count(*) from orders where warehouse_id = %s", there.rotterdam)
+    missing = await run("orders", "show", uuid4())
+    assert (missing.code, missing.errors[:25]) == (2, "darkpearl: there is no order"[:25])
+
+
+async def sku(shop: Shop, product: UUID) -> str:
+    """The name of a product."""
+    return str(await shop.value("select sku from products where id = %s", product))
+
+
+async def test_a_cell_that_is_away_costs_its_own_rows(pair: Pair, product: UUID, run: Run) -> None:
+    """Lists have the others' and exit 3; what it may have isn't called missing."""
+    here, there = pair
+    here.audited = there.audited = True
+    order = await here.order((product, 1))
+    async with away(here):
+        done = await run("orders", "list", "--json")
+        assert (done.code, done.errors.count("\n")) == (3, 1)
+        assert done.errors.startswith("darkpearl: cell north is left out: ")
+        assert {each["cell"] for each in done.rows} == {"home"}
+        assert (await run("orders", "show", order, "--json")).code == 0
+        assert (await run("orders", "list", "--cell", "home")).code == 0
+        unknown = await run("orders", "show", uuid4())
+        assert unknown.code == 1
+        assert "in none that answers; cell north" in unknown.errors
+        gone = await run("orders", "list", "--cell", "north")
+        assert (gone.code, gone.errors.count("\n")) == (1, 1)
+
+
+async def test_bulk_actions_are_previewed_over_all(pair: Pair, product: UUID, run: Run) -> None:
+    """Each cell says how much it found, and has a batch of its own, which is found by its id."""
+    here, there = pair
+    for shop, place in ((here, here.lisbon), (there, there.rotterdam)):
+        for _ in range(2):
+            order = await shop.order((product, 1), warehouse=place, p_customer_id="bulk")
+            await shop.run(
+                "update sagas set ready_at = ready_at + interval '1 hour' where id = %s", order
+            )
+    chosen = ("orders", "cancel", "--customer", "bulk", "--reason", "test")
+    preview = await run(*chosen, "--dry-run")
+    assert preview.said.splitlines() == [
+        "home: 2 found, of 20 USD",
+        "north: 2 found, of 20 USD",
+    ]
+    started = (await run(*chosen, "--yes", "--json")).rows
+    assert [each["cell"] for each in started] == ["home", "north"]
+    shown = await run("batches", "show", started[1]["batch_id"], "--json")
+    assert shown.row["total"] == 2
+    stopped = await run("batches", "stop", started[1]["batch_id"], "--reason", "test")
+    assert stopped.code == 0
+    assert await there.value(
+        "select stopped_by is not null from batches order by created_at desc limit 1"
+    )
+    await run("batches", "stop", started[0]["batch_id"], "--reason", "test")
+    for pause in (("pause", 60), ("resume",)):
+        assert (await run("gateway", *pause, "--reason", "test")).code == 0
+        is_paused = "select bool_or(coalesce(paused_until > clock(), false)) from step_settings"
+        assert {await shop.value(is_paused) for shop in pair} == {pause[0] == "pause"}
+
+
+async def test_audits_are_of_all_cells(pair: Pair, product: UUID, run: Run) -> None:
+    """A finding says where it was found."""
+    _, there = pair
+    done = await run("audit")
+    assert (done.code, done.said) == (0, "nothing contradicts the rules\n")
+    shelf = "quantity_available = quantity_available + %s where product_id = %s"
+    async with there.unguarded():
+        await there.run(f"update inventory set {shelf}", 1, product)
+    try:
+        done = await run("audit", "--json")
+        assert done.code == 1
+        assert {each["cell"] for each in done.rows} == {"north"}
+        assert (await run("audit", "--cell", "home")).code == 0
+    finally:
+        async with there.unguarded():
+            await there.run(f"update inventory set {shelf}", -1, product)
+
+
+async def test_what_has_moved_is_listed_where_it_is(
+    pair: Pair, places: tuple[Place, Place], until: Until, run: Run
+) -> None:
+    """Copies that are left behind are neither shown nor acted on."""
+    here, _ = pair
+    moving: Moving = await new_warehouse(pair, until)
+    code, warehouse, product = moving
+    order = await here.order((product, 1), warehouse=warehouse)
+    number = await here.value("select order_number from orders where id = %s", order)
+    move = ("cells", "move-warehouse", code, "--to", "north", "--yes")
+    assert (await run(*move, "--source-url", places[0].url)).code == 0
+    for asked in (("orders", "list"), ("sagas", "list"), ("stock", "show")):
+        rows = (await run(*asked, "--warehouse", code, "--json")).rows
+        assert [each["cell"] for each in rows] == ["north"]
+    assert (await run("orders", "cancel", number, "--reason", "test")).code == 0
+    asked = "select cancel_requested from sagas where id = %s"
+    assert [await shop.value(asked, order) for shop in pair] == [False, True]
