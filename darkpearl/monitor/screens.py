@@ -77,8 +77,10 @@ SCREENS = [
     ),
     Screen("activity/{id}", "Batch", "batch.html", "monitor_batch"),
     Screen("audit", "Audit", "audit.html", "monitor_audits"),
+    Screen("cells", "Cells", "cells.html", ""),
 ]
-MENU = [screen for screen in SCREENS if "/" not in screen.path]
+"""The last is of several cells: no function of any of them gives it."""
+MENU = [screen for screen in SCREENS if "/" not in screen.path and screen.function]
 """What the menu leads to."""
 
 
@@ -89,6 +91,13 @@ class Sight:
     screen: Screen
     ids: tuple[tuple[str, str], ...]
     asked: tuple[tuple[str, str], ...]
+    cell: int = 0
+    """The number of the cell that is looked at; 0 where it is the only one."""
+
+    @property
+    def is_of_all(self) -> bool:
+        """It is of all cells, and not of one."""
+        return not self.screen.function
 
     @property
     def path(self) -> str:
@@ -111,6 +120,23 @@ def find_sight(path: str, asked: Mapping[str, str]) -> Sight | None:
             ids = tuple(found.groupdict().items())
             return Sight(screen, ids, tuple(sorted(asked.items())))
     return None
+
+
+OVERVIEW: Statement = (
+    (
+        "select monitor_state() as state,"
+        " (select json_agg(c) from catalogue_state() as c) as catalogue"
+    ),
+    {},
+)
+"""What each cell says of itself, and home of the others."""
+FOUND = (
+    "select true as found from ("
+    "select o.warehouse_id from orders as o where o.id = %(id)s or o.order_number = %(number)s"
+    " union all select s.warehouse_id from sagas as s where s.id = %(id)s"
+    ") as f where not array[f.warehouse_id] <@ (select closed_warehouses()) limit 1"
+)
+"""Finds a row where an order or a saga is, and not where a copy of it was left behind."""
 
 
 def look_at(sights: list[Sight]) -> Statement:

@@ -15,7 +15,7 @@ set local search_path = darkpearl, pg_temp;
 
 -- Stock as everybody may see it: how much can be sold. A version stands for what is shown,
 -- the names of the product and of the warehouse included. It counts nothing: how often a
--- shelf changes is how much is ordered.
+-- shelf changes is how much is ordered. A warehouse that another cell has sells nothing here.
 create or replace view sellable_inventory with (security_invoker = true) as
 select
     i.id, i.product_id, i.warehouse_id, i.quantity_sellable, i.created_at,
@@ -36,7 +36,8 @@ select
         select json_build_object('id', w.id, 'code', w.code, 'name', w.name)
         from warehouses as w where w.id = i.warehouse_id
     ) as warehouse
-from inventory as i;
+from inventory as i
+where not array[i.warehouse_id] <@ array(select m.warehouse_id from moved_cells() as m where m.cell <> this_cell());
 comment on view sellable_inventory is 'How much of each product each warehouse can sell.';
 
 -- The same for staff, who see what lies on the shelf and when to order more. A view of

@@ -29,7 +29,7 @@ Connect = Callable[..., Awaitable[AsyncConnection[Any]]]
 
 
 def test_every_check_is_tried() -> None:
-    """Each trouble is made to happen in a test of this folder or of cells: no check goes without."""
+    """Each trouble is made to happen in a test, here or over cells: no check goes without."""
     files = [*HERE.glob("test_doctor*.py"), HERE.parent / "cells/test_examined.py"]
     tried = "".join(path.read_text() for path in files)
     asked = set(re.findall(r'ask\("([a-z-]+)"\)', tried))
