@@ -78,7 +78,7 @@ async def follow_screen(
     sight = find_sight(place.strip("/"), asked)
     if sight is None or (sight.is_of_all and not viewer.cells):
         raise NotFoundError("There is no such screen.")
-    viewer = await _where_it_is(viewer, sight) if "cell" not in asked else viewer
+    viewer = await _where_it_is(viewer, sight)
     sight = replace(sight, cell=viewer.cell)
     state.screens.check(viewer.key, is_staff=True)
     looks: Looks = state.monitor
@@ -185,23 +185,28 @@ def _in_cell(viewer: Viewer, asked: Mapping[str, str]) -> Viewer:
 
 
 async def _where_it_is(viewer: Viewer, sight: Sight) -> Viewer:
-    """Who looks at the cell that has the order or the saga that is asked for, by id or number."""
-    of_id = dict(sight.ids).get("id")
-    searched = dict(sight.asked).get("search", "").lstrip("#")
+    """Who looks at the cell that has what is asked for.
+
+    That is an order whose number is searched for, whichever cell is looked at, or an order or a
+    saga at an address that names no cell.
+    """
+    asked = dict(sight.asked)
+    of_id = dict(sight.ids).get("id") if "cell" not in asked else None
+    searched = asked.get("search", "").lstrip("#")
     is_number = searched.isdecimal() and len(searched) < MOST_DIGITS
     if not viewer.cells or not (of_id or is_number):
         return viewer
 
     async def has(number: int) -> bool:
-        asked = {"id": of_id, "number": int(searched) if is_number else None}
+        wanted = {"id": of_id, "number": int(searched) if is_number else None}
         try:
-            return await viewer.in_cell(number).find(dict, (FOUND, asked)) is not None
+            return await viewer.in_cell(number).find(dict, (FOUND, wanted)) is not None
         except UnavailableError:  # the others may have it
             return False
 
     found = await asyncio.gather(*map(has, viewer.cells))
     there = [number for number, is_there in zip(viewer.cells, found, strict=True) if is_there]
-    return viewer.in_cell(there[0]) if there else viewer
+    return viewer.in_cell(there[0]) if there and viewer.cell not in there else viewer
 
 
 def _message(html: str) -> bytes:

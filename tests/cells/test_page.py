@@ -76,7 +76,8 @@ async def test_an_order_is_found_in_its_cell(pair: Pair, api: Api, product: UUID
         order = await shop.order((product, 1), warehouse=place)
         number = await shop.value("select order_number from orders where id = %s", order)
         for path, asked in (
-            ("/orders", {"search": number}), (f"/orders/{order}", {}), (f"/sagas/{order}", {}),
+            ("/orders", {"search": number}), ("/orders", {"search": number, "cell": 1}),
+            ("/orders", {"search": number, "cell": 2}), (f"/orders/{order}", {}), (f"/sagas/{order}", {}),
         ):  # fmt: skip
             html = await seen(api, path, **asked)
             assert of_cell(html) == [name]
