@@ -16,8 +16,14 @@ from uuid import UUID
 import msgspec
 import rich_click as click
 
-from darkpearl import database, schema
-from darkpearl.cells.directory import Cell, Directory, address_of, read_directory
+from darkpearl import database, embedded, schema
+from darkpearl.cells.directory import (
+    Cell,
+    Directory,
+    address_of,
+    directory_at,
+    read_directory,
+)
 from darkpearl.cli import where
 from darkpearl.cli.console import fail
 from darkpearl.cli.statements import IS_HERE, Row, Statement
@@ -102,7 +108,7 @@ class Session:
         if self._known is None:
             self._known = await read_directory(self._connection, self._url)
             self._at = self._known.here
-        return list(self._known.cells.values()) if self._known.others else []
+        return self._known.several
 
     async def go_to(self, number: int) -> None:
         """Go on in a cell.
@@ -270,6 +276,14 @@ def _narrowed(context: click.Context, _option: object, name: str | None) -> None
         api_database_url=api,
         listener_database_url=listener,
     )
+
+
+def all_cells(settings: Settings) -> list[Cell]:
+    """Which there are, if there are several, and the database can say so."""
+    try:
+        return asyncio.run(directory_at(where.running(settings))).several
+    except (schema.SchemaError, embedded.EmbeddedError):
+        return []
 
 
 def only(cells: list[Cell]) -> list[Cell]:

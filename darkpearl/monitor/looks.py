@@ -205,7 +205,19 @@ async def _over_all(viewer: Viewer) -> Row:
     states = await asyncio.gather(*map(state_of, viewer.cells))
     late = {each["cell"]: each for row in states for each in row.get("catalogue") or []}
     cells = [
-        {"number": number, "name": cell.name, "late": late.get(cell.name), **row}
+        {
+            "number": number,
+            "name": cell.name,
+            "late": late.get(cell.name),
+            "is_bad": _is_bad(row["state"] or {}),
+            **row,
+        }
         for (number, cell), row in zip(viewer.cells.items(), states, strict=True)
     ]
     return {"state": cells, "seen": [{"cells": cells}]}
+
+
+def _is_bad(state: Row) -> bool:
+    """Whether a cell that answers needs somebody at once: as its own line says it."""
+    needed = (state.get("stuck"), state.get("listeners_failing"))
+    return any(needed) or state.get("listeners_alive") == 0
