@@ -35,8 +35,8 @@ from darkpearl.errors import (
 from darkpearl.monitor.actions import ACTIONS, TYPED_ABOVE, Action, filter_in_words
 from darkpearl.monitor.looks import Looks
 from darkpearl.monitor.rendering import keep_cell, render
-from darkpearl.monitor.screens import FOUND, MENU, Sight, find_sight
-from darkpearl.monitor.viewer import Viewer
+from darkpearl.monitor.screens import FOUND_ID, FOUND_NUMBER, MENU, Sight, find_sight
+from darkpearl.monitor.viewer import Statement, Viewer
 
 STATIC = Path(__file__).with_name("static")
 POLICY = (
@@ -197,10 +197,13 @@ async def _where_it_is(viewer: Viewer, sight: Sight) -> Viewer:
     if not viewer.cells or not (of_id or is_number):
         return viewer
 
+    wanted: Statement = (
+        (FOUND_ID, {"id": of_id}) if of_id else (FOUND_NUMBER, {"number": int(searched)})
+    )
+
     async def has(number: int) -> bool:
-        wanted = {"id": of_id, "number": int(searched) if is_number else None}
         try:
-            return await viewer.in_cell(number).find(dict, (FOUND, wanted)) is not None
+            return await viewer.in_cell(number).find(dict, wanted) is not None
         except UnavailableError:  # the others may have it
             return False
 

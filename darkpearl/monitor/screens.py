@@ -130,13 +130,11 @@ OVERVIEW: Statement = (
     {},
 )
 """What each cell says of itself, and home of the others."""
-FOUND = (
-    "select true as found from ("
-    "select o.warehouse_id from orders as o where o.id = %(id)s or o.order_number = %(number)s"
-    " union all select s.warehouse_id from sagas as s where s.id = %(id)s"
-    ") as f where not array[f.warehouse_id] <@ (select closed_warehouses()) limit 1"
-)
+_IS_HERE = "not array[warehouse_id] <@ (select closed_warehouses())"
+FOUND_ID = f"select true as found from sagas where id = %(id)s and {_IS_HERE}"  # noqa: S608
 """Finds a row where an order or a saga is, and not where a copy of it was left behind."""
+FOUND_NUMBER = f"select true as found from orders where order_number = %(number)s and {_IS_HERE}"  # noqa: S608
+"""The same for the number of an order."""
 
 
 def look_at(sights: list[Sight]) -> Statement:
