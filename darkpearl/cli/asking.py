@@ -2,9 +2,9 @@
 
 A command has no logic of its own: it calls a function, or selects from a view with filters.
 
-Of several cells, commands needn't know. What lists (`finding`, `in_each`) asks all of them, and
-says in each row which. What is about one thing begins where the address is, and goes on where the
-thing is: naming it (`order_id`, `warehouse_id`, `Session.seek`) leads there. --cell narrows both.
+Of several cells, what lists (`finding`, `in_each`) asks all, and says in each row which. What is
+about one thing goes where that is, since naming it (`order_id`, `warehouse_id`, `Session.seek`)
+leads there. --cell narrows both.
 """
 
 import asyncio
@@ -278,11 +278,16 @@ def _narrowed(context: click.Context, _option: object, name: str | None) -> None
     )
 
 
-def all_cells(settings: Settings) -> list[Cell]:
-    """Which there are, if there are several, and the database can say so."""
+def all_cells(settings: Settings, seconds: float) -> list[Cell]:
+    """Which there are, if there are several, and the database says so in that time."""
+
+    async def known() -> Directory:
+        async with asyncio.timeout(seconds):
+            return await directory_at(where.running(settings))
+
     try:
-        return asyncio.run(directory_at(where.running(settings))).several
-    except (schema.SchemaError, embedded.EmbeddedError):
+        return asyncio.run(known()).several
+    except (schema.SchemaError, embedded.EmbeddedError, TimeoutError):
         return []
 
 

@@ -63,7 +63,7 @@ def doctor(
     A line for each check: ok, warn or fail. Exit 0 when all is well, 1 when a line says otherwise,
     2 when the database can't be asked. Of several cells each is asked, after its name.
     """
-    cells = asking.all_cells(settings)
+    cells = asking.all_cells(settings, CHECK_SECONDS)
     first, *others = (*checks.CHECKS, *(checks.CELLS if cells else ()))
     wanted = [first, *(each for each in others if not names or checks.name_of(each) in names)]
     thorough = [each for each in checks.DEEP if deep or checks.name_of(each) in names]

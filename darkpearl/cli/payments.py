@@ -47,7 +47,9 @@ def reconcile_payments(
     """
     since = since.replace(tzinfo=UTC) if since else datetime.now(UTC) - timedelta(RECONCILED_DAYS)
     here, differs = running(settings), False
-    cells: Sequence[Cell | None] = asking.only(asking.all_cells(settings)) or [None]
+    cells: Sequence[Cell | None] = asking.only(
+        asking.all_cells(settings, schema.CONNECT_SECONDS)
+    ) or [None]
     for cell in cells:
         url, name = (address_of(here, cell.url), cell.name) if cell else (here, "")
         try:
