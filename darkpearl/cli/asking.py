@@ -17,13 +17,8 @@ import msgspec
 import rich_click as click
 
 from darkpearl import database, embedded, schema
-from darkpearl.cells.directory import (
-    Cell,
-    Directory,
-    address_of,
-    directory_at,
-    read_directory,
-)
+from darkpearl.cells import directory as directories
+from darkpearl.cells.directory import Cell, Directory, address_of
 from darkpearl.cli import where
 from darkpearl.cli.console import fail
 from darkpearl.cli.statements import IS_HERE, Row, Statement
@@ -106,7 +101,7 @@ class Session:
         if self._stays:
             return []
         if self._known is None:
-            self._known = await read_directory(self._connection, self._url)
+            self._known = await directories.read_directory(self._connection, self._url)
             self._at = self._known.here
         return self._known.several
 
@@ -162,7 +157,9 @@ class Session:
 
 def looking(settings: Settings) -> contextlib.AbstractAsyncContextManager[Session]:
     """A session that only reads, with the rights of the login itself."""
-    return _session(database.with_options(where.running(settings), _LOOKS), stays=_is_narrowed())
+    return _session(
+        database.with_options(where.running(settings), _LOOKS), stays=_named() is not None
+    )
 
 
 def acting(
@@ -170,7 +167,7 @@ def acting(
 ) -> contextlib.AbstractAsyncContextManager[Session]:
     """A session of staff; what it does is written down with the name of the login."""
     url = database.with_options(where.running(settings), _OURS)
-    return _session(url, f"set role {role}", stays=_is_narrowed())
+    return _session(url, f"set role {role}", stays=_named() is not None)
 
 
 async def in_each(
@@ -283,7 +280,7 @@ def all_cells(settings: Settings, seconds: float) -> list[Cell]:
 
     async def known() -> Directory:
         async with asyncio.timeout(seconds):
-            return await directory_at(where.running(settings))
+            return await directories.directory_at(where.running(settings))
 
     try:
         return asyncio.run(known()).several
@@ -293,14 +290,12 @@ def all_cells(settings: Settings, seconds: float) -> list[Cell]:
 
 def only(cells: list[Cell]) -> list[Cell]:
     """Those of the cells that --cell leaves."""
-    context = click.get_current_context(silent=True)
-    name = context.meta.get(_CELL) if context else None
-    return [each for each in cells if name in {None, each.name}]
+    return [each for each in cells if _named() in {None, each.name}]
 
 
-def _is_narrowed() -> bool:
+def _named() -> str | None:
     context = click.get_current_context(silent=True)
-    return context is not None and _CELL in context.meta
+    return context.meta.get(_CELL) if context else None
 
 
 def tell_away(name: str, why: object) -> None:
