@@ -22,7 +22,7 @@ from darkpearl.config import PREFIX, ConfigError, Settings, traces_exporter
 from darkpearl.gateways.make import make_gateway
 from darkpearl.listener import Limits, Listener, Operation
 from darkpearl.paysim import faults
-from darkpearl.telemetry.metrics import CONTENT_TYPE, Engine, Page, may_scrape
+from darkpearl.telemetry.metrics import CELL, CONTENT_TYPE, Engine, Page, may_scrape
 from darkpearl.webhooks import Webhooks
 
 if TYPE_CHECKING:
@@ -248,7 +248,14 @@ def _metrics_service(settings: Settings, url: str, taken: socket.socket) -> Serv
                 async with pool.connection() as connection:
                     return await database.fetch_all(connection, query, parameters)
 
-            page.append(Page(Engine(fetch)))
+            engine = Engine(fetch)
+
+            async def engines() -> list[Engine]:
+                with contextlib.suppress(Exception):  # a database that is away is told as that
+                    engine.cell = next((row["name"] for row in await fetch(CELL, {})), "")
+                return [engine]
+
+            page.append(Page(engines))
             with taken:
                 await server.serve([taken])
 

@@ -7,7 +7,7 @@ transaction whose commit is awaited before there is a response.
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, LiteralString, TypeVar
 from uuid import UUID
@@ -18,6 +18,7 @@ from msgspec import UNSET, Struct
 from darkpearl.api.bodies import decoder, encoder
 from darkpearl.api.pipeline import pipeline
 from darkpearl.api.tokens import ANONYMOUS, Identity
+from darkpearl.cells.directory import Cell
 from darkpearl.database import Pool
 from darkpearl.errors import (
     PROBLEMS,
@@ -79,6 +80,21 @@ class Caller:
     def is_staff(self) -> bool:
         """The caller may read every column."""
         return self._identity.is_staff
+
+    @property
+    def cells(self) -> Mapping[int, Cell]:
+        """The cells that can be asked, by number: none, where there is no other."""
+        return {}
+
+    @property
+    def cell(self) -> int:
+        """The number of the cell in which it acts next; 0 where there is no other."""
+        return 0
+
+    def in_cell(self, number: int) -> "Caller":
+        """The same, in another cell, where there are several."""
+        del number
+        return self
 
     @property
     def role(self) -> str:

@@ -190,9 +190,8 @@ def _connected(settings: Settings, database_url: str) -> Lifespan:
             Verifier(settings) as app.state.tokens,
             Reach(database_url, makes) as app.state.reach,
         ):
-            own = app.state.reach.own
-            app.state.pool = own[OTHERS]
-            app.state.metrics = monitoring.page(own[OTHERS], own[VISITORS])
+            app.state.pool = app.state.reach.own[OTHERS]
+            app.state.metrics = monitoring.page(app.state.reach)
             try:
                 yield
             finally:

@@ -193,8 +193,20 @@ class Routed(Caller):
         self._reach = reach
         self._kind = kind
         self._route = route
-        self.cell = route.cell
+        self._cell = route.cell
+
+    @property
+    def cell(self) -> int:
         """Where it acts next: where it has found what the request is for, once it has."""
+        return self._cell
+
+    @cell.setter
+    def cell(self, number: int) -> None:
+        self._cell = number
+
+    def in_cell(self, number: int) -> "Routed":
+        """The same, for what is in one cell."""
+        return Routed(self._reach, self._kind, self._identity, self.key, Route(number))
 
     @property
     def cells(self) -> dict[int, Cell]:

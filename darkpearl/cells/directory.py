@@ -43,6 +43,12 @@ class Directory:
         """All but the one that was asked."""
         return [cell for cell in self.cells.values() if cell.number != self.here]
 
+    @property
+    def several(self) -> list[Cell]:
+        """All whose address is known; none, where that is one alone."""
+        known = [cell for cell in self.cells.values() if cell.url]
+        return known if len(known) > 1 else []
+
     def of_id(self, of: UUID) -> int | None:
         """The number of the cell that made an id, if it says so: clients may choose any."""
         number = of.bytes[-1]

@@ -90,6 +90,11 @@ class Reach:
         await self._stack.aclose()
 
     @property
+    def pools(self) -> list[Pool]:
+        """All that there are, of every kind and cell."""
+        return [*self.own.values(), *self._pools.values()]
+
+    @property
     def away(self) -> list[Cell]:
         """The cells that don't answer, as far as anybody has asked them."""
         return [cell for number, cell in self.cells.items() if number in self._away]

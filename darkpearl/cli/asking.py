@@ -2,9 +2,9 @@
 
 A command has no logic of its own: it calls a function, or selects from a view with filters.
 
-Of several cells, commands needn't know. What lists (`finding`, `in_each`) asks all of them, and
-says in each row which. What is about one thing begins where the address is, and goes on where the
-thing is: naming it (`order_id`, `warehouse_id`, `Session.seek`) leads there. --cell narrows both.
+Of several cells, what lists (`finding`, `in_each`) asks all, and says in each row which. What is
+about one thing goes where that is, since naming it (`order_id`, `warehouse_id`, `Session.seek`)
+leads there. --cell narrows both.
 """
 
 import asyncio
@@ -16,8 +16,9 @@ from uuid import UUID
 import msgspec
 import rich_click as click
 
-from darkpearl import database, schema
-from darkpearl.cells.directory import Cell, Directory, address_of, read_directory
+from darkpearl import database, embedded, schema
+from darkpearl.cells import directory as directories
+from darkpearl.cells.directory import Cell, Directory, address_of
 from darkpearl.cli import where
 from darkpearl.cli.console import fail
 from darkpearl.cli.statements import IS_HERE, Row, Statement
@@ -100,9 +101,9 @@ class Session:
         if self._stays:
             return []
         if self._known is None:
-            self._known = await read_directory(self._connection, self._url)
+            self._known = await directories.read_directory(self._connection, self._url)
             self._at = self._known.here
-        return list(self._known.cells.values()) if self._known.others else []
+        return self._known.several
 
     async def go_to(self, number: int) -> None:
         """Go on in a cell.
@@ -156,7 +157,9 @@ class Session:
 
 def looking(settings: Settings) -> contextlib.AbstractAsyncContextManager[Session]:
     """A session that only reads, with the rights of the login itself."""
-    return _session(database.with_options(where.running(settings), _LOOKS), stays=_is_narrowed())
+    return _session(
+        database.with_options(where.running(settings), _LOOKS), stays=_named() is not None
+    )
 
 
 def acting(
@@ -164,7 +167,7 @@ def acting(
 ) -> contextlib.AbstractAsyncContextManager[Session]:
     """A session of staff; what it does is written down with the name of the login."""
     url = database.with_options(where.running(settings), _OURS)
-    return _session(url, f"set role {role}", stays=_is_narrowed())
+    return _session(url, f"set role {role}", stays=_named() is not None)
 
 
 async def in_each(
@@ -272,16 +275,27 @@ def _narrowed(context: click.Context, _option: object, name: str | None) -> None
     )
 
 
+def all_cells(settings: Settings, seconds: float) -> list[Cell]:
+    """Which there are, if there are several, and the database says so in that time."""
+
+    async def known() -> Directory:
+        async with asyncio.timeout(seconds):
+            return await directories.directory_at(where.running(settings))
+
+    try:
+        return asyncio.run(known()).several
+    except (schema.SchemaError, embedded.EmbeddedError, TimeoutError):
+        return []
+
+
 def only(cells: list[Cell]) -> list[Cell]:
     """Those of the cells that --cell leaves."""
-    context = click.get_current_context(silent=True)
-    name = context.meta.get(_CELL) if context else None
-    return [each for each in cells if name in {None, each.name}]
+    return [each for each in cells if _named() in {None, each.name}]
 
 
-def _is_narrowed() -> bool:
+def _named() -> str | None:
     context = click.get_current_context(silent=True)
-    return context is not None and _CELL in context.meta
+    return context.meta.get(_CELL) if context else None
 
 
 def tell_away(name: str, why: object) -> None:

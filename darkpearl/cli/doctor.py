@@ -11,8 +11,8 @@ import rich_click as click
 from rich.text import Text
 
 from darkpearl import doctor as checks
-from darkpearl import embedded, schema
-from darkpearl.cells.directory import Cell, address_of, directory_at
+from darkpearl import embedded
+from darkpearl.cells.directory import Cell, address_of
 from darkpearl.cli import asking, where
 from darkpearl.cli.console import fail, out
 from darkpearl.cli.showing import STYLES
@@ -63,21 +63,12 @@ def doctor(
     A line for each check: ok, warn or fail. Exit 0 when all is well, 1 when a line says otherwise,
     2 when the database can't be asked. Of several cells each is asked, after its name.
     """
-    cells = _cells(settings)
+    cells = asking.all_cells(settings, CHECK_SECONDS)
     first, *others = (*checks.CHECKS, *(checks.CELLS if cells else ()))
     wanted = [first, *(each for each in others if not names or checks.name_of(each) in names)]
     thorough = [each for each in checks.DEEP if deep or checks.name_of(each) in names]
     stages = ((wanted, CHECK_SECONDS), (thorough, DEEP_SECONDS))
     return _told(settings, stages, asking.only(cells), quiet=quiet, as_json=as_json)
-
-
-def _cells(settings: Settings) -> list[Cell]:
-    """All cells, if there are several, and the database can say so."""
-    try:
-        known = asyncio.run(directory_at(where.running(settings)))
-    except (schema.SchemaError, embedded.EmbeddedError):
-        return []
-    return list(known.cells.values()) if known.others else []
 
 
 @click.command()

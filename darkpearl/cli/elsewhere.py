@@ -59,10 +59,11 @@ class Elsewhere:
         while not self._stopping.is_set():
             with contextlib.suppress(schema.SchemaError):  # the own cell is away: they go on
                 known = await directory_at(self._url)
-                for cell in [cell for cell in self._tended if cell not in known.others]:
+                others = [cell for cell in known.several if cell.number != known.here]
+                for cell in [cell for cell in self._tended if cell not in others]:
                     self._ending.add(leaving := self._tended.pop(cell))
                     leaving.cancel()
-                for cell in known.others:
+                for cell in others:
                     if cell not in self._tended:
                         self._tended[cell] = asyncio.create_task(self._tend(cell))
             await self._pause(LOOK_SECONDS)

@@ -203,9 +203,12 @@ def show_demo(settings: Settings) -> None:
         asyncio.run(_demonstrate(settings, server.url))
 
 
-for each in (audit, batches, doctor, gateway, listeners, orders, sagas, stock, top, webhooks):
+for each in (
+    *(audit, batches, doctor, gateway, listeners, orders, payments, sagas, stock, top),
+    webhooks,
+):
     command.add_command(asking.over_cells(each))
-for each in (export_file, import_file, payments, retention):
+for each in (export_file, import_file, retention):
     command.add_command(asking.over_cells(each, "that of the address"))
 for each in (cells, completion, db, manual, paysim, restore_check):
     command.add_command(each)

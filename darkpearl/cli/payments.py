@@ -1,12 +1,15 @@
 """`darkpearl payments`: looks after payments."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 import rich_click as click
 
-from darkpearl import reconcile
+from darkpearl import reconcile, schema
+from darkpearl.cells.directory import Cell, address_of
+from darkpearl.cli import asking
 from darkpearl.cli.console import out
 from darkpearl.cli.where import running
 from darkpearl.config import Settings
@@ -38,19 +41,37 @@ def payments() -> None:
 def reconcile_payments(
     settings: Settings, since: datetime | None, grace: float, *, as_json: bool
 ) -> int:
-    """Print every difference between our payments and the gateway's books; exit 1 if any."""
+    """Print every difference between our payments and the gateway's books; exit 1 if any.
+
+    Of several cells each compares its own payments.
+    """
     since = since.replace(tzinfo=UTC) if since else datetime.now(UTC) - timedelta(RECONCILED_DAYS)
-    found = asyncio.run(_differences(settings, since, timedelta(minutes=grace)))
-    for each in found:
-        out.print(msgspec.json.encode(each).decode() if as_json else str(each), markup=False)
-    return 1 if found else 0
+    here, differs = running(settings), False
+    cells: Sequence[Cell | None] = asking.only(
+        asking.all_cells(settings, schema.CONNECT_SECONDS)
+    ) or [None]
+    for cell in cells:
+        url, name = (address_of(here, cell.url), cell.name) if cell else (here, "")
+        try:
+            found = asyncio.run(_differences(settings, url, since, timedelta(minutes=grace)))
+        except schema.SchemaError as error:
+            if cell is None:
+                raise
+            asking.tell_away(name, error)
+            continue
+        differs = differs or bool(found)
+        for each in found:
+            line = ({"cell": name} if name else {}) | msgspec.structs.asdict(each)
+            said = msgspec.json.encode(line).decode() if as_json else f"{name} {each}".lstrip()
+            out.print(said, markup=False)
+    return 1 if differs else 0
 
 
 async def _differences(
-    settings: Settings, since: datetime, grace: timedelta
+    settings: Settings, url: str, since: datetime, grace: timedelta
 ) -> list[reconcile.Difference]:
     gateway = make_gateway(settings)
     try:
-        return await reconcile.reconcile(running(settings), gateway, since, grace)
+        return await reconcile.reconcile(url, gateway, since, grace)
     finally:
         await gateway.close()

@@ -1,10 +1,10 @@
 """Looks at the database that many viewers share.
 
-All that the viewers of a role look at is one statement, once a second: any number of viewers of a
-screen costs what one does, those of several screens share a round trip and a snapshot, and each is
-drawn once. Nobody who looks means that nothing is asked. Who opens a screen is shown it at once, as
-whoever else looks at it has just seen it or by a look of its own. What takes long is asked for less
-often. Roles share nothing: a row that one may see another may not.
+All that the viewers of a role look at in a cell is one statement, once a second: any number of
+viewers of a screen costs what one does, those of several screens share a round trip and a snapshot,
+and each is drawn once. Nobody who looks means that nothing is asked. Who opens a screen is shown it
+at once, as whoever else looks at it has just seen it or by a look of its own. What takes long is
+asked for less often. Roles share nothing: a row that one may see another may not.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from darkpearl.errors import DarkPearlError, UnavailableError
-from darkpearl.monitor.screens import Sight, look_at
+from darkpearl.monitor.screens import OVERVIEW, Sight, look_at
 from darkpearl.monitor.viewer import Viewer
 
 LOOK_SECONDS = 1.0
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class Looks:
-    """What is seen, by role.
+    """What is seen, by role and cell.
 
     Args:
         draw: draws what was found; a DarkPearlError of it is what its viewers get.
@@ -47,14 +47,15 @@ class Looks:
         self._draw = draw
         self._wait = wait
         self._clock = clock
-        self._rounds: dict[str, _Round] = {}
+        self._rounds: dict[tuple[str, int, bool], _Round] = {}
 
     @contextmanager
     def watching(self, viewer: Viewer, sight: Sight) -> Iterator["Watch"]:
-        """Look at something for as long as the block runs."""
-        if viewer.role not in self._rounds:
-            self._rounds[viewer.role] = _Round(self._draw, self._wait, self._clock)
-        watch = Watch(self._rounds[viewer.role], viewer, sight)
+        """Look at something, in the viewer's cell, for as long as the block runs."""
+        key = viewer.role, sight.cell, sight.is_of_all
+        if key not in self._rounds:
+            self._rounds[key] = _Round(self._draw, self._wait, self._clock)
+        watch = Watch(self._rounds[key], viewer, sight)
         watch.round.watches.append(watch)
         try:
             yield watch
@@ -99,7 +100,7 @@ def _html(drawn: Drawn) -> str:
 
 
 class _Round:
-    """The looks of one role: a statement a second, for as long as there are watches."""
+    """The looks of one role in a cell, or over all: a statement a second, while it is watched."""
 
     def __init__(self, draw: Draw, wait: Wait, clock: Callable[[], float]) -> None:
         self._draw, self._wait, self._clock = draw, wait, clock
@@ -169,7 +170,8 @@ class _Round:
     async def _look_at_all(self, viewer: Viewer, sights: list[Sight]) -> list[Drawn]:
         """What is seen of each. One that fails is alone in that, unless the database is away."""
         try:
-            row = await viewer.find(dict, look_at(sights))
+            is_of_all = sights[0].is_of_all
+            row = await (_over_all(viewer) if is_of_all else viewer.find(dict, look_at(sights)))
         except DarkPearlError as error:
             if len(sights) == 1 or isinstance(error, UnavailableError):
                 return [error] * len(sights)
@@ -189,3 +191,33 @@ class _Round:
         except Exception:
             logger.exception("%s can't be drawn", sight.screen.template)
             return DarkPearlError()
+
+
+async def _over_all(viewer: Viewer) -> Row:
+    """What each cell says of itself, as one that is away is told: without a state."""
+
+    async def state_of(number: int) -> Row:
+        try:
+            return await viewer.in_cell(number).find(dict, OVERVIEW) or {}
+        except UnavailableError as error:
+            return {"state": None, "error": error.detail or error.title}
+
+    states = await asyncio.gather(*map(state_of, viewer.cells))
+    late = {each["cell"]: each for row in states for each in row.get("catalogue") or []}
+    cells = [
+        {
+            "number": number,
+            "name": cell.name,
+            "late": late.get(cell.name),
+            "is_bad": _is_bad(row["state"] or {}),
+            **row,
+        }
+        for (number, cell), row in zip(viewer.cells.items(), states, strict=True)
+    ]
+    return {"state": cells, "seen": [{"cells": cells}]}
+
+
+def _is_bad(state: Row) -> bool:
+    """Whether a cell that answers needs somebody at once: as its own line says it."""
+    needed = (state.get("stuck"), state.get("listeners_failing"))
+    return any(needed) or state.get("listeners_alive") == 0

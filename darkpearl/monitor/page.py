@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,9 @@ from darkpearl.errors import (
 )
 from darkpearl.monitor.actions import ACTIONS, TYPED_ABOVE, Action, filter_in_words
 from darkpearl.monitor.looks import Looks
-from darkpearl.monitor.rendering import render
-from darkpearl.monitor.screens import MENU, Sight, find_sight
-from darkpearl.monitor.viewer import Viewer
+from darkpearl.monitor.rendering import keep_cell, render
+from darkpearl.monitor.screens import FOUND_ID, FOUND_NUMBER, MENU, Sight, find_sight
+from darkpearl.monitor.viewer import Statement, Viewer
 
 STATIC = Path(__file__).with_name("static")
 POLICY = (
@@ -44,6 +45,8 @@ POLICY = (
 )
 """For the page alone: its own scripts and styles, and requests to its own origin."""
 PING_SECONDS = 10.0
+MOST_DIGITS = 19
+"""Of a number that may be an order's."""
 HTML = "text/html"
 
 _Request = Request[Any, Any, Any]
@@ -70,16 +73,20 @@ async def follow_screen(
         NotFoundError: there is no such screen, or nothing that it could show.
         RateLimitError: the viewer has too many streams.
     """
-    sight = find_sight(place.strip("/"), _asked(request.query_params.dict()))
-    if sight is None:
+    asked = _asked(request.query_params.dict())
+    viewer = _in_cell(viewer, asked)
+    sight = find_sight(place.strip("/"), asked)
+    if sight is None or (sight.is_of_all and not viewer.cells):
         raise NotFoundError("There is no such screen.")
+    viewer = await _where_it_is(viewer, sight)
+    sight = replace(sight, cell=viewer.cell)
     state.screens.check(viewer.key, is_staff=True)
     looks: Looks = state.monitor
     try:
         with looks.watching(viewer, sight) as watch:
             first = await watch.first()
     except UnavailableError as error:
-        first = _away(error)
+        first = _away(error, viewer, sight)
     return Stream(
         _follow(viewer, state, sight, first),
         media_type="text/event-stream",
@@ -107,7 +114,7 @@ async def _follow(viewer: Viewer, state: State, sight: Sight, first: str) -> Asy
                 now = await _unless(state.stopping, watch.next())
             except UnavailableError as error:
                 logger.warning("a screen is not to be seen: %s (%s)", error, error.__cause__)
-                now = _state_line(None, may_act=viewer.may_act)  # what was seen last stays
+                now = _state_line(None, viewer, sight)  # what was seen last stays
             except DarkPearlError as error:
                 yield _message(_problem(error))
                 return
@@ -135,22 +142,74 @@ def draw(
     screen = sight.screen
     if seen is None:
         raise NotFoundError(f"There is no such {screen.title.lower()}, or it is gone.")
-    return _state_line(state, may_act=viewer.may_act) + render(
+    html = render(
         screen.template,
         **seen,
         health=state,
-        asked=dict(sight.asked),
+        asked={name: each for name, each in sight.asked if name != "cell"},
         here=sight.path,
         may_act=viewer.may_act,
     )
+    return _state_line(state, viewer, sight) + keep_cell(html, sight.cell)
 
 
-def _state_line(state: Mapping[str, Any] | None, *, may_act: bool) -> str:
-    return render("state.html", state=state, may_act=may_act)
+def _state_line(state: Mapping[str, Any] | None, viewer: Viewer, sight: Sight) -> str:
+    """The line above a screen: how its cell is, and which there are, if there are several."""
+    html = render(
+        "state.html",
+        state=state,
+        may_act=viewer.may_act,
+        cells=viewer.cells,
+        cell=None if sight.is_of_all else sight.cell,
+        section="" if sight.is_of_all else sight.screen.section,
+    )
+    return keep_cell(html, sight.cell)
 
 
-def _away(error: UnavailableError) -> str:
-    return _state_line(None, may_act=False) + render("away.html", error=error)
+def _away(error: UnavailableError, viewer: Viewer, sight: Sight) -> str:
+    return _state_line(None, viewer, sight) + render("away.html", error=error)
+
+
+def _in_cell(viewer: Viewer, asked: Mapping[str, str]) -> Viewer:
+    """Who looks at the cell that the address asks for.
+
+    Raises:
+        NotFoundError: there is none of that number.
+    """
+    number = asked.get("cell")
+    if number is None or not viewer.cells:
+        return viewer
+    if not number.isdecimal() or int(number) not in viewer.cells:
+        raise NotFoundError(f"There is no cell {number}.")
+    return viewer.in_cell(int(number))
+
+
+async def _where_it_is(viewer: Viewer, sight: Sight) -> Viewer:
+    """Who looks at the cell that has what is asked for.
+
+    That is an order whose number is searched for, whichever cell is looked at, or an order or a
+    saga at an address that names no cell.
+    """
+    asked = dict(sight.asked)
+    of_id = dict(sight.ids).get("id") if "cell" not in asked else None
+    searched = asked.get("search", "").lstrip("#")
+    is_number = searched.isdecimal() and len(searched) < MOST_DIGITS
+    if not viewer.cells or not (of_id or is_number):
+        return viewer
+
+    wanted: Statement = (
+        (FOUND_ID, {"id": of_id}) if of_id else (FOUND_NUMBER, {"number": int(searched)})
+    )
+
+    async def has(number: int) -> bool:
+        try:
+            return await viewer.in_cell(number).find(dict, wanted) is not None
+        except UnavailableError:  # the others may have it
+            return False
+
+    found = await asyncio.gather(*map(has, viewer.cells))
+    there = [number for number, is_there in zip(viewer.cells, found, strict=True) if is_there]
+    return viewer.in_cell(there[0]) if there and viewer.cell not in there else viewer
 
 
 def _message(html: str) -> bytes:
@@ -168,7 +227,8 @@ async def ask(
         DarkPearlError: whatever the database says of what it is done to.
     """
     action = _action(viewer, name)
-    return await _dialog(viewer, name, action, _asked(request.query_params.dict()))
+    asked = _asked(request.query_params.dict())
+    return await _dialog(_in_cell(viewer, asked), name, action, asked)
 
 
 @post("/act/{name:str}", media_type=HTML, status_code=HTTPStatus.OK)
@@ -177,6 +237,7 @@ async def act(
 ) -> Response[str]:
     """Do it. What is refused is told in the dialog, where nothing that was typed is lost."""
     action = _action(viewer, name)
+    viewer = _in_cell(viewer, _asked(request.query_params.dict()))
     asked = _asked(dict(await request.form()))
     try:
         _confirmed(action, asked)
@@ -188,7 +249,7 @@ async def act(
     finally:
         state.monitor.forget()
     return Response(
-        render("done.html", action=action, name=name, row=row or {}),
+        keep_cell(render("done.html", action=action, name=name, row=row or {}), viewer.cell),
         media_type=HTML,
         headers={"HX-Retarget": "#toast", "HX-Reswap": "innerHTML", "HX-Trigger": "acted"},
     )
@@ -243,6 +304,7 @@ async def _dialog(
         typed_above=TYPED_ABOVE,
         error=error,
     )
+    html = keep_cell(html, viewer.cell)
     return Response(html, media_type=HTML, status_code=error.status if error else HTTPStatus.OK)
 
 

@@ -1,5 +1,6 @@
 """Templates, and how amounts, times and statuses are shown. Everything is escaped but templates."""
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -136,6 +137,24 @@ def environment() -> jinja2.Environment:
 
 
 _templates = environment()
+_ADDRESS = re.compile(r'((?:href|action|hx-get|hx-post)="/monitor(?!/static)[^"?]*)(?:\?([^"]*))?"')
+
+
+def keep_cell(html: str, cell: int) -> str:
+    """The same, whose addresses lead to screens and actions of a cell; 0: of the only one.
+
+    Here and not in each template, so that none can forget it. An address that names a cell stays.
+    """
+    if not cell:
+        return html
+
+    def kept(found: re.Match[str]) -> str:
+        query = found[2] or ""
+        if re.search(r"(^|[;&])cell=", query):
+            return found[0]
+        return f'{found[1]}?{query}{"&amp;" if query else ""}cell={cell}"'
+
+    return _ADDRESS.sub(kept, html)
 
 
 def render(template: str, **context: Any) -> str:

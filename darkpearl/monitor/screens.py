@@ -77,8 +77,10 @@ SCREENS = [
     ),
     Screen("activity/{id}", "Batch", "batch.html", "monitor_batch"),
     Screen("audit", "Audit", "audit.html", "monitor_audits"),
+    Screen("cells", "Cells", "cells.html", ""),
 ]
-MENU = [screen for screen in SCREENS if "/" not in screen.path]
+"""The last is of several cells: no function of any of them gives it."""
+MENU = [screen for screen in SCREENS if "/" not in screen.path and screen.function]
 """What the menu leads to."""
 
 
@@ -89,6 +91,13 @@ class Sight:
     screen: Screen
     ids: tuple[tuple[str, str], ...]
     asked: tuple[tuple[str, str], ...]
+    cell: int = 0
+    """The number of the cell that is looked at; 0 where it is the only one."""
+
+    @property
+    def is_of_all(self) -> bool:
+        """It is of all cells, and not of one."""
+        return not self.screen.function
 
     @property
     def path(self) -> str:
@@ -111,6 +120,21 @@ def find_sight(path: str, asked: Mapping[str, str]) -> Sight | None:
             ids = tuple(found.groupdict().items())
             return Sight(screen, ids, tuple(sorted(asked.items())))
     return None
+
+
+OVERVIEW: Statement = (
+    (
+        "select monitor_state() as state,"
+        " (select json_agg(c) from catalogue_state() as c) as catalogue"
+    ),
+    {},
+)
+"""What each cell says of itself, and home of the others."""
+_IS_HERE = "not array[warehouse_id] <@ (select closed_warehouses())"
+FOUND_ID = f"select true as found from sagas where id = %(id)s and {_IS_HERE}"  # noqa: S608
+"""Finds a row where an order or a saga is, and not where a copy of it was left behind."""
+FOUND_NUMBER = f"select true as found from orders where order_number = %(number)s and {_IS_HERE}"  # noqa: S608
+"""The same for the number of an order."""
 
 
 def look_at(sights: list[Sight]) -> Statement:

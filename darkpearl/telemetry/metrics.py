@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any, TypeVar, cast
 from weakref import WeakSet
@@ -33,6 +33,8 @@ from prometheus_client.metrics_core import (
     Metric,
 )
 from prometheus_client.registry import Collector
+
+from darkpearl.telemetry.gauges import GAUGES
 
 CONTENT_TYPE = exposition.CONTENT_TYPE_LATEST
 FRESH_SECONDS = 5.0
@@ -113,88 +115,17 @@ _working: WeakSet[Working] = WeakSet()
 breaker.set_function(lambda: max((each.breaker_state() for each in _working), default=0))
 standstill.set_function(lambda: max((each.failures() for each in _working), default=0))
 
-_GAUGES = {
-    "darkpearl_sagas_ready": ("ready", "Sagas that are ready to be worked on."),
-    "darkpearl_sagas_oldest_ready_seconds": ("oldest_ready_seconds", "How long the oldest is."),
-    "darkpearl_sagas_waiting": ("waiting", "Sagas that wait for an outside answer."),
-    "darkpearl_sagas_backing_off": ("backing_off", "Sagas that wait for another try."),
-    "darkpearl_sagas_held_by_pause": ("held_by_pause", "Sagas that wait for the end of a pause."),
-    "darkpearl_sagas_oldest_unfinished_seconds": (
-        "oldest_unfinished_seconds",
-        "How long ago the oldest saga began that has not ended.",
-    ),
-    "darkpearl_external_steps_paused_seconds": (
-        "external_steps_paused_seconds",
-        "For how long calls to the world outside are still held back by a person.",
-    ),
-    "darkpearl_listeners_alive": ("listeners_alive", "Listeners that were seen within 15 s."),
-    "darkpearl_listeners_silent": (
-        "listeners_silent",
-        "Listeners that were not, and did not stop as they should.",
-    ),
-    "darkpearl_listener_seen_seconds": ("listener_seen_seconds", "When one was last seen."),
-    "darkpearl_listener_breakers_open": (
-        "breakers_open",
-        "Listeners whose gateway doesn't answer them.",
-    ),
-    "darkpearl_listeners_failing": (
-        "listeners_failing",
-        "Listeners alive that get nothing done: each pass fails.",
-    ),
-    "darkpearl_batches_running": ("batches_running", "Batches of operators that have not ended."),
-    "darkpearl_gateway_events_unmatched": (
-        "unmatched_gateway_events",
-        "Webhooks that need a person.",
-    ),
-    "darkpearl_sessions_blocking": (
-        "sessions_blocking",
-        "Sessions that hold what listeners would change, in a transaction that stays open.",
-    ),
-    "darkpearl_refunds_failed": ("failed_refunds", "Refunds that came to nothing after all."),
-    "darkpearl_disputes_open": ("open_disputes", "Payments that the payer's bank wants back."),
-    "darkpearl_notification_queue_usage_ratio": (
-        "notification_queue_usage",
-        "How full PostgreSQL's queue of notifications is.",
-    ),
-    "darkpearl_webhooks_oldest_undelivered_seconds": (
-        "oldest_undelivered_seconds",
-        "How old the oldest event is that an endpoint is still to be told.",
-    ),
-    "darkpearl_webhooks_waiting": ("webhooks_waiting", "Webhooks that failed and are tried again."),
-    "darkpearl_webhook_endpoints_failing": (
-        "endpoints_failing",
-        "Webhook endpoints to which nothing comes through.",
-    ),
-    "darkpearl_webhook_endpoints_off": (
-        "endpoints_off",
-        "Webhook endpoints that were switched off by themselves.",
-    ),
-    "darkpearl_partitions_ahead": (
-        "partitions_ahead",
-        "Months that have a partition of the history, from this one on, of the next three.",
-    ),
-    "darkpearl_events_out_of_place": (
-        "events_out_of_place",
-        "Events that came when there was no partition for their month.",
-    ),
-    "darkpearl_transaction_id_age": (
-        "transaction_id_age",
-        "Transactions since the oldest id that is not frozen.",
-    ),
-    "darkpearl_audit_age_seconds": ("audit_age_seconds", "How long ago the last audit ended."),
-    "darkpearl_audit_findings": ("audit_findings", "What it found."),
-    "darkpearl_reconciliation_age_seconds": (
-        "reconciliation_age_seconds",
-        "How long ago the books were last compared with the gateway's.",
-    ),
-    "darkpearl_reconciliation_differences": ("reconciliation_differences", "What differed."),
-    "darkpearl_backup_age_seconds": ("backup_age_seconds", "How long ago a backup was noted."),
-}
 _STATE = (
     "select e.*, cardinality(e.blocked_by) as sessions_blocking, w.*, u.*"
     " from engine_state() as e, webhook_state() as w, upkeep_state() as u"
 )
 _STUCK = "select * from stuck_state()"
+_CATALOGUE = "select * from catalogue_state()"
+CELL = (
+    "select k.name from known_cells() as k where k.number = this_cell()"
+    " and (select count(*) from known_cells()) > 1"
+)
+"""The name of the cell that is asked, where there are several."""
 _TALLY = "select * from step_tally(%(after)s, %(bounds)s)"
 
 _log = logging.getLogger(__name__)
@@ -228,10 +159,13 @@ class Engine(Collector):
 
     Args:
         fetch: asks the database.
+        cell: the name of its cell, where there are several: a label of each series.
     """
 
-    def __init__(self, fetch: Fetch) -> None:
+    def __init__(self, fetch: Fetch, cell: str = "") -> None:
         self._fetch = fetch
+        self.cell = cell
+        self._catalogue: Rows = []
         self._asked_at = -math.inf
         self._health: dict[str, Any] | None = None
         self._stuck: Rows = []
@@ -252,6 +186,7 @@ class Engine(Collector):
                     asked = {"after": self._after, "bounds": list(STEP_BUCKETS)}
                     for row in await self._fetch(_TALLY, asked):
                         self._add(row)
+                    self._catalogue = await self._fetch(_CATALOGUE, {}) if self.cell else []
                     self._health = health
             except Exception as error:  # noqa: BLE001 - a page without it is better than none
                 self._health = None
@@ -260,9 +195,32 @@ class Engine(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The families, as of the last answer."""
+        for family in self._families():
+            if self.cell:
+                family.samples = [
+                    sample._replace(labels={"cell": self.cell, **sample.labels})
+                    for sample in family.samples
+                ]
+            yield family
+        yield from self._of_the_catalogue()
+
+    def _of_the_catalogue(self) -> Iterator[Metric]:
+        """How far each other cell is with the catalogue; home knows."""
+        for name, column, text in (
+            ("darkpearl_cell_kept_bytes", "kept_bytes", "WAL that home keeps for a cell."),
+            ("darkpearl_cell_lag_seconds", "lag_seconds", "How late a cell's catalogue is."),
+        ):
+            family = GaugeMetricFamily(name, text, labels=["cell"])
+            for row in self._catalogue if self._health is not None else []:
+                if row[column] is not None:
+                    family.add_metric([row["cell"]], float(row[column]))
+            if family.samples:
+                yield family
+
+    def _families(self) -> Iterator[Metric]:
         up = 0 if self._health is None else 1
         yield GaugeMetricFamily("darkpearl_database_up", "Whether the database answers.", up)
-        for name, (column, text) in _GAUGES.items():
+        for name, (column, text) in GAUGES.items():
             family = GaugeMetricFamily(name, text)
             if self._health is not None and self._health[column] is not None:
                 family.add_metric([], float(self._health[column]))
@@ -304,6 +262,23 @@ class Engine(Collector):
             self._sagas[kind.removeprefix("saga_")] += row["events"]
 
 
+class Together(Collector):
+    """What several say, each family once."""
+
+    def __init__(self, engines: Iterable[Engine]) -> None:
+        self._engines = engines
+
+    def collect(self) -> Iterator[Metric]:
+        """The families, with the samples of all."""
+        families: dict[str, Metric] = {}
+        for engine in self._engines:
+            for family in engine.collect():
+                first = families.setdefault(family.name, family)
+                if first is not family:
+                    first.samples += family.samples
+        yield from families.values()
+
+
 class PoolStats(Collector):
     """The connections of a pool."""
 
@@ -328,17 +303,23 @@ class PoolStats(Collector):
 
 
 class Page:
-    """The page that a scrape of one service gets: this process, and the service's collectors."""
+    """The page that a scrape of one service gets: this process, and the service's collectors.
 
-    def __init__(self, engine: Engine, *more: Collector) -> None:
-        self._engine = engine
-        self._collectors = (REGISTRY, engine, *more)
+    Args:
+        engines: gives one for each database that is told of.
+        more: the service's own.
+    """
+
+    def __init__(self, engines: Callable[[], Awaitable[list[Engine]]], *more: Collector) -> None:
+        self._engines = engines
+        self._more = more
 
     async def text(self) -> bytes:
-        """The page, at once or after the database was asked."""
-        await self._engine.ask()
+        """The page, at once or after the databases were asked."""
+        engines = await self._engines()
+        await asyncio.gather(*(each.ask() for each in engines))
         registry = CollectorRegistry(auto_describe=False)
-        for each in self._collectors:
+        for each in (REGISTRY, Together(engines), *self._more):
             registry.register(each)
         return exposition.generate_latest(registry)
 

@@ -15,7 +15,7 @@ set local search_path = darkpearl, pg_temp;
 
 -- Stock as everybody may see it: how much can be sold. A version stands for what is shown,
 -- the names of the product and of the warehouse included. It counts nothing: how often a
--- shelf changes is how much is ordered.
+-- shelf changes is how much is ordered. A warehouse that another cell has sells nothing here.
 create or replace view sellable_inventory with (security_invoker = true) as
 select
     i.id, i.product_id, i.warehouse_id, i.quantity_sellable, i.created_at,
@@ -36,7 +36,8 @@ select
         select json_build_object('id', w.id, 'code', w.code, 'name', w.name)
         from warehouses as w where w.id = i.warehouse_id
     ) as warehouse
-from inventory as i;
+from inventory as i
+where not array[i.warehouse_id] <@ array(select m.warehouse_id from moved_cells() as m where m.cell <> this_cell());
 comment on view sellable_inventory is 'How much of each product each warehouse can sell.';
 
 -- The same for staff, who see what lies on the shelf and when to order more. A view of
@@ -586,7 +587,8 @@ comment on function open_gateway_books() is
 -- Every difference between our payments through a gateway and what gateway_payments
 -- says of them, by payment key. Leaves alone what was made before p_since, on both
 -- sides, and what has changed since p_settled, unless it is null: its calls may be in
--- flight. For each kind of difference, see darkpearl/reconcile.py. Locks nothing.
+-- flight. What another cell answers for is its own to compare: payments of which a copy was left here, and keys
+-- that it has named; home for those that no cell has. For each kind of difference, see darkpearl/reconcile.py. Locks nothing.
 create or replace function reconcile_payments(p_gateway text, p_since timestamptz, p_settled timestamptz)
 returns table (payment_key text, kind text, here text, there text, reference text)
 language plpgsql
@@ -612,7 +614,7 @@ begin
     ),
     ours as (
         select
-            p.*, r.opened_at as refund_opened_at, r.updated_at as refund_updated_at,
+            p.*, array[p.warehouse_id] <@ (select closed_warehouses()) as is_copy, r.opened_at as refund_opened_at, r.updated_at as refund_updated_at,
             -- What went back by other means is none of the gateway's business.
             p.refunded_amount - coalesce(r.by_other_means, 0) as refunded_there,
             exists (
@@ -664,7 +666,13 @@ begin
             end as state
         from ours as o
         full join theirs as t on t.payment_key = o.idempotency_key
-        where (o.idempotency_key is not null or t.created_at >= p_since)
+        where o.is_copy is not true
+            and (
+                o.idempotency_key is not null
+                or t.created_at >= p_since and this_cell() = coalesce(
+                    (select c.number from cells as c where c.number::text = substring(t.payment_key from '@([0-9]+)')), 1
+                )
+            )
             and coalesce(greatest(o.updated_at, o.refund_updated_at, t.created_at) < p_settled, true)
     )
     select b.payment_key, d.kind, d.here, d.there, b.reference

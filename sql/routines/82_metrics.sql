@@ -45,6 +45,23 @@ begin atomic
 end;
 comment on function stuck_state() is 'Monitoring: how many sagas of each type are stuck.';
 
+-- How far each other cell is with the catalogue, as home sees it: bytes of WAL that it keeps for the cell, and by
+-- how much it is late; no lag while the cell doesn't read. Nothing in another cell. Locks nothing.
+create or replace function catalogue_state() returns table (cell text, kept_bytes bigint, lag_seconds double precision)
+language sql stable
+security definer
+set search_path = darkpearl, pg_temp
+begin atomic
+    select
+        c.name, pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint,
+        case when r.pid is not null then coalesce(extract(epoch from r.replay_lag), 0)::double precision end
+    from cells as c
+    inner join pg_replication_slots as s on s.slot_name = 'darkpearl_cell_' || c.number
+    left join pg_stat_replication as r on r.pid = s.active_pid
+    where this_cell() = 1 and c.removed_at is null;
+end;
+comment on function catalogue_state() is 'Monitoring: how much WAL home keeps for each other cell, and how late its catalogue is.';
+
 -- What is to be done now and then: how far the months of the history are made ahead, how old the
 -- oldest transaction id is, and for how long nothing was audited, compared with the gateway's books,
 -- or backed up. What was never done has no age. Locks nothing.

@@ -2,7 +2,8 @@
 -- Each runs as its caller, who sees of a screen what the tables under it let them see. However large
 -- the shop is, a look is short: it finds the ids of a page by an index, then what belongs to these; what
 -- no index narrows is looked for among the newest 10,000 rows, and `next` says where to look on.
--- Of thousands that are stuck, the causes are those of the first and the last.
+-- Of thousands that are stuck, the causes are those of the first and the last. What a warehouse that
+-- moved to another cell has left here isn't shown.
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
@@ -40,7 +41,7 @@ begin atomic
             select t.* from saga_events as t
             where t.event_type = k.event_type and t.created_at > (select clock()) - interval '1 day' and t.event_type in (
                 'step_failed', 'compensation_started', 'saga_stuck', 'retried', 'cancelled', 'skipped', 'reported'
-            )
+            ) and not array[t.warehouse_id] <@ (select closed_warehouses())
             order by t.created_at desc limit 8
         ) as e
         order by e.created_at desc limit 12
@@ -167,6 +168,7 @@ declare
     v_most constant integer := 10000;
     v_warehouse constant uuid := (select w.id from warehouses as w where w.code = p_warehouse);
     v_ids constant uuid[] := monitored_orders(p_status, p_trouble, p_search, 5000);
+    v_closed constant uuid[] := closed_warehouses();
     v_numbers bigint[];
     v_next bigint;
 begin
@@ -189,6 +191,7 @@ begin
             where p_before is null or o.order_number < p_before
         ) as s
         where (p_status is null or s.status = p_status) and (p_warehouse is null or s.warehouse_id = v_warehouse)
+            and not array[s.warehouse_id] <@ v_closed
         order by s.order_number desc
         limit v_page + 1
     );
@@ -232,7 +235,7 @@ begin atomic
             refundable(o.id) as refundable,
             exists (select from orders_to_ship as w where w.id = o.id and w.units_left > 0) as to_ship
         from order_details as o
-        where o.id = p_id
+        where o.id = p_id and not array[o.warehouse_id] <@ (select closed_warehouses())
     ) as d;
 end;
 comment on function monitor_order(uuid) is 'The page: an order with its money, its goods and all that happened to it.';
@@ -250,19 +253,26 @@ set jit = off
 as $$
 declare
     v_before constant uuid := coalesce(p_before, 'ffffffff-ffff-ffff-ffff-ffffffffffff');
+    v_closed constant uuid[] := closed_warehouses();
 begin
     if p_status in ('running', 'waiting', 'compensating') then
         ids := array(
             select l.id
-            from (select s.id, s.status, s.saga_type from sagas as s where s.ready_at is not null and s.id < v_before offset 0) as l
-            where l.saga_type = coalesce(p_saga_type, l.saga_type) and l.status = p_status
+            from (
+                select s.id, s.status, s.saga_type, s.warehouse_id from sagas as s
+                where s.ready_at is not null and s.id < v_before offset 0
+            ) as l
+            where l.saga_type = coalesce(p_saga_type, l.saga_type) and l.status = p_status and not array[l.warehouse_id] <@ v_closed
             order by l.id desc limit p_limit
         );
     elsif p_status in ('compensated', 'stuck') then
         ids := array(
             select l.id
-            from (select s.id, s.saga_type from sagas as s where s.status = p_status and s.id < v_before order by s.id desc limit p_most) as l
-            where l.saga_type = coalesce(p_saga_type, l.saga_type)
+            from (
+                select s.id, s.saga_type, s.warehouse_id from sagas as s
+                where s.status = p_status and s.id < v_before order by s.id desc limit p_most
+            ) as l
+            where l.saga_type = coalesce(p_saga_type, l.saga_type) and not array[l.warehouse_id] <@ v_closed
             order by l.id desc limit p_limit
         );
         select s.id into last_id from sagas as s
@@ -271,8 +281,12 @@ begin
     else
         ids := array(
             select l.id
-            from (select s.id, s.status, s.saga_type from sagas as s where s.id < v_before order by s.id desc limit p_most) as l
+            from (
+                select s.id, s.status, s.saga_type, s.warehouse_id from sagas as s
+                where s.id < v_before order by s.id desc limit p_most
+            ) as l
             where l.saga_type = coalesce(p_saga_type, l.saga_type) and l.status = coalesce(p_status, l.status)
+                and not array[l.warehouse_id] <@ v_closed
             order by l.id desc limit p_limit
         );
         select s.id into last_id from sagas as s
@@ -341,7 +355,7 @@ begin atomic
         from saga_overview as s
         left join orders as o on o.id = s.id
         left join refunds as r on r.id = s.id
-        where s.id = p_id
+        where s.id = p_id and not array[s.warehouse_id] <@ (select closed_warehouses())
     ) as d;
 end;
 comment on function monitor_saga(uuid) is 'The page: a saga with its plan and all that happened to it.';
@@ -361,17 +375,25 @@ as $$
 declare
     v_page constant integer := 50;
     v_most constant integer := 200;
-    v_first constant uuid[] := array(select s.id from sagas as s where s.status = 'stuck' order by s.id limit v_most);
+    v_closed constant uuid[] := closed_warehouses();
+    v_first constant uuid[] := array(
+        select s.id from sagas as s
+        where s.status = 'stuck' and not array[s.warehouse_id] <@ v_closed order by s.id limit v_most
+    );
     v_looked_at constant uuid[] := v_first || array(
         select s.id from sagas as s
-        where s.status = 'stuck' and s.id > v_first[cardinality(v_first)] order by s.id desc limit v_most
+        where s.status = 'stuck' and s.id > v_first[cardinality(v_first)] and not array[s.warehouse_id] <@ v_closed
+        order by s.id desc limit v_most
     );
     v_next uuid[] := v_first;
     v_ids uuid[];
     v_after uuid;
 begin
     if p_after is not null then
-        v_next := array(select s.id from sagas as s where s.status = 'stuck' and s.id > p_after order by s.id limit v_most);
+        v_next := array(
+            select s.id from sagas as s
+            where s.status = 'stuck' and s.id > p_after and not array[s.warehouse_id] <@ v_closed order by s.id limit v_most
+        );
     end if;
     if coalesce(p_saga_type, p_step, p_error_code, p_cause) is null then
         v_ids := v_next[:v_page + 1];
@@ -388,7 +410,14 @@ begin
     return json_build_object(
         'causes', (select coalesce(json_agg(c order by c.sagas desc, c.oldest_since), '[]') from count_causes(v_looked_at) as c),
         'looked_at', cardinality(v_looked_at),
-        'total', (select count(*) from (select from sagas as s where s.status = 'stuck' limit 10001) as s),
+        -- Of the index alone, where no warehouse is closed.
+        'total', case
+            when v_closed = '{}' then (select count(*) from (select from sagas as s where s.status = 'stuck' limit 10001) as s)
+            else (
+                select count(*)
+                from (select from sagas as s where s.status = 'stuck' and not array[s.warehouse_id] <@ v_closed limit 10001) as s
+            )
+        end,
         'sagas', (select coalesce(json_agg(s order by s.id), '[]') from stuck_sagas as s where s.id = any(v_ids[:v_page])),
         'next', case when v_after is not null then json_build_object('after', v_after) end
     );
@@ -412,6 +441,7 @@ declare
     v_page constant integer := 50;
     v_all constant boolean := p_search is not null or p_show is not distinct from 'all';
     v_found constant uuid[] := case when p_search is not null then array(select f.id from find_products(p_search) as f (id)) end;
+    v_closed constant uuid[] := closed_warehouses();
     v_shelves json;
     v_next json;
 begin
@@ -428,13 +458,14 @@ begin
                     and exists (
                         select from inventory as k inner join warehouses as x on x.id = k.warehouse_id
                         where k.product_id = q.id and (p_warehouse is null or x.code = p_warehouse)
+                            and not array[k.warehouse_id] <@ v_closed
                             and (p_after is null or (q.sku, x.code) > (p_after, coalesce(p_after_warehouse, '')))
                     )
                 order by q.sku limit v_page + 1
             ) as p
             inner join inventory as i on i.product_id = p.id
             inner join warehouses as w on w.id = i.warehouse_id
-            where (p_warehouse is null or w.code = p_warehouse)
+            where (p_warehouse is null or w.code = p_warehouse) and not array[i.warehouse_id] <@ v_closed
                 and (p_after is null or (p.sku, w.code) > (p_after, coalesce(p_after_warehouse, '')))
             order by p.sku, w.code limit v_page + 1
         )
@@ -490,7 +521,7 @@ begin
                 case when cardinality(v_ids) > v_page then json_build_object('before', v_ids[v_page]) end as next,
                 (select json_agg(a.code order by a.code) from adjustment_reasons as a) as reasons
             from inventory_levels as i
-            where i.product_id = p_product and i.warehouse_id = p_warehouse
+            where i.product_id = p_product and i.warehouse_id = p_warehouse and not array[p_warehouse] <@ closed_warehouses()
         ) as d
     );
 end

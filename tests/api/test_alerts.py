@@ -92,12 +92,29 @@ async def exported(
     metrics.outages.labels("53100").inc()
     metrics.gateway_calls.labels("mock", "authorize", "approved").observe(0.1)
     seen: Labels = defaultdict(lambda: defaultdict(set))
-    for family in text_string_to_metric_families((await api.get("/metrics")).text):
+    page = (await api.get("/metrics")).text + await of_two_cells()
+    for family in text_string_to_metric_families(page):
         for sample in family.samples:
             labels = seen[sample.name]
             for name, value in sample.labels.items():
                 labels[name].add(value)
     return seen
+
+
+async def of_two_cells() -> str:
+    """The same of a database that is one of two cells, and home."""
+
+    async def fetch(query: str, _: dict[str, Any]) -> list[dict[str, Any]]:
+        if query == metrics._STATE:
+            return [dict.fromkeys([column for column, _ in metrics.GAUGES.values()], 0)]
+        if query == metrics._CATALOGUE:
+            return [{"cell": "north", "kept_bytes": 1, "lag_seconds": 0.0}]
+        return [{"saga_type": "refund", "stuck": 0}] if query == metrics._STUCK else []
+
+    async def engines() -> list[metrics.Engine]:
+        return [metrics.Engine(fetch, "home")]
+
+    return (await metrics.Page(engines).text()).decode()
 
 
 async def test_what_is_asked_is_exported(exported: Labels) -> None:
@@ -140,7 +157,7 @@ def test_every_alert_has_its_section_and_its_line_of_the_doctor() -> None:
     """In docs/alerts.md, in their order, with the severity; runbook_url leads there."""
     page = (DOCS / "alerts.md").read_text()
     sections = dict(re.findall(r"^## (\S+)\n\n(.+)$", page, re.MULTILINE))
-    lines = {doctor.name_of(each) for each in doctor.CHECKS}
+    lines = {doctor.name_of(each) for each in (*doctor.CHECKS, *doctor.CELLS)}
     assert list(sections) == [rule["alert"] for rule in alerts()]
     for rule in alerts():
         notes, told = rule["annotations"], sections[rule["alert"]]

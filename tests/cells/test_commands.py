@@ -2,15 +2,18 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
 from uuid import UUID, uuid4
 
 import pytest
 from moving import Moving, new_warehouse
 from places import Place
-from shop import Shop
+from shop import APPROVED, Shop
 from terminal import Run
 
 from darkpearl.cells.joining import without_secrets
+from darkpearl.gateways import GatewayPayment
 
 Pair = tuple[Shop, Shop]
 Until = Callable[..., Awaitable[None]]
@@ -169,6 +172,60 @@ async def test_audits_are_of_all_cells(pair: Pair, product: UUID, run: Run) -> N
     finally:
         async with there.unguarded():
             await there.run(f"update inventory set {shelf}", -1, product)
+
+
+class Books:
+    """A gateway that keeps books: how much was captured under each key."""
+
+    name = "mock"
+
+    def __init__(self, captured: dict[str, Decimal]) -> None:
+        self.captured = captured
+
+    async def payments(self, _since: datetime) -> AsyncIterator[GatewayPayment]:
+        for key, amount in self.captured.items():
+            yield GatewayPayment(
+                payment_key=key, reference="ch_1", currency="USD", authorized=amount,
+                captured=amount, refunded=Decimal(0), voided=False,
+                created_at=datetime.now(UTC),
+            )  # fmt: skip
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+async def test_each_cell_compares_its_own_payments(
+    pair: Pair, places: tuple[Place, Place], until: Until, run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """One account serves all; a payment that nobody knows is told once, wherever others moved."""
+    here, there = pair
+    code, warehouse, product = await new_warehouse(pair, until)
+    await there.receive(product, 10, there.rotterdam)
+    await here.order((product, 1), warehouse=warehouse)
+    await there.order((product, 1), warehouse=there.rotterdam)
+    for shop in pair:
+        while asked := await shop.advance():
+            await shop.settle(asked, APPROVED)
+    move = ("cells", "move-warehouse", code, "--to", "north", "--yes")
+    assert (await run(*move, "--source-url", places[0].url)).code == 0
+    query = "select idempotency_key as key, captured_amount from payments where status = 'captured'"
+    ours = {row["key"]: row["captured_amount"] for shop in pair for row in await shop.rows(query)}
+    assert {key[-2:] == "@2" for key in ours} == {True, False}
+    books = Books({**ours, "lost": Decimal(10), "lost@2": Decimal(10)})
+    monkeypatch.setattr("darkpearl.cli.payments.make_gateway", lambda _: books)
+    done = await run("payments", "reconcile", "--grace", 0, "--json")
+    assert done.code == 1
+    assert [(each["cell"], each["payment_key"], each["kind"]) for each in done.rows] == [
+        ("home", "lost", "only_there"), ("north", "lost@2", "only_there")
+    ]  # fmt: skip
+    refunded = "update payments set refunded_amount = %s where warehouse_id = %s"
+    async with there.unguarded():
+        await there.run(refunded, 1, warehouse)
+    found = (await run("payments", "reconcile", "--grace", 0, "--json")).rows
+    assert {each["cell"] for each in found if each["kind"] == "refunded"} == {"north"}
+    async with there.unguarded():
+        await there.run(refunded, 0, warehouse)
 
 
 async def test_what_has_moved_is_listed_where_it_is(

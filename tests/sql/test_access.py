@@ -478,6 +478,7 @@ CALLS = {
     "rotate_webhook_secret": STAFF,
     "replay_webhooks": STAFF,
     "oldest_undelivered": f"{STAFF} {READER}",
+    "catalogue_state": f"darkpearl_listener {STAFF} {READER}",
     "webhook_state": f"darkpearl_listener {STAFF} {READER}",
     "webhooks_lock_key": "darkpearl_listener",
     "webhooks_to_do": "darkpearl_listener",
@@ -619,6 +620,7 @@ DEFINERS = {
     "settle_webhooks",
     "webhooks_to_do",
     "oldest_undelivered",
+    "catalogue_state",
     "webhook_state",
 }
 """Functions that run as darkpearl_owner, past what their callers may do themselves."""

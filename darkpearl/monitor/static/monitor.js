@@ -70,6 +70,10 @@
       if (link.dataset.section === section) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }
+    for (const link of document.querySelectorAll("nav [data-section], .brand")) {
+      const cell = new URLSearchParams(location.search).get("cell");
+      link.href = link.pathname + (cell ? `?${new URLSearchParams({ cell })}` : "");
+    }
     document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
     await replace(screen());
     waiting = focus;
@@ -105,8 +109,9 @@
 
   function filter(form, focus) {
     const filters = [...new FormData(form)].filter(([, value]) => value.trim());
-    const query = new URLSearchParams(filters).toString();
-    go(form.getAttribute("action") + (query ? `?${query}` : ""), focus);
+    const url = new URL(form.getAttribute("action"), location.origin); // which has the cell, where there are several
+    for (const [name, value] of filters) url.searchParams.set(name, value);
+    go(url.pathname + url.search, focus);
   }
   document.addEventListener("submit", (event) => {
     if (event.target.matches("[data-filters]")) {
@@ -147,6 +152,8 @@
     const bulk = event.target.closest("[data-bulk]");
     if (bulk) {
       const query = new URLSearchParams({ filter: JSON.stringify({ ids: chosen() }) });
+      const cell = new URLSearchParams(location.search).get("cell");
+      if (cell) query.set("cell", cell);
       htmx.ajax("GET", `/monitor/act/${bulk.dataset.bulk}?${query}`, { target: "#dialog-body", swap: "innerHTML" });
     }
   });
