@@ -148,7 +148,7 @@ grant insert (order_id, warehouse_id, item_id, kind, label, amount) on order_adj
 grant update (notes) on orders to service_role, darkpearl_app;
 grant execute on function
 place_order(uuid, jsonb, text, text, text, uuid, text, jsonb, jsonb, timestamptz),
-place_sourced_order(jsonb, text, text, text, uuid, text, jsonb, jsonb, timestamptz), source_items(jsonb),
+place_sourced_order(jsonb, text, text, text, uuid, text, jsonb, jsonb, timestamptz), source_items(jsonb), offer_of_cell(jsonb),
 quote_order(uuid, jsonb, text, jsonb), summed_quote(uuid, jsonb, text, jsonb), quote_lines(uuid, jsonb, text), quote_adjustments(jsonb, integer, numeric, text),
 refuse_odd_deadline(timestamptz), order_is_decided(uuid), pay_order(uuid, text), cancel_payment(uuid),
 share_of_adjustments(jsonb, bigint[], bigint[], integer) to
@@ -237,7 +237,7 @@ grant execute on function find_orders(text) to authenticated, service_role, dark
 grant execute on function refundable(uuid), find_payments(text) to service_role, darkpearl_app, darkpearl_reader;
 grant select on gateway_events to service_role, darkpearl_reader;
 grant select (disposition, received_at) on gateway_events to darkpearl_app;
-grant execute on function record_gateway_event(text, text, text, jsonb), ack_gateway_event(text, text, text) to service_role;
+grant execute on function knows_call(text), record_gateway_event(text, text, text, jsonb), ack_gateway_event(text, text, text) to service_role;
 grant execute on function pause_external_steps(numeric, text) to service_role;
 
 -- What people have done by hand; written by what they do it with.
@@ -271,7 +271,8 @@ monitor_listeners(), monitor_activity(text, text, bigint), monitor_batch(uuid), 
 to service_role, darkpearl_reader;
 
 -- Requests: all who write may repeat one, and staff may say which version they change.
-grant execute on function begin_request(text, bytea), end_request(text, bytea, text) to
+grant execute on function
+begin_request(text, bytea), end_request(text, bytea, text), find_request(text, bytea), hold_names(text, uuid, text), law_of_names(uuid, text) to
 authenticated, service_role, darkpearl_app;
 grant execute on function expect_version(bigint, bigint[]) to service_role;
 
