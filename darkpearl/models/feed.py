@@ -48,13 +48,30 @@ class Event(Struct):
     reorder_point: int | None
     error_code: Annotated[str | None, Meta(description="SQLSTATE of what went wrong")]
     message: str | None
+    cell: Annotated[
+        int | UnsetType,
+        Meta(description="There where it is another cell than home: whose event of this id it is"),
+    ] = UNSET
 
 
 class Events(Struct):
     """A part of the feed."""
 
     data: list[Event]
-    next: Annotated[int, Meta(description="`after` of the next request; also when data is empty")]
+    next: Annotated[
+        int | str,
+        Meta(
+            description="`after` of the next request; also when data is empty. A number, or with"
+            " several cells text that holds a place in each"
+        ),
+    ]
+    missing_cells: Annotated[
+        list[str] | UnsetType,
+        Meta(
+            description="There where cells don't answer: their names. What happened there comes"
+            " later, by the same cursor"
+        ),
+    ] = UNSET
 
 
 class WebhookEndpoint(Struct):

@@ -299,7 +299,7 @@ look_for_horizon(bigint, text[]), end_of_look(bigint, bigint, bigint), read_feed
 follow_feed(bigint, integer, feed_topic[], numeric)
 to service_role, darkpearl_app, darkpearl_reader;
 grant select (
-    id, url, topics, is_enabled, off_because, position, failing_since, last_error, created_at, updated_at, version
+    id, url, topics, is_enabled, off_because, position, is_from_home, failing_since, last_error, created_at, updated_at, version
 ) on webhook_endpoints to service_role, darkpearl_reader;
 grant update (url, topics, is_enabled), delete on webhook_endpoints to service_role;
 grant select on webhook_retries, webhook_overview, webhook_health to service_role, darkpearl_reader;
@@ -309,7 +309,7 @@ create_webhook_endpoint(text, feed_topic[], uuid), rotate_webhook_secret(uuid), 
 to service_role;
 grant execute on function
 look_for_horizon(bigint, text[]), webhooks_lock_key(), webhooks_to_do(), next_webhooks(uuid, bigint, integer),
-due_webhooks(uuid, integer), settle_webhooks(uuid, bigint, bigint, jsonb, bigint[], boolean, boolean)
+webhooks_of_home(), keep_webhook_endpoints(jsonb, bigint), due_webhooks(uuid, integer), settle_webhooks(uuid, bigint, bigint, jsonb, bigint[], boolean, boolean)
 to darkpearl_listener;
 
 grant execute on function events_out_of_place(), blocking_sessions() to service_role, darkpearl_app, darkpearl_reader;

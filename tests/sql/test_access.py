@@ -245,7 +245,7 @@ ACCESS: dict[str, dict[str, Grants]] = {
                 f"{STAFF} {READER}",
                 (
                     "id url topics is_enabled off_because position failing_since last_error"
-                    " created_at updated_at version"
+                    " created_at updated_at version is_from_home"
                 ),
             ),
         ],
@@ -476,6 +476,8 @@ CALLS = {
     "webhooks_lock_key": "darkpearl_listener",
     "webhooks_to_do": "darkpearl_listener",
     "next_webhooks": "darkpearl_listener",
+    "webhooks_of_home": "darkpearl_listener",
+    "keep_webhook_endpoints": "darkpearl_listener",
     "due_webhooks": "darkpearl_listener",
     "settle_webhooks": "darkpearl_listener",
     "monitor_state": f"{STAFF} {READER}",
@@ -608,6 +610,8 @@ DEFINERS = {
     "due_webhooks",
     "look_for_horizon",
     "next_webhooks",
+    "webhooks_of_home",
+    "keep_webhook_endpoints",
     "note_low_stock",
     "replay_webhooks",
     "rotate_webhook_secret",

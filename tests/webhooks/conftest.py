@@ -74,7 +74,8 @@ class Receiver:
                 body = await reader.readexactly(int(headers["content-length"]))
                 Webhook(self.secret).verify(body, headers)
                 event: Json = json.loads(body)
-                assert headers["webhook-id"] == f"event-{event['data']['id']}"
+                cell = f"@{event['data']['cell']}" if "cell" in event["data"] else ""
+                assert headers["webhook-id"] == f"event-{event['data']['id']}{cell}"
                 self.signatures = len(headers["webhook-signature"].split())
                 self.tried.append(event["data"]["id"])
                 status = await self.answer(event) if self.answer else 204
