@@ -14,6 +14,7 @@ from darkpearl.api import access
 from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.idempotency import Once
 from darkpearl.api.problems import refusals
+from darkpearl.api.routing import CATALOGUE
 from darkpearl.errors import BadRequestError, FieldError, InvalidError
 from darkpearl.models.imports import (
     Imported,
@@ -95,7 +96,7 @@ async def _import(once: Once, kind: str, data: Any, *, skip_bad: bool) -> JsonRe
     summary="Import products",
     status_code=HTTP_200_OK,
     responses=_REFUSALS,
-    opt={"csv": partial(_of_csv, ImportProducts, ProductRow)},
+    opt={"csv": partial(_of_csv, ImportProducts, ProductRow), "cells": CATALOGUE},
 )
 async def import_products(
     once: NamedDependency[Once], data: JSONBody[ImportProducts], *, skip_bad: SkipBad = False

@@ -14,6 +14,7 @@ from darkpearl.api.access import Caller, Statement
 from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.problems import refusals
+from darkpearl.api.routing import HERE
 from darkpearl.api.versions import UNCHANGED, IfMatch, IfNoneMatch, expect, tagged
 from darkpearl.models.feed import (
     CreateWebhookEndpoint,
@@ -144,5 +145,6 @@ router = Router(
         replay_webhooks,
         rotate_webhook_secret,
     ],
+    opt={"cells": HERE},
     tags=["webhook endpoints"],
 )

@@ -75,6 +75,51 @@ end
 $$;
 comment on function refuse_closed(uuid) is 'Internal: refuses what is asked for a warehouse that is closed here, and says where it is.';
 
+-- The warehouses that have left this database or come to it, and the cell that has each, as this one
+-- has heard. One that another cell has is not to be shown here: what there is of it is an old
+-- copy, or one that isn't whole yet. As its owner, since customers see neither table. Locks nothing.
+create or replace function moved_cells(out warehouse_id uuid, out cell smallint) returns setof record
+language plpgsql stable
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    return query
+    select m.warehouse_id, w.cell
+    from moved_warehouses as m
+    inner join warehouses as w on w.id = m.warehouse_id;
+end
+$$;
+comment on function moved_cells() is 'The warehouses that have left this cell or come to it, and the number of the cell that has each: what is here of another''s is an old copy.';
+
+-- Refuses an order, a saga or a shelf whose rows are not here, or only as a copy of another cell's: for
+-- who asks cell by cell, in the transaction that would go on with it. As its owner, and so it
+-- tells who may not see the row that there is one. Locks nothing. Raises: DP050, which names the other cell if it is known.
+create or replace function refuse_id_elsewhere(p_id uuid) returns void
+language plpgsql stable
+security definer
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_warehouse_id uuid;
+begin
+    select s.warehouse_id into v_warehouse_id from sagas as s where s.id = p_id;
+    if not found then
+        select i.warehouse_id into v_warehouse_id from inventory as i where i.id = p_id;
+    end if;
+    if v_warehouse_id is null then
+        perform refuse(
+            'DP050', 'not in this cell',
+            format('This is cell %s, and nothing here has the id %s.', this_cell(), p_id),
+            'Look in the other cells.'
+        );
+    end if;
+    perform refuse_elsewhere(array[v_warehouse_id]);
+end
+$$;
+comment on function refuse_id_elsewhere(uuid) is 'Refuses an order, a saga or a shelf that isn''t here, or only as a copy: for who asks cell by cell.';
+
 -- Trigger: nothing is written of a warehouse that is closed here. Locks nothing. Raises: as
 -- refuse_closed().
 create or replace function refuse_moved() returns trigger

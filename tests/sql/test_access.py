@@ -345,6 +345,8 @@ CALLS = {
     "cell_of_id": INSIDERS,
     "known_cells": f"{INSIDERS} darkpearl_api darkpearl_listener",
     "closed_warehouses": INSIDERS,
+    "moved_cells": EVERYBODY,
+    "refuse_id_elsewhere": EVERYBODY,
     "refuse_elsewhere": PLACE,
     "search_query": EVERYBODY,
     "find_products": EVERYBODY,
@@ -504,7 +506,9 @@ CALLS = {
 
 DEFINERS = {
     "refuse_elsewhere",
+    "refuse_id_elsewhere",
     "known_cells",
+    "moved_cells",
     "refuse_away_from_home",
     "refuse_moved",
     "refuse_to_drop_what_is_shared",
