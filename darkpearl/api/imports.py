@@ -11,10 +11,11 @@ from litestar.status_codes import HTTP_200_OK
 
 from darkpearl import csvfile
 from darkpearl.api import access
+from darkpearl.api.access import Caller
 from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.idempotency import Once
 from darkpearl.api.problems import refusals
-from darkpearl.api.routing import CATALOGUE
+from darkpearl.api.routing import CATALOGUE, Routed
 from darkpearl.errors import BadRequestError, FieldError, InvalidError
 from darkpearl.models.imports import (
     Imported,
@@ -33,6 +34,12 @@ Body = TypeVar("Body", bound=msgspec.Struct)
 SkipBad = Annotated[bool, QueryParameter(description="Leave bad rows out, and import the rest")]
 
 _IMPORT = "select * from import_rows(%(kind)s, %(rows)s, %(skip_bad)s)"
+_FIRST_CELL = (
+    "select w.cell from jsonb_to_recordset(%(rows)s)"
+    " as r (n bigint, warehouse text, warehouse_id text) inner join warehouses as w"
+    " on case when r.warehouse_id is null then w.code = r.warehouse"
+    " else w.id::text = lower(r.warehouse_id) end order by r.n limit 1"
+)
 _READ_ONLY = ["created_at", "status"]
 """Columns that only an export has."""
 _BAD_ROWS = "DP025"
@@ -71,8 +78,14 @@ def _numbered(rows: list[Any]) -> list[dict[str, Any]]:
     ]
 
 
-async def _import(once: Once, kind: str, data: Any, *, skip_bad: bool) -> JsonResponse[Imported]:
-    rows = access.sent(_numbered(data.rows))
+async def _import(
+    caller: Caller, once: Once, kind: str, data: Any, *, skip_bad: bool
+) -> JsonResponse[Imported]:
+    """Import rows, all of them in one cell: that of the first row's warehouse."""
+    numbered = _numbered(data.rows)
+    rows = access.sent(numbered)
+    if isinstance(caller, Routed) and kind != "products":
+        caller.cell = await _cell_of(caller, numbered)
     try:
         done = await once.get(
             Imported, (_IMPORT, {"kind": kind, "rows": rows, "skip_bad": skip_bad})
@@ -91,6 +104,20 @@ async def _import(once: Once, kind: str, data: Any, *, skip_bad: bool) -> JsonRe
     return once.answered(done)
 
 
+async def _cell_of(caller: Routed, rows: list[dict[str, Any]]) -> int:
+    """The cell of the first warehouse that a row names; of none that is known, the one here."""
+    named = [
+        {
+            "n": at,
+            **{name: str(row[name]) for name in ("warehouse", "warehouse_id") if row.get(name)},
+        }
+        for at, row in enumerate(rows)
+    ]
+    row = await caller.run((_FIRST_CELL, {"rows": access.sent(named)}))
+    cell = row["cell"] if row else caller.cell
+    return int(cell) if cell in caller.cells else caller.cell
+
+
 @post(
     "/products",
     summary="Import products",
@@ -99,10 +126,14 @@ async def _import(once: Once, kind: str, data: Any, *, skip_bad: bool) -> JsonRe
     opt={"csv": partial(_of_csv, ImportProducts, ProductRow), "cells": CATALOGUE},
 )
 async def import_products(
-    once: NamedDependency[Once], data: JSONBody[ImportProducts], *, skip_bad: SkipBad = False
+    caller: NamedDependency[Caller],
+    once: NamedDependency[Once],
+    data: JSONBody[ImportProducts],
+    *,
+    skip_bad: SkipBad = False,
 ) -> JsonResponse[Imported]:
     """Make and change products by their SKUs; text/csv is taken too."""
-    return await _import(once, "products", data, skip_bad=skip_bad)
+    return await _import(caller, once, "products", data, skip_bad=skip_bad)
 
 
 @post(
@@ -113,10 +144,14 @@ async def import_products(
     opt={"csv": partial(_of_csv, ImportInventory, InventoryRow)},
 )
 async def import_inventory(
-    once: NamedDependency[Once], data: JSONBody[ImportInventory], *, skip_bad: SkipBad = False
+    caller: NamedDependency[Caller],
+    once: NamedDependency[Once],
+    data: JSONBody[ImportInventory],
+    *,
+    skip_bad: SkipBad = False,
 ) -> JsonResponse[Imported]:
     """Enter what was counted, and when to reorder; text/csv is taken too."""
-    return await _import(once, "inventory", data, skip_bad=skip_bad)
+    return await _import(caller, once, "inventory", data, skip_bad=skip_bad)
 
 
 @post(
@@ -127,10 +162,14 @@ async def import_inventory(
     opt={"csv": partial(_of_csv, ImportMovements, MovementRow)},
 )
 async def import_movements(
-    once: NamedDependency[Once], data: JSONBody[ImportMovements], *, skip_bad: SkipBad = False
+    caller: NamedDependency[Caller],
+    once: NamedDependency[Once],
+    data: JSONBody[ImportMovements],
+    *,
+    skip_bad: SkipBad = False,
 ) -> JsonResponse[Imported]:
     """Receive, adjust and transfer, in the order of the rows; text/csv is taken too."""
-    return await _import(once, "movements", data, skip_bad=skip_bad)
+    return await _import(caller, once, "movements", data, skip_bad=skip_bad)
 
 
 @post(
@@ -141,10 +180,14 @@ async def import_movements(
     opt={"csv": partial(_of_csv, ImportOrders, OrderRow)},
 )
 async def import_orders(
-    once: NamedDependency[Once], data: JSONBody[ImportOrders], *, skip_bad: SkipBad = False
+    caller: NamedDependency[Caller],
+    once: NamedDependency[Once],
+    data: JSONBody[ImportOrders],
+    *,
+    skip_bad: SkipBad = False,
 ) -> JsonResponse[Imported]:
     """Place orders, a row for each of their lines; text/csv is taken too."""
-    return await _import(once, "orders", data, skip_bad=skip_bad)
+    return await _import(caller, once, "orders", data, skip_bad=skip_bad)
 
 
 router = Router(
