@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, LiteralString
 from uuid import UUID
 
+import msgspec
 from litestar import Router, delete, get, patch, post
 from litestar.datastructures import State
 from litestar.di import NamedDependency
@@ -23,6 +24,8 @@ from darkpearl.api.problems import refusals
 from darkpearl.api.routing import Routed
 from darkpearl.api.sourcing import Sourcing
 from darkpearl.api.versions import IfMatch, etag, expected_versions
+from darkpearl.cells.reach import AwayError
+from darkpearl.errors import NotFoundError
 from darkpearl.models.orders import (
     CreatedOrder,
     CreateOrder,
@@ -169,7 +172,28 @@ async def list_orders(
 @get("/groups/{group_id:uuid}", summary="Get a group of orders", responses=refusals(400, 404))
 async def get_order_group(caller: NamedDependency[Caller], group_id: FromPath[UUID]) -> OrderGroup:
     """The orders that were placed as one, since no warehouse could serve all of it alone."""
-    return await caller.get(OrderGroup, (_GROUP, {"id": group_id}))
+    part = (_GROUP, {"id": group_id})
+    if not isinstance(caller, Routed):
+        return await caller.get(OrderGroup, part)
+    parts, away = await caller.ask_all(lambda here: here.find(OrderGroup, part))
+    whole = [
+        (order, each)
+        for number, each in parts.items()
+        if each is not None
+        for order in each.orders
+        if caller.has(number, order.warehouse_id)
+    ]
+    if away:  # what is there may be a part
+        raise AwayError(*away)
+    if not whole:
+        raise NotFoundError("There is no such row, or it is not yours to see.")
+    orders = sorted((order for order, _ in whole), key=lambda order: order.order_number)
+    return msgspec.structs.replace(
+        whole[0][1],
+        orders=orders,
+        total_amount=sum(order.total_amount for order in orders),
+        created_at=min(each.created_at for _, each in whole),
+    )
 
 
 @get("/{order_id:uuid}", summary="Get an order", responses=refusals(400, 404))

@@ -194,6 +194,10 @@ class Routed(Caller):
         """Where the request goes to."""
         return self._route
 
+    def has(self, number: int, warehouse_id: UUID) -> bool:
+        """Whether a cell has a warehouse, as the directory says: rows of others are old copies."""
+        return self._reach.cell_of(warehouse_id) in {number, None}
+
     async def new_id(self) -> UUID:
         """A UUIDv7 of the cell that the request goes to."""
         return made_in(self.cell)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, Self, TypeVar
+from uuid import UUID
 
 import psycopg
 
@@ -96,6 +97,19 @@ class Reach:
         """The cells whose address is known, by number; empty while nobody has asked."""
         known = self._known or ALONE
         return {number: each for number, each in known.cells.items() if each.url}
+
+    def cell_of(self, warehouse_id: UUID) -> int | None:
+        """The number of the cell that has a warehouse, as far as is known."""
+        return (self._known or ALONE).of_warehouse.get(warehouse_id)
+
+    async def look(self) -> list[Cell]:
+        """The cells beside the one that was given that don't take a connection now."""
+        known = self._known or ALONE
+        others = [number for number in self.cells if number != known.here]
+        answers = await asyncio.gather(*(self.answers(each) for each in others))
+        return [
+            self.cells[each] for each, is_there in zip(others, answers, strict=True) if not is_there
+        ]
 
     async def directory(self) -> Directory:
         """Which cells there are, as of some seconds ago.

@@ -74,6 +74,19 @@ class Events(Struct):
     ] = UNSET
 
 
+class WebhooksOfCell(Struct):
+    """How it goes to send an endpoint what happens in a cell other than home."""
+
+    cell: Annotated[str, Meta(description="Its name")]
+    is_enabled: bool
+    off_because: str | None
+    failing_since: datetime | None
+    last_error: str | None
+    waiting: int
+    given_up: int
+    position: int
+
+
 class WebhookEndpoint(Struct):
     """Whom webhooks are sent to, and how that goes."""
 
@@ -90,6 +103,16 @@ class WebhookEndpoint(Struct):
     created_at: datetime
     updated_at: datetime
     version: Version
+    other_cells: Annotated[
+        list[WebhooksOfCell] | UnsetType,
+        Meta(
+            description="There where there are other cells than home, of which all else tells: how"
+            " it goes in those that have heard of the endpoint"
+        ),
+    ] = UNSET
+    missing_cells: Annotated[
+        list[str] | UnsetType, Meta(description="There where cells don't answer: their names")
+    ] = UNSET
 
 
 class NewWebhookEndpoint(Struct):

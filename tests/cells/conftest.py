@@ -1,20 +1,28 @@
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
+from network import Road
 from places import Place
 from psycopg import AsyncConnection
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
+from server import SECRET, served
 from shop import Shop
 from terminal import Done, Run, done
 
 from darkpearl import cells, embedded, schema
+from darkpearl.api.tokens import Role, mint
+from darkpearl.cells.joining import without_secrets
+from darkpearl.config import Settings
 from darkpearl.embedded import Server
 
+Client = Callable[..., httpx.AsyncClient]
+Serve = Callable[[Place], Client]
 LOGICAL = {"wal_level": "logical", "shared_buffers": "64MB", "max_replication_slots": "8"}
 
 
@@ -47,6 +55,12 @@ def pgpass(url: str) -> str:
         ":".join(str(parts[each]) for each in ("host", "port"))
         + f":*:darkpearl:{parts['password']}"
     )
+
+
+def remember(url: str) -> None:
+    """Have libpq know the password of one address more."""
+    passwords = Path(os.environ["PGPASSFILE"])
+    passwords.write_text(f"{passwords.read_text()}{pgpass(url)}\n")
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +108,57 @@ async def pair(places: tuple[Place, Place]) -> AsyncIterator[tuple[Shop, Shop]]:
         yield here, there
         for shop in shops:
             assert await shop.audit() == []
+
+
+@pytest.fixture(scope="module")
+async def road(pair: tuple[Shop, Shop], places: tuple[Place, Place]) -> AsyncIterator[Road]:
+    """The way that everybody takes to north, which can be cut off."""
+    here, _ = pair
+    _, north = places
+    parts = conninfo_to_dict(north.url)
+    async with Road(str(parts["host"]), int(parts["port"] or 5432)) as road:
+        way = make_conninfo(north.url, port=str(road.port))
+        remember(way)
+        url = without_secrets(way)
+        await here.run("update cells set url = %s where number = 2", url)
+        yield road
+
+
+@pytest.fixture(scope="module")
+async def serve(road: Road) -> AsyncIterator[Serve]:  # noqa: ARG001 - by which it goes
+    """Serves an API at the address of a cell; gives what makes clients of it."""
+    async with AsyncExitStack() as stack:
+
+        def start(place: Place) -> Client:
+            settings = Settings(port=0, pool_size=8, jwt_secret=SECRET)
+            address = stack.enter_context(served(without_secrets(place.url), settings))
+
+            def client(role: Role = "service_role", subject: object = None) -> httpx.AsyncClient:
+                name = str(subject) if subject else None
+                token = mint(Settings(jwt_secret=SECRET), role, name, 600)
+                made = httpx.AsyncClient(
+                    base_url=f"http://{address[0]}:{address[1]}",
+                    headers={"Authorization": f"Bearer {token}"},
+                    timeout=20,
+                )
+                stack.push_async_callback(made.aclose)
+                return made
+
+            return client
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def client(serve: Serve, places: tuple[Place, Place]) -> Client:
+    """Makes clients of an API that was given home's address."""
+    return serve(places[0])
+
+
+@pytest.fixture(scope="module")
+def api(client: Client) -> httpx.AsyncClient:
+    """One of them, of staff."""
+    return client()
 
 
 @pytest.fixture
