@@ -214,7 +214,9 @@ async def _replay_elsewhere(others: Routed, endpoint_id: UUID, again: Statement)
     answers = await others.ask_all(replay, _numbers(others))
     if answers.away:
         raise AwayError(*answers.away)
-    if not all(answers.found.values()) and await others.find(WebhookEndpoint, _get(endpoint_id)):
+    if all(answers.found.values()):
+        return
+    if await others.find(WebhookEndpoint, _get(endpoint_id)) is not None:
         raise UnavailableError("Some cells haven't heard of the endpoint yet.")
 
 

@@ -3,6 +3,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -22,7 +23,7 @@ from darkpearl.config import Settings
 from darkpearl.embedded import Server
 
 Client = Callable[..., httpx.AsyncClient]
-Serve = Callable[[Place], Client]
+Serve = Callable[..., Client]
 LOGICAL = {"wal_level": "logical", "shared_buffers": "64MB", "max_replication_slots": "8"}
 
 
@@ -129,8 +130,8 @@ async def serve(road: Road) -> AsyncIterator[Serve]:  # noqa: ARG001 - by which 
     """Serves an API at the address of a cell; gives what makes clients of it."""
     async with AsyncExitStack() as stack:
 
-        def start(place: Place) -> Client:
-            settings = Settings(port=0, pool_size=8, jwt_secret=SECRET)
+        def start(place: Place, **more: Any) -> Client:
+            settings = Settings(port=0, pool_size=8, jwt_secret=SECRET, **more)
             address = stack.enter_context(served(without_secrets(place.url), settings))
 
             def client(role: Role = "service_role", subject: object = None) -> httpx.AsyncClient:
