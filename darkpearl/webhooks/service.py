@@ -23,7 +23,9 @@ LOOK_SECONDS = 0.2
 ENDPOINTS_SECONDS = 1.0
 """Between two looks at the endpoints; and at the lock, for who waits to take over."""
 HOME_SECONDS = 5.0
-"""Between two looks of another cell at the endpoints of home; and how long one may take."""
+"""Between two looks of another cell at the endpoints of home."""
+HOME_PATIENCE_SECONDS = 10.0
+"""How long such a look may take."""
 LONGEST_BACKOFF_SECONDS = 30.0
 
 _TAKE_OVER = "select pg_try_advisory_lock(webhooks_lock_key()) as taken, this_cell() as cell"
@@ -128,12 +130,17 @@ class Webhooks:
 
     async def _keep_endpoints(self) -> None:
         """Send to the endpoints of home as well; while it is away, to those that are known."""
+        failed = False
         while self._cell != HOME:
             try:
-                async with asyncio.timeout(HOME_SECONDS):
+                async with asyncio.timeout(HOME_PATIENCE_SECONDS):
                     await keep_endpoints(self._url, NAME)
+                failed = False
             except (DarkPearlError, TimeoutError) as error:
-                _log.warning("webhooks: the endpoints of home: %s", error.__cause__ or error)
+                if not failed:  # which is told once
+                    why = error.__cause__ or str(error) or "no answer"
+                    _log.warning("webhooks: the endpoints of home can't be read: %s", why)
+                failed = True
             await asyncio.sleep(HOME_SECONDS)
 
     def _assign(self, endpoints: list[dict[str, Any]], fetch: Any) -> None:

@@ -1,12 +1,9 @@
-"""What an API over two cells does of both at once: the feed, webhooks, imports, a shop's week."""
+"""What an API over two cells does of both at once: the feed, and events of gateways."""
 
 import asyncio
 import json
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,12 +12,10 @@ import pytest
 from moving import new_warehouse
 from network import Road
 from places import Place
-from receiving import Receiver
 from shop import APPROVED, DECLINED, PENDING, Shop
 from terminal import Run
 
 from darkpearl.gateways.http import SIGNATURE_HEADER, sign
-from darkpearl.webhooks import Webhooks, service
 
 Api = httpx.AsyncClient
 Json = dict[str, Any]
@@ -260,7 +255,7 @@ async def test_what_nobody_knows_is_written_once(pair: Pair, paid: Api) -> None:
 
 
 async def test_an_event_follows_its_payment(pair: Pair, paid: Api, run: Run, until: Until) -> None:
-    """Where the warehouse has moved, it is taken where the payment is; news that comes late, too."""
+    """Where the warehouse has moved it is taken where the payment is, and so is what comes late."""
     here, there = pair
     code, warehouse, product = await new_warehouse(pair, until)
     key = await pending(here, product, warehouse)
