@@ -32,6 +32,7 @@ BODY = "body"
 CATALOGUE = "catalogue"
 HERE = "here"
 HOME_ALONE = "home"
+ID = "id"
 LIST = "list"
 HOME = 1
 """The number of the cell that the catalogue is written in."""
@@ -69,31 +70,36 @@ class Route(NamedTuple):
     """The cells that a list is of: those of the warehouses that it asks for, else all."""
     warehouse_ids: frozenset[UUID] = frozenset()
     """The warehouses that a list asks for; none: all."""
+    is_anywhere: bool = False
+    """Any other cell will do where that one is away."""
 
 
 @cache
-def routed_by(handler: HTTPRouteHandler) -> str:
-    """By what the requests of a handler, whose path has no id, go to a cell.
+def routed_by(handler: HTTPRouteHandler, *, has_id: bool) -> str:
+    """By what the requests of a handler go to a cell.
+
+    Args:
+        handler: of a route.
+        has_id: whether its path has an id.
 
     Returns:
-        CATALOGUE, or HOME_ALONE for what is written of it; LIST, by the warehouses in its query;
-        BODY, by the warehouse in it; HERE.
+        CATALOGUE, or HOME_ALONE for what is written of it; ID, of the order, saga or shelf in its
+        path; LIST, by the warehouses in its query; BODY, by the warehouse in it; HERE.
     """
     kind = handler.opt.get("cells", "")
     if kind == CATALOGUE:
         reads = handler.http_methods <= {"GET", "HEAD", "OPTIONS"}
         return CATALOGUE if reads else HOME_ALONE
-    taken = handler.parsed_fn_signature.parameters
     if kind:
         return str(kind)
+    if has_id:
+        return ID
+    taken = handler.parsed_fn_signature.parameters
     if "listing" in taken or "warehouse_id" in taken:
         return LIST
     body = handler.parsed_data_field
-    return (
-        BODY
-        if "warehouse_id" in getattr(body and body.annotation, "__struct_fields__", ())
-        else HERE
-    )
+    fields = getattr(body and body.annotation, "__struct_fields__", ())
+    return BODY if "warehouse_id" in fields else HERE
 
 
 async def route(request: Request[Any, Any, Any], reach: Reach, known: Directory) -> Route:
@@ -101,31 +107,30 @@ async def route(request: Request[Any, Any, Any], reach: Reach, known: Directory)
     handler = request.route_handler
     if not isinstance(handler, HTTPRouteHandler):
         return Route(known.here)
-    by = routed_by(handler)
-    if "cells" not in handler.opt:
-        of_id = next(
-            (each for each in request.path_params.values() if isinstance(each, UUID)), None
-        )
-        if of_id is not None:
-            first = known.of_id(of_id)
-            return Route(first if first in reach.cells else known.here, of_id)
-    if by == HOME_ALONE and HOME in reach.cells:
-        return Route(HOME)
-    if by == BODY:
-        return Route(await _cell_of(_warehouse_in(await request.body()), reach, known))
-    if by == LIST:
-        wanted = _uuids(request.query_params.getall("warehouse_id", []))
-        over = dict.fromkeys([await _cell_of(each, reach, known) for each in wanted])
-        return Route(known.here, None, tuple(over or reach.cells), frozenset(wanted))
-    return Route(known.here)
+    ids = [each for each in request.path_params.values() if isinstance(each, UUID)]
+    by = routed_by(handler, has_id=bool(ids))
+    cell, of_id = known.here, None
+    over, wanted = tuple[int, ...](), frozenset[UUID]()
+    if by == ID:
+        of_id = ids[0]
+        cell = known.of_id(of_id) or cell
+    elif by == HOME_ALONE:
+        cell = HOME
+    elif by == BODY:
+        cell = await _cell_of(_warehouse_in(await request.body()), reach, known)
+    elif by == LIST:
+        wanted = frozenset(_uuids(request.query_params.getall("warehouse_id", [])))
+        asked = {await _cell_of(each, reach, known) for each in wanted}
+        over = tuple(sorted(asked & reach.cells.keys()) or reach.cells)
+    cell = cell if cell in reach.cells else known.here
+    return Route(cell, of_id, over, wanted, is_anywhere=by == CATALOGUE)
 
 
 async def _cell_of(warehouse_id: UUID | None, reach: Reach, known: Directory) -> int:
-    """The cell of a warehouse; of one that isn't known, or can't be reached, the one here."""
+    """The cell of a warehouse; of one that isn't known the one here."""
     if warehouse_id is not None and warehouse_id not in known.of_warehouse:
         known = await reach.read()
-    number = known.of_warehouse.get(warehouse_id, known.here) if warehouse_id else known.here
-    return number if number in reach.cells else known.here
+    return known.of_warehouse.get(warehouse_id, known.here) if warehouse_id else known.here
 
 
 def _warehouse_in(body: bytes) -> UUID | None:
@@ -265,13 +270,18 @@ class Routed(Caller):
         while True:
             try:
                 return await self.ask(self.cell, do)
-            except ConflictError as error:
-                named = cell_named_by(error)
-                if named is None or named in asked or named not in self._reach.cells:
+            except AwayError:
+                others = [each for each in self._reach.cells if each not in asked]
+                if not self._route.is_anywhere or not others:
                     raise
-                self._reach.read_aside()
-                asked.add(named)
-                self.cell = named
+                named = others[0]
+            except ConflictError as error:
+                named = cell_named_by(error) or self.cell
+                if named in asked or named not in self._reach.cells:
+                    raise
+                self._reach.doubt()
+            asked.add(named)
+            self.cell = named
 
     async def _act_on(self, of_id: UUID, do: Do[T]) -> T:
         """Do something with what has an id: where it says, or that cell says, or it is found.
@@ -308,6 +318,7 @@ class Routed(Caller):
             named = cell_named_by(error)
             if error.code != ELSEWHERE or (named and named not in self._reach.cells):
                 raise
+            self._reach.doubt()
             return _Try(named=named)
         return _Try(found, is_here=True)
 

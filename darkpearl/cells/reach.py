@@ -135,6 +135,11 @@ class Reach:
             return known
         return await asyncio.shield(self.read_aside())
 
+    def doubt(self) -> None:
+        """A cell says something else than the directory: read it again, aside, unless it is new."""
+        if time.monotonic() - self._read_at > TRUST_SECONDS:
+            self.read_aside()
+
     def read_aside(self) -> asyncio.Task[Directory]:
         """Begin to read the directory, unless somebody does."""
         if self._reading is None or self._reading.done():

@@ -1,7 +1,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -111,16 +111,32 @@ async def pair(places: tuple[Place, Place]) -> AsyncIterator[tuple[Shop, Shop]]:
             assert await shop.audit() == []
 
 
+@asynccontextmanager
+async def road_to(place: Place) -> AsyncIterator[Road]:
+    """A way to a database, of which libpq knows the password too."""
+    parts = conninfo_to_dict(place.url)
+    async with Road(str(parts["host"]), int(parts["port"] or 5432)) as road:
+        remember(make_conninfo(place.url, port=str(road.port)))
+        yield road
+
+
+@pytest.fixture(scope="module")
+async def home_road(
+    pair: tuple[Shop, Shop],  # noqa: ARG001 - once passwords are known
+    places: tuple[Place, Place],
+) -> AsyncIterator[Road]:
+    """The way that the APIs take to home, which can be cut off."""
+    async with road_to(places[0]) as road:
+        yield road
+
+
 @pytest.fixture(scope="module")
 async def road(pair: tuple[Shop, Shop], places: tuple[Place, Place]) -> AsyncIterator[Road]:
     """The way that everybody takes to north, which can be cut off."""
     here, _ = pair
     _, north = places
-    parts = conninfo_to_dict(north.url)
-    async with Road(str(parts["host"]), int(parts["port"] or 5432)) as road:
-        way = make_conninfo(north.url, port=str(road.port))
-        remember(way)
-        url = without_secrets(way)
+    async with road_to(north) as road:
+        url = make_conninfo(without_secrets(north.url), port=str(road.port))
         await here.run("update cells set url = %s where number = 2", url)
         yield road
 
@@ -130,9 +146,10 @@ async def serve(road: Road) -> AsyncIterator[Serve]:  # noqa: ARG001 - by which 
     """Serves an API at the address of a cell; gives what makes clients of it."""
     async with AsyncExitStack() as stack:
 
-        def start(place: Place, **more: Any) -> Client:
+        def start(place: Place, port: int | None = None, **more: Any) -> Client:
             settings = Settings(port=0, pool_size=8, jwt_secret=SECRET, **more)
-            address = stack.enter_context(served(without_secrets(place.url), settings))
+            url = make_conninfo(without_secrets(place.url), **({"port": port} if port else {}))
+            address = stack.enter_context(served(url, settings))
 
             def client(role: Role = "service_role", subject: object = None) -> httpx.AsyncClient:
                 name = str(subject) if subject else None
@@ -151,9 +168,9 @@ async def serve(road: Road) -> AsyncIterator[Serve]:  # noqa: ARG001 - by which 
 
 
 @pytest.fixture(scope="module")
-def client(serve: Serve, places: tuple[Place, Place]) -> Client:
+def client(serve: Serve, places: tuple[Place, Place], home_road: Road) -> Client:
     """Makes clients of an API that was given home's address."""
-    return serve(places[0])
+    return serve(places[0], home_road.port)
 
 
 @pytest.fixture(scope="module")
