@@ -35,7 +35,7 @@ from darkpearl.models.feed import (
 )
 
 _UPDATE = "update webhook_endpoints set {} where id = %(row_id)s"
-_SWITCH_ON = "update webhook_endpoints set is_enabled = true where id = %(id)s"
+_SWITCH_ON = "update webhook_endpoints set is_enabled = true where id = %(id)s returning id"
 _STATES = (
     "select coalesce(json_agg(w), '[]') as states from webhook_overview as w"
     " where w.id = any(%(ids)s::uuid[])"
