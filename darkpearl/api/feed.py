@@ -35,17 +35,8 @@ MAX_WAITS = 200
 _READ = "select events as data, next from read_feed(%(after)s, %(upto)s, %(topics)s, %(limit)s)"
 
 After = Annotated[
-    str,
-    QueryParameter(
-        max_length=5000,
-        description="`next` of the answer before; 0: the beginning",
-        schema_extra={
-            "oneOf": [
-                {"type": "integer", "minimum": 0, "maximum": LAST_ID},
-                {"type": "string", "pattern": "^[0-9]+-[0-9]+(_[0-9]+-[0-9]+)*$"},
-            ]
-        },
-    ),
+    int | str,
+    QueryParameter(description="`next` of the answer before, as it is; 0: the beginning"),
 ]
 Wait = Annotated[
     float,
@@ -102,7 +93,7 @@ def looks_by_cell() -> defaultdict[int, Looks]:
 async def list_events(
     caller: NamedDependency[Caller],
     state: State,
-    after: After = "0",
+    after: After = 0,
     wait: Wait = 0,
     limit: Limit = 100,
     topic: Topics = None,
@@ -113,7 +104,7 @@ async def list_events(
     """
     until = time.monotonic() + wait
     here = (await state.reach.directory()).here or HOME
-    places = _places(after, here)
+    places = _places(str(after), here)
     with state.waits.held(caller.key, is_staff=caller.is_staff):
         while True:
             answers = await _next(caller, state.looks, here, places, written(topic), limit)
