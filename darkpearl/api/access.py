@@ -39,7 +39,8 @@ _FOR_THE_CALLER = b"select " + b", ".join(
 """Settings that tell a transaction of its caller, and are gone with it.
 
 Nothing of a request is told to the session, which behind a pooler is somebody else's next."""
-_TRACED = _FOR_THE_CALLER + b", set_config('request.traceparent', %s, true)"
+_TRACED = b", set_config('request.traceparent', %s, true)"
+_IS_HERE = b", refuse_id_elsewhere(%s::uuid)"
 
 T = TypeVar("T")
 Parameters = dict[str, Any]
@@ -55,17 +56,17 @@ class Caller:
         pool: of the database.
         identity: as whom it acts there.
         key: what it is counted under: its subject, else its address.
-        first: what each of its transactions begins with, if anything; its answer is not read.
+        of_id: what it is about, if that may be elsewhere: its transactions fail unless it is here.
     """
 
     def __init__(
-        self, pool: Pool, identity: Identity, key: str = "", first: Statement | None = None
+        self, pool: Pool, identity: Identity, key: str = "", of_id: UUID | None = None
     ) -> None:
         self._pool = pool
         self._identity = identity
         self.key = key
         """What the caller is counted under: its subject, else its address."""
-        self._first = first
+        self._of_id = of_id
 
     async def act(self, do: Callable[["Caller"], Awaitable[T]]) -> T:
         """Do something where the request is for: here, or in one of several databases.
@@ -123,12 +124,14 @@ class Caller:
                     f"darkpearl api {context.request_id}".rstrip(),
                     context.request_id,
                 ]
+                query = _FOR_THE_CALLER
                 if context.traceparent:
-                    await connection.execute(_TRACED, [*settings, context.traceparent])
-                else:
-                    await connection.execute(_FOR_THE_CALLER, settings)
-                if self._first:
-                    await connection.execute(self._first[0].encode(), self._first[1])
+                    query += _TRACED
+                    settings.append(context.traceparent)
+                if self._of_id:
+                    query += _IS_HERE
+                    settings.append(str(self._of_id))
+                await connection.execute(query, settings)
                 yield lambda query, parameters: connection.execute(query.encode(), parameters)
                 pipelined.enqueue(b"commit")
 

@@ -43,7 +43,6 @@ SETTLING_SECONDS = 0.05
 """Between tries: cells hear one after the other that a warehouse has changed hands."""
 
 _NAMED = re.compile(r"Warehouse .* is of cell (\d+)")
-_IS_HERE = "select refuse_id_elsewhere(%(id)s)"
 
 T = TypeVar("T")
 Do = Callable[[Caller], Awaitable[T]]
@@ -218,21 +217,22 @@ class Routed(Caller):
         """As for every caller, where the request is for."""
         return await self.act(lambda here: here.run(*statements))
 
-    async def at(self, number: int, first: Statement | None = None) -> Caller:
+    async def at(self, number: int, of_id: UUID | None = None) -> Caller:
         """The same caller in one cell, whatever the request is for."""
         pool = await self._reach.pool(number, self._kind)
-        return Caller(pool, self._identity, self.key, first)
+        return Caller(pool, self._identity, self.key, of_id)
 
-    async def ask(self, number: int, do: Do[T], first: Statement | None = None) -> T:
-        """Do something in one cell.
+    async def ask(self, number: int, do: Do[T], of_id: UUID | None = None) -> T:
+        """Do something in one cell, if what has an id is there.
 
         Raises:
+            ConflictError: ELSEWHERE, it isn't.
             AwayError: it is away, and was not waited for.
             DarkPearlError: whatever is said there.
         """
 
         async def asked() -> T:
-            return await do(await self.at(number, first))
+            return await do(await self.at(number, of_id))
 
         return await self._reach.ask(number, asked)
 
@@ -311,7 +311,7 @@ class Routed(Caller):
     async def _try(self, number: int, of_id: UUID, do: Do[T]) -> "_Try[T]":
         """Do it in one cell, if what has the id is there."""
         try:
-            found = await self.ask(number, do, (_IS_HERE, {"id": of_id}))
+            found = await self.ask(number, do, of_id)
         except (AwayError, NotFoundError) as error:
             return _Try(refusal=error)
         except ConflictError as error:
@@ -327,7 +327,7 @@ class Routed(Caller):
 
         async def look(here: Caller) -> bool:
             try:
-                await here.run((_IS_HERE, {"id": of_id}))
+                await here.run(("select refuse_id_elsewhere(%(id)s)", {"id": of_id}))
             except ConflictError:
                 return False
             return True

@@ -65,6 +65,8 @@ class Reach:
         self.own = {kind: make(url) for kind, make in makes.items()}
         """The pools of the cell that the program was given, by kind."""
         self._pools: dict[tuple[str, str], Pool] = {}
+        self.cells: dict[int, Cell] = {}
+        """The cells whose address is known, by number; empty while nobody has asked."""
         self._known: Directory | None = None
         self._read_at = 0.0
         self._reading: asyncio.Task[Directory] | None = None
@@ -91,12 +93,6 @@ class Reach:
     def away(self) -> list[Cell]:
         """The cells that don't answer, as far as anybody has asked them."""
         return [cell for number, cell in self.cells.items() if number in self._away]
-
-    @property
-    def cells(self) -> dict[int, Cell]:
-        """The cells whose address is known, by number; empty while nobody has asked."""
-        known = self._known or ALONE
-        return {number: each for number, each in known.cells.items() if each.url}
 
     def cell_of(self, warehouse_id: UUID) -> int | None:
         """The number of the cell that has a warehouse, as far as is known."""
@@ -165,6 +161,7 @@ class Reach:
             logger.warning("the directory of the cells can't be read: %s", error.__cause__)
             return self._known
         self._known = found
+        self.cells = {number: each for number, each in found.cells.items() if each.url}
         for pool in self.own.values():
             pool.cell = found.here
         await self._close_unused()

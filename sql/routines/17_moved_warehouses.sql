@@ -103,9 +103,15 @@ set enable_seqscan = off
 as $$
 declare
     v_warehouse_id uuid;
+    v_is_here boolean;
 begin
-    select s.warehouse_id into v_warehouse_id from sagas as s where s.id = p_id;
-    if not found then
+    select s.warehouse_id, w.cell = this_cell() into v_warehouse_id, v_is_here
+    from sagas as s
+    inner join warehouses as w on w.id = s.warehouse_id
+    where s.id = p_id;
+    if v_is_here then
+        return;
+    elsif v_warehouse_id is null then
         select i.warehouse_id into v_warehouse_id from inventory as i where i.id = p_id;
     end if;
     if v_warehouse_id is null then

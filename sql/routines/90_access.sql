@@ -115,7 +115,8 @@ grant select on cells, moved_warehouses to service_role, darkpearl_app, darkpear
 grant execute on function cell_of_id(uuid), closed_warehouses() to service_role, darkpearl_app, darkpearl_reader;
 grant execute on function known_cells() to service_role, darkpearl_app, darkpearl_reader, darkpearl_api, darkpearl_listener;
 grant execute on function refuse_elsewhere(uuid[]) to authenticated, service_role, darkpearl_app;
-grant execute on function moved_cells(), refuse_id_elsewhere(uuid) to anon, authenticated, service_role, darkpearl_app, darkpearl_reader;
+grant execute on function moved_cells() to anon, authenticated, service_role, darkpearl_app, darkpearl_reader;
+grant execute on function refuse_id_elsewhere(uuid) to anon, authenticated, service_role, darkpearl_app, darkpearl_reader, darkpearl_api;
 
 -- Stock: read; quantities move by the functions, and by movements that are inserted.
 grant select on inventory to service_role, darkpearl_app, darkpearl_reader;

@@ -346,7 +346,7 @@ CALLS = {
     "known_cells": f"{INSIDERS} darkpearl_api darkpearl_listener",
     "closed_warehouses": INSIDERS,
     "moved_cells": EVERYBODY,
-    "refuse_id_elsewhere": EVERYBODY,
+    "refuse_id_elsewhere": f"{EVERYBODY} darkpearl_api",
     "refuse_elsewhere": PLACE,
     "search_query": EVERYBODY,
     "find_products": EVERYBODY,
