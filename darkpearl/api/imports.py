@@ -34,12 +34,7 @@ Body = TypeVar("Body", bound=msgspec.Struct)
 SkipBad = Annotated[bool, QueryParameter(description="Leave bad rows out, and import the rest")]
 
 _IMPORT = "select * from import_rows(%(kind)s, %(rows)s, %(skip_bad)s)"
-_FIRST_CELL = (
-    "select w.cell from jsonb_to_recordset(%(rows)s)"
-    " as r (n bigint, warehouse text, warehouse_id text) inner join warehouses as w"
-    " on case when r.warehouse_id is null then w.code = r.warehouse"
-    " else w.id::text = lower(r.warehouse_id) end order by r.n limit 1"
-)
+_CELL = "select cell_of_rows(%(rows)s) as cell"
 _READ_ONLY = ["created_at", "status"]
 """Columns that only an export has."""
 _BAD_ROWS = "DP025"
@@ -82,10 +77,11 @@ async def _import(
     caller: Caller, once: Once, kind: str, data: Any, *, skip_bad: bool
 ) -> JsonResponse[Imported]:
     """Import rows, all of them in one cell: that of the first row's warehouse."""
-    numbered = _numbered(data.rows)
-    rows = access.sent(numbered)
+    rows = access.sent(_numbered(data.rows))
     if isinstance(caller, Routed) and kind != "products":
-        caller.cell = await _cell_of(caller, numbered)
+        found = await caller.run((_CELL, {"rows": rows}))
+        if found and found["cell"] in caller.cells:
+            caller.cell = found["cell"]
     try:
         done = await once.get(
             Imported, (_IMPORT, {"kind": kind, "rows": rows, "skip_bad": skip_bad})
@@ -102,20 +98,6 @@ async def _import(
             errors=wrong,
         ) from error
     return once.answered(done)
-
-
-async def _cell_of(caller: Routed, rows: list[dict[str, Any]]) -> int:
-    """The cell of the first warehouse that a row names; of none that is known, the one here."""
-    named = [
-        {
-            "n": at,
-            **{name: str(row[name]) for name in ("warehouse", "warehouse_id") if row.get(name)},
-        }
-        for at, row in enumerate(rows)
-    ]
-    row = await caller.run((_FIRST_CELL, {"rows": access.sent(named)}))
-    cell = row["cell"] if row else caller.cell
-    return int(cell) if cell in caller.cells else caller.cell
 
 
 @post(

@@ -137,6 +137,8 @@ class Sourcing:
         }
         if not any(names.values()):
             return await self._in_turn(lambda cell: self._place(cell, once, statements))
+        if HOME not in self._caller.cells:
+            raise UnavailableError("Where home is isn't known.")
         try:
             return await self._in_turn(
                 lambda cell: self._place(cell, once, statements),

@@ -178,7 +178,7 @@ resolve_lines(text), check_movement_lines(), find_imported_orders(text), check_o
 to public;
 grant execute on function
 open_import(text), record_movements(stock_movements[], boolean), import_movements(boolean), place_imported_orders(text, boolean),
-import_rows(text, jsonb, boolean)
+import_rows(text, jsonb, boolean), cell_of_rows(jsonb)
 to service_role, darkpearl_app;
 grant execute on function
 import_products(boolean), count_shelves(uuid[], uuid[], integer[], boolean), import_inventory(boolean)

@@ -459,6 +459,7 @@ CALLS = {
     "follow_saga": f"{CUSTOMERS} {STAFF}",
     "stock_product": f"{CUSTOMERS} {STAFF}",
     "import_rows": f"{STAFF} {APP}",
+    "cell_of_rows": f"{STAFF} {APP}",
     "open_import": f"{STAFF} {APP}",
     "record_movements": f"{STAFF} {APP}",
     "import_movements": f"{STAFF} {APP}",
