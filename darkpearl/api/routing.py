@@ -42,7 +42,7 @@ SETTLING_TRIES = 20
 SETTLING_SECONDS = 0.05
 """Between tries: cells hear one after the other that a warehouse has changed hands."""
 
-_NAMED = re.compile(r"Warehouse .* is of cell (\d+)")
+_NAMED = re.compile(r"Warehouse (.*) is of cell (\d+)")
 
 T = TypeVar("T")
 Do = Callable[[Caller], Awaitable[T]]
@@ -158,6 +158,14 @@ class Answers(NamedTuple, Generic[T]):
     """Those that didn't answer."""
 
 
+class Named(NamedTuple):
+    """What a refusal says of another cell."""
+
+    warehouse: str
+    """The code of the warehouse that it is about."""
+    cell: int
+
+
 class _Try(NamedTuple, Generic[T]):
     """What came of asking one cell for what has an id."""
 
@@ -266,22 +274,31 @@ class Routed(Caller):
         """
         if self._route.of_id:
             return await self._act_on(self._route.of_id, do)
-        asked = {self.cell}
-        while True:
-            try:
-                return await self.ask(self.cell, do)
-            except AwayError:
-                others = [each for each in self._reach.cells if each not in asked]
-                if not self._route.is_anywhere or not others:
-                    raise
-                named = others[0]
-            except ConflictError as error:
-                named = cell_named_by(error) or self.cell
-                if named in asked or named not in self._reach.cells:
-                    raise
-                self._reach.doubt()
-            asked.add(named)
-            self.cell = named
+        for _ in range(SETTLING_TRIES):
+            asked, told = {self.cell}, set[str]()
+            while True:
+                try:
+                    return await self.ask(self.cell, do)
+                except AwayError:
+                    others = [each for each in self._reach.cells if each not in asked]
+                    if not self._route.is_anywhere or not others:
+                        raise
+                    number = others[0]
+                except ConflictError as error:
+                    named = named_by(error)
+                    if named is None or named.cell not in self._reach.cells:
+                        raise
+                    if named.cell in asked and named.warehouse not in told:
+                        raise  # two warehouses, and no cell has both
+                    if named.cell in asked:
+                        break  # each says that the other has it: not all have heard of a move
+                    self._reach.doubt()
+                    told.add(named.warehouse)
+                    number = named.cell
+                asked.add(number)
+                self.cell = number
+            await asyncio.sleep(SETTLING_SECONDS)
+        raise moving()
 
     async def _act_on(self, of_id: UUID, do: Do[T]) -> T:
         """Do something with what has an id: where it says, or that cell says, or it is found.
@@ -354,10 +371,16 @@ class Routed(Caller):
         return await self.ask(self.cell, do)  # in the words of the database
 
 
-def cell_named_by(error: ConflictError) -> int | None:
-    """The cell that a refusal of the database says to go to."""
+def named_by(error: ConflictError) -> Named | None:
+    """Where a refusal of the database says to go to."""
     named = _NAMED.match(error.detail) if error.code == ELSEWHERE else None
-    return int(named[1]) if named else None
+    return Named(named[1], int(named[2])) if named else None
+
+
+def cell_named_by(error: ConflictError) -> int | None:
+    """The cell that it says to go to."""
+    named = named_by(error)
+    return named.cell if named else None
 
 
 def moving() -> UnavailableError:

@@ -151,13 +151,16 @@ async def serve(road: Road) -> AsyncIterator[Serve]:  # noqa: ARG001 - by which 
             url = make_conninfo(without_secrets(place.url), **({"port": port} if port else {}))
             address = stack.enter_context(served(url, settings))
 
-            def client(role: Role = "service_role", subject: object = None) -> httpx.AsyncClient:
-                name = str(subject) if subject else None
-                token = mint(Settings(jwt_secret=SECRET), role, name, 600)
+            def client(
+                role: Role | None = "service_role", subject: object = None
+            ) -> httpx.AsyncClient:
+                headers = {}
+                if role:
+                    name = str(subject) if subject else None
+                    token = mint(Settings(jwt_secret=SECRET), role, name, 600)
+                    headers["Authorization"] = f"Bearer {token}"
                 made = httpx.AsyncClient(
-                    base_url=f"http://{address[0]}:{address[1]}",
-                    headers={"Authorization": f"Bearer {token}"},
-                    timeout=20,
+                    base_url=f"http://{address[0]}:{address[1]}", headers=headers, timeout=20
                 )
                 stack.push_async_callback(made.aclose)
                 return made

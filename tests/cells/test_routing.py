@@ -368,3 +368,32 @@ async def test_a_cell_that_is_away_costs_its_own_warehouses(
     page = await api.get("/orders", params={"customer_id": mine})
     assert (page.json()["count"], page.json().keys() & {"missing_cells"}) == (2, set())
     assert "missing_cells" not in (await api.get("/health/ready")).json()
+
+
+async def test_every_list_is_of_all_cells(
+    pair: Pair, api: Api, client: Client, product: UUID
+) -> None:
+    """Whoever asks: staff, customers for their own, and whoever comes without a token."""
+    here, there = pair
+    warehouses = {str(here.lisbon), str(there.rotterdam)}
+    for shop, warehouse in ((here, here.lisbon), (there, there.rotterdam)):
+        await shop.run(
+            "update inventory set reorder_point = 1000, reorder_quantity = 10"
+            " where product_id = %s and warehouse_id = %s",
+            *(product, warehouse),
+        )
+    for sort in ("-shortage", "sku"):
+        asked = {"product_id": str(product), "sort": sort, "limit": 1}
+        found = await all_of(api, "/inventory/reorder-suggestions", **asked)
+        assert sorted(each["warehouse_id"] for each in found) == sorted(warehouses)
+    everybody = await all_of(client(None), "/inventory", product_id=str(product), limit=1)
+    assert sorted(each["warehouse_id"] for each in everybody) == sorted(warehouses)
+    for subject in ("dora", "emil"):
+        own = client("authenticated", subject)
+        for warehouse in (here.lisbon, there.rotterdam):
+            await placed(own, product, warehouse)
+        for path in ("/orders", "/sagas"):
+            page = (await own.get(path)).json()
+            assert (page["count"], len(page["data"])) == (2, 2), path
+            assert {each["warehouse_id"] for each in page["data"]} == warehouses
+    assert (await api.get("/orders/to-ship")).json()["data"] == []
