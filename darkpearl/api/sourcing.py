@@ -12,7 +12,7 @@ have been done there, and nothing is placed.
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from msgspec import Struct
@@ -67,6 +67,12 @@ class _Offer(Struct):
     priority: int | None
     code: str | None
     """Of the first of them."""
+
+
+class _Refusal(NamedTuple):
+    """What a cell says of an order that makes no sense there; its catalogue may be late."""
+
+    error: DarkPearlError
 
 
 class _Within(Caller):
@@ -236,19 +242,19 @@ class Sourcing:
         """
         asked = (_OFFER, {"items": sent(self._data.items)})
 
-        async def offer(here: Caller) -> _Offer | DarkPearlError:
+        async def offer(here: Caller) -> _Offer | _Refusal:
             try:
                 return await here.get(_Offer, asked)
             except UnavailableError:
                 raise
-            except DarkPearlError as refusal:
-                return refusal
+            except DarkPearlError as error:
+                return _Refusal(error)
 
         answers = await self._ask_all(offer, tried)
         offers = {n: each for n, each in answers.found.items() if isinstance(each, _Offer)}
-        refusals = [each for each in answers.found.values() if isinstance(each, DarkPearlError)]
-        if refusals and (not offers or isinstance(answers.found.get(HOME), DarkPearlError)):
-            raise answers.found.get(HOME) or refusals[0]  # type: ignore[misc]
+        refused = {n: each.error for n, each in answers.found.items() if isinstance(each, _Refusal)}
+        if refused and (not offers or HOME in refused):
+            raise refused.get(HOME) or next(iter(refused.values()))
         able = [n for n, each in offers.items() if each.warehouses is not None]
         if able:
             return min(

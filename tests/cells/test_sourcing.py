@@ -124,6 +124,18 @@ async def test_what_only_both_together_have_is_refused_as_that(
     assert single.json()["code"] == "DP056"
 
 
+async def test_a_catalogue_that_is_late_is_in_nobodys_way(pair: Pair, api: Api) -> None:
+    """A product that one cell hasn't heard of yet is sold by the one that has it."""
+    here, there = pair
+    await there.run("alter subscription darkpearl_catalogue disable")
+    try:
+        product = await here.product(on_hand=5)
+        assert await sourced(api, (product, 2)) == "LIS"
+    finally:
+        await there.run("alter subscription darkpearl_catalogue enable")
+    await done(pair)
+
+
 async def test_a_key_is_found_wherever_it_was_used(pair: Pair, api: Api, stocked: Known) -> None:
     """A repeat is the first answer, whatever the stock and the catalogue have become since."""
     here, there = pair

@@ -270,6 +270,11 @@ async def test_how_it_goes_is_each_cells_own(
             await road.restore()
         async with sending(2):
             await soon(lambda: _has_none(there))
+
+        async def is_back() -> bool:
+            return "missing_cells" not in (await api.get("/events")).json()
+
+        await soon(is_back)
     assert await _has_none(here)
 
 
