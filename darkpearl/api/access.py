@@ -77,6 +77,11 @@ class Caller:
         return await do(self)
 
     @property
+    def number(self) -> int:
+        """The number of the cell that its database is; 0 while nobody has asked."""
+        return self._pool.cell
+
+    @property
     def is_staff(self) -> bool:
         """The caller may read every column."""
         return self._identity.is_staff

@@ -160,7 +160,7 @@ def create_app(settings: Settings, database_url: str, tracing: "Tracing | None" 
     app.state.stopping = asyncio.Event()
     app.state.streams = Shares("streams", events.MAX_STREAMS, events.MAX_STREAMS_EACH)
     app.state.waits = Shares("requests that wait", feed.MAX_WAITS, feed.MAX_WAITS)
-    app.state.looks = feed.Looks()
+    app.state.looks = feed.looks_by_cell()
     app.state.monitor = Looks(draw)
     app.state.screens = Shares("screens", events.MAX_STREAMS, events.MAX_STREAMS)
     app.state.bodies = Shares("large bodies", MOST_LARGE_BODIES, MOST_LARGE_BODIES_EACH)

@@ -45,6 +45,15 @@ class Once:
         self.replayed = False
         """What was asked for has its answer of the first time."""
 
+    @property
+    def request(self) -> Parameters | None:
+        """The key, and what it stands for; None without one."""
+        return self._request
+
+    def by(self, caller: Caller) -> "Once":
+        """The same request, made by a caller in one of several cells."""
+        return Once(caller, self._request)
+
     async def new_id(self) -> UUID:
         """An id for what is to be written; see Caller.new_id()."""
         return await self._caller.new_id()

@@ -56,6 +56,7 @@
 --   DP052  a database with data, which was to become a cell
 --   DP053  a warehouse that is moving to another cell, and open in none
 --   DP055  goods of a transfer that another cell didn't let in: its saga turns back
+--   DP056  an order that only several cells together could serve (over HTTP)
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;

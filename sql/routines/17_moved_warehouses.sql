@@ -58,6 +58,23 @@ end
 $$;
 comment on function closed_warehouses() is 'The warehouses of which nothing is written here, since another cell has them or will: an empty array where none is.';
 
+-- Refuses what is asked for a warehouse that is closed here. Locks nothing. Raises: DP050 when another
+-- cell has it, DP053 while none has, or this one not yet.
+create or replace function refuse_closed(p_warehouse_id uuid) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    perform refuse_elsewhere(array[p_warehouse_id]);
+    perform refuse(
+        'DP053', 'warehouse is moving to another cell',
+        format('Warehouse %s is closed in cell %s.', p_warehouse_id, this_cell()),
+        'Try again in some seconds: it is open again then, here or in another cell.'
+    );
+end
+$$;
+comment on function refuse_closed(uuid) is 'Internal: refuses what is asked for a warehouse that is closed here, and says where it is.';
+
 -- The warehouses that have left this database or come to it, and the cell that has each, as this one
 -- has heard. One that another cell has is not to be shown here: what there is of it is an old
 -- copy, or one that isn't whole yet. As its owner, since customers see neither table. Locks nothing.
@@ -109,8 +126,8 @@ end
 $$;
 comment on function refuse_id_elsewhere(uuid) is 'Refuses an order, a saga or a shelf that isn''t here, or only as a copy: for who asks cell by cell.';
 
--- Trigger: nothing is written of a warehouse that is closed here. Locks nothing. Raises: DP050 when
--- another cell has it, DP053 while none has, or this one not yet.
+-- Trigger: nothing is written of a warehouse that is closed here. Locks nothing. Raises: as
+-- refuse_closed().
 create or replace function refuse_moved() returns trigger
 language plpgsql
 security definer
@@ -121,12 +138,7 @@ begin
     if tg_op = 'UPDATE' and tg_table_name = 'stock_movements' then
         return new;
     end if;
-    perform refuse_elsewhere(array[new.warehouse_id]);
-    perform refuse(
-        'DP053', 'warehouse is moving to another cell',
-        format('Warehouse %s is closed in cell %s.', new.warehouse_id, this_cell()),
-        'Try again in some seconds: it is open again then, here or in another cell.'
-    );
+    perform refuse_closed(new.warehouse_id);
     return null;
 end
 $$;

@@ -3,6 +3,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -145,8 +146,8 @@ async def serve(road: Road) -> AsyncIterator[Serve]:  # noqa: ARG001 - by which 
     """Serves an API at the address of a cell; gives what makes clients of it."""
     async with AsyncExitStack() as stack:
 
-        def start(place: Place, port: int | None = None) -> Client:
-            settings = Settings(port=0, pool_size=8, jwt_secret=SECRET)
+        def start(place: Place, port: int | None = None, **more: Any) -> Client:
+            settings = Settings(port=0, pool_size=8, jwt_secret=SECRET, **more)
             url = make_conninfo(without_secrets(place.url), **({"port": port} if port else {}))
             address = stack.enter_context(served(url, settings))
 

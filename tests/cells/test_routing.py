@@ -247,7 +247,7 @@ async def test_stock_moves_where_it_lies(pair: Pair, api: Api, product: UUID) ->
     assert done.status_code == 200, done.text
     assert await there.stock(product, there.rotterdam) == (52, 0)
     mixed = await api.post("/imports/movements", json={"rows": [row, {**row, "warehouse": "LIS"}]})
-    assert (mixed.status_code, mixed.json()["code"]) == (409, "DP050")
+    assert (mixed.status_code, mixed.json()["code"]) == (422, "DP025")
     assert await there.stock(product, there.rotterdam) == (52, 0)
     assert await here.stock(product, here.lisbon) == (100, 0)
 

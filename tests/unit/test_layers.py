@@ -26,7 +26,7 @@ LEVELS = {
     "listener": 2,
     "monitor": 2,
     "paysim": 2,
-    "webhooks": 2,
+    "webhooks": 3,
     "api": 3,
     "demo": 4,
     "doctor": 4,

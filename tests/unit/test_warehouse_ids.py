@@ -38,7 +38,7 @@ EXCEPTIONS: dict[str, str] = {
         "return_items, value_of_return 3"
     ),
     "64_gateway_events": (
-        "apply_to_earlier_attempt, apply_to_other_attempt, contradicts_books 2, "
+        "apply_to_earlier_attempt, apply_to_other_attempt, contradicts_books 2, knows_call, "
         "record_gateway_event, redo_void"
     ),
     "65_shipments": (
@@ -53,6 +53,7 @@ EXCEPTIONS: dict[str, str] = {
     "66_transfers": "call_back_transfer",
     "67_batches": "act_on_item, find_sagas_to 2",
     "68_step_minutes": "fill_step_minutes",
+    "70_requests": "law_of_names 2",
     "71_removal": (
         "fold_movements 3, lock_orders_that_are_over 6, movements_that_are_over, "
         "orders_that_are_over 6, payments_that_are_over 4, remove_next_alerts 2, "
@@ -61,7 +62,7 @@ EXCEPTIONS: dict[str, str] = {
     ),
     "72_retention": "retention_due 7",
     "73_feed": "end_of_look 2, feed 3",
-    "74_webhooks": "oldest_undelivered 2, replay_webhooks 2",
+    "74_webhooks": "feed_place_at 2, oldest_undelivered 2",
     "80_views": (
         "engine_health, failed_refunds, may_know_of, orders_to_ship 4, saga_history, "
         "saga_overview 3, sagas_from_events 2, told_decline_code 2, told_message"
