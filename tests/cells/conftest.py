@@ -1,29 +1,13 @@
 import asyncio
-import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, contextmanager
-from pathlib import Path
 
 import pytest
-from places import Place
-from psycopg import AsyncConnection
-from psycopg.conninfo import conninfo_to_dict
-from psycopg.rows import dict_row
+from places import LOGICAL, Place, shops_at, temporary, write_passwords
 from shop import Shop
 from terminal import Done, Run, done
 
-from darkpearl import cells, embedded, schema
+from darkpearl import cells, schema
 from darkpearl.embedded import Server
-
-LOGICAL = {"wal_level": "logical", "shared_buffers": "64MB", "max_replication_slots": "8"}
-
-
-@contextmanager
-def temporary(options: dict[str, str]) -> Iterator[Server]:
-    """A server of the programs that all tests are run on."""
-    other = os.environ.get("DARKPEARL_TEST_BINARIES")
-    with embedded.temporary(Path(other) if other else None, options) as server:
-        yield server
 
 
 @pytest.fixture(scope="session")
@@ -40,15 +24,6 @@ def other_server() -> Iterator[Server]:
         yield server
 
 
-def pgpass(url: str) -> str:
-    """A line of a password file."""
-    parts = conninfo_to_dict(url)
-    return (
-        ":".join(str(parts[each]) for each in ("host", "port"))
-        + f":*:darkpearl:{parts['password']}"
-    )
-
-
 @pytest.fixture(scope="module")
 async def places(
     home_server: Server, other_server: Server, tmp_path_factory: pytest.TempPathFactory
@@ -56,8 +31,7 @@ async def places(
     """Home, migrated and empty, and an empty database elsewhere; libpq knows the passwords."""
     home, north = Place(home_server, "home"), Place(other_server, "north")
     passwords = tmp_path_factory.mktemp("cells") / "pgpass"
-    passwords.write_text("".join(f"{pgpass(each.url)}\n" for each in (home, north)))
-    passwords.chmod(0o600)
+    write_passwords(passwords, home, north)
     for each in (home, north):
         await each.anew()
     await schema.migrate(home.url)
@@ -74,25 +48,14 @@ async def pair(places: tuple[Place, Place]) -> AsyncIterator[tuple[Shop, Shop]]:
     home, north = places
     async for _ in cells.add(home.url, north.url, "north"):
         pass
-    async with AsyncExitStack() as stack:
-        shops = []
-        for place in places:
-            connection = await AsyncConnection.connect(
-                place.url,
-                autocommit=True,
-                row_factory=dict_row,
-                options="-c search_path=darkpearl -c statement_timeout=20s",
-            )
-            shops.append(Shop(await stack.enter_async_context(connection)))
-        here, there = shops
-        there.lisbon, there.rotterdam = here.lisbon, here.rotterdam
+    async with shops_at(home, north) as (here, there):
         await here.run(
             "insert into warehouses (id, code, name, cell) values (%s, 'LIS', 'L', 1),"
             " (%s, 'RTM', 'R', 2)",
             *(here.lisbon, here.rotterdam),
         )
         yield here, there
-        for shop in shops:
+        for shop in (here, there):
             assert await shop.audit() == []
 
 
