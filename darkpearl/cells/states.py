@@ -17,9 +17,14 @@ _SLOT = (
     "select active as slot_active, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint as"
     " kept_bytes from pg_replication_slots where slot_name = %s"
 )
+SILENT_SECONDS = 20
+"""A cell that hears says so every ten seconds (wal_receiver_status_interval), if nothing else."""
 _LAG = (
-    "select extract(epoch from replay_lag)::float8 as lag_seconds from pg_stat_replication where"
-    " pid = (select active_pid from pg_replication_slots where slot_name = %s)"
+    # The server's own measure is of the last word that came: it stands still when none does.
+    "select extract(epoch from case when silent < make_interval(secs => %s) then replay_lag"
+    " else silent end)::float8 as lag_seconds, silent >= make_interval(secs => %s) as is_silent"
+    " from (select replay_lag, clock_timestamp() - reply_time as silent from pg_stat_replication"
+    " where pid = (select active_pid from pg_replication_slots where slot_name = %s)) as r"
 )
 _SUBSCRIPTION = (
     "select s.subenabled as subscribed, e.apply_error_count + e.sync_error_count as errors from"
@@ -64,7 +69,8 @@ async def _state(home: str, cell: Row) -> Row:
     if number > 1:
         slot = slot_of(number)
         found |= await _first(home, _SLOT, slot) or {"slot_active": None, "kept_bytes": None}
-        found |= await _first(home, _LAG, slot) or {"lag_seconds": None}
+        lag = await _first(home, _LAG, SILENT_SECONDS, SILENT_SECONDS, slot)
+        found |= lag or {"lag_seconds": None, "is_silent": False}
     try:
         async with asyncio.timeout(LOOK_SECONDS):
             found |= await _first(url, _LOAD)
@@ -77,7 +83,7 @@ async def _state(home: str, cell: Row) -> Row:
         found["troubles"].append(f"no answer: {error or 'too slow'}")
     else:
         found["troubles"] += _troubles(found, status)
-    return {name: value for name, value in found.items() if name != "troubles"} | {
+    return {name: found[name] for name in found if name not in {"troubles", "is_silent"}} | {
         "trouble": "; ".join(found["troubles"])
     }
 
@@ -92,6 +98,7 @@ def _troubles(found: Row, status: schema.Status) -> list[str]:
             (bool(status.pending or status.unknown), "its schema is of another release"),
             (is_cell and found.get("slot_active") is None, "home has no slot for it"),
             (is_cell and found.get("slot_active") is False, "it doesn't read its slot"),
+            (bool(found.get("is_silent")), "it has said nothing of its slot for a while"),
             (is_cell and found.get("subscribed") is None, f"it has no subscription {CATALOGUE}"),
             (is_cell and found.get("subscribed") is False, "its subscription is disabled"),
             (bool(found.get("errors")), f"its subscription failed {found.get('errors')} times"),
