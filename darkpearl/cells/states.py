@@ -35,6 +35,8 @@ _LOAD = (
     "select this_cell() as cell, ready, stuck, (select count(*) from pg_stat_activity where"
     " datname = current_database()) as sessions from engine_health"
 )
+_MEASURED = ("server", "ready", "stuck", "sessions", "lag_seconds", "kept_bytes")
+"""What is empty where it can't be had, or makes no sense, as a lag of home."""
 
 Row = dict[str, Any]
 
@@ -65,7 +67,7 @@ async def _first(url: str, query: str, *values: Any) -> Row:
 
 async def _state(home: str, cell: Row) -> Row:
     number, url = cell["number"], cell["url"] or home
-    found = {**cell, "server": None, "troubles": []}
+    found = {**dict.fromkeys(_MEASURED), **cell, "troubles": []}
     if number > 1:
         slot = slot_of(number)
         found |= await _first(home, _SLOT, slot) or {"slot_active": None, "kept_bytes": None}

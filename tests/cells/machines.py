@@ -271,13 +271,10 @@ class Load:
                         "'product_id', %s::uuid, 'quantity', 1)), p_order_id => %s)",
                         [warehouse, self.product, order],
                     )
+                except psycopg.errors.UniqueViolation:
+                    break  # it was placed, and the answer was lost
                 except psycopg.Error as error:
-                    if error.sqlstate == "DP050":
-                        named = str(error.diag.message_detail).split("of cell ")[1]
-                        self.cell_of[warehouse] = int(named.split()[0])
-                    elif not is_passing(error):
-                        raise
-                    if error.sqlstate not in RETRIED and connection is not None:
+                    if self._must_leave(warehouse, error) and connection is not None:
                         await connection.close()
                         connection = None
                     await asyncio.sleep(0.02)
@@ -288,6 +285,15 @@ class Load:
             due += SESSIONS / self.rate
         if connection is not None:
             await connection.close()
+
+    def _must_leave(self, warehouse: UUID, error: psycopg.Error) -> bool:
+        """Whether to connect anew, to the cell that is named; what doesn't pass by is raised."""
+        if error.sqlstate == "DP050":
+            named = str(error.diag.message_detail).split("of cell ")[1]
+            self.cell_of[warehouse] = int(named.split()[0])
+        elif not is_passing(error):
+            raise error
+        return error.sqlstate not in RETRIED
 
     async def sent(self, warehouse: UUID) -> int:
         """How many orders of a warehouse have been fulfilled, where it is."""

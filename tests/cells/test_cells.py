@@ -168,6 +168,8 @@ async def test_status_tells_of_each(pair: Pair, run: Run, until: Until) -> None:
     await here.run("update cells set url = url || ' dbname=nowhere' where number = 2")
     _, north = (await run("cells", "status", "--json")).rows
     assert north["trouble"].startswith("no answer")
+    shown = await run("cells", "status")
+    assert (shown.code, "no answer" in shown.said) == (0, True)
     await here.run("update cells set url = replace(url, ' dbname=nowhere', '') where number = 2")
     listed = (await run("cells", "list", "--json")).rows
     assert [each["name"] for each in listed] == ["home", "north"]
