@@ -1,6 +1,7 @@
 """How the cells are: whether each answers, how late its catalogue is, and what it has to do."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 from psycopg.rows import dict_row
@@ -20,11 +21,8 @@ _SLOT = (
 SILENT_SECONDS = 20
 """A cell that hears says so every ten seconds (wal_receiver_status_interval), if nothing else."""
 _LAG = (
-    # The server's own measure is of the last word that came: it stands still when none does.
-    "select extract(epoch from case when silent < make_interval(secs => %s) then replay_lag"
-    " else silent end)::float8 as lag_seconds, silent >= make_interval(secs => %s) as is_silent"
-    " from (select replay_lag, clock_timestamp() - reply_time as silent from pg_stat_replication"
-    " where pid = (select active_pid from pg_replication_slots where slot_name = %s)) as r"
+    "select replay_lag, clock_timestamp() - reply_time as silent from pg_stat_replication"
+    " join pg_replication_slots on active_pid = pid where slot_name = %s"
 )
 _SUBSCRIPTION = (
     "select s.subenabled as subscribed, e.apply_error_count + e.sync_error_count as errors from"
@@ -71,8 +69,7 @@ async def _state(home: str, cell: Row) -> Row:
     if number > 1:
         slot = slot_of(number)
         found |= await _first(home, _SLOT, slot) or {"slot_active": None, "kept_bytes": None}
-        lag = await _first(home, _LAG, SILENT_SECONDS, SILENT_SECONDS, slot)
-        found |= lag or {"lag_seconds": None, "is_silent": False}
+        found |= _lag(await _first(home, _LAG, slot))
     try:
         async with asyncio.timeout(LOOK_SECONDS):
             found |= await _first(url, _LOAD)
@@ -88,6 +85,14 @@ async def _state(home: str, cell: Row) -> Row:
     return {name: found[name] for name in found if name not in {"troubles", "is_silent"}} | {
         "trouble": "; ".join(found["troubles"])
     }
+
+
+def _lag(told: Row) -> Row:
+    """How late a cell is. The server's measure stands still while no word comes from it."""
+    lag, silent = (told.get(each) or timedelta() for each in ("replay_lag", "silent"))
+    is_silent = silent.total_seconds() > SILENT_SECONDS
+    late = (silent if is_silent else lag).total_seconds()
+    return {"lag_seconds": late if told else None, "is_silent": is_silent}
 
 
 def _troubles(found: Row, status: schema.Status) -> list[str]:
