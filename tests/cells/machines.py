@@ -29,7 +29,7 @@ from psycopg import AsyncConnection
 from darkpearl import cells, embedded, schema
 
 SURE = {"synchronous_commit": "on", "full_page_writes": "on", "fsync": "on"}
-SOON = {"wal_retrieve_retry_interval": "500ms", "wal_sender_timeout": "5s"}
+SOON = {"wal_retrieve_retry_interval": "500ms"}
 """A cell that is back is heard of within the second, as far as that is the server's to say."""
 SESSIONS = 4
 PATIENCE_SECONDS = 300

@@ -156,7 +156,11 @@ async def test_a_network_is_cut_between_two_cells() -> None:
                         _, state = await cells.states(home.url)
                         if state["trouble"] and not told_after:
                             told_after = cut_for
-                            say(f"after {cut_for:.1f} s cells status says: {state['trouble']}")
+                            say(
+                                f"after {cut_for:.1f} s cells status says: {state['trouble']};"
+                                f" lag_seconds {state['lag_seconds']:.1f}"
+                            )
+                            assert state["lag_seconds"] > cut_for / 2
                         await asyncio.sleep(1)
                     say(f"after {cut_for:.0f} s home keeps {state['kept_bytes']} bytes for it")
                     assert told_after
