@@ -28,6 +28,7 @@ from bench import horizon as horizons
 from bench import imports as importing
 from bench import latency as latencies
 from bench import open_loop as open_loops
+from bench import routing as routes
 from bench import sizing as sizes
 from bench import soak as soaks
 from bench.chart import chart
@@ -190,6 +191,14 @@ async def soak(running: embedded.Server, options: Namespace) -> Rows:
         yield row
 
 
+async def routing(running: embedded.Server, options: Namespace) -> Rows:
+    """POST /orders and GET /orders/{id} where there are 1 and 2 cells; ratio to one."""
+    async with routes.variants(running) as pairs:
+        for pair in pairs:
+            async for row in interleaved(options.rounds, *pair):
+                yield row
+
+
 async def sizing(running: embedded.Server, options: Namespace) -> Rows:
     """What API, listener, webhooks and server take for an order by HTTP."""
     for number in range(options.rounds):
@@ -210,7 +219,7 @@ BY_DEFAULT = (
     warehouses,
     bell,
 )
-ALL = (*BY_DEFAULT, cells, growth, horizon, imports, peers, peers_latency, sizing, soak)
+ALL = (*BY_DEFAULT, cells, growth, horizon, imports, peers, peers_latency, routing, sizing, soak)
 BENCHES: dict[str, Callable[[embedded.Server, Namespace], Rows]] = {b.__name__: b for b in ALL}
 
 

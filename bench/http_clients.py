@@ -90,6 +90,21 @@ async def read(port: int, seconds: int) -> int:
     return await _client(port, seconds, page, b" 200 ")
 
 
+async def read_orders(target: Shop, port: int, clients: int, seconds: int, orders: int) -> float:
+    """Clients that each read one order after the other, of so many; how many a second."""
+    found = await target.connection.execute("select id from orders limit %s", [orders])
+    ids = [order for (order,) in await found.fetchall()]
+
+    def order() -> bytes:
+        return _request(f"GET /orders/{random.choice(ids)}")
+
+    began = time.monotonic()
+    read = sum(
+        await asyncio.gather(*(_client(port, seconds, order, b" 200 ") for _ in range(clients)))
+    )
+    return read / (time.monotonic() - began)
+
+
 @functools.cache
 def _token() -> str:
     return tokens.mint(Settings(jwt_secret=SECRET), "service_role", None, 3600)

@@ -233,6 +233,7 @@ PROBLEMS: dict[str, Problem] = {
     "DP051": Problem(ConflictError, "The catalogue is written at home"),
     "DP052": Problem(ConflictError, "The database can't become a cell"),
     "DP053": Problem(UnavailableError, "The warehouse is moving to another cell"),
+    "DP056": Problem(ConflictError, "Only several cells together have it"),
     "22001": Problem(InvalidError, "A text is too long"),
     "22003": Problem(InvalidError, "A number is out of range"),
     "22007": Problem(InvalidError, "A date or time can't be read"),

@@ -72,14 +72,17 @@ class Place:
                     )
 
 
+def pgpass(url: str) -> str:
+    """A line of a password file."""
+    parts = conninfo_to_dict(url)
+    server = ":".join(str(parts[each]) for each in ("host", "port"))
+    return f"{server}:*:darkpearl:{parts['password']}"
+
+
 def write_passwords(file: Path, *places: Place) -> None:
     """A password file for libpq, which is how commands find the passwords of other cells."""
     file.touch(0o600)
-    for place in places:
-        parts = conninfo_to_dict(place.url)
-        server = ":".join(str(parts[each]) for each in ("host", "port"))
-        with file.open("a") as lines:
-            lines.write(f"{server}:*:darkpearl:{parts['password']}\n")
+    file.write_text("".join(f"{pgpass(each.url)}\n" for each in places))
 
 
 @asynccontextmanager

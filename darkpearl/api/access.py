@@ -39,7 +39,8 @@ _FOR_THE_CALLER = b"select " + b", ".join(
 """Settings that tell a transaction of its caller, and are gone with it.
 
 Nothing of a request is told to the session, which behind a pooler is somebody else's next."""
-_TRACED = _FOR_THE_CALLER + b", set_config('request.traceparent', %s, true)"
+_TRACED = b", set_config('request.traceparent', %s, true)"
+_IS_HERE = b", refuse_id_elsewhere(%s::uuid)"
 
 T = TypeVar("T")
 Parameters = dict[str, Any]
@@ -49,13 +50,35 @@ Execute = Callable[[str, Parameters], Awaitable[Any]]
 
 
 class Caller:
-    """The maker of a request: an identity on the pool."""
+    """The maker of a request: an identity on the pool of a database.
 
-    def __init__(self, pool: Pool, identity: Identity, key: str = "") -> None:
+    Args:
+        pool: of the database.
+        identity: as whom it acts there.
+        key: what it is counted under: its subject, else its address.
+        of_id: what it is about, if that may be elsewhere: its transactions fail unless it is here.
+    """
+
+    def __init__(
+        self, pool: Pool, identity: Identity, key: str = "", of_id: UUID | None = None
+    ) -> None:
         self._pool = pool
         self._identity = identity
         self.key = key
         """What the caller is counted under: its subject, else its address."""
+        self._of_id = of_id
+
+    async def act(self, do: Callable[["Caller"], Awaitable[T]]) -> T:
+        """Do something where the request is for: here, or in one of several databases.
+
+        What it does is one transaction, and may be done again elsewhere when that was refused.
+        """
+        return await do(self)
+
+    @property
+    def number(self) -> int:
+        """The number of the cell that its database is; 0 while nobody has asked."""
+        return self._pool.cell
 
     @property
     def is_staff(self) -> bool:
@@ -101,10 +124,14 @@ class Caller:
                     f"darkpearl api {context.request_id}".rstrip(),
                     context.request_id,
                 ]
+                query = _FOR_THE_CALLER
                 if context.traceparent:
-                    await connection.execute(_TRACED, [*settings, context.traceparent])
-                else:
-                    await connection.execute(_FOR_THE_CALLER, settings)
+                    query += _TRACED
+                    settings.append(context.traceparent)
+                if self._of_id:
+                    query += _IS_HERE
+                    settings.append(str(self._of_id))
+                await connection.execute(query, settings)
                 yield lambda query, parameters: connection.execute(query.encode(), parameters)
                 pipelined.enqueue(b"commit")
 
@@ -142,9 +169,7 @@ class Caller:
         """
         if not self._pool.cell and (row := await self.run(("select this_cell() as cell", {}))):
             self._pool.cell = row["cell"]
-        value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(72) << 8 | self._pool.cell
-        version, variant = 7 << 76, 2 << 62
-        return UUID(int=value & ~(0xF << 76) & ~(3 << 62) | version | variant)
+        return made_in(self._pool.cell)
 
     async def find(self, kind: type[T], *statements: Statement) -> T | None:
         """The first row of the last statement as a Struct; None when there is none."""
@@ -164,6 +189,13 @@ class Caller:
         if found is None:
             raise NotFoundError("There is no such row, or it is not yours to see.")
         return found
+
+
+def made_in(cell: int) -> UUID:
+    """A new id that says that it was made in a cell."""
+    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(72) << 8 | cell
+    version, variant = 7 << 76, 2 << 62
+    return UUID(int=value & ~(0xF << 76) & ~(3 << 62) | version | variant)
 
 
 def token_needed() -> UnauthorizedError:

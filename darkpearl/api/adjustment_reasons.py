@@ -13,6 +13,7 @@ from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.problems import refusals
+from darkpearl.api.routing import CATALOGUE
 from darkpearl.models.stock import AdjustmentReason, CreateAdjustmentReason
 
 Code = Annotated[str, Meta(max_length=50)]
@@ -62,5 +63,6 @@ router = Router(
         create_adjustment_reason,
         delete_adjustment_reason,
     ],
+    opt={"cells": CATALOGUE},
     tags=["stock movements"],
 )

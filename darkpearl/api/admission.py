@@ -16,7 +16,9 @@ from litestar.types import Scope
 from darkpearl.api.access import Caller, token_needed
 from darkpearl.api.limits import Limiter, address_key, subject_key
 from darkpearl.api.parameters import refuse_unknown
+from darkpearl.api.routing import Routed, route
 from darkpearl.api.tokens import ANONYMOUS, Identity
+from darkpearl.cells.reach import Reach
 from darkpearl.errors import (
     PROBLEMS,
     DarkPearlError,
@@ -27,6 +29,9 @@ from darkpearl.errors import (
 )
 from darkpearl.telemetry import request_context
 
+OTHERS = "darkpearl api"
+VISITORS = "darkpearl api visitors"
+"""The kinds of pools: visitors take no connection of the others."""
 ANY_PROXY = "*"
 """Of DARKPEARL_TRUSTED_PROXIES: whoever connects is a proxy, and says who connected to it."""
 PROBES = "/health/"
@@ -130,8 +135,17 @@ async def caller(request: Request[Any, Any, Any], state: State) -> Caller:
     """The caller of a request: the one that its token names, or anon."""
     found = admission(request.scope)
     request_context.current().role = found.identity.role
-    pool = state.visitors_pool if found.identity.is_visitor else state.pool
-    return Caller(pool, found.identity, found.key)
+    return await caller_of(request, state.reach, found)
+
+
+async def caller_of(request: Request[Any, Any, Any], reach: Reach, found: Admission) -> Caller:
+    """Who asks, with the way to the cell that the request is for, where there are several."""
+    kind = VISITORS if found.identity.is_visitor else OTHERS
+    known = await reach.directory()
+    if len(reach.cells) < 2:  # noqa: PLR2004 - alone
+        return Caller(reach.own[kind], found.identity, found.key)
+    where = await route(request, reach, known)
+    return Routed(reach, kind, found.identity, found.key, where)
 
 
 async def staff(request: Request[Any, Any, Any], state: State) -> Caller:

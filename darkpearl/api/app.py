@@ -1,4 +1,4 @@
-"""The application: one pool, the routes, and how errors are told."""
+"""The application: its pools, the routes, and how errors are told."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -35,7 +35,7 @@ from darkpearl.api import (
     webhook_endpoints,
     webhooks,
 )
-from darkpearl.api.admission import caller, let_in, staff
+from darkpearl.api.admission import OTHERS, VISITORS, caller, let_in, staff
 from darkpearl.api.bodies import (
     MAX_BODY_BYTES,
     MOST_LARGE_BODIES,
@@ -51,6 +51,7 @@ from darkpearl.api.listing import listing
 from darkpearl.api.middleware import Middleware
 from darkpearl.api.parameters import created
 from darkpearl.api.tokens import Verifier
+from darkpearl.cells.reach import Make, Reach
 from darkpearl.config import Settings
 from darkpearl.errors import DarkPearlError
 from darkpearl.gateways.make import make_gateway
@@ -157,7 +158,7 @@ def create_app(settings: Settings, database_url: str, tracing: "Tracing | None" 
     app.state.stopping = asyncio.Event()
     app.state.streams = Shares("streams", events.MAX_STREAMS, events.MAX_STREAMS_EACH)
     app.state.waits = Shares("requests that wait", feed.MAX_WAITS, feed.MAX_WAITS)
-    app.state.looks = feed.Looks()
+    app.state.looks = feed.looks_by_cell()
     app.state.monitor = Looks(draw)
     app.state.screens = Shares("screens", events.MAX_STREAMS, events.MAX_STREAMS)
     app.state.bodies = Shares("large bodies", MOST_LARGE_BODIES, MOST_LARGE_BODIES_EACH)
@@ -171,21 +172,25 @@ def _connected(settings: Settings, database_url: str) -> Lifespan:
     visitors = max(1, settings.pool_size // VISITORS_SHARE)
     others = max(1, settings.pool_size - visitors)
 
-    def pool(name: str, size: int, timeout: str) -> database.Pool:
-        return database.open_pool(
-            database_url, size=size, name=name, login=LOGIN, statement_timeout=timeout
+    def pool(name: str, size: int, timeout: str) -> Make:
+        return lambda url: database.open_pool(
+            url, size=size, name=name, login=LOGIN, statement_timeout=timeout
         )
+
+    makes = {
+        OTHERS: pool(OTHERS, others, STATEMENT_TIMEOUT),
+        VISITORS: pool(VISITORS, visitors, VISITORS_STATEMENT_TIMEOUT),
+    }
 
     @asynccontextmanager
     async def connected(app: Litestar) -> AsyncIterator[None]:
         async with (
             Verifier(settings) as app.state.tokens,
-            pool("darkpearl api", others, STATEMENT_TIMEOUT) as app.state.pool,
-            pool(
-                "darkpearl api visitors", visitors, VISITORS_STATEMENT_TIMEOUT
-            ) as app.state.visitors_pool,
+            Reach(database_url, makes) as app.state.reach,
         ):
-            app.state.metrics = monitoring.page(app.state.pool, app.state.visitors_pool)
+            own = app.state.reach.own
+            app.state.pool = own[OTHERS]
+            app.state.metrics = monitoring.page(own[OTHERS], own[VISITORS])
             try:
                 yield
             finally:

@@ -195,8 +195,10 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     """The values of a parameter that is there."""
     schema = {key: value for key, value in schema.items() if key != "description"}
     kinds = [kind for kind in schema.pop("oneOf", []) if kind != {"type": "null"}]
-    for kind in kinds[:1]:
-        schema = {**kind, **schema}
+    if len(kinds) == 1:
+        schema = {**kinds[0], **schema}
+    elif kinds:
+        schema["oneOf"] = kinds
     if isinstance(schema.get("type"), list):
         (schema["type"],) = set(schema["type"]) - {"null"}
     if "enum" in schema:
@@ -253,5 +255,6 @@ def _as_text(number: dict[str, Any]) -> dict[str, Any]:
 
 def _limit(schema: dict[str, Any]) -> None:
     """Say the lower limit of a whole number that has none: it is 0, for others are said."""
-    if schema.get("type") == "integer":
-        schema.setdefault("minimum", 0)
+    for each in (schema, *schema.get("oneOf", ())):
+        if each.get("type") == "integer":
+            each.setdefault("minimum", 0)

@@ -2,23 +2,31 @@
 
 A client that waits holds no connection meanwhile. All that wait in a process share its looks at how
 far the feed can be read, so their number costs the database nothing.
+
+With several cells the cursor holds a place in each. One that is away keeps its place, so what
+happened there is told once it is back; the others are told meanwhile.
 """
 
 import asyncio
 import time
+from collections import defaultdict
 from typing import Annotated, Any
 
 from litestar import Router, get
 from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.params import QueryParameter
+from msgspec import UNSET, Struct
 
 from darkpearl.api.access import Caller
 from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.events import LAST_ID, POLL_SECONDS, stopping
 from darkpearl.api.problems import refusals
-from darkpearl.feed import Horizon
-from darkpearl.models.feed import Events, Topic, written
+from darkpearl.api.routing import HOME, Answers, Routed
+from darkpearl.cells.reach import AwayError
+from darkpearl.errors import BadRequestError, FieldError
+from darkpearl.feed import Horizon, Part, Places, cursor_of, merged, read_places
+from darkpearl.models.feed import Event, Events, Topic, written
 
 LONGEST_WAIT_SECONDS = 30
 MAX_WAITS = 200
@@ -27,8 +35,8 @@ MAX_WAITS = 200
 _READ = "select events as data, next from read_feed(%(after)s, %(upto)s, %(topics)s, %(limit)s)"
 
 After = Annotated[
-    int,
-    QueryParameter(ge=0, le=LAST_ID, description="`next` of the answer before; 0: the beginning"),
+    int | str,
+    QueryParameter(description="`next` of the answer before, as it is; 0: the beginning"),
 ]
 Wait = Annotated[
     float,
@@ -43,8 +51,15 @@ Topics = Annotated[
 ]
 
 
+class _Found(Struct):
+    """What comes next in the feed of one cell."""
+
+    data: list[Event]
+    next: int
+
+
 class Looks:
-    """The looks of a process at how far the feed can be read: one at a time, shared by all."""
+    """The looks of a process at how far a feed can be read: one at a time, shared by all."""
 
     def __init__(self) -> None:
         self._horizon = Horizon()
@@ -69,6 +84,11 @@ class Looks:
             return self._horizon.id
 
 
+def looks_by_cell() -> defaultdict[int, Looks]:
+    """The looks of a process at the feed of each cell, by its number."""
+    return defaultdict(Looks)
+
+
 @get("/", summary="Follow what happens", responses=refusals(400))
 async def list_events(
     caller: NamedDependency[Caller],
@@ -83,20 +103,69 @@ async def list_events(
     With `wait`, an answer without events comes only when so many seconds have passed.
     """
     until = time.monotonic() + wait
+    here = (await state.reach.directory()).here or HOME
+    places = _places(str(after), here)
     with state.waits.held(caller.key, is_staff=caller.is_staff):
         while True:
-            upto = await state.looks.horizon(caller)
-            events = Events([], after)
-            if after < upto:
-                asked = {"after": after, "upto": upto, "topics": written(topic), "limit": limit}
-                events = await caller.get(Events, (_READ, asked))
+            answers = await _next(caller, state.looks, here, places, written(topic), limit)
+            before, (data, places) = places, merged(answers.found, places, limit)
             left = until - time.monotonic()
-            if events.data or left <= 0 or caller.has_expired:
+            if data or left <= 0 or caller.has_expired:
                 break
-            if after == events.next and await stopping(state, min(POLL_SECONDS, left)):
+            if places == before and await stopping(state, min(POLL_SECONDS, left)):
                 break
-            after = events.next
+    missing = [each.name for each in answers.away]
+    events = Events(data, cursor_of(places, here), missing or UNSET)
     return JsonResponse[Any](events, headers={"Cache-Control": "no-store"})
+
+
+def _places(after: str, here: int) -> Places:
+    """The places that a cursor stands for.
+
+    Raises:
+        BadRequestError: it is none.
+    """
+    try:
+        places = read_places(after, here)
+    except ValueError:
+        places = {}
+    if not places or max(places.values()) > LAST_ID:
+        wrong = FieldError("after", "Expected the next of an answer, or 0")
+        raise BadRequestError("Some parameters aren't as the schema says.", errors=[wrong])
+    return places
+
+
+async def _next(
+    caller: Caller,
+    looks: defaultdict[int, Looks],
+    here: int,
+    places: Places,
+    topics: str | None,
+    limit: int,
+) -> Answers[Part[Event]]:
+    """What comes next in each cell that answers.
+
+    Raises:
+        AwayError: none does.
+        DarkPearlError: what one of them says.
+    """
+
+    async def look(there: Caller) -> Part[Event]:
+        number = there.number or here
+        place = places.get(number, 0)
+        upto = await looks[number].horizon(there)
+        if place >= upto:
+            return Part([], place, is_last=True)
+        asked = {"after": place, "upto": upto, "topics": topics, "limit": limit}
+        found = await there.get(_Found, (_READ, asked))
+        return Part(found.data, found.next, is_last=found.next >= upto)
+
+    if not isinstance(caller, Routed):
+        return Answers({here: await look(caller)}, [])
+    answers = await caller.ask_all(look)
+    if not answers.found:
+        raise AwayError(*answers.away)
+    return answers
 
 
 router = Router("/events", route_handlers=[list_events], tags=["events"])

@@ -5,11 +5,12 @@ from typing import Annotated, Literal
 
 from litestar import Router, get
 from litestar.datastructures import State
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from darkpearl.api.access import Caller
 from darkpearl.api.problems import refusals
 from darkpearl.api.tokens import ANONYMOUS
+from darkpearl.cells.reach import Reach
 from darkpearl.database import Pool
 from darkpearl.errors import READ_ONLY, DarkPearlError, UnavailableError, why_read_only
 
@@ -34,6 +35,13 @@ class Readiness(Struct):
         ),
     ]
     status: Literal["ok"] = "ok"
+    missing_cells: Annotated[
+        list[str] | UnsetType,
+        Meta(
+            description="there where other cells don't answer: their names."
+            " What is theirs isn't served meanwhile"
+        ),
+    ] = UNSET
 
 
 HINT = "Run `darkpearl db migrate`."
@@ -58,12 +66,16 @@ async def get_liveness() -> Health:
 async def get_readiness(state: State) -> Readiness:
     """Asks the database, as a caller without a token does; once for all who ask meanwhile.
 
-    It can serve without a listener.
+    It can serve without a listener, and what is of other cells without this one's database.
     """
     probing: asyncio.Task[bool | None] | None = state.probing
     if probing is None or probing.done():
         probing = state.probing = asyncio.create_task(_probe(state.pool))
-    return Readiness(await asyncio.shield(probing))
+    listener_seen = await asyncio.shield(probing)
+    reach: Reach = state.reach
+    await reach.directory()
+    names = [each.name for each in await reach.look()]
+    return Readiness(listener_seen, missing_cells=names or UNSET)
 
 
 async def _probe(pool: Pool) -> bool | None:

@@ -13,7 +13,7 @@ from litestar import Request
 from litestar.di import NamedDependency
 from litestar.params import HeaderParameter
 
-from darkpearl.api.access import Caller, Statement, document
+from darkpearl.api.access import Caller, Parameters, Statement, document
 from darkpearl.api.bodies import JsonResponse, decoder
 from darkpearl.api.versions import etag
 from darkpearl.errors import NotFoundError
@@ -45,6 +45,15 @@ class Once:
         self.replayed = False
         """What was asked for has its answer of the first time."""
 
+    @property
+    def request(self) -> Parameters | None:
+        """The key, and what it stands for; None without one."""
+        return self._request
+
+    def by(self, caller: Caller) -> "Once":
+        """The same request, made by a caller in one of several cells."""
+        return Once(caller, self._request)
+
     async def new_id(self) -> UUID:
         """An id for what is to be written; see Caller.new_id()."""
         return await self._caller.new_id()
@@ -57,22 +66,30 @@ class Once:
         Raises:
             DarkPearlError: whatever the database says, such as that the key is taken.
         """
-        if self._request is None:
+        request = self._request
+        if request is None:
             return await self._caller.find(kind, *statements)
-        *before, (query, parameters) = statements
-        last = document(query, _END)
-        async with self._caller.transaction() as execute:
-            row = await (await execute(_BEGIN, self._request)).fetchone()
-            self.replayed = row["document"] is not None
-            if not self.replayed:
-                for statement in before:
-                    await execute(*statement)
-                cursor = await execute(last, {**parameters, **self._request})
-        if not self.replayed:
-            row = await cursor.fetchone()
+        row = await self._caller.act(lambda here: self._done(here, request, *statements))
         if row is None:
             return None
         return decoder(kind).decode(row["document"])  # type: ignore[arg-type, no-any-return]
+
+    async def _done(
+        self, here: Caller, request: Parameters, *statements: Statement
+    ) -> dict[str, Any] | None:
+        """The row of the answer, of now or of the first time; the key is where the effect is."""
+        *before, (query, parameters) = statements
+        last = document(query, _END)
+        async with here.transaction() as execute:
+            row: dict[str, Any] | None = await (await execute(_BEGIN, request)).fetchone()
+            self.replayed = row is not None and row["document"] is not None
+            if not self.replayed:
+                for statement in before:
+                    await execute(*statement)
+                cursor = await execute(last, {**parameters, **request})
+        if not self.replayed:
+            row = await cursor.fetchone()
+        return row
 
     async def get(self, kind: type[T], *statements: Statement) -> T:
         """The same, of a row that has to be there.

@@ -11,9 +11,11 @@ from litestar.status_codes import HTTP_200_OK
 
 from darkpearl import csvfile
 from darkpearl.api import access
+from darkpearl.api.access import Caller
 from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.idempotency import Once
 from darkpearl.api.problems import refusals
+from darkpearl.api.routing import CATALOGUE, Routed
 from darkpearl.errors import BadRequestError, FieldError, InvalidError
 from darkpearl.models.imports import (
     Imported,
@@ -32,6 +34,7 @@ Body = TypeVar("Body", bound=msgspec.Struct)
 SkipBad = Annotated[bool, QueryParameter(description="Leave bad rows out, and import the rest")]
 
 _IMPORT = "select * from import_rows(%(kind)s, %(rows)s, %(skip_bad)s)"
+_CELL = "select cell_of_rows(%(rows)s) as cell"
 _READ_ONLY = ["created_at", "status"]
 """Columns that only an export has."""
 _BAD_ROWS = "DP025"
@@ -70,8 +73,15 @@ def _numbered(rows: list[Any]) -> list[dict[str, Any]]:
     ]
 
 
-async def _import(once: Once, kind: str, data: Any, *, skip_bad: bool) -> JsonResponse[Imported]:
+async def _import(
+    caller: Caller, once: Once, kind: str, data: Any, *, skip_bad: bool
+) -> JsonResponse[Imported]:
+    """Import rows, all of them in one cell: that of the first row's warehouse."""
     rows = access.sent(_numbered(data.rows))
+    if isinstance(caller, Routed) and kind != "products":
+        found = await caller.run((_CELL, {"rows": rows}))
+        if found and found["cell"] in caller.cells:
+            caller.cell = found["cell"]
     try:
         done = await once.get(
             Imported, (_IMPORT, {"kind": kind, "rows": rows, "skip_bad": skip_bad})
@@ -95,13 +105,17 @@ async def _import(once: Once, kind: str, data: Any, *, skip_bad: bool) -> JsonRe
     summary="Import products",
     status_code=HTTP_200_OK,
     responses=_REFUSALS,
-    opt={"csv": partial(_of_csv, ImportProducts, ProductRow)},
+    opt={"csv": partial(_of_csv, ImportProducts, ProductRow), "cells": CATALOGUE},
 )
 async def import_products(
-    once: NamedDependency[Once], data: JSONBody[ImportProducts], *, skip_bad: SkipBad = False
+    caller: NamedDependency[Caller],
+    once: NamedDependency[Once],
+    data: JSONBody[ImportProducts],
+    *,
+    skip_bad: SkipBad = False,
 ) -> JsonResponse[Imported]:
     """Make and change products by their SKUs; text/csv is taken too."""
-    return await _import(once, "products", data, skip_bad=skip_bad)
+    return await _import(caller, once, "products", data, skip_bad=skip_bad)
 
 
 @post(
@@ -112,10 +126,14 @@ async def import_products(
     opt={"csv": partial(_of_csv, ImportInventory, InventoryRow)},
 )
 async def import_inventory(
-    once: NamedDependency[Once], data: JSONBody[ImportInventory], *, skip_bad: SkipBad = False
+    caller: NamedDependency[Caller],
+    once: NamedDependency[Once],
+    data: JSONBody[ImportInventory],
+    *,
+    skip_bad: SkipBad = False,
 ) -> JsonResponse[Imported]:
     """Enter what was counted, and when to reorder; text/csv is taken too."""
-    return await _import(once, "inventory", data, skip_bad=skip_bad)
+    return await _import(caller, once, "inventory", data, skip_bad=skip_bad)
 
 
 @post(
@@ -126,10 +144,14 @@ async def import_inventory(
     opt={"csv": partial(_of_csv, ImportMovements, MovementRow)},
 )
 async def import_movements(
-    once: NamedDependency[Once], data: JSONBody[ImportMovements], *, skip_bad: SkipBad = False
+    caller: NamedDependency[Caller],
+    once: NamedDependency[Once],
+    data: JSONBody[ImportMovements],
+    *,
+    skip_bad: SkipBad = False,
 ) -> JsonResponse[Imported]:
     """Receive, adjust and transfer, in the order of the rows; text/csv is taken too."""
-    return await _import(once, "movements", data, skip_bad=skip_bad)
+    return await _import(caller, once, "movements", data, skip_bad=skip_bad)
 
 
 @post(
@@ -140,10 +162,14 @@ async def import_movements(
     opt={"csv": partial(_of_csv, ImportOrders, OrderRow)},
 )
 async def import_orders(
-    once: NamedDependency[Once], data: JSONBody[ImportOrders], *, skip_bad: SkipBad = False
+    caller: NamedDependency[Caller],
+    once: NamedDependency[Once],
+    data: JSONBody[ImportOrders],
+    *,
+    skip_bad: SkipBad = False,
 ) -> JsonResponse[Imported]:
     """Place orders, a row for each of their lines; text/csv is taken too."""
-    return await _import(once, "orders", data, skip_bad=skip_bad)
+    return await _import(caller, once, "orders", data, skip_bad=skip_bad)
 
 
 router = Router(

@@ -7,7 +7,7 @@ nobody's business. Which rows a page has is found in the table; only they are lo
 """
 
 import base64
-from typing import Annotated, Any, Generic, Literal, LiteralString, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, Literal, LiteralString, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
@@ -18,15 +18,18 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from darkpearl.api.access import Caller, Parameters
 from darkpearl.api.bodies import JsonResponse
+from darkpearl.api.cuts import MOST_COUNTED, TIE, Column, Cut, Rows, Start, ordered, over_cells
 from darkpearl.api.parameters import Period, read_values
+from darkpearl.api.routing import Routed
+from darkpearl.api.spread import Merged, merged_page
 from darkpearl.errors import BadRequestError, FieldError
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
 MAX_OFFSET = 1_000_000_000
 MAX_OFFSET_OF_OTHERS = 10_000
-"""Of all but staff: each row that is left out is one that the policies look at."""
-MOST_COUNTED = 10_000
+"""Of all but staff: each row that is left out is one that the policies look at. Of staff too where
+a list is of several cells, each of which says where so many rows stand."""
 NO_CURSOR = FieldError("cursor", "Expected the next of a page")
 
 FURTHER = "a cursor leads further"
@@ -59,14 +62,20 @@ class Page(Struct, Generic[T], kw_only=True):
     data: list[T]
     count: int | UnsetType = UNSET
     count_relation: Annotated[
-        Literal["more_than"] | UnsetType,
-        Meta(description="There where more rows match than `count`"),
+        Literal["more_than", "at_least"] | UnsetType,
+        Meta(
+            description="There where more rows match than `count`, or may: some cells don't answer"
+        ),
     ] = UNSET
     limit: int
     offset: int | UnsetType = UNSET
     next: Annotated[
         str | None, Meta(description="The cursor of the next page; null on the last")
     ] = None
+    missing_cells: Annotated[
+        list[str] | UnsetType,
+        Meta(description="There where cells don't answer: their names. Their rows are missing"),
+    ] = UNSET
 
 
 class Filters:
@@ -108,39 +117,12 @@ class Filters:
         self.add(f"{column} >= %(start)s", start=period.start)
         return self.add(f"{column} < %(end)s", end=period.end)
 
-    def where(self, more: str = "") -> str:
-        """The clause, with one condition more; nothing when there is none."""
-        conditions = [*self._conditions, *([f"({more})"] if more else [])]
-        return f"where {' and '.join(conditions)}" if conditions else ""
+    def where(self, *more: LiteralString) -> str:
+        """The conditions in one, with some more; empty when there is none."""
+        return " and ".join([*self._conditions, *more])
 
 
-class Column(NamedTuple):
-    """One column of a sort."""
-
-    name: str
-    descending: bool
-
-    @property
-    def comes_after(self) -> str:
-        """How a value that comes later compares."""
-        return "<" if self.descending else ">"
-
-
-class _Start(Struct, array_like=True):
-    """The content of a cursor: a sort, and the values of its columns in the last row."""
-
-    sort: Annotated[str, Meta(min_length=1)]
-    values: list[Any]
-
-
-_decode = msgspec.json.Decoder(_Start).decode
-
-
-class _Rows(Struct, Generic[T]):
-    """The database's answer: one row more than was asked for says that there is more."""
-
-    data: list[T]
-    count: int | None
+_decode = msgspec.json.Decoder(Start).decode
 
 
 class Listing:
@@ -192,46 +174,48 @@ class Listing:
                 "Some parameters aren't as the schema says.", errors=filters.wrong
             )
         order, after = self._position(kind, sorts, unique)
-        where = filters.where(_beyond(order) if after else "")
-        by = ", ".join(f"{name} desc" if descending else name for name, descending in order)
-        found_in, shown = table or relation, unique if table else "*"
-        rows = (
-            f"select {shown} from {found_in} {where}"  # noqa: S608
-            f" order by {by} limit %(limit)s + 1 offset %(offset)s"
-        )
-        if table:  # offset 0 keeps the view from being joined before the page is cut
-            row = f"select * from {relation} as r where r.{unique} = cut.{unique} offset 0"  # noqa: S608
-            rows = f"select row.* from ({rows}) as cut, lateral ({row}) as row order by {by}"  # noqa: S608
-        data = f"select coalesce(json_agg(page), '[]') from ({rows}) as page"  # noqa: S608
-        counted = f"select from {found_in} {filters.where()} limit {MOST_COUNTED + 1}"
-        count = f"select count(*) from ({counted}) as counted"  # noqa: S608
-        statement = f"select ({data}) as data, case when %(counted)s then ({count}) end as count"
-        parameters = {
-            **filters.parameters,
-            **{f"after_{at}": value for at, value in enumerate(after)},
-            "counted": self._cursor is None,
-            "limit": self._limit,
-            "offset": self._offset or 0,
-        }
-        found = await self._caller.get(_Rows[kind], (statement, parameters))  # type: ignore[valid-type]
-        page: Page[T] = Page(data=found.data[: self._limit], limit=self._limit)
-        if found.count is not None:
-            page.count, page.offset = min(found.count, MOST_COUNTED), self._offset or 0
-            if found.count > MOST_COUNTED:
+        cut = Cut(relation, table, unique, filters.where(), filters.parameters, order)
+        if self._is_spread:
+            cut = over_cells(cut, kind)
+        data, count, away = await self._found(kind, cut, after)
+        limit = self._limit
+        page: Page[T] = Page(data=data[:limit], limit=limit)
+        if count is not None:
+            page.count, page.offset = min(count, MOST_COUNTED), self._offset or 0
+            if count > MOST_COUNTED:
                 page.count_relation = "more_than"
-        if len(found.data) > self._limit:
-            page.next = _encoded(order, page.data[-1])
+            elif away:
+                page.count_relation = "at_least"
+        if away:
+            page.missing_cells = [each.name for each in away]
+        if len(data) > limit:
+            page.next = _encoded(order, cut.values(page.data[-1]))
         return JsonResponse(page, headers=self._links(page.next))
+
+    @property
+    def _is_spread(self) -> bool:
+        return isinstance(self._caller, Routed) and bool(self._caller.route.over)
+
+    async def _found(self, kind: type[T], cut: Cut, after: list[Any]) -> Merged:
+        """The rows of the page and one more, and how many there are, in one cell or in several."""
+        caller, limit, offset = self._caller, self._limit, self._offset or 0
+        counted = self._cursor is None
+        if isinstance(caller, Routed) and caller.route.over:
+            return await merged_page(caller, kind, cut, after, limit, offset, counted=counted)
+        statement = cut.page(after[: len(cut.order)], limit, offset, counted=counted)
+        found = await caller.get(Rows[kind], statement)  # type: ignore[valid-type]
+        return Merged(found.data, found.count, [])
 
     def _position(
         self, kind: type[Any], sorts: tuple[str, ...], unique: str
     ) -> tuple[list[Column], list[Any]]:
         """The order of the list, down to a unique column, and the values to go on after."""
         wrong = []
-        start = _Start("", [])
+        start = Start("", [])
         if self._cursor is not None and self._offset is not None:
             wrong.append(FieldError("offset", "A cursor needs none"))
-        if not self._caller.is_staff and (self._offset or 0) > MAX_OFFSET_OF_OTHERS:
+        is_far = (self._offset or 0) > MAX_OFFSET_OF_OTHERS
+        if is_far and not (self._caller.is_staff and not self._is_spread):
             wrong.append(
                 FieldError("offset", f"Expected `int` <= {MAX_OFFSET_OF_OTHERS}: {FURTHER}")
             )
@@ -241,21 +225,24 @@ class Listing:
             except (ValueError, msgspec.DecodeError, RecursionError):
                 wrong.append(NO_CURSOR)
         sort = start.sort or self._sort or sorts[0]
-        order = _order(sort, unique)
+        order = ordered(sort, unique)
         allowed = {each.removeprefix("-") for each in (*sorts, unique)}
         wrong += [
             FieldError("sort", f"{name!r} is none of {', '.join(sorted(allowed))}")
             for name in sort.split(",")
             if name.removeprefix("-") not in allowed
         ]
-        if self._sort and order != _order(self._sort, unique):
+        if self._sort and order != ordered(self._sort, unique):
             wrong.append(FieldError("sort", f"The cursor goes on by {sort}"))
         if start.sort and not wrong:
             types = {field.name: field.type for field in msgspec.structs.fields(kind)}
             try:
+                # With one value more where it was made over several cells.
+                tie = [TIE] if TIE in types and len(start.values) > len(order) else []
+                names = [*(each.name for each in order), *tie]
                 start.values = [
-                    msgspec.convert(value, types[each.name])
-                    for each, value in zip(order, start.values, strict=True)
+                    msgspec.convert(value, types[name])
+                    for name, value in zip(names, start.values, strict=True)
                 ]
             except (ValueError, msgspec.ValidationError):
                 wrong.append(NO_CURSOR)
@@ -284,36 +271,8 @@ async def listing(
     return Listing(caller, request, limit, offset, cursor, sort)
 
 
-def _beyond(order: list[Column]) -> str:
-    """The condition for rows after those whose values are `after_0`, `after_1` and so on."""
-    marks = [f"%(after_{at})s" for at in range(len(order))]
-    if len({each.descending for each in order}) == 1:  # a row comparison, which an index can serve
-        names = ", ".join(each.name for each in order)
-        return f"({names}) {order[0].comes_after} ({', '.join(marks)})"
-    return " or ".join(
-        "("
-        + " and ".join(
-            [
-                *(f"{order[i].name} = {marks[i]}" for i in range(at)),
-                f"{each.name} {each.comes_after} {marks[at]}",
-            ]
-        )
-        + ")"
-        for at, each in enumerate(order)
-    )
-
-
-def _order(sort: str, unique: str) -> list[Column]:
-    """The columns of a sort, up to one that decides between any two rows."""
-    order = [Column(each.removeprefix("-"), each.startswith("-")) for each in sort.split(",")]
-    names = [each.name for each in order]
-    if unique in names:
-        return order[: names.index(unique) + 1]
-    return [*order, Column(unique, order[-1].descending)]
-
-
-def _encoded(order: list[Column], row: Any) -> str:
+def _encoded(order: list[Column], values: list[Any]) -> str:
     """The cursor that goes on after a row."""
     sort = ",".join("-" * each.descending + each.name for each in order)
-    start = msgspec.json.encode(_Start(sort, [getattr(row, each.name) for each in order]))
+    start = msgspec.json.encode(Start(sort, values))
     return base64.urlsafe_b64encode(start).rstrip(b"=").decode()

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, LiteralString
 from uuid import UUID
 
+import msgspec
 from litestar import Router, delete, get, patch, post
 from litestar.datastructures import State
 from litestar.di import NamedDependency
@@ -12,7 +13,7 @@ from litestar.params import Body, FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.status_codes import HTTP_202_ACCEPTED
 
 from darkpearl.api import access
-from darkpearl.api.access import Caller
+from darkpearl.api.access import Caller, Statement
 from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.events import follow_order
 from darkpearl.api.idempotency import Once
@@ -20,7 +21,11 @@ from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.parameters import Ids, Period, UpdatedAfter, moments_of, several
 from darkpearl.api.preferences import Prefer, preferred_wait, wait_for_order
 from darkpearl.api.problems import refusals
+from darkpearl.api.routing import Routed
+from darkpearl.api.sourcing import Sourcing
 from darkpearl.api.versions import IfMatch, etag, expected_versions
+from darkpearl.cells.reach import AwayError
+from darkpearl.errors import NotFoundError
 from darkpearl.models.orders import (
     CreatedOrder,
     CreateOrder,
@@ -167,7 +172,28 @@ async def list_orders(
 @get("/groups/{group_id:uuid}", summary="Get a group of orders", responses=refusals(400, 404))
 async def get_order_group(caller: NamedDependency[Caller], group_id: FromPath[UUID]) -> OrderGroup:
     """The orders that were placed as one, since no warehouse could serve all of it alone."""
-    return await caller.get(OrderGroup, (_GROUP, {"id": group_id}))
+    part = (_GROUP, {"id": group_id})
+    if not isinstance(caller, Routed):
+        return await caller.get(OrderGroup, part)
+    parts, away = await caller.ask_all(lambda here: here.find(OrderGroup, part))
+    whole = [
+        (order, each)
+        for number, each in parts.items()
+        if each is not None
+        for order in each.orders
+        if caller.has(number, order.warehouse_id)
+    ]
+    if away:  # what is there may be a part
+        raise AwayError(*away)
+    if not whole:
+        raise NotFoundError("There is no such row, or it is not yours to see.")
+    orders = sorted((order for order, _ in whole), key=lambda order: order.order_number)
+    return msgspec.structs.replace(
+        whole[0][1],
+        orders=orders,
+        total_amount=sum(order.total_amount for order in orders),
+        created_at=min(each.created_at for _, each in whole),
+    )
 
 
 @get("/{order_id:uuid}", summary="Get an order", responses=refusals(400, 404))
@@ -218,7 +244,22 @@ async def create_order(
     all warehouses together can't serve is refused. Of several the first has the reference, and
     the adjustments but for those of lines that only others have.
     """
-    order_id = data.id or await once.new_id()
+    if data.warehouse_id is None and isinstance(caller, Routed):
+        placing = Sourcing(caller, data)
+        order = await placing.place(once, lambda order_id: _placing(order_id, data))
+    else:
+        order = await once.get(CreatedOrder, *_placing(data.id or await once.new_id(), data))
+    seconds = 0 if once.replayed else preferred_wait(prefer)
+    if not seconds or not await wait_for_order(caller, state, order.id, seconds):
+        return once.created(order, f"/orders/{order.id}")
+    now = await caller.find(CreatedOrder, _placing(order.id, data)[-1])
+    response = once.created(now or order, f"/orders/{order.id}")
+    response.headers["Preference-Applied"] = f"wait={seconds}"
+    return response
+
+
+def _placing(order_id: UUID, data: CreateOrder) -> list[Statement]:
+    """What places an order, and reads it."""
     said = {name: getattr(data, name) for name in _PARTICULARS}
     particulars = {name: value for name, value in said.items() if value is not None}
     place = access.call(
@@ -235,18 +276,8 @@ async def create_order(
         adjustments=access.sent(data.adjustments or None),
     )
     message = f"Placed; its saga has started. Follow it at /orders/{order_id}/events."
-    placed = (
-        _SOURCED if data.warehouse_id is None else _PLACED,
-        {"id": order_id, "message": message},
-    )
-    order = await once.get(CreatedOrder, place, placed)
-    seconds = 0 if once.replayed else preferred_wait(prefer)
-    if not seconds or not await wait_for_order(caller, state, order.id, seconds):
-        return once.created(order, f"/orders/{order.id}")
-    now = await caller.find(CreatedOrder, placed)
-    response = once.created(now or order, f"/orders/{order.id}")
-    response.headers["Preference-Applied"] = f"wait={seconds}"
-    return response
+    placed = _SOURCED if data.warehouse_id is None else _PLACED
+    return [place, (placed, {"id": order_id, "message": message})]
 
 
 @patch(

@@ -16,6 +16,7 @@ from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.parameters import IsActive, Period, Search
 from darkpearl.api.problems import refusals
+from darkpearl.api.routing import CATALOGUE
 from darkpearl.api.versions import UNCHANGED, IfMatch, IfNoneMatch, expect, tagged
 from darkpearl.models.catalogue import CreateProduct, Product, UpdateProduct
 
@@ -130,5 +131,6 @@ router = Router(
         update_product,
         delete_product,
     ],
+    opt={"cells": CATALOGUE},
     tags=["products"],
 )

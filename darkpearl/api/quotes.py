@@ -9,6 +9,8 @@ from darkpearl.api.access import Caller
 from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.orders import NewOrder
 from darkpearl.api.problems import refusals
+from darkpearl.api.routing import Routed
+from darkpearl.api.sourcing import Sourcing
 from darkpearl.models.orders import Quote
 
 _QUOTE = "select * from summed_quote(%(warehouse)s, %(items)s, %(currency)s, %(adjustments)s)"
@@ -32,6 +34,8 @@ async def quote_order(caller: NamedDependency[Caller], data: NewOrder) -> JsonRe
         "currency": data.currency,
         "adjustments": access.sent(data.adjustments or None),
     }
+    if data.warehouse_id is None and isinstance(caller, Routed):
+        return JsonResponse(await Sourcing(caller, data).quote((_QUOTE, asked)))
     return JsonResponse(await caller.get(Quote, (_QUOTE, asked)))
 
 

@@ -1,12 +1,12 @@
 """Stock movements: the ledger, and what people may write into it."""
 
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
-from litestar import Router, get, post
+from litestar import Request, Router, get, post
 from litestar.di import NamedDependency
 from litestar.openapi.spec import Example
-from litestar.params import Body, FromPath, FromQuery
+from litestar.params import Body, FromPath, FromQuery, QueryParameter
 
 from darkpearl.api import access
 from darkpearl.api.access import Caller
@@ -15,7 +15,8 @@ from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.parameters import Ids, Period, several
 from darkpearl.api.problems import refusals
-from darkpearl.errors import InvalidError
+from darkpearl.api.routing import Routed
+from darkpearl.errors import ConflictError, InvalidError, NotFoundError, UnavailableError
 from darkpearl.models.stock import (
     CreatedStockMovement,
     CreateStockMovement,
@@ -41,6 +42,10 @@ _RECORDED = (
     " and movement_type = %(type)s and product_id = %(product)s and warehouse_id = %(warehouse)s"
 )
 
+OfWarehouse = Annotated[
+    UUID | None,
+    QueryParameter(description="Its warehouse, where several cells number their movements"),
+]
 MovementTypes = Annotated[list[str] | None, several(MovementType)]
 NewMovement = Annotated[
     CreateStockMovement,
@@ -95,18 +100,39 @@ async def list_stock_movements(
     )
 
 
-@get("/{movement_id:int}", summary="Get a stock movement", responses=refusals(400, 404))
+@get("/{movement_id:int}", summary="Get a stock movement", responses=refusals(400, 404, 409))
 async def get_stock_movement(
-    caller: NamedDependency[Caller], movement_id: FromPath[int]
+    request: Request[Any, Any, Any],
+    caller: NamedDependency[Caller],
+    movement_id: FromPath[int],
+    warehouse_id: OfWarehouse = None,
 ) -> StockMovement:
-    """One line of the ledger. It never changes, and is there for as long as it is kept."""
-    query = "select * from stock_ledger where id = %(id)s"
-    return await caller.get(StockMovement, (query, {"id": movement_id}))
+    """One line of the ledger. It never changes, and is there for as long as it is kept.
+
+    Movements are numbered by each cell for itself: where there are several, a number needs its
+    warehouse.
+    """
+    filters = Filters().add("id = %(id)s", id=movement_id)
+    filters.add("warehouse_id = %(warehouse_id)s", warehouse_id=warehouse_id)
+    listing = Listing(caller, request, 1, None, "", None)
+    page = await listing.page(StockMovement, "stock_ledger", filters, sorts=("id",))
+    found = page.content
+    if found.next:
+        raise ConflictError(
+            f"Several cells have a movement {movement_id}.",
+            title="The number isn't one movement's",
+            hint="Add warehouse_id, which says which of them is meant.",
+        )
+    if not found.data and found.missing_cells:
+        raise UnavailableError(f"Not found, and {', '.join(found.missing_cells)} didn't answer.")
+    if not found.data:
+        raise NotFoundError("There is no such row, or it is not yours to see.")
+    return found.data[0]
 
 
 @post("/", summary="Move stock", responses=refusals(400, 404, 409, 413, 415, 422))
 async def create_stock_movement(
-    once: NamedDependency[Once], data: NewMovement
+    caller: NamedDependency[Caller], once: NamedDependency[Once], data: NewMovement
 ) -> JsonResponse[CreatedStockMovement]:
     """Receive, adjust or transfer. The same again, under its correlation id, moves nothing."""
     correlation_id = data.correlation_id or await once.new_id()
@@ -154,7 +180,10 @@ async def create_stock_movement(
         "warehouse": data.warehouse_id,
     }
     movement = await once.get(CreatedStockMovement, move, (_RECORDED, name))
-    return once.created(movement, f"/stock-movements/{movement.id}")
+    location = f"/stock-movements/{movement.id}"
+    if isinstance(caller, Routed):
+        location += f"?warehouse_id={movement.warehouse_id}"
+    return once.created(movement, location)
 
 
 def _refuse_other_warehouses(data: CreateStockMovement) -> None:

@@ -14,6 +14,7 @@ from darkpearl.api.idempotency import Once
 from darkpearl.api.listing import Filters, Listing, Page
 from darkpearl.api.parameters import IsActive, Period, Search
 from darkpearl.api.problems import refusals
+from darkpearl.api.routing import CATALOGUE
 from darkpearl.api.versions import UNCHANGED, IfMatch, IfNoneMatch, expect, tagged
 from darkpearl.models.catalogue import CreateWarehouse, UpdateWarehouse, Warehouse
 
@@ -123,5 +124,6 @@ router = Router(
         update_warehouse,
         delete_warehouse,
     ],
+    opt={"cells": CATALOGUE},
     tags=["warehouses"],
 )

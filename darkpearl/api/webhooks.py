@@ -2,11 +2,16 @@
 
 A sender is known by its signature alone, which the gateway's own code checks over the
 bytes as they came. What follows from an event is the database's to decide.
+
+With several cells an event goes to the one that made the call, as its key says, and on to where the
+payment is now. What no cell knows is written once, in the cell that the key names, else home.
 """
 
 import asyncio
 import hashlib
 import logging
+import re
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -16,19 +21,25 @@ from litestar.exceptions import NotAuthorizedException
 from litestar.params import FromPath
 from msgspec import Meta, Struct
 
-from darkpearl.api.access import Caller
+from darkpearl.api.access import Caller, Parameters
+from darkpearl.api.admission import OTHERS
 from darkpearl.api.problems import refusals
+from darkpearl.api.routing import HOME, Route, Routed, cell_named_by, moving
 from darkpearl.api.tokens import Identity
-from darkpearl.errors import BadRequestError, NotFoundError, UnavailableError
+from darkpearl.cells.directory import Cell
+from darkpearl.cells.reach import AwayError, Reach
+from darkpearl.errors import BadRequestError, ConflictError, NotFoundError, UnavailableError
 from darkpearl.gateways import Answer, Gateway, SignatureError, WebhookEvent
 
 LOOKUP_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
-_RECORD = (
-    "select record_gateway_event("
-    "%(gateway)s, %(event_id)s, %(idempotency_key)s, %(answer)s) as disposition"
+_RECORDED = "record_gateway_event(%(gateway)s, %(event_id)s, %(idempotency_key)s, %(answer)s)"
+_RECORD = f"select {_RECORDED} as disposition"
+_RECORD_IF_KNOWN = (
+    f"select case when knows_call(%(idempotency_key)s) then {_RECORDED} end as disposition"
 )
+_CELL_OF_KEY = re.compile(r"@(\d{1,3})(?=:|$)")
 
 
 class Receipt(Struct):
@@ -67,17 +78,69 @@ async def receive_webhook(
         event = await _with_key(known, event, event.payment_reference)
     if event is None:
         return Receipt("ignored")
-    row = await Caller(state.pool, _identity(known.name)).run(
-        (
-            _RECORD,
-            {
-                "gateway": gateway,
-                "event_id": _name(event.event_id),
-                "idempotency_key": event.idempotency_key and _name(event.idempotency_key),
-                "answer": msgspec.json.encode(_clean(event.answer)).decode(),
-            },
-        )
-    )
+    told = {
+        "gateway": gateway,
+        "event_id": _name(event.event_id),
+        "idempotency_key": event.idempotency_key and _name(event.idempotency_key),
+        "answer": msgspec.json.encode(_clean(event.answer)).decode(),
+    }
+    return await _record(state.reach, _identity(known.name), told)
+
+
+async def _record(reach: Reach, identity: Identity, told: Parameters) -> Receipt:
+    """Have an event written down, in the cell that it is for.
+
+    Raises:
+        UnavailableError: that cell is away, or it may be; or its warehouse is moving.
+    """
+    here = (await reach.directory()).here
+    if len(reach.cells) < 2:  # noqa: PLR2004 - alone
+        return await _recorded(Caller(reach.own[OTHERS], identity), _RECORD, told)
+    caller = Routed(reach, OTHERS, identity, "", Route(here))
+    named = _CELL_OF_KEY.search(told["idempotency_key"] or "")
+    first = int(named[1]) if named else HOME
+    first = first if first in reach.cells else HOME if HOME in reach.cells else here
+    if told["idempotency_key"] and (receipt := await _find(caller, first, told)):
+        return receipt
+    return await caller.ask(first, partial(_recorded, query=_RECORD, told=told))
+
+
+async def _find(caller: Routed, first: int, told: Parameters) -> Receipt | None:
+    """Have an event written down by the cell that knows its call; None when none does.
+
+    One cell after the other, since it is a write: the one that made the call has it nearly always.
+
+    Raises:
+        UnavailableError: as _record().
+    """
+    to_ask = [first, *sorted(set(caller.cells) - {first})]
+    away: list[Cell] = []
+    while to_ask:
+        number = to_ask.pop(0)
+        try:
+            receipt = await caller.ask(
+                number, partial(_recorded, query=_RECORD_IF_KNOWN, told=told)
+            )
+        except AwayError as error:
+            away += error.cells
+        except ConflictError as error:  # its warehouse has moved
+            moved_to = cell_named_by(error)
+            if moved_to is None:
+                raise
+            if moved_to not in to_ask:
+                raise (AwayError(*away) if away else moving()) from error
+            to_ask.remove(moved_to)
+            to_ask.insert(0, moved_to)
+        else:
+            if receipt.disposition:
+                return receipt
+    if away:
+        raise AwayError(*away)
+    return None
+
+
+async def _recorded(there: Caller, query: str, told: Parameters) -> Receipt:
+    row = await there.run((query, told))
     return Receipt(row["disposition"] if row else "ignored")
 
 

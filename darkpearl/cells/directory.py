@@ -24,6 +24,7 @@ class Cell:
     number: int
     name: str
     url: str
+    """Empty where nobody has said."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ async def read_directory(connection: Connection, url: str) -> Directory:
     of_warehouse: dict[UUID, int] = {}
     for row in found:
         is_here = row["number"] == number
-        address = url if is_here or not row["url"] else address_of(url, row["url"])
-        cells[row["number"]] = Cell(row["number"], row["name"], address)
+        address = url if is_here else row["url"] and address_of(url, row["url"])
+        cells[row["number"]] = Cell(row["number"], row["name"], address or "")
         of_warehouse |= dict.fromkeys(row["warehouse_ids"], row["number"])
     return Directory(number, cells, of_warehouse)
 

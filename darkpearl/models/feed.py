@@ -48,13 +48,43 @@ class Event(Struct):
     reorder_point: int | None
     error_code: Annotated[str | None, Meta(description="SQLSTATE of what went wrong")]
     message: str | None
+    cell: Annotated[
+        int | UnsetType,
+        Meta(description="There where it is another cell than home: whose event of this id it is"),
+    ] = UNSET
 
 
 class Events(Struct):
     """A part of the feed."""
 
     data: list[Event]
-    next: Annotated[int, Meta(description="`after` of the next request; also when data is empty")]
+    next: Annotated[
+        int | str,
+        Meta(
+            description="`after` of the next request; also when data is empty. A number, or with"
+            " several cells text that holds a place in each"
+        ),
+    ]
+    missing_cells: Annotated[
+        list[str] | UnsetType,
+        Meta(
+            description="There where cells don't answer: their names. What happened there comes"
+            " later, by the same cursor"
+        ),
+    ] = UNSET
+
+
+class WebhooksOfCell(Struct):
+    """How it goes to send an endpoint what happens in a cell other than home."""
+
+    cell: Annotated[str, Meta(description="Its name")]
+    is_enabled: bool
+    off_because: str | None
+    failing_since: datetime | None
+    last_error: str | None
+    waiting: int
+    given_up: int
+    position: int
 
 
 class WebhookEndpoint(Struct):
@@ -73,6 +103,16 @@ class WebhookEndpoint(Struct):
     created_at: datetime
     updated_at: datetime
     version: Version
+    other_cells: Annotated[
+        list[WebhooksOfCell] | UnsetType,
+        Meta(
+            description="There where there are other cells than home, of which all else tells: how"
+            " it goes in those that have heard of the endpoint"
+        ),
+    ] = UNSET
+    missing_cells: Annotated[
+        list[str] | UnsetType, Meta(description="There where cells don't answer: their names")
+    ] = UNSET
 
 
 class NewWebhookEndpoint(Struct):

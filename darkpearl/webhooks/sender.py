@@ -41,6 +41,7 @@ class Sender:
         tls: whom to believe; shared by all, since it is dear to make.
         timeout_seconds: for all of a webhook, from the look-up of the name to the answer.
         to_private: addresses that aren't public are taken too.
+        cell: what the ids of webhooks end in, so that those of two cells are no repeats.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class Sender:
         *,
         timeout_seconds: float,
         to_private: bool,
+        cell: str = "",
     ) -> None:
+        self._cell = cell
         self._url = httpx.URL(url)
         self._webhooks = [Webhook(each) for each in secrets]
         self._seconds = timeout_seconds
@@ -85,7 +88,7 @@ class Sender:
         port = self._url.port or (443 if self._url.scheme == "https" else 80)
         async with self._one_look_up:
             address = await resolve(self._url.host, port, to_private=self._to_private)
-        name, now = f"event-{event_id}", datetime.now(UTC)
+        name, now = f"event-{event_id}{self._cell}", datetime.now(UTC)
         request = self._client.build_request(
             "POST",
             self._url.copy_with(host=address),

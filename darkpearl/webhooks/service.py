@@ -13,6 +13,7 @@ from darkpearl import database
 from darkpearl.errors import DarkPearlError, translated
 from darkpearl.feed import Horizon
 from darkpearl.webhooks.courier import Courier
+from darkpearl.webhooks.endpoints import HOME, keep_endpoints
 from darkpearl.webhooks.sender import Sender
 from darkpearl.webhooks.turns import Turns
 
@@ -21,9 +22,13 @@ LOOK_SECONDS = 0.2
 """Between two looks at how far the feed can be read."""
 ENDPOINTS_SECONDS = 1.0
 """Between two looks at the endpoints; and at the lock, for who waits to take over."""
+HOME_SECONDS = 5.0
+"""Between two looks of another cell at the endpoints of home."""
+HOME_PATIENCE_SECONDS = 10.0
+"""How long such a look may take."""
 LONGEST_BACKOFF_SECONDS = 30.0
 
-_TAKE_OVER = "select pg_try_advisory_lock(webhooks_lock_key()) as taken"
+_TAKE_OVER = "select pg_try_advisory_lock(webhooks_lock_key()) as taken, this_cell() as cell"
 _TO_DO = "select * from webhooks_to_do()"
 _Key = tuple[UUID, int, tuple[str, ...]]
 """An endpoint, its version and its secrets: one that was changed gets another courier."""
@@ -56,6 +61,7 @@ class Webhooks:
         self._stopping = asyncio.Event()
         self._killed = asyncio.Event()
         self._starts = Turns()
+        self._cell = HOME
         self._couriers: dict[_Key, tuple[Courier, asyncio.Task[None]]] = {}
 
     def stop(self) -> None:
@@ -99,9 +105,11 @@ class Webhooks:
                 with translated():
                     return await database.fetch_all(connection, query, parameters)
 
-        while not (await fetch(_TAKE_OVER, {}))[0]["taken"]:
+        while not (taken := (await fetch(_TAKE_OVER, {}))[0])["taken"]:
             if await self._wait(ENDPOINTS_SECONDS):
                 return
+        self._cell = taken["cell"]
+        keeping = asyncio.create_task(self._keep_endpoints())
         horizon = Horizon()
         due_at = float("-inf")
         try:
@@ -117,7 +125,23 @@ class Webhooks:
                     self._wake({endpoint_id for endpoint_id, *_ in self._couriers}, horizon.id)
                 await self._wait(LOOK_SECONDS if self._couriers else ENDPOINTS_SECONDS)
         finally:
+            keeping.cancel()
             await self._dismiss()
+
+    async def _keep_endpoints(self) -> None:
+        """Send to the endpoints of home as well; while it is away, to those that are known."""
+        failed = False
+        while self._cell != HOME:
+            try:
+                async with asyncio.timeout(HOME_PATIENCE_SECONDS):
+                    await keep_endpoints(self._url, NAME)
+                failed = False
+            except (DarkPearlError, TimeoutError) as error:
+                if not failed:  # which is told once
+                    why = error.__cause__ or str(error) or "no answer"
+                    _log.warning("webhooks: the endpoints of home can't be read: %s", why)
+                failed = True
+            await asyncio.sleep(HOME_SECONDS)
 
     def _assign(self, endpoints: list[dict[str, Any]], fetch: Any) -> None:
         """Give each endpoint a courier, and take leave of those that are not needed any more.
@@ -143,6 +167,7 @@ class Webhooks:
                     self._tls,
                     timeout_seconds=self._timeout_seconds,
                     to_private=self._to_private,
+                    cell=f"@{self._cell}" if self._cell != HOME else "",
                 )
                 courier = Courier(
                     *(each["id"], each["version"], each["url"], sender, fetch, self._starts),

@@ -55,6 +55,7 @@
 --   DP051  the catalogue, written away from home
 --   DP052  a database with data, which was to become a cell
 --   DP053  a warehouse that is moving to another cell, and open in none
+--   DP056  an order that only several cells together could serve (over HTTP)
 
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;

@@ -58,8 +58,76 @@ end
 $$;
 comment on function closed_warehouses() is 'The warehouses of which nothing is written here, since another cell has them or will: an empty array where none is.';
 
--- Trigger: nothing is written of a warehouse that is closed here. Locks nothing. Raises: DP050 when
--- another cell has it, DP053 while none has, or this one not yet.
+-- Refuses what is asked for a warehouse that is closed here. Locks nothing. Raises: DP050 when another
+-- cell has it, DP053 while none has, or this one not yet.
+create or replace function refuse_closed(p_warehouse_id uuid) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    perform refuse_elsewhere(array[p_warehouse_id]);
+    perform refuse(
+        'DP053', 'warehouse is moving to another cell',
+        format('Warehouse %s is closed in cell %s.', p_warehouse_id, this_cell()),
+        'Try again in some seconds: it is open again then, here or in another cell.'
+    );
+end
+$$;
+comment on function refuse_closed(uuid) is 'Internal: refuses what is asked for a warehouse that is closed here, and says where it is.';
+
+-- The warehouses that have left this database or come to it, and the cell that has each, as this one
+-- has heard. One that another cell has is not to be shown here: what there is of it is an old
+-- copy, or one that isn't whole yet. As its owner, since customers see neither table. Locks nothing.
+create or replace function moved_cells(out warehouse_id uuid, out cell smallint) returns setof record
+language plpgsql stable
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    return query
+    select m.warehouse_id, w.cell
+    from moved_warehouses as m
+    inner join warehouses as w on w.id = m.warehouse_id;
+end
+$$;
+comment on function moved_cells() is 'The warehouses that have left this cell or come to it, and the number of the cell that has each: what is here of another''s is an old copy.';
+
+-- Refuses an order, a saga or a shelf whose rows are not here, or only as a copy of another cell's: for
+-- who asks cell by cell, in the transaction that would go on with it. As its owner, and so it
+-- tells who may not see the row that there is one. Locks nothing. Raises: DP050, which names the other cell if it is known.
+create or replace function refuse_id_elsewhere(p_id uuid) returns void
+language plpgsql stable
+security definer
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_warehouse_id uuid;
+    v_is_here boolean;
+begin
+    select s.warehouse_id, w.cell = this_cell() into v_warehouse_id, v_is_here
+    from sagas as s
+    inner join warehouses as w on w.id = s.warehouse_id
+    where s.id = p_id;
+    if v_is_here then
+        return;
+    elsif v_warehouse_id is null then
+        select i.warehouse_id into v_warehouse_id from inventory as i where i.id = p_id;
+    end if;
+    if v_warehouse_id is null then
+        perform refuse(
+            'DP050', 'not in this cell',
+            format('This is cell %s, and nothing here has the id %s.', this_cell(), p_id),
+            'Look in the other cells.'
+        );
+    end if;
+    perform refuse_elsewhere(array[v_warehouse_id]);
+end
+$$;
+comment on function refuse_id_elsewhere(uuid) is 'Refuses an order, a saga or a shelf that isn''t here, or only as a copy: for who asks cell by cell.';
+
+-- Trigger: nothing is written of a warehouse that is closed here. Locks nothing. Raises: as
+-- refuse_closed().
 create or replace function refuse_moved() returns trigger
 language plpgsql
 security definer
@@ -70,12 +138,7 @@ begin
     if tg_op = 'UPDATE' and tg_table_name = 'stock_movements' then
         return new;
     end if;
-    perform refuse_elsewhere(array[new.warehouse_id]);
-    perform refuse(
-        'DP053', 'warehouse is moving to another cell',
-        format('Warehouse %s is closed in cell %s.', new.warehouse_id, this_cell()),
-        'Try again in some seconds: it is open again then, here or in another cell.'
-    );
+    perform refuse_closed(new.warehouse_id);
     return null;
 end
 $$;

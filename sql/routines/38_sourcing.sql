@@ -121,22 +121,16 @@ end
 $$;
 comment on function choose_warehouses(uuid[], bigint[]) is 'Internal: the warehouses that serve some goods, as few as can.';
 
--- The items of an order, divided among the warehouses that serve them, those first by priority.
--- places: which lines of p_items those of items are, counted from 0.
--- Stable: all of it is of one snapshot. What it tells can be seen by everybody. Locks nothing.
--- Raises: as read_items(); DP001 when there are no items, DP003 for a product that isn't sold,
--- DP006 when all warehouses together have too little, DP015 for a quantity that is none.
-create or replace function source_items(p_items jsonb) returns table (warehouse_id uuid, items jsonb, places bigint[])
+-- The goods of an order's items: its products, and how many units of each are wanted.
+-- Locks nothing. Raises: as read_items(); DP001 when there are no items, DP003 for a product that isn't
+-- sold, DP015 for a quantity that is none.
+create or replace function wanted_goods(p_items jsonb, out product_ids uuid[], out wanted bigint[])
 language plpgsql stable
-security definer
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 declare
     v_line record;
-    v_products uuid[];
-    v_wanted bigint[];
-    v_chosen uuid[];
 begin
     select count(*) as lines, min(i.n) filter (where i.quantity <= 0) - 1 as odd,
         min(i.product_id::text) filter (where not exists (
@@ -155,12 +149,72 @@ begin
             'Choose an active product of the catalogue.'
         );
     end if;
-    select array_agg(g.product_id), array_agg(g.wanted) into v_products, v_wanted
+    select array_agg(g.product_id), array_agg(g.units) into product_ids, wanted
     from (
-        select i.product_id, sum(i.quantity) as wanted
+        select i.product_id, sum(i.quantity) as units
         from read_items(p_items, '{product_id, sku, quantity, unit_price, metadata}') as i
         group by i.product_id
     ) as g;
+end
+$$;
+comment on function wanted_goods(jsonb) is 'Internal: the products of an order''s items, and how many units of each.';
+
+-- What the warehouses of this cell could serve of an order that names none, for who asks several cells and
+-- places it in one: how many of them it would take, null when all together have too little; the
+-- priority and the code of the first; and of each product the units that are wanted, and can be sold here.
+-- What it tells can be seen by everybody. Locks nothing. Raises: as wanted_goods().
+create or replace function offer_of_cell(
+    p_items jsonb, out warehouses integer, out priority integer, out code text, out goods jsonb
+)
+language plpgsql stable
+security definer
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_goods constant record := wanted_goods(p_items);
+    v_chosen uuid[];
+begin
+    begin
+        v_chosen := choose_warehouses(v_goods.product_ids, v_goods.wanted);
+    exception when sqlstate 'DP006' then
+        null;
+    end;
+    warehouses := cardinality(v_chosen);
+    select w.priority, w.code into priority, code
+    from warehouses as w
+    where w.id = any(v_chosen)
+    order by w.priority, w.code
+    limit 1;
+    select jsonb_agg(jsonb_build_object('product_id', g.product_id, 'wanted', g.wanted, 'sellable', coalesce(s.units, 0)) order by g.n)
+    into goods
+    from unnest(v_goods.product_ids, v_goods.wanted) with ordinality as g (product_id, wanted, n)
+    left join (
+        select f.n, sum(f.units) as units
+        from stock_of_goods(v_goods.product_ids, v_goods.wanted) as f
+        group by f.n
+    ) as s on s.n = g.n;
+end
+$$;
+comment on function offer_of_cell(jsonb) is
+    'What the warehouses of this cell could serve of an order that names none: how many it would take, the first of them, and what there is of each product.';
+
+-- The items of an order, divided among the warehouses that serve them, those first by priority.
+-- places: which lines of p_items those of items are, counted from 0.
+-- Stable: all of it is of one snapshot. What it tells can be seen by everybody. Locks nothing.
+-- Raises: as wanted_goods(); DP006 when all warehouses together have too little.
+create or replace function source_items(p_items jsonb) returns table (warehouse_id uuid, items jsonb, places bigint[])
+language plpgsql stable
+security definer
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_products uuid[];
+    v_wanted bigint[];
+    v_chosen uuid[];
+begin
+    select g.product_ids, g.wanted into v_products, v_wanted from wanted_goods(p_items) as g;
     v_chosen := choose_warehouses(v_products, v_wanted);
     return query
     with line as (

@@ -103,7 +103,8 @@ comment on function open_import(text) is
     'Makes the session''s table for the lines of an import, of products, inventory, movements or orders; returns its columns.';
 
 -- Finds the product and the warehouse of each staged line, by id or by SKU and code, and writes
--- down which lines name none. For the imports below, of their own tables.
+-- down which lines name none, or one of another cell: a file is imported in one database, all of it or
+-- nothing. For the imports below, of their own tables.
 create or replace function resolve_lines(p_table text) returns void
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -119,12 +120,14 @@ begin
                 when f.product_id is null then format('there is no product %%s', coalesce(l.product_id, l.sku))
                 when l.warehouse_id is null and l.warehouse is null then 'warehouse is missing'
                 when f.warehouse_id is null then format('there is no warehouse %%s', coalesce(l.warehouse_id, l.warehouse))
+                when f.cell <> this_cell() then format('the warehouse belongs to another cell, %%s', f.cell)
             end)
         from (
             select
                 l.line,
                 case when l.product_id is null then ps.id else pi.id end as product_id,
-                case when l.warehouse_id is null then wc.id else wi.id end as warehouse_id
+                case when l.warehouse_id is null then wc.id else wi.id end as warehouse_id,
+                case when l.warehouse_id is null then wc.cell else wi.cell end as cell
             from pg_temp.%1$I as l
             left join products as ps on ps.sku = l.sku
             left join products as pi on pi.id = read_uuid(l.product_id)

@@ -271,6 +271,7 @@ begin
             when l.movement_type <> 'transfer_out' and l.to_warehouse is not null
                 then 'only a transfer_out has a to_warehouse'
             when l.to_warehouse is not null and w.id is null then format('there is no warehouse %s', l.to_warehouse)
+            when w.cell <> this_cell() then format('to_warehouse belongs to another cell, %s', w.cell)
             when l.to_warehouse is not null and (l.reference_type is not null or l.reference_id is not null)
                 then 'a transfer refers to its other warehouse'
             when l.reference_id is not null and read_uuid(l.reference_id) is null then 'reference_id is no UUID'

@@ -90,7 +90,6 @@ begin
             when not coalesce(read_integer(l.quantity) between 1 and 1000000, false) then 'quantity is no number from 1 to 1000000'
             when l.unit_price is not null and read_amount(l.unit_price) is null then 'unit_price is no amount'
             when not w.is_active then 'the warehouse takes no orders'
-            when w.cell <> this_cell() then 'the warehouse belongs to another cell'
             when not p.is_active then 'the product is not sold any more'
             when p.currency <> coalesce(l.currency, 'USD') then format('the product is priced in %s', p.currency)
             when scale(trim_scale(read_amount(l.unit_price))) > minor_units(p.currency) then 'unit_price has more decimals than its currency'

@@ -3,6 +3,21 @@
 set local role darkpearl_owner;
 set local search_path = darkpearl, pg_temp;
 
+-- The cell of the first warehouse that rows of an import name, for who has several to choose from; null when
+-- they name none that is known. Locks nothing.
+create or replace function cell_of_rows(p_rows jsonb) returns smallint
+language sql stable
+set search_path = darkpearl, pg_temp
+begin atomic
+    select w.cell
+    from jsonb_to_recordset(p_rows) as r (line bigint, warehouse text, warehouse_id text)
+    inner join warehouses as w
+        on case when coalesce(r.warehouse_id, '') = '' then w.code = r.warehouse else w.id = read_uuid(r.warehouse_id) end
+    order by r.line
+    limit 1;
+end;
+comment on function cell_of_rows(jsonb) is 'The cell of the first warehouse that rows of an import name.';
+
 -- Imports rows of a kind: a JSON array of objects whose keys are the columns of the kind. Each
 -- has its number as `line`, and a `problem` if it is bad already; what isn't a column is left out.
 -- Returns the numbers, and of each row what is wrong with it, null for nothing.

@@ -48,6 +48,15 @@ return case
 end;
 comment on function bounded_answer(jsonb) is 'Internal: an answer of a gateway, cut to what is kept of it.';
 
+-- The saga whose call an idempotency key is of; null for what is no such key. Locks nothing.
+create or replace function id_of_key(p_key text) returns uuid
+language sql immutable parallel safe
+return case
+    when p_key ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:[a-z0-9_]+(@[0-9]{1,3})?(:[0-9]{1,3})?$'
+        then split_part(p_key, ':', 1)::uuid
+end;
+comment on function id_of_key(text) is 'Internal: the id in the idempotency key of a call of ours.';
+
 -- The call that an idempotency key is of: what is between its id and its number, without the
 -- cell. Locks nothing.
 create or replace function call_of_key(p_key text) returns text
@@ -79,6 +88,22 @@ $$;
 comment on function is_of_another_cell(sagas, text) is
     'Internal: whether a gateway tells of a call that was made in another cell.';
 
+-- Whether a key is that of a call of ours: its saga is here, and it is of this cell. Where warehouses are
+-- divided among cells, an event goes to the one that knows its call, and is unmatched where none does.
+-- Locks nothing.
+create or replace function knows_call(p_idempotency_key text) returns boolean
+language sql stable
+security definer
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+begin atomic
+    select exists (
+        select from sagas as s
+        where s.id = id_of_key(p_idempotency_key) and not is_of_another_cell(s, p_idempotency_key)
+    );
+end;
+comment on function knows_call(text) is 'Whether the idempotency key of a call to a gateway is of a saga of this cell.';
+
 -- Takes an event of a gateway. p_answer is an answer as of 60_payments.sql,
 -- p_idempotency_key that of the call it answers. Of a dispute, p_answer is {"outcome":
 -- "disputed", "dispute": "open" | "won" | "lost", "reference", "amount", "currency", "code"},
@@ -92,7 +117,8 @@ comment on function is_of_another_cell(sagas, text) is
 -- refused, for ever.
 -- Locks: the event, the saga, then as settle(), each waited for two seconds at most: who
 -- sends the event holds a connection meanwhile, and sends it again.
--- Raises: DP015 when the answer has no outcome; 55P03 when a lock can't be had.
+-- Raises: DP015 when the answer has no outcome; 55P03 when a lock can't be had; DP050 and DP053 of a
+-- warehouse that is closed here: its copy knows nothing of what has happened since.
 create or replace function record_gateway_event(
     p_gateway text, p_event_id text, p_idempotency_key text, p_answer jsonb
 ) returns text
@@ -123,11 +149,14 @@ begin
         return 'duplicate';
     end if;
 
-    if p_idempotency_key ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:[a-z0-9_]+(@[0-9]{1,3})?(:[0-9]{1,3})?$' then
+    if id_of_key(p_idempotency_key) is not null then
         select s.* into v_saga
         from sagas as s
-        where s.id = split_part(p_idempotency_key, ':', 1)::uuid
+        where s.id = id_of_key(p_idempotency_key)
         for no key update;
+        if v_saga.warehouse_id = any(closed_warehouses()) and not is_of_another_cell(v_saga, p_idempotency_key) then
+            perform refuse_closed(v_saga.warehouse_id);
+        end if;
         v_disposition := coalesce(
             case when is_of_another_cell(v_saga, p_idempotency_key) then 'unmatched'::disposition end,
             apply_to_other_attempt(v_saga, p_idempotency_key, v_answer || jsonb_build_object('gateway', p_gateway)),

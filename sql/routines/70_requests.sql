@@ -22,6 +22,32 @@ return concat_ws(
 );
 comment on function current_caller() is 'Internal: the owner of idempotency keys, as role/actor.';
 
+-- The answer that was given under a key, for who asks in several cells where a request was made; null
+-- for a key that is new here. Locks nothing. Raises: DP036 when the key stands for something else.
+create or replace function find_request(p_idempotency_key text, p_request_hash bytea) returns text
+language plpgsql stable
+security definer
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    v_first idempotency_keys;
+begin
+    select k.* into v_first
+    from idempotency_keys as k
+    where k.caller = current_caller() and k.idempotency_key = p_idempotency_key;
+    if found and v_first.request_hash is distinct from p_request_hash then
+        perform refuse(
+            'DP036', 'idempotency key already used',
+            format('Key %s stands for another request.', p_idempotency_key),
+            'Repeat a request unchanged, or give a new one a new key.'
+        );
+    end if;
+    return v_first.response;
+end
+$$;
+comment on function find_request(text, bytea) is 'The answer that was given under an idempotency key; null when there was none.';
+
 -- Opens a request: null says go on, all else is the answer that was given the
 -- first time. A second request of the same key waits until the first one's
 -- transaction ends, five seconds at most.
@@ -37,7 +63,6 @@ set lock_timeout = '5s'
 as $$
 declare
     v_caller constant text := current_caller();
-    v_first idempotency_keys;
 begin
     begin
         perform pg_advisory_xact_lock(hashtextextended(v_caller || ' ' || p_idempotency_key, 0));
@@ -49,21 +74,57 @@ begin
         );
     end;
 
-    select k.* into v_first
-    from idempotency_keys as k
-    where k.caller = v_caller and k.idempotency_key = p_idempotency_key;
-    if found and v_first.request_hash is distinct from p_request_hash then
-        perform refuse(
-            'DP036', 'idempotency key already used',
-            format('Key %s stands for another request.', p_idempotency_key),
-            'Repeat a request unchanged, or give a new one a new key.'
-        );
-    end if;
-    return v_first.response;
+    return find_request(p_idempotency_key, p_request_hash);
 end
 $$;
 comment on function begin_request(text, bytea) is
     'Opens a request under an idempotency key: null the first time, else the answer that was given then.';
+
+-- Of an order that may be placed in one of several cells: has whoever places another under the same key, id or
+-- reference wait until this transaction ends, five seconds at most. All who do ask one cell, home.
+-- Locks: the names (advisory), until the transaction ends. Raises: DP037.
+create or replace function hold_names(p_idempotency_key text, p_order_id uuid, p_reference text) returns void
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+set lock_timeout = '5s'
+as $$
+begin
+    perform pg_advisory_xact_lock(n.hash)
+    from (
+        select hashtextextended(u.name, 0) as hash
+        from unnest(array[
+            current_caller() || ' places under ' || p_idempotency_key, 'order ' || p_order_id, 'reference ' || p_reference
+        ]) as u (name)
+        where u.name is not null
+        order by 1
+    ) as n;
+exception when lock_not_available then
+    perform refuse(
+        'DP037', 'request is still under way',
+        'Another request under this key, id or reference has no answer yet.',
+        'Send the same again in a while.'
+    );
+end
+$$;
+comment on function hold_names(text, uuid, text) is
+    'Has others that place an order under the same key, id or reference wait until this transaction ends.';
+
+-- Whether a new order can't have an id or a reference in this cell: the law that says so, null when it can.
+-- Locks nothing.
+create or replace function law_of_names(p_order_id uuid, p_reference text) returns text
+language sql stable
+security definer
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+begin atomic
+    select case
+        when exists (select from orders as o where o.id = p_order_id) then 'orders_pkey'
+        when exists (select from order_particulars as d where d.reference = p_reference)
+            then 'order_particulars_reference_is_unique'
+    end;
+end;
+comment on function law_of_names(uuid, text) is 'The law by which a new order can''t have an id or a reference here; null when it can.';
 
 -- Keeps the answer of a request that begin_request() opened in this
 -- transaction. Locks nothing beyond the key.

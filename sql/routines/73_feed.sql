@@ -221,7 +221,8 @@ comment on function end_of_look(bigint, bigint, bigint) is 'Internal: up to whic
 
 -- The feed after an id, up to another that the horizon allows: some rows at most, and from where to
 -- go on, for which no row need be there. It looks through as many ids as so many rows are found among,
--- so that no topic that is rare takes long. Locks nothing.
+-- so that no topic that is rare takes long. Rows of a cell beside home say which one it is: ids are
+-- one in a cell, and not over all. Locks nothing.
 create or replace function read_feed(
     p_after bigint, p_upto bigint, p_topics feed_topic[], p_limit integer, out events json, out next bigint
 )
@@ -240,7 +241,16 @@ declare
     );
     v_count bigint;
 begin
-    select coalesce(json_agg(n order by n.id), '[]'), count(*), max(n.id) into events, v_count, next
+    select
+        coalesce(
+            json_agg(
+                case when this_cell() = 1 then to_json(n) else (to_jsonb(n) || jsonb_build_object('cell', this_cell()))::json end
+                order by n.id
+            ),
+            '[]'
+        ),
+        count(*), max(n.id)
+    into events, v_count, next
     from (
         select f.* from feed as f
         where f.id > p_after and f.id <= v_end and (p_topics is null or f.topic = any(p_topics))

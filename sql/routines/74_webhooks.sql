@@ -52,6 +52,75 @@ $$;
 comment on function create_webhook_endpoint(text, feed_topic[], uuid) is
     'Has webhooks sent to a URL, of some topics or of all; returns the secret that signs them, which is told only here.';
 
+-- The endpoints of home, with their secrets, as keep_webhook_endpoints() takes them: for the service of
+-- another cell, which sends what happens there. Whether one is off by itself is each cell's own. Locks nothing.
+create or replace function webhooks_of_home() returns json
+language sql stable
+security definer
+set search_path = darkpearl, pg_temp
+begin atomic
+    select coalesce(json_agg(json_build_object(
+        'id', w.id, 'url', w.url, 'topics', w.topics, 'secret', w.secret, 'previous_secret', w.previous_secret,
+        'previous_secret_until', w.previous_secret_until,
+        'is_enabled', w.is_enabled or w.off_because is not null, 'created_at', w.created_at,
+        'updated_at', w.updated_at
+    ) order by w.id), '[]')
+    from webhook_endpoints as w
+    where not w.is_from_home;
+end;
+comment on function webhooks_of_home() is 'For the service that sends webhooks of another cell: the endpoints of this one, with their secrets.';
+
+-- Where an endpoint begins that was made at a moment and is known here only now: before all that has happened
+-- since, as far as all of it is decided. p_horizon is what look_for_horizon() gave. Locks nothing.
+create or replace function feed_place_at(p_moment timestamptz, p_horizon bigint) returns bigint
+language sql stable
+set search_path = darkpearl, pg_temp
+set enable_seqscan = off
+begin atomic
+    select least(
+        p_horizon,
+        (select min(e.id) - 1 from saga_events as e where e.created_at >= p_moment),
+        (select min(a.id) - 1 from stock_alerts as a where a.created_at >= p_moment)
+    );
+end;
+comment on function feed_place_at(timestamptz, bigint) is 'Internal: the place in the feed before all that happened since a moment.';
+
+-- Has this cell send to the endpoints of home as they are there: those that are new here begin with what
+-- has happened since they were made, those that are gone are forgotten. What came through and what failed
+-- is this cell's own; one that was switched off here by itself stays so until it is edited.
+-- p_endpoints is what webhooks_of_home() says there. Locks: webhook_endpoints, against others that make one.
+create or replace function keep_webhook_endpoints(p_endpoints jsonb, p_horizon bigint) returns void
+language plpgsql
+security definer
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    lock table webhook_endpoints in share row exclusive mode;
+    delete from webhook_endpoints as w
+    where w.is_from_home and w.id not in (select (e ->> 'id')::uuid from jsonb_array_elements(p_endpoints) as e);
+    insert into webhook_endpoints as w
+    (id, url, topics, secret, previous_secret, previous_secret_until, is_enabled, position, is_from_home, created_at, updated_at)
+    select
+        e.id, e.url, e.topics, e.secret, e.previous_secret, e.previous_secret_until, e.is_enabled,
+        feed_place_at(e.created_at, p_horizon), true, e.created_at, e.updated_at
+    from jsonb_populate_recordset(null::webhook_endpoints, p_endpoints) as e
+    on conflict (id) do nothing;
+    update webhook_endpoints as w
+    set
+        url = e.url, topics = e.topics, secret = e.secret, previous_secret = e.previous_secret,
+        previous_secret_until = e.previous_secret_until,
+        is_enabled = e.is_enabled and (w.off_because is null or (w.url, w.topics) is distinct from (e.url, e.topics))
+    from jsonb_populate_recordset(null::webhook_endpoints, p_endpoints) as e
+    where w.id = e.id and w.is_from_home and (
+        (w.url, w.topics, w.secret, w.previous_secret, w.previous_secret_until)
+        is distinct from (e.url, e.topics, e.secret, e.previous_secret, e.previous_secret_until)
+        or (w.off_because is null and w.is_enabled <> e.is_enabled)
+    );
+end
+$$;
+comment on function keep_webhook_endpoints(jsonb, bigint) is
+    'For the service that sends webhooks: has this cell send to the endpoints of home, as they are there.';
+
 -- A webhook endpoint, locked. Locks: it. Raises: DP010 when there is none.
 create or replace function lock_webhook_endpoint(p_endpoint_id uuid) returns webhook_endpoints
 language plpgsql
@@ -159,11 +228,7 @@ begin
         perform refuse('DP015', 'no moment to begin at', 'The moment was null.', 'Pass p_from: when what is told again begins.');
     end if;
     v_position := (lock_webhook_endpoint(p_endpoint_id)).position;
-    v_position := least(
-        v_position,
-        (select min(e.id) - 1 from saga_events as e where e.created_at >= p_from),
-        (select min(a.id) - 1 from stock_alerts as a where a.created_at >= p_from)
-    );
+    v_position := feed_place_at(p_from, v_position);
     delete from webhook_retries as r where r.endpoint_id = p_endpoint_id and r.event_id > v_position;
     update webhook_endpoints as w
     set position = v_position, version = w.version + 1, updated_at = clock()

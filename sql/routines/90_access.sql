@@ -115,6 +115,8 @@ grant select on cells, moved_warehouses to service_role, darkpearl_app, darkpear
 grant execute on function cell_of_id(uuid), closed_warehouses() to service_role, darkpearl_app, darkpearl_reader;
 grant execute on function known_cells() to service_role, darkpearl_app, darkpearl_reader, darkpearl_api, darkpearl_listener;
 grant execute on function refuse_elsewhere(uuid[]) to authenticated, service_role, darkpearl_app;
+grant execute on function moved_cells() to anon, authenticated, service_role, darkpearl_app, darkpearl_reader;
+grant execute on function refuse_id_elsewhere(uuid) to anon, authenticated, service_role, darkpearl_app, darkpearl_reader, darkpearl_api;
 
 -- Stock: read; quantities move by the functions, and by movements that are inserted.
 grant select on inventory to service_role, darkpearl_app, darkpearl_reader;
@@ -148,7 +150,7 @@ grant insert (order_id, warehouse_id, item_id, kind, label, amount) on order_adj
 grant update (notes) on orders to service_role, darkpearl_app;
 grant execute on function
 place_order(uuid, jsonb, text, text, text, uuid, text, jsonb, jsonb, timestamptz),
-place_sourced_order(jsonb, text, text, text, uuid, text, jsonb, jsonb, timestamptz), source_items(jsonb),
+place_sourced_order(jsonb, text, text, text, uuid, text, jsonb, jsonb, timestamptz), source_items(jsonb), offer_of_cell(jsonb),
 quote_order(uuid, jsonb, text, jsonb), summed_quote(uuid, jsonb, text, jsonb), quote_lines(uuid, jsonb, text), quote_adjustments(jsonb, integer, numeric, text),
 refuse_odd_deadline(timestamptz), order_is_decided(uuid), pay_order(uuid, text), cancel_payment(uuid),
 share_of_adjustments(jsonb, bigint[], bigint[], integer) to
@@ -176,7 +178,7 @@ resolve_lines(text), check_movement_lines(), find_imported_orders(text), check_o
 to public;
 grant execute on function
 open_import(text), record_movements(stock_movements[], boolean), import_movements(boolean), place_imported_orders(text, boolean),
-import_rows(text, jsonb, boolean)
+import_rows(text, jsonb, boolean), cell_of_rows(jsonb)
 to service_role, darkpearl_app;
 grant execute on function
 import_products(boolean), count_shelves(uuid[], uuid[], integer[], boolean), import_inventory(boolean)
@@ -237,7 +239,7 @@ grant execute on function find_orders(text) to authenticated, service_role, dark
 grant execute on function refundable(uuid), find_payments(text) to service_role, darkpearl_app, darkpearl_reader;
 grant select on gateway_events to service_role, darkpearl_reader;
 grant select (disposition, received_at) on gateway_events to darkpearl_app;
-grant execute on function record_gateway_event(text, text, text, jsonb), ack_gateway_event(text, text, text) to service_role;
+grant execute on function knows_call(text), record_gateway_event(text, text, text, jsonb), ack_gateway_event(text, text, text) to service_role;
 grant execute on function pause_external_steps(numeric, text) to service_role;
 
 -- What people have done by hand; written by what they do it with.
@@ -271,7 +273,8 @@ monitor_listeners(), monitor_activity(text, text, bigint), monitor_batch(uuid), 
 to service_role, darkpearl_reader;
 
 -- Requests: all who write may repeat one, and staff may say which version they change.
-grant execute on function begin_request(text, bytea), end_request(text, bytea, text) to
+grant execute on function
+begin_request(text, bytea), end_request(text, bytea, text), find_request(text, bytea), hold_names(text, uuid, text), law_of_names(uuid, text) to
 authenticated, service_role, darkpearl_app;
 grant execute on function expect_version(bigint, bigint[]) to service_role;
 
@@ -298,7 +301,7 @@ look_for_horizon(bigint, text[]), end_of_look(bigint, bigint, bigint), read_feed
 follow_feed(bigint, integer, feed_topic[], numeric)
 to service_role, darkpearl_app, darkpearl_reader;
 grant select (
-    id, url, topics, is_enabled, off_because, position, failing_since, last_error, created_at, updated_at, version
+    id, url, topics, is_enabled, off_because, position, is_from_home, failing_since, last_error, created_at, updated_at, version
 ) on webhook_endpoints to service_role, darkpearl_reader;
 grant update (url, topics, is_enabled), delete on webhook_endpoints to service_role;
 grant select on webhook_retries, webhook_overview, webhook_health to service_role, darkpearl_reader;
@@ -308,7 +311,7 @@ create_webhook_endpoint(text, feed_topic[], uuid), rotate_webhook_secret(uuid), 
 to service_role;
 grant execute on function
 look_for_horizon(bigint, text[]), webhooks_lock_key(), webhooks_to_do(), next_webhooks(uuid, bigint, integer),
-due_webhooks(uuid, integer), settle_webhooks(uuid, bigint, bigint, jsonb, bigint[], boolean, boolean)
+webhooks_of_home(), keep_webhook_endpoints(jsonb, bigint), due_webhooks(uuid, integer), settle_webhooks(uuid, bigint, bigint, jsonb, bigint[], boolean, boolean)
 to darkpearl_listener;
 
 grant execute on function events_out_of_place(), blocking_sessions() to service_role, darkpearl_app, darkpearl_reader;

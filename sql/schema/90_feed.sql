@@ -32,6 +32,7 @@ create table webhook_endpoints (
     is_enabled boolean not null default true,
     off_because text,
     position bigint not null,
+    is_from_home boolean not null default false,
     failing_since timestamptz,
     last_error text,
     created_at timestamptz not null default clock(),
@@ -52,6 +53,7 @@ comment on column webhook_endpoints.secret is 'Signs what is sent, as Standard W
 comment on column webhook_endpoints.previous_secret is 'The one before, which signs too until previous_secret_until, so that receivers can change over.';
 comment on column webhook_endpoints.off_because is 'Why the service switched it off.';
 comment on column webhook_endpoints.position is 'All of the feed up to this id was sent, or has a row in webhook_retries.';
+comment on column webhook_endpoints.is_from_home is 'In another cell: it was made at home, and is kept as it is there.';
 comment on column webhook_endpoints.failing_since is 'Nothing has come through since. Null while something does.';
 
 create table webhook_retries (

@@ -1,13 +1,27 @@
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
-from places import LOGICAL, Place, shops_at, temporary, write_passwords
+from network import Road
+from places import LOGICAL, Place, pgpass, shops_at, temporary, write_passwords
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from server import SECRET, served
 from shop import Shop
 from terminal import Done, Run, done
 
 from darkpearl import cells, schema
+from darkpearl.api.tokens import Role, mint
+from darkpearl.cells.joining import without_secrets
+from darkpearl.config import Settings
 from darkpearl.embedded import Server
+
+Client = Callable[..., httpx.AsyncClient]
+Serve = Callable[..., Client]
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +36,12 @@ def other_server() -> Iterator[Server]:
     """Another server, whose own wal_level doesn't matter."""
     with temporary({"shared_buffers": "64MB"}) as server:
         yield server
+
+
+def remember(url: str) -> None:
+    """Have libpq know the password of one address more."""
+    passwords = Path(os.environ["PGPASSFILE"])
+    passwords.write_text(f"{passwords.read_text()}{pgpass(url)}\n")
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +77,77 @@ async def pair(places: tuple[Place, Place]) -> AsyncIterator[tuple[Shop, Shop]]:
         yield here, there
         for shop in (here, there):
             assert await shop.audit() == []
+
+
+@asynccontextmanager
+async def road_to(place: Place) -> AsyncIterator[Road]:
+    """A way to a database, of which libpq knows the password too."""
+    parts = conninfo_to_dict(place.url)
+    async with Road(str(parts["host"]), int(parts["port"] or 5432)) as road:
+        remember(make_conninfo(place.url, port=str(road.port)))
+        yield road
+
+
+@pytest.fixture(scope="module")
+async def home_road(
+    pair: tuple[Shop, Shop],  # noqa: ARG001 - once passwords are known
+    places: tuple[Place, Place],
+) -> AsyncIterator[Road]:
+    """The way that the APIs take to home, which can be cut off."""
+    async with road_to(places[0]) as road:
+        yield road
+
+
+@pytest.fixture(scope="module")
+async def road(pair: tuple[Shop, Shop], places: tuple[Place, Place]) -> AsyncIterator[Road]:
+    """The way that everybody takes to north, which can be cut off."""
+    here, _ = pair
+    _, north = places
+    async with road_to(north) as road:
+        url = make_conninfo(without_secrets(north.url), port=str(road.port))
+        await here.run("update cells set url = %s where number = 2", url)
+        yield road
+
+
+@pytest.fixture(scope="module")
+async def serve(road: Road) -> AsyncIterator[Serve]:  # noqa: ARG001 - by which it goes
+    """Serves an API at the address of a cell; gives what makes clients of it."""
+    async with AsyncExitStack() as stack:
+
+        def start(place: Place, port: int | None = None, **more: Any) -> Client:
+            settings = Settings(port=0, pool_size=8, jwt_secret=SECRET, **more)
+            url = make_conninfo(without_secrets(place.url), **({"port": port} if port else {}))
+            address = stack.enter_context(served(url, settings))
+
+            def client(
+                role: Role | None = "service_role", subject: object = None
+            ) -> httpx.AsyncClient:
+                headers = {}
+                if role:
+                    name = str(subject) if subject else None
+                    token = mint(Settings(jwt_secret=SECRET), role, name, 600)
+                    headers["Authorization"] = f"Bearer {token}"
+                made = httpx.AsyncClient(
+                    base_url=f"http://{address[0]}:{address[1]}", headers=headers, timeout=20
+                )
+                stack.push_async_callback(made.aclose)
+                return made
+
+            return client
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def client(serve: Serve, places: tuple[Place, Place], home_road: Road) -> Client:
+    """Makes clients of an API that was given home's address."""
+    return serve(places[0], home_road.port)
+
+
+@pytest.fixture(scope="module")
+def api(client: Client) -> httpx.AsyncClient:
+    """One of them, of staff."""
+    return client()
 
 
 @pytest.fixture

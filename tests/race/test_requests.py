@@ -1,6 +1,7 @@
 """Two sessions, one request; two sessions, one row."""
 
 from typing import Any
+from uuid import uuid4
 
 import anyio
 import psycopg
@@ -101,3 +102,30 @@ async def test_a_version_that_was_expected_stays_until_the_end(
         await one.execute("update products set name = 'one' where id = %s", [product])
         await one.commit()
     assert await shop.row("select name, version from products") == {"name": "other", "version": 3}
+
+
+HELD = "select hold_names(%s, %s, %s)"
+
+
+@pytest.mark.parametrize("name", [("k", None, None), (None, uuid4(), None), (None, None, "A-1")])
+async def test_who_places_under_a_name_waits_for_who_does(
+    connect: Any, waits: Any, name: tuple[Any, ...]
+) -> None:
+    """A key, an id and a reference are each one request's at a time; others wait for nobody."""
+    first = await connect("service_role", autocommit=False)
+    second, third = await connect("service_role"), await connect("service_role")
+    await first.execute(HELD, name)
+    async with anyio.create_task_group() as group:
+        group.start_soon(second.execute, HELD, name)
+        await waits(second.info.backend_pid)
+        await third.execute(HELD, ("another", uuid4(), "B-1"))
+        await first.commit()
+
+
+async def test_who_waits_too_long_is_told_so(connect: Any) -> None:
+    """After five seconds it is refused, with nothing done, and may come again."""
+    first, second = await connect("service_role", autocommit=False), await connect("service_role")
+    await first.execute(HELD, ("k", None, None))
+    with pytest.raises(psycopg.Error) as refusal:
+        await second.execute(HELD, ("k", None, None))
+    assert refusal.value.sqlstate == "DP037"

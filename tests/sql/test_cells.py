@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from shop import APPROVED, Shop
+from shop import APPROVED, DECLINED, Shop, of_cell
 
 HERE = "(select this_cell())"
 
@@ -33,9 +33,6 @@ async def product(shop: Shop) -> UUID:
 def refusals(product: UUID, shop: Shop) -> dict[str, tuple[str, tuple[Any, ...]]]:
     """What can be asked for of a warehouse's orders and stock, each for Rotterdam."""
     there, items = shop.rotterdam, json.dumps([{"product_id": str(product), "quantity": 1}])
-    line = {"line": 1, "warehouse": "RTM", "product_id": str(product)}
-    rows = json.dumps([line | {"movement_type": "receive", "quantity": 1}])
-    counts = json.dumps([line | {"quantity_available": 1}])
     return {
         "place_order": ("select place_order(%s, %s)", (there, items)),
         "quote_order": ("select quote_order(%s, %s)", (there, items)),
@@ -52,8 +49,6 @@ def refusals(product: UUID, shop: Shop) -> dict[str, tuple[str, tuple[Any, ...]]
             ),
             (there, product),
         ),
-        "import movements": ("select import_rows('movements', %s)", (rows,)),
-        "import counts": ("select import_rows('inventory', %s)", (counts,)),
         "make a shelf": (
             (
                 "insert into inventory (product_id, warehouse_id)"
@@ -81,10 +76,37 @@ async def test_another_cells_warehouse_is_left_alone(
     query, values = refusals(product, shop)[what]
     with shop.refused("DP050") as refusal:
         await shop.run(query, *values)
-    if not what.startswith("import"):
-        assert "(north)" in refusal.detail
+    assert "(north)" in refusal.detail
     assert await shop.rows("select * from stock_movements order by id") == before
     assert await shop.value("select count(*) from orders") == 0
+
+
+IMPORTS: dict[str, Any] = {
+    "movements": {"movement_type": "receive", "quantity": 1},
+    "inventory": {"quantity_available": 7},
+    "orders": {"reference": "A", "quantity": 1},
+}
+
+
+@pytest.mark.parametrize("kind", IMPORTS)
+async def test_an_import_is_of_one_cell(shop: Shop, product: UUID, kind: str, other: int) -> None:
+    """A file with another cell's lines is refused as a whole, and each of them is named."""
+    lines = [
+        IMPORTS[kind] | {"line": at, "warehouse": code, "product_id": str(product)}
+        for at, code in enumerate(("LIS", "RTM"), 1)
+    ]
+    problem = f"the warehouse belongs to another cell, {other}"
+    with shop.refused("DP025") as refusal:
+        await shop.run("select import_rows(%s, %s)", kind, json.dumps(lines))
+    assert json.loads(refusal.detail) == [{"row": 2, "problem": problem}]
+    assert await shop.stock(product) == (10, 0)
+    assert await shop.value("select count(*) from orders") == 0
+    if kind == "movements":
+        lines[0] |= {"movement_type": "transfer_out", "to_warehouse": "RTM"}
+        with shop.refused("DP025") as refusal:
+            await shop.run("select import_rows(%s, %s)", kind, json.dumps(lines[:1]))
+        problem = f"to_warehouse belongs to another cell, {other}"
+        assert json.loads(refusal.detail) == [{"row": 1, "problem": problem}]
 
 
 @pytest.mark.usefixtures("other")
@@ -262,6 +284,38 @@ async def test_what_was_asked_elsewhere_keeps_its_key(shop: Shop, product: UUID)
     assert await shop.told(f"{order}:capture_payment@201", APPROVED) == "applied"
     await shop.advance()
     assert (await shop.saga(order))["status"] == "completed"
+
+
+async def test_an_event_is_for_the_cell_that_made_the_call(shop: Shop, product: UUID) -> None:
+    """The key of a call says whether it is of this cell, and so does that of a refund."""
+    order = await shop.fulfilled((product, 1))
+    refund = (await shop.refund(order, 5))["id"]
+    await shop.advance()
+    for key in (f"{order}:process_payment", f"{refund}:refund_payment"):
+        assert await shop.value("select knows_call(%s)", of_cell(key)) is True
+    for key in (
+        f"{order}:process_payment@200",
+        of_cell(f"{uuid4()}:process_payment"),
+        "nonsense",
+        None,
+    ):
+        assert await shop.value("select knows_call(%s)", key) is False
+
+
+async def test_an_event_of_a_closed_warehouse_says_where(shop: Shop, product: UUID) -> None:
+    """What its copy would call stale may be news where it is: nothing is written here."""
+    order = await shop.fulfilled((product, 1))
+    key = (await shop.payment(order))["idempotency_key"]
+    await shop.run("select close_warehouse(%s, 200)", shop.lisbon)
+    for code in ("DP053", "DP050"):
+        with shop.refused(code):
+            await shop.told(key, DECLINED)
+        if code == "DP053":
+            async with shop.unguarded():
+                await shop.run(f"insert into cells (number, name) values ({HERE} + 1, 'north')")
+                await shop.run("update warehouses set cell = cell + 1 where code = 'LIS'")
+    assert await shop.value("select count(*) from gateway_events") == 0
+    assert await shop.value("select knows_call(%s)", key) is True
 
 
 @pytest.fixture

@@ -142,3 +142,28 @@ async def test_a_shelf_counts_movements_and_edits(shop: Shop) -> None:
     await shop.advance()
     versions.append(await version())
     assert versions == list(range(versions[0], versions[0] + 4))
+
+
+async def test_an_answer_is_found_without_asking_again(ask: Ask, shop: Shop) -> None:
+    """Who looks where a request was made finds its answer, and begins nothing by that."""
+    async with shop.acting_as("service_role"):
+        find = "select find_request('k', sha256('asked'))"
+        assert await shop.value(find) is None
+        assert await shop.value(find) is None
+        await shop.run(END, "k", "the answer")
+        assert await shop.value(find) == "the answer"
+        with shop.refused("DP036"):
+            await shop.run("select find_request('k', sha256('something else'))")
+    assert await ask(uuid4(), "k") is None
+
+
+async def test_a_name_that_is_taken_names_its_law(shop: Shop) -> None:
+    """An id and a reference of an order are told, whoever asks; others are free."""
+    product = await shop.product(on_hand=1)
+    order = await shop.order((product, 1), p_particulars='{"reference": "A-1"}')
+    query = "select law_of_names(%s, %s)"
+    async with shop.acting_as("authenticated"):
+        assert await shop.value(query, order, "A-2") == "orders_pkey"
+        assert await shop.value(query, uuid4(), "A-1") == "order_particulars_reference_is_unique"
+        assert await shop.value(query, uuid4(), "A-2") is None
+        assert await shop.value(query, None, None) is None

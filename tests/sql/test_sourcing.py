@@ -10,6 +10,7 @@ import pytest
 from shop import APPROVED, Row, Shop
 
 PLACE = "select * from place_order(p_items => %s, p_order_id => %s)"
+OFFER = "select * from offer_of_cell(%s)"
 PARTS = (
     "select w.code, array_agg(i.product_id) as products, array_agg(i.quantity) as units"
     " from orders as o inner join warehouses as w on w.id = o.warehouse_id"
@@ -329,15 +330,37 @@ async def test_it_takes_as_many_as_trying_all_would(shop: Shop) -> None:
                 for product, count in zip(goods, units, strict=True):
                     if count:
                         await shop.receive(product, count, there)
+            offer = await shop.row(OFFER, items(*zip(goods, wanted, strict=True)))
             if expected is None:
+                assert (offer["warehouses"], offer["code"]) == (None, None)
                 refused += 1
                 with shop.refused("DP006"):
                     await shop.run(PLACE, items(*zip(goods, wanted, strict=True)), uuid4())
                 continue
             await shop.run(PLACE, items(*zip(goods, wanted, strict=True)), uuid4())
             told = await parts(shop)
+            assert (offer["warehouses"], offer["code"]) == (len(told), told[0][0])
         placed += 1
         assert len(told) == expected or expected > 3, (stock, wanted)
         assert [sum(lines.get(product, 0) for _, lines in told) for product in goods] == wanted
     assert placed > 10
     assert refused > 3
+
+
+async def test_an_offer_tells_what_there_is(shop: Shop) -> None:
+    """Of each product what is wanted in all, and as much of that as can be sold; refused alike."""
+    scarce, plenty = await shop.product(on_hand=3), await shop.product(on_hand=100)
+    await shop.receive(scarce, 1, shop.rotterdam)
+    offer = await shop.row(OFFER, items((scarce, 4), (plenty, 7), (scarce, 2)))
+    assert offer["warehouses"] is None
+    assert sorted((each["wanted"], each["sellable"]) for each in offer["goods"]) == [(6, 4), (7, 7)]
+    assert {each["product_id"] for each in offer["goods"]} == {str(scarce), str(plenty)}
+    offer = await shop.row(OFFER, items((plenty, 7)))
+    assert (offer["warehouses"], offer["priority"], offer["code"]) == (1, 1, "LIS")
+    for code, wrong in (
+        ("DP001", "[]"),
+        ("DP003", items((uuid4(), 1))),
+        ("DP015", items((plenty, 0))),
+    ):
+        with shop.refused(code):
+            await shop.run(OFFER, wrong)
