@@ -1,4 +1,4 @@
-"""Servers that can be killed and started again, a network that can be cut, and a shop on them.
+"""Servers that can be killed and started again, and a shop on them.
 
 For what is longer than a test. The servers keep what they have said to be committed; where they
 keep it is memory, when there is room, so that the figures are the processors'.
@@ -132,55 +132,6 @@ class Pace(NamedTuple):
             f"{self.placed:.1f} placed and {self.sent:.1f} sent a second,"
             f" p99 {self.p99_seconds * 1000:.0f} ms"
         )
-
-
-class Network:
-    """A connection to a port, through which for a while nothing comes or goes."""
-
-    def __init__(self, port: int) -> None:
-        self._target = port
-        self._open = asyncio.Event()
-        self._open.set()
-        self._writers: list[asyncio.StreamWriter] = []
-        self.port = 0
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator["Network"]:
-        """Listen, for a block."""
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        try:
-            yield self
-        finally:
-            self.heal()
-            server.close()
-            for each in self._writers:
-                each.close()
-                with contextlib.suppress(OSError):
-                    await each.wait_closed()
-
-    def cut(self) -> None:
-        """From now on nothing arrives, on either side, and nobody is told."""
-        self._open.clear()
-
-    def heal(self) -> None:
-        """What was sent meanwhile arrives."""
-        self._open.set()
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.append(writer)
-        await self._open.wait()
-        back, forth = await asyncio.open_connection("127.0.0.1", self._target)
-        self._writers.append(forth)
-        await asyncio.gather(self._pass(reader, forth), self._pass(back, writer))
-
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while block := await reader.read(65536):
-                await self._open.wait()
-                writer.write(block)
-                await writer.drain()
-        writer.close()
 
 
 class Load:

@@ -17,7 +17,8 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from machines import Load, Machine, Network, machines, shop_on, until
+from machines import Load, Machine, machines, shop_on, until
+from network import Road
 from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
 
@@ -135,12 +136,12 @@ async def test_a_network_is_cut_between_two_cells() -> None:
     """North sells by what it knows, all the while, and knows the rest soon after."""
     with machines("home", "north") as servers:
         home, _ = servers
-        async with Network(home.server.port).running() as network:
-            home_url = make_conninfo(home.url, host="127.0.0.1", port=network.port)
+        async with Road("127.0.0.1", home.server.port) as road:
+            home_url = make_conninfo(home.url, host="127.0.0.1", port=road.port)
             async with shop_on(servers, home_url=home_url) as load:
                 async with load.orders(RATE):
                     await asyncio.sleep(3)
-                    network.cut()
+                    road.swallow()
                     cut_at = time.monotonic()
                     price = "update products set unit_price = 12 where id = %s"
                     await load.ask(1, price, load.product)
@@ -168,7 +169,7 @@ async def test_a_network_is_cut_between_two_cells() -> None:
                         await load.ask(2, "select receive_stock(%s, %s, 1)", late, load.product)
                     assert refused.value.sqlstate == "DP010"
                     healed = await load.value(2, "select clock()")
-                    network.heal()
+                    await road.restore()
                     healed_at = time.monotonic()
 
                     async def has_caught_up() -> bool:
