@@ -18,6 +18,7 @@ from rich.table import Table
 
 from bench import bare, shapes, versus
 from bench import bell as bells
+from bench import cells as several
 from bench import drain as drains
 from bench import end_to_end as ends
 from bench import floor as floors
@@ -134,6 +135,13 @@ async def bell(running: embedded.Server, options: Namespace) -> Rows:
         await target.check()
 
 
+async def cells(running: embedded.Server, options: Namespace) -> Rows:
+    """20,000 ready orders in one cell, and half of them in each of two on this machine."""
+    with several.servers() as (home, north):
+        async for row in interleaved(options.rounds, *several.variants(running, home, north)):
+            yield row
+
+
 async def growth(running: embedded.Server, options: Namespace) -> Rows:
     """The drain beside finished orders (--finished); ratio to empty tables. Takes its time."""
     async with AsyncExitStack() as stack:
@@ -211,7 +219,7 @@ BY_DEFAULT = (
     warehouses,
     bell,
 )
-ALL = (*BY_DEFAULT, growth, horizon, imports, peers, peers_latency, routing, sizing, soak)
+ALL = (*BY_DEFAULT, cells, growth, horizon, imports, peers, peers_latency, routing, sizing, soak)
 BENCHES: dict[str, Callable[[embedded.Server, Namespace], Rows]] = {b.__name__: b for b in ALL}
 
 

@@ -91,7 +91,10 @@ class Shop:
                 await self.connection.execute(
                     """
                     create temp table placed on commit drop as
-                    with w as (select array_agg(id order by code) as ids from warehouses)
+                    with w as (
+                        select array_agg(id order by code) as ids from warehouses
+                        where cell = this_cell()
+                    )
                     select new_id() as id, w.ids[1 + floor(random() * cardinality(w.ids))::int]
                         as warehouse_id
                     from w, generate_series(1, %s)

@@ -1,11 +1,28 @@
 """A database of one of several servers, for tests of cells."""
 
 import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 
-from psycopg.conninfo import make_conninfo
+from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import dict_row
+from shop import Shop
 
-from darkpearl import schema
+from darkpearl import embedded, schema
 from darkpearl.embedded import Server
+
+LOGICAL = {"wal_level": "logical", "shared_buffers": "64MB", "max_replication_slots": "8"}
+
+
+@contextmanager
+def temporary(options: dict[str, str]) -> Iterator[Server]:
+    """A server of the programs that all tests are run on."""
+    other = os.environ.get("DARKPEARL_TEST_BINARIES")
+    with embedded.temporary(Path(other) if other else None, options) as server:
+        yield server
 
 
 class Place:
@@ -53,3 +70,33 @@ class Place:
                         " where slot_name = %s and not active",
                         [name],
                     )
+
+
+def pgpass(url: str) -> str:
+    """A line of a password file."""
+    parts = conninfo_to_dict(url)
+    server = ":".join(str(parts[each]) for each in ("host", "port"))
+    return f"{server}:*:darkpearl:{parts['password']}"
+
+
+def write_passwords(file: Path, *places: Place) -> None:
+    """A password file for libpq, which is how commands find the passwords of other cells."""
+    file.touch(0o600)
+    file.write_text("".join(f"{pgpass(each.url)}\n" for each in places))
+
+
+@asynccontextmanager
+async def shops_at(*places: Place) -> AsyncIterator[list[Shop]]:
+    """A superuser's connection to each; they speak of the same warehouses."""
+    async with AsyncExitStack() as stack:
+        shops = []
+        for place in places:
+            connection = await AsyncConnection.connect(
+                place.url,
+                autocommit=True,
+                row_factory=dict_row,
+                options="-c search_path=darkpearl -c statement_timeout=20s",
+            )
+            shops.append(Shop(await stack.enter_async_context(connection)))
+            shops[-1].lisbon, shops[-1].rotterdam = shops[0].lisbon, shops[0].rotterdam
+        yield shops

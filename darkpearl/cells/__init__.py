@@ -6,10 +6,24 @@ is replicated from there to each cell by PostgreSQL, through
     darkpearl_catalogue    the publication at home, and the subscription in each cell
     darkpearl_cell_<n>     the slot at home that keeps what cell n has not had yet
     darkpearl_move_<id>    the publication, slot and subscription of a warehouse on its way
+
+What of all cells is read in one query, views.py makes at the database that is asked.
 """
 
 from darkpearl.cells.joining import CellError, add, refuse_reset, remove
 from darkpearl.cells.moving import move, undo
 from darkpearl.cells.states import states
+from darkpearl.cells.views import VIEWS, drop_views, make_views
 
-__all__ = ["CellError", "add", "move", "refuse_reset", "remove", "states", "undo"]
+__all__ = [
+    "VIEWS",
+    "CellError",
+    "add",
+    "drop_views",
+    "make_views",
+    "move",
+    "refuse_reset",
+    "remove",
+    "states",
+    "undo",
+]

@@ -125,6 +125,23 @@ def status(settings: Settings, *, as_json: bool, watch: float | None) -> None:
     showing.show(look, STATE_COLUMNS, as_json=as_json, watch=watch)
 
 
+@cells.command()
+@click.option("--schema", "name", default=places.VIEWS, show_default=True, help="Of the views.")
+@click.option("--drop", "is_dropped", is_flag=True, help="Drop them, and what they are made of.")
+@click.pass_obj
+def views(settings: Settings, name: str, *, is_dropped: bool) -> None:
+    """Make views over all cells, by postgres_fdw; again after a release or a new cell.
+
+    At the database that is to be asked, as a superuser of it. darkpearl_reader owns the views, and
+    logs in to the other cells with the password that libpq finds for it here.
+    """
+    if is_dropped:
+        _refusing(places.drop_views(running(settings), name))
+        out.print(f"there are no views in {name} any more", markup=False)
+    else:
+        out.print(_refusing(places.make_views(running(settings), name)), markup=False)
+
+
 def _refusing(work: Coroutine[Any, Any, T]) -> T:
     """Run it; what can't be is told as a wrong command.
 

@@ -1,22 +1,20 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from network import Road
-from places import Place
-from psycopg import AsyncConnection
+from places import LOGICAL, Place, pgpass, shops_at, temporary, write_passwords
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.rows import dict_row
 from server import SECRET, served
 from shop import Shop
 from terminal import Done, Run, done
 
-from darkpearl import cells, embedded, schema
+from darkpearl import cells, schema
 from darkpearl.api.tokens import Role, mint
 from darkpearl.cells.joining import without_secrets
 from darkpearl.config import Settings
@@ -24,15 +22,6 @@ from darkpearl.embedded import Server
 
 Client = Callable[..., httpx.AsyncClient]
 Serve = Callable[..., Client]
-LOGICAL = {"wal_level": "logical", "shared_buffers": "64MB", "max_replication_slots": "8"}
-
-
-@contextmanager
-def temporary(options: dict[str, str]) -> Iterator[Server]:
-    """A server of the programs that all tests are run on."""
-    other = os.environ.get("DARKPEARL_TEST_BINARIES")
-    with embedded.temporary(Path(other) if other else None, options) as server:
-        yield server
 
 
 @pytest.fixture(scope="session")
@@ -49,15 +38,6 @@ def other_server() -> Iterator[Server]:
         yield server
 
 
-def pgpass(url: str) -> str:
-    """A line of a password file."""
-    parts = conninfo_to_dict(url)
-    return (
-        ":".join(str(parts[each]) for each in ("host", "port"))
-        + f":*:darkpearl:{parts['password']}"
-    )
-
-
 def remember(url: str) -> None:
     """Have libpq know the password of one address more."""
     passwords = Path(os.environ["PGPASSFILE"])
@@ -71,8 +51,7 @@ async def places(
     """Home, migrated and empty, and an empty database elsewhere; libpq knows the passwords."""
     home, north = Place(home_server, "home"), Place(other_server, "north")
     passwords = tmp_path_factory.mktemp("cells") / "pgpass"
-    passwords.write_text("".join(f"{pgpass(each.url)}\n" for each in (home, north)))
-    passwords.chmod(0o600)
+    write_passwords(passwords, home, north)
     for each in (home, north):
         await each.anew()
     await schema.migrate(home.url)
@@ -89,25 +68,14 @@ async def pair(places: tuple[Place, Place]) -> AsyncIterator[tuple[Shop, Shop]]:
     home, north = places
     async for _ in cells.add(home.url, north.url, "north"):
         pass
-    async with AsyncExitStack() as stack:
-        shops = []
-        for place in places:
-            connection = await AsyncConnection.connect(
-                place.url,
-                autocommit=True,
-                row_factory=dict_row,
-                options="-c search_path=darkpearl -c statement_timeout=20s",
-            )
-            shops.append(Shop(await stack.enter_async_context(connection)))
-        here, there = shops
-        there.lisbon, there.rotterdam = here.lisbon, here.rotterdam
+    async with shops_at(home, north) as (here, there):
         await here.run(
             "insert into warehouses (id, code, name, cell) values (%s, 'LIS', 'L', 1),"
             " (%s, 'RTM', 'R', 2)",
             *(here.lisbon, here.rotterdam),
         )
         yield here, there
-        for shop in shops:
+        for shop in (here, there):
             assert await shop.audit() == []
 
 

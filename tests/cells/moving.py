@@ -161,29 +161,33 @@ class Load:
         """Each order that was placed is there, ended, paid and sent once; both audits are empty."""
         here, there = self.pair
         for shop, warehouse in ((there, self.warehouse), (here, here.lisbon)):
-            ids = self.placed[warehouse]
-            assert len(set(ids)) == len(ids)
-            found = await shop.row(
-                "select count(*), count(*) filter (where o.status = 'fulfilled') as sent, count(*)"
-                " filter (where o.status not in ('fulfilled', 'cancelled')) as open, count(*)"
-                " filter (where p.captured_amount > 0) as paid"
-                " from orders as o left join payments as p on p.order_id = o.id"
-                " where o.id = any(%s)",
-                ids,
-            )
-            assert found["count"] == len(ids)
-            assert found["open"] == 0
-            assert found["sent"] == found["paid"]
-            moved = await shop.row(
-                "select count(*) as rows from stock_movements where movement_type = 'fulfill' and"
-                " warehouse_id = %s and correlation_id = any(%s)",
-                *(warehouse, ids),
-            )
-            assert moved["rows"] == found["sent"]
+            await placed_as_they_should(shop, warehouse, self.placed[warehouse])
         count = "select count(*) from orders where warehouse_id = %s"
         assert await there.value(count, self.warehouse) == len(self.placed[self.warehouse])
         for shop in self.pair:
             assert await shop.audit() == []
+
+
+async def placed_as_they_should(shop: Shop, warehouse: UUID, orders: list[UUID]) -> None:
+    """Each of the orders is there, ended, paid for and sent once."""
+    assert len(set(orders)) == len(orders)
+    found = await shop.row(
+        "select count(*), count(*) filter (where o.status = 'fulfilled') as sent, count(*)"
+        " filter (where o.status not in ('fulfilled', 'cancelled')) as open, count(*)"
+        " filter (where p.captured_amount > 0) as paid"
+        " from orders as o left join payments as p on p.order_id = o.id"
+        " where o.id = any(%s)",
+        orders,
+    )
+    assert found["count"] == len(orders)
+    assert found["open"] == 0
+    assert found["sent"] == found["paid"]
+    moved = await shop.row(
+        "select count(*) as rows from stock_movements where movement_type = 'fulfill' and"
+        " warehouse_id = %s and correlation_id = any(%s)",
+        *(warehouse, orders),
+    )
+    assert moved["rows"] == found["sent"]
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ All tests of this file have the same two, since making them takes longer than wh
 """
 
 import json
+import sys
 from collections.abc import Awaitable, Callable
 from uuid import UUID, uuid4
 
@@ -168,9 +169,27 @@ async def test_status_tells_of_each(pair: Pair, run: Run, until: Until) -> None:
     await here.run("update cells set url = url || ' dbname=nowhere' where number = 2")
     _, north = (await run("cells", "status", "--json")).rows
     assert north["trouble"].startswith("no answer")
+    shown = await run("cells", "status")
+    assert (shown.code, "no answer" in shown.said) == (0, True)
     await here.run("update cells set url = replace(url, ' dbname=nowhere', '') where number = 2")
     listed = (await run("cells", "list", "--json")).rows
     assert [each["name"] for each in listed] == ["home", "north"]
+
+
+@pytest.mark.usefixtures("pair")
+async def test_a_cell_that_says_nothing_is_told(
+    run: Run, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lag of a cell is how long it has been silent, once that is longer than cells are."""
+    states = sys.modules["darkpearl.cells.states"]  # a function has its name in the package
+    monkeypatch.setattr(states, "SILENT_SECONDS", 0.05)
+
+    async def is_told() -> bool:
+        _, north = (await run("cells", "status", "--json")).rows
+        is_silent = "has said nothing of its slot" in north["trouble"]
+        return is_silent and north["lag_seconds"] > 0.05
+
+    await until(is_told)
 
 
 async def test_no_password_is_anywhere_to_be_read(pair: Pair) -> None:
