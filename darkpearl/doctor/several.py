@@ -1,6 +1,6 @@
 """Several cells: whether the catalogue and goods get to the others, and no move has stopped."""
 
-from darkpearl.cells.joining import CATALOGUE, slot_of
+from darkpearl.cells.joining import CATALOGUE
 from darkpearl.doctor.check import Check, Patient, Verdict, ago, fail, ok, people, warn
 
 LAG_SECONDS = 60.0
@@ -12,17 +12,7 @@ COMING_SECONDS = 86_400.0
 TRANSIT_SECONDS = 900.0
 """Goods that go to another cell are there in a moment, unless it is away."""
 ADD_AGAIN = "darkpearl cells add again, with the same address and name, makes what is missing."
-_SENT = """
-    select
-        c.number, c.name, s.slot_name is not null as has_slot, s.wal_status as status,
-        pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint as bytes,
-        extract(epoch from r.replay_lag)::float8 as lag
-    from cells as c
-    left join pg_replication_slots as s on s.slot_name = %s || c.number
-    left join pg_stat_replication as r on r.pid = s.active_pid
-    where c.removed_at is null and c.number <> 1
-    order by c.number
-"""
+_SENT = "select * from catalogue_state()"
 _RECEIVED = """
     select
         s.subenabled as enabled, w.pid is not null as works,
@@ -62,23 +52,23 @@ async def _sent(patient: Patient) -> Verdict:
     query = "select from pg_publication where pubname = %s"
     if not await patient.rows(query, CATALOGUE):
         return fail(f"there is no publication {CATALOGUE}: no cell hears of a change", ADD_AGAIN)
-    found = await patient.rows(_SENT, slot_of(0)[:-1])
+    found = await patient.rows(_SENT)
     for word, some in (
-        ("has no slot", [each for each in found if not each["has_slot"]]),
-        ("has lost what it was to read", [each for each in found if each["status"] == "lost"]),
+        ("has no slot", [each for each in found if each["slot_status"] is None]),
+        ("has lost what it was to read", [each for each in found if each["slot_status"] == "lost"]),
     ):
         if some:
             return fail(
-                f"{people([each['name'] for each in some])} {word}",
+                f"{people([each['cell'] for each in some])} {word}",
                 "Drop the subscription in the cell, and the slot that is lost; then " + ADD_AGAIN,
             )
-    kept = max((each["bytes"] or 0 for each in found), default=0)
-    lag = max((each["lag"] or 0.0 for each in found), default=0.0)
+    kept = max((each["kept_bytes"] or 0 for each in found), default=0)
+    lag = max((each["lag_seconds"] or 0.0 for each in found), default=0.0)
     says = f"{len(found)} cells hear of it; {kept / 2**20:.0f} MB of WAL kept"
     if kept > SLOT_BYTES or lag > LAG_SECONDS:
-        late = max(found, key=lambda each: (each["bytes"] or 0, each["lag"] or 0.0))
+        late = max(found, key=lambda each: (each["kept_bytes"] or 0, each["lag_seconds"] or 0.0))
         return warn(
-            f"{late['name']} is late: {kept / 2**20:.0f} MB of WAL kept, {ago(lag)} behind",
+            f"{late['cell']} is late: {kept / 2**20:.0f} MB of WAL kept, {ago(lag)} behind",
             "darkpearl doctor says of the cell why; set max_slot_wal_keep_size, so that home's disk"
             " doesn't fill.",
         )

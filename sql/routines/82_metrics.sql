@@ -45,22 +45,33 @@ begin atomic
 end;
 comment on function stuck_state() is 'Monitoring: how many sagas of each type are stuck.';
 
--- How far each other cell is with the catalogue, as home sees it: bytes of WAL that it keeps for the cell, and by
--- how much it is late; no lag while the cell doesn't read. Nothing in another cell. Locks nothing.
-create or replace function catalogue_state() returns table (cell text, kept_bytes bigint, lag_seconds double precision)
+-- How far each other cell is with the catalogue, as home sees it: the state of its slot, null where it has
+-- none; bytes of WAL that are kept for it, and by how much it is late; no lag while it doesn't read. A cell
+-- that hears says so every ten seconds (wal_receiver_status_interval): one that is silent for longer than
+-- p_silence is as late as that, since the server's own measure stands still then. Nothing in another cell. Locks nothing.
+create or replace function catalogue_state(p_silence interval default '20 seconds')
+returns table (
+    number smallint, cell text, slot_status text, is_read boolean, kept_bytes bigint, lag_seconds double precision, is_silent boolean
+)
 language sql stable
 security definer
 set search_path = darkpearl, pg_temp
 begin atomic
     select
-        c.name, pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint,
-        case when r.pid is not null then coalesce(extract(epoch from r.replay_lag), 0)::double precision end
+        c.number, c.name, s.wal_status, s.active, pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint,
+        extract(epoch from case when l.silence > p_silence then l.silence else l.lag end)::double precision,
+        coalesce(l.silence > p_silence, false)
     from cells as c
-    inner join pg_replication_slots as s on s.slot_name = 'darkpearl_cell_' || c.number
-    left join pg_stat_replication as r on r.pid = s.active_pid
-    where this_cell() = 1 and c.removed_at is null;
+    left join pg_replication_slots as s on s.slot_name = 'darkpearl_cell_' || c.number
+    left join lateral (
+        select clock_timestamp() - r.reply_time as silence, coalesce(r.replay_lag, '0') as lag
+        from pg_stat_replication as r
+        where r.pid = s.active_pid
+    ) as l on true
+    where this_cell() = 1 and c.removed_at is null and c.number <> 1
+    order by c.number;
 end;
-comment on function catalogue_state() is 'Monitoring: how much WAL home keeps for each other cell, and how late its catalogue is.';
+comment on function catalogue_state(interval) is 'Monitoring: how much WAL home keeps for each other cell, and how late its catalogue is.';
 
 -- What is to be done now and then: how far the months of the history are made ahead, how old the
 -- oldest transaction id is, and for how long nothing was audited, compared with the gateway's books,

@@ -318,7 +318,7 @@ to darkpearl_listener;
 
 grant execute on function events_out_of_place(), blocking_sessions() to service_role, darkpearl_app, darkpearl_reader;
 grant execute on function idle_lock_key() to service_role, darkpearl_reader;
-grant execute on function engine_state(), webhook_state(), stuck_state(), upkeep_state(), catalogue_state(), step_tally(timestamptz, double precision[])
+grant execute on function engine_state(), webhook_state(), stuck_state(), upkeep_state(), catalogue_state(interval), step_tally(timestamptz, double precision[])
 to darkpearl_listener, service_role, darkpearl_reader;
 
 -- Views show what the caller may see of the tables under them.

@@ -182,7 +182,7 @@ async def test_a_cell_that_says_nothing_is_told(
 ) -> None:
     """The lag of a cell is how long it has been silent, once that is longer than cells are."""
     states = sys.modules["darkpearl.cells.states"]  # a function has its name in the package
-    monkeypatch.setattr(states, "SILENT_SECONDS", 0.05)
+    monkeypatch.setattr(states, "_CATALOGUE", "select * from catalogue_state('50 milliseconds')")
 
     async def is_told() -> bool:
         _, north = (await run("cells", "status", "--json")).rows
