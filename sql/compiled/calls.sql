@@ -10,8 +10,8 @@ begin
     case p_function
         when 'move_goods' then
             v_void := move_goods(p_warehouse_ids, p_saga_ids, p_effects);
-        when 'put_back' then
-            v_void := put_back(p_warehouse_ids, p_saga_ids, p_effects);
+        when 'put_back_transfers' then
+            v_void := put_back_transfers(p_warehouse_ids, p_saga_ids, p_effects);
         when 'send_parcels' then
             v_void := send_parcels(p_warehouse_ids, p_saga_ids, p_effects);
         else

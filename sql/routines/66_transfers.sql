@@ -356,7 +356,7 @@ comment on function record_call_back(uuid[], uuid[], jsonb[]) is
 -- Effect of the undo: the goods of transfers that have not arrived are where they were. What retention
 -- calls old is put back too, so the ledger is written past move_stock().
 -- Locks: transfers, inventory by (product_id, warehouse_id).
-create or replace function put_back(p_warehouse_ids uuid[], p_saga_ids uuid[], p_effects text[]) returns void
+create or replace function put_back_transfers(p_warehouse_ids uuid[], p_saga_ids uuid[], p_effects text[]) returns void
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
@@ -382,7 +382,7 @@ begin
     end loop;
 end
 $$;
-comment on function put_back(uuid[], uuid[], text[]) is 'Effect: puts the goods of transfers back that did not arrive.';
+comment on function put_back_transfers(uuid[], uuid[], text[]) is 'Effect: puts the goods of transfers back that did not arrive.';
 
 -- Calls the goods of a transfer back that is under way: the other cell refuses them from then on, if
 -- they aren't in yet, and they are put back. While a call is out its answer is waited for. Asking twice
@@ -433,7 +433,7 @@ select define_plan(
     'transfer',
     step(
         'send_goods', p_function => 'goods_have_left',
-        p_undo => 'put_back', p_undo_effect_function => 'put_back', p_undo_effect => 'transfer_in'
+        p_undo => 'put_back', p_undo_effect_function => 'put_back_transfers', p_undo_effect => 'transfer_in'
     ),
     step(
         'bring_in', p_function => 'request_arrival', p_settle_function => 'record_arrival',

@@ -10,9 +10,9 @@ from darkpearl.config import Settings
 
 ROUTES = """
     catalogue  GET /adjustment-reasons
-    catalogue  GET /adjustment-reasons/{code:str}
     home       POST /adjustment-reasons
     home       DELETE /adjustment-reasons/{code:str}
+    catalogue  GET /adjustment-reasons/{code:str}
     here       GET /events
     here       POST /imports/inventory
     here       POST /imports/movements
@@ -59,19 +59,22 @@ ROUTES = """
     list       GET /stock-movements
     body       POST /stock-movements
     list       GET /stock-movements/{movement_id:int}
+    list       GET /transfers
+    id         DELETE /transfers/{transfer_id:uuid}
+    id         GET /transfers/{transfer_id:uuid}
     catalogue  GET /warehouses
     home       POST /warehouses
     home       DELETE /warehouses/{warehouse_id:uuid}
     catalogue  GET /warehouses/{warehouse_id:uuid}
     home       PATCH /warehouses/{warehouse_id:uuid}
     home       PUT /warehouses/{warehouse_id:uuid}
-    here       GET /webhook-endpoints
-    here       POST /webhook-endpoints
-    here       DELETE /webhook-endpoints/{endpoint_id:uuid}
-    here       GET /webhook-endpoints/{endpoint_id:uuid}
-    here       PATCH /webhook-endpoints/{endpoint_id:uuid}
-    here       POST /webhook-endpoints/{endpoint_id:uuid}/replay
-    here       POST /webhook-endpoints/{endpoint_id:uuid}/secret
+    home       GET /webhook-endpoints
+    home       POST /webhook-endpoints
+    home       DELETE /webhook-endpoints/{endpoint_id:uuid}
+    home       GET /webhook-endpoints/{endpoint_id:uuid}
+    home       PATCH /webhook-endpoints/{endpoint_id:uuid}
+    home       POST /webhook-endpoints/{endpoint_id:uuid}/replay
+    home       POST /webhook-endpoints/{endpoint_id:uuid}/secret
 """
 """By what each goes to a cell: `here` goes to none, unless its handler does it itself."""
 OF_THE_PROCESS = ("/health", "/metrics", "/monitor", "/problems", "/schema")

@@ -24,6 +24,7 @@ from server import SECRET, served
 from darkpearl import schema
 from darkpearl.api import tokens
 from darkpearl.api.app import description
+from darkpearl.api.feed import LONGEST_WAIT_SECONDS
 from darkpearl.config import Settings
 
 EXAMPLES = int(os.environ.get("DARKPEARL_TEST_EXAMPLES", "4"))
@@ -96,6 +97,9 @@ def test_the_api_keeps_to_its_description(described: BaseSchema, role: tokens.Ro
         def holds(case: Case) -> None:
             nonlocal tried
             tried += 1
+            wait = case.query.get("wait")
+            if isinstance(wait, int | float) and 1 < wait <= LONGEST_WAIT_SECONDS:
+                case.query["wait"] = 1
             answer = case.call(headers={"Authorization": f"Bearer {token}"}, timeout=10)
             case.validate_response(answer, excluded_checks=beyond_schemas(answer))
 

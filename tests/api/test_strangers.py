@@ -20,6 +20,7 @@ from shop import Shop
 from darkpearl import connections
 from darkpearl.api import listing, tokens
 from darkpearl.api.access import Caller, Statement
+from darkpearl.api.admission import VISITORS
 from darkpearl.api.app import create_app
 from darkpearl.api.description import ANYBODY
 from darkpearl.config import VISITOR_RATE_LIMIT, Settings
@@ -328,7 +329,7 @@ async def test_visitors_have_connections_and_time_of_their_own(
     customer, visitor = client("authenticated", uuid4()), client()
     assert (await customer.get("/limit")).json() == {"statement_timeout": "10s"}
     assert (await visitor.get("/limit")).json() == {"statement_timeout": "2s"}
-    pool = app.state.visitors_pool
+    pool = app.state.reach.own[VISITORS]
     pool.timeout = 0.1
     async with contextlib.AsyncExitStack() as held:
         for _ in range(pool.max_size):

@@ -31,10 +31,11 @@ OF_THE_CELL = {
     *("action_log", "audit", "audit_rules", "audit_runs", "batch_items", "batch_overview"),
     *("batches", "engine_health", "gateway_events", "listener_activity", "listeners"),
     *("queue_health", "retention", "retention_exports", "saga_steps", "step_minutes"),
-    *("step_settings", "stuck_by_cause", "webhook_endpoints", "webhook_health"),
+    *("step_settings", "stock_in_transit", "stuck_by_cause", "webhook_endpoints", "webhook_health"),
     *("webhook_overview", "webhook_retries"),
 }
-"""What has no warehouse because it is a cell's own; whatever else has none would be told twice."""
+"""What has no warehouse because it is a cell's own, or leaves old copies out by itself; whatever
+else has none would be told twice."""
 
 
 @pytest.fixture
