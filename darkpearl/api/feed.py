@@ -20,11 +20,10 @@ from msgspec import UNSET, Struct
 
 from darkpearl.api.access import Caller
 from darkpearl.api.bodies import JsonResponse
-from darkpearl.api.events import LAST_ID, POLL_SECONDS, stopping
+from darkpearl.api.events import POLL_SECONDS, stopping
 from darkpearl.api.problems import refusals
 from darkpearl.api.routing import HOME, Answers, Routed
 from darkpearl.cells.reach import AwayError
-from darkpearl.errors import BadRequestError, FieldError
 from darkpearl.feed import Horizon, Part, Places, cursor_of, merged, read_places
 from darkpearl.models.feed import Event, Events, Topic, written
 
@@ -35,8 +34,11 @@ MAX_WAITS = 200
 _READ = "select events as data, next from read_feed(%(after)s, %(upto)s, %(topics)s, %(limit)s)"
 
 After = Annotated[
-    int | str,
-    QueryParameter(description="`next` of the answer before, as it is; 0: the beginning"),
+    str,
+    QueryParameter(
+        pattern=r"^([0-9]{1,18}|[0-9]{1,3}-[0-9]{1,18}(_[0-9]{1,3}-[0-9]{1,18})*)$",
+        description="`next` of the answer before, as it is; 0: the beginning",
+    ),
 ]
 Wait = Annotated[
     float,
@@ -93,7 +95,7 @@ def looks_by_cell() -> defaultdict[int, Looks]:
 async def list_events(
     caller: NamedDependency[Caller],
     state: State,
-    after: After = 0,
+    after: After = "0",
     wait: Wait = 0,
     limit: Limit = 100,
     topic: Topics = None,
@@ -104,7 +106,7 @@ async def list_events(
     """
     until = time.monotonic() + wait
     here = (await state.reach.directory()).here or HOME
-    places = _places(str(after), here)
+    places = read_places(after, here)
     with state.waits.held(caller.key, is_staff=caller.is_staff):
         while True:
             answers = await _next(caller, state.looks, here, places, written(topic), limit)
@@ -117,22 +119,6 @@ async def list_events(
     missing = [each.name for each in answers.away]
     events = Events(data, cursor_of(places, here), missing or UNSET)
     return JsonResponse[Any](events, headers={"Cache-Control": "no-store"})
-
-
-def _places(after: str, here: int) -> Places:
-    """The places that a cursor stands for.
-
-    Raises:
-        BadRequestError: it is none.
-    """
-    try:
-        places = read_places(after, here)
-    except ValueError:
-        places = {}
-    if not places or max(places.values()) > LAST_ID:
-        wrong = FieldError("after", "Expected the next of an answer, or 0")
-        raise BadRequestError("Some parameters aren't as the schema says.", errors=[wrong])
-    return places
 
 
 async def _next(

@@ -123,12 +123,12 @@ def give_back(client: Client, order: Order) -> tuple[Any, list[Any]]:
 def feed(client: Client, refunds: int) -> list[Any]:
     """The feed from the beginning, three at a time, until so many refunds are settled."""
     events: list[Any] = []
-    after, topic = 0, client.models.Topic.REFUND_SETTLED
+    after, topic = "0", client.models.Topic.REFUND_SETTLED
     while Counter(each.topic for each in events)[topic] < refunds:
         part = client("events.list_events", after=after, limit=3, wait=5)
         assert part.data
         events += part.data
-        after = part.next_
+        after = str(part.next_)
     return events
 
 

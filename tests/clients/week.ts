@@ -129,7 +129,7 @@ const refunds: (string | undefined)[] = [rest.refund?.id, returned.refund?.id, r
 
 // The feed from the beginning.
 const settled = new Set<string>();
-for (let after: number | string = 0; settled.size < refunds.length; ) {
+for (let after = "0"; settled.size < refunds.length; ) {
   const part = told(await api.GET("/events", { params: { query: { after, wait: 5 } } }));
   for (const event of part.data) {
     console.log(event.topic, event.order_number);
@@ -140,5 +140,5 @@ for (let after: number | string = 0; settled.size < refunds.length; ) {
   if (part.data.length === 0) {
     throw new Error("the feed has ended before the week has");
   }
-  after = part.next;
+  after = String(part.next);
 }
