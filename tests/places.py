@@ -2,9 +2,10 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from uuid import UUID
 
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -100,3 +101,19 @@ async def shops_at(*places: Place) -> AsyncIterator[list[Shop]]:
             shops.append(Shop(await stack.enter_async_context(connection)))
             shops[-1].lisbon, shops[-1].rotterdam = shops[0].lisbon, shops[0].rotterdam
         yield shops
+
+
+async def stocked(
+    pair: tuple[Shop, Shop], until: Callable[..., Awaitable[None]], lisbon: int, rotterdam: int
+) -> UUID:
+    """A new product that both cells know, with so many units in the warehouse of each."""
+    here, there = pair
+    made = await here.product()
+
+    async def is_known() -> bool:
+        return bool(await there.values("select id from products where id = %s", made))
+
+    await until(is_known)
+    await here.receive(made, lisbon, here.lisbon)
+    await there.receive(made, rotterdam, there.rotterdam)
+    return made

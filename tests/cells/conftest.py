@@ -1,14 +1,15 @@
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
 from network import Road
-from places import LOGICAL, Place, pgpass, shops_at, temporary, write_passwords
+from places import LOGICAL, Place, pgpass, shops_at, stocked, temporary, write_passwords
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from server import SECRET, served
 from shop import Shop
@@ -159,3 +160,9 @@ def run(places: tuple[Place, Place], monkeypatch: pytest.MonkeyPatch) -> Run:
         return await asyncio.to_thread(done, arguments)
 
     return command
+
+
+@pytest.fixture
+async def product(pair: tuple[Shop, Shop], until: Callable[..., Awaitable[None]]) -> UUID:
+    """A product that both cells know, of which either warehouse has 100."""
+    return await stocked(pair, until, 100, 100)

@@ -25,21 +25,6 @@ Until = Callable[..., Awaitable[None]]
 SIGNED_WITH = "whsec_of_the_tests"
 
 
-@pytest.fixture
-async def product(pair: Pair, until: Until) -> UUID:
-    """A product, of which either warehouse has 100."""
-    here, there = pair
-    made = await here.product()
-
-    async def is_known() -> bool:
-        return bool(await there.values("select id from products where id = %s", made))
-
-    await until(is_known)
-    await here.receive(made, 100, here.lisbon)
-    await there.receive(made, 100, there.rotterdam)
-    return made
-
-
 async def placed(api: Api, product: UUID, warehouse: UUID, **more: Any) -> str:
     """The id of an order of one unit."""
     items = [{"product_id": str(product), "quantity": 1}]

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from moving import Moving, new_warehouse
-from places import Place
+from places import Place, stocked
 from shop import APPROVED, Shop
 from terminal import Run
 
@@ -29,15 +29,7 @@ def _address(run: Run, places: tuple[Place, Place], monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 async def product(pair: Pair, until: Until) -> UUID:
     """A product that both cells know, with 100 units in Lisbon and 50 in Rotterdam."""
-    here, there = pair
-    product = await here.product(on_hand=100)
-
-    async def is_known() -> bool:
-        return await there.value("select count(*) from products where id = %s", product) == 1
-
-    await until(is_known)
-    await there.receive(product, 50, there.rotterdam)
-    return product
+    return await stocked(pair, until, 100, 50)
 
 
 @asynccontextmanager

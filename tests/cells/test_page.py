@@ -22,20 +22,6 @@ Until = Callable[..., Awaitable[None]]
 SIGN = re.compile(r'aria-current="page">(\w+)<')
 
 
-@pytest.fixture
-async def product(pair: Pair, until: Until) -> UUID:
-    """A product that both cells know, of which either has 100."""
-    here, there = pair
-    product = await here.product(on_hand=100)
-
-    async def is_known() -> bool:
-        return await there.value("select count(*) from products where id = %s", product) == 1
-
-    await until(is_known)
-    await there.receive(product, 100, there.rotterdam)
-    return product
-
-
 async def seen(api: Api, path: str, **asked: Any) -> str:
     """A screen as it is first seen."""
     async with api.stream("GET", f"/monitor/live{path}", params=asked) as response:
@@ -157,11 +143,16 @@ async def _run(url: str, statement: str) -> None:
 
 
 async def test_metrics_are_of_all_cells(
-    api: Api, pair: Pair, monkeypatch: pytest.MonkeyPatch
+    api: Api, pair: Pair, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each series of a database has the label of its cell, and each family comes once."""
     assert pair
     monkeypatch.setattr(metrics, "FRESH_SECONDS", 0.0)
+
+    async def all_answer() -> bool:  # one of them was away in the test before
+        return 'darkpearl_database_up{cell="north"} 1' in (await api.get("/metrics")).text
+
+    await until(all_answer)
     page = (await api.get("/metrics")).text
     assert len(re.findall("^# TYPE darkpearl_sagas_ready ", page, re.MULTILINE)) == 1
     samples = [each for family in text_string_to_metric_families(page) for each in family.samples]

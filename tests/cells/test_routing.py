@@ -24,21 +24,6 @@ AWAY_SECONDS = 6
 """In which an answer comes, of whatever cell is away: it is 4 on a machine at rest."""
 
 
-@pytest.fixture
-async def product(pair: Pair, until: Until) -> UUID:
-    """A product, of which either warehouse has 100."""
-    here, there = pair
-    made = await here.product()
-
-    async def is_known() -> bool:
-        return bool(await there.values("select id from products where id = %s", made))
-
-    await until(is_known)
-    await here.receive(made, 100, here.lisbon)
-    await there.receive(made, 100, there.rotterdam)
-    return made
-
-
 def body(product: UUID, warehouse: UUID, **more: Any) -> Json:
     """An order of one unit."""
     items = [{"product_id": str(product), "quantity": 1}]
