@@ -292,21 +292,31 @@ end
 $$;
 comment on function request_arrival(uuid[], uuid[]) is 'Step, external: asks the cell that the goods go to, to let them in.';
 
--- Step, with the answers. Locks: transfers.
-create or replace function record_arrival(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[]) returns outcome_group[]
-language plpgsql
+-- Writes down what another cell has said of transfers: p_in is the outcome that says that the goods are there, the
+-- other of the two that they won't be, and why. Locks: transfers.
+create or replace function note_arrivals(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[], p_in text) returns void
+language sql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
-as $$
-begin
+begin atomic
     update transfers as t
     set
-        status = case a.answer ->> 'outcome' when 'approved' then 'arrived' else t.status end,
-        refusal = case a.answer ->> 'outcome' when 'declined' then left(a.answer ->> 'message', 500) end,
+        status = case a.answer ->> 'outcome' when p_in then 'arrived' else t.status end,
+        refusal = case when a.answer ->> 'outcome' <> p_in then left(a.answer ->> 'message', 500) end,
         updated_at = clock()
     from unnest(p_saga_ids, p_answers) as a (saga_id, answer)
     where t.id = a.saga_id and t.id = any(p_saga_ids) and t.warehouse_id = any(p_warehouse_ids)
         and a.answer ->> 'outcome' in ('approved', 'declined');
+end;
+comment on function note_arrivals(uuid[], uuid[], jsonb[], text) is 'Internal: writes down whether the goods of transfers are in.';
+
+-- Step, with the answers. Locks: transfers.
+create or replace function record_arrival(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[]) returns outcome_group[]
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    perform note_arrivals(p_warehouse_ids, p_saga_ids, p_answers, 'approved');
     return outcomes_of_answers(p_saga_ids, p_answers, 'transfer', 'DP055');
 end
 $$;
@@ -328,17 +338,9 @@ comment on function request_call_back(uuid[], uuid[]) is 'Undo, external: asks t
 create or replace function record_call_back(p_warehouse_ids uuid[], p_saga_ids uuid[], p_answers jsonb[]) returns outcome_group[]
 language plpgsql
 set search_path = darkpearl, pg_temp
-set enable_seqscan = off
 as $$
 begin
-    update transfers as t
-    set
-        status = case a.answer ->> 'outcome' when 'declined' then 'arrived' else t.status end,
-        refusal = case a.answer ->> 'outcome' when 'approved' then coalesce(left(a.answer ->> 'message', 500), 'called back') end,
-        updated_at = clock()
-    from unnest(p_saga_ids, p_answers) as a (saga_id, answer)
-    where t.id = a.saga_id and t.id = any(p_saga_ids) and t.warehouse_id = any(p_warehouse_ids)
-        and a.answer ->> 'outcome' in ('approved', 'declined');
+    perform note_arrivals(p_warehouse_ids, p_saga_ids, p_answers, 'declined');
     return outcomes_of_answers(
         p_saga_ids,
         array(
