@@ -1,6 +1,7 @@
 """Inventory: how much of a product a warehouse has. Quantities move through the ledger alone."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from darkpearl.errors import InvalidError, NotFoundError
 from darkpearl.models.stock import (
     CreateInventory,
     Inventory,
+    OverallInventory,
     OverallSuggestion,
     ReplaceInventory,
     UpdateInventory,
@@ -82,7 +84,7 @@ async def list_inventory(
     warehouse_id: Ids = None,
     sku: FromQuery[str | None] = None,
     low_stock: LowStock = None,
-) -> JsonResponse[Page[Inventory]]:
+) -> JsonResponse[Page[OverallInventory]]:
     """Stock by product and warehouse, newest rows first. Only staff see more than can be sold."""
     filters = Filters()
     filters.any_of("product_id", UUID, product_id, "uuid")
@@ -93,7 +95,10 @@ async def list_inventory(
     )
     sorts = SORTS_FOR_STAFF if caller.is_staff else SORTS
     visible = _FOR_STAFF if caller.is_staff else _FOR_ALL
-    return await listing.page(Inventory, visible, filters, sorts=sorts, table="inventory")
+    page = await listing.page(OverallInventory, visible, filters, sorts=sorts, table="inventory")
+    if caller.is_staff:
+        await _add_what_is_in_transit(caller, page.content.data)
+    return page
 
 
 @get(
@@ -210,22 +215,24 @@ async def list_reorder_suggestions(
     page = await listing.page(
         OverallSuggestion, "reorder_suggestions", filters, sorts=("-shortage", "sku")
     )
-    if isinstance(caller, Routed):
-        await _add_what_is_in_transit(caller, page.content.data)
+    await _add_what_is_in_transit(caller, page.content.data)
     return page
 
 
-async def _add_what_is_in_transit(caller: Routed, suggestions: list[OverallSuggestion]) -> None:
-    """Say of each what is on its way there: only the cell that it has left knows."""
-    about = {"products": [each.product_id for each in suggestions]}
+async def _add_what_is_in_transit(
+    caller: Caller, shelves: Sequence[OverallInventory | OverallSuggestion]
+) -> None:
+    """Say of each what is on its way there from another cell; only those that it left know."""
+    if not isinstance(caller, Routed):
+        return
+    about = {"products": [each.product_id for each in shelves]}
     answers = await caller.ask_all(lambda here: here.get(_Transit, (_IN_TRANSIT, about)))
     under_way: Counter[tuple[UUID, UUID]] = Counter()
     for found in answers.found.values():
         for each in found.shelves:
             under_way[each.product_id, each.to_warehouse_id] += each.quantity
-    for suggestion in suggestions:
-        shelf = (suggestion.product_id, suggestion.warehouse_id)
-        suggestion.quantity_in_transit = under_way[shelf]
+    for shelf in shelves:
+        shelf.quantity_in_transit = under_way[shelf.product_id, shelf.warehouse_id]
 
 
 router = Router(

@@ -100,7 +100,10 @@ def show_stock(
     as_json: bool,
     watch: float | None,
 ) -> None:
-    """Show shelves: of a product, of a warehouse, or all."""
+    """Show shelves: of a product, of a warehouse, or all.
+
+    With several cells, `in_transit` says how much is on its way there from another.
+    """
 
     async def one(session: Session) -> list[Row]:
         filters = await _of(session, product, warehouse)
@@ -109,7 +112,7 @@ def show_stock(
 
     async def look() -> list[Row]:
         found = await asking.in_each(asking.looking(settings), one)
-        return _NEWEST.merged(found)[:limit]
+        return await _with_transit(settings, _NEWEST.merged(found)[:limit])
 
     showing.show(look, LEVEL_COLUMNS, as_json=as_json, watch=watch)
 
@@ -174,18 +177,9 @@ def low(
     filters = Filters().add("warehouse_code = %s", warehouse)
 
     low_shelves = asking.finding(settings, filters.statement(_LOW, "shortage desc, id", limit))
-    under_way = asking.finding(settings, Statement(_TRANSIT, "since"))
 
     async def look() -> list[Row]:
-        found = await low_shelves()
-        if not found or "cell" not in found[0]:
-            return found
-        coming: Counter[tuple[UUID, UUID]] = Counter()
-        for each in await under_way():
-            coming[each["to_warehouse_id"], each["product_id"]] += each["quantity"]
-        for row in found:
-            row[showing.IN_TRANSIT] = coming[row["warehouse_id"], row["product_id"]]
-        return found
+        return await _with_transit(settings, await low_shelves())
 
     showing.show(look, LOW_COLUMNS, as_json=as_json, watch=watch)
 
@@ -319,6 +313,18 @@ def transfer(
         return await session.rows(_TRANSFER, [here, there, goods, quantity, notes, operation_id])
 
     showing.print_rows(asking.act(settings, call), MOVED, as_json=as_json)
+
+
+async def _with_transit(settings: Settings, shelves: list[Row]) -> list[Row]:
+    """Shelves of several cells with what is on its way to each; of one cell as they are."""
+    if not shelves or "cell" not in shelves[0]:
+        return shelves
+    coming: Counter[tuple[UUID, UUID]] = Counter()
+    for each in await asking.finding(settings, Statement(_TRANSIT, "since"))():
+        coming[each["to_warehouse_id"], each["product_id"]] += each["quantity"]
+    for shelf in shelves:
+        shelf[showing.IN_TRANSIT] = coming[shelf["warehouse_id"], shelf["product_id"]]
+    return shelves
 
 
 async def _of(session: Session, product: str | None, warehouse: str | None) -> Filters:

@@ -42,6 +42,10 @@ WrittenOffFor = Annotated[
     str, Meta(pattern=_CODE, description="Why they are written off: `damaged` when left out")
 ]
 Reserved = Annotated[int, Meta(description="Refused: only orders reserve")]
+InTransit = Annotated[
+    int | UnsetType,
+    Meta(description="Units on their way there from another cell; where there are several"),
+]
 
 
 class Inventory(Struct, kw_only=True):
@@ -68,6 +72,12 @@ class Inventory(Struct, kw_only=True):
     warehouse: WarehouseSummary
 
 
+class OverallInventory(Inventory, kw_only=True):
+    """The same with what all cells know of it, for staff."""
+
+    quantity_in_transit: InTransit = UNSET
+
+
 class ReorderSuggestion(Struct):
     """What runs out somewhere, and how much of it to order."""
 
@@ -89,10 +99,7 @@ class ReorderSuggestion(Struct):
 class OverallSuggestion(ReorderSuggestion, kw_only=True):
     """The same with what all cells know of it."""
 
-    quantity_in_transit: Annotated[
-        int | UnsetType,
-        Meta(description="Units on their way there from another cell; where there are several"),
-    ] = UNSET
+    quantity_in_transit: InTransit = UNSET
 
 
 class CreateInventory(Request):

@@ -492,8 +492,8 @@ $$;
 comment on function monitor_stock(text, text, text, text, text) is
     'The page: shelves that run low, or all and those that a search finds, fifty after one.';
 
--- A product in a warehouse: how much, and fifty movements before one, which say why; null when it isn't
--- stocked there. Locks nothing.
+-- A product in a warehouse: how much, what has left it for another cell and isn't there yet, and fifty movements
+-- before one, which say why; null when it isn't stocked there. Locks nothing.
 create or replace function monitor_shelf(p_product uuid, p_warehouse uuid, p_before bigint default null) returns json
 language plpgsql stable
 set search_path = darkpearl, pg_temp
@@ -519,7 +519,12 @@ begin
                     from stock_ledger as m where m.id = any(v_ids[:v_page])
                 ) as movements,
                 case when cardinality(v_ids) > v_page then json_build_object('before', v_ids[v_page]) end as next,
-                (select json_agg(a.code order by a.code) from adjustment_reasons as a) as reasons
+                (select json_agg(a.code order by a.code) from adjustment_reasons as a) as reasons,
+                (
+                    select coalesce(json_agg(t order by t.since, t.id), '[]')
+                    from stock_in_transit as t
+                    where t.product_id = p_product and t.from_warehouse_id = p_warehouse
+                ) as under_way
             from inventory_levels as i
             where i.product_id = p_product and i.warehouse_id = p_warehouse and not array[p_warehouse] <@ closed_warehouses()
         ) as d
@@ -527,7 +532,7 @@ begin
 end
 $$;
 comment on function monitor_shelf(uuid, uuid, bigint) is
-    'The page: how much of a product a warehouse has, and the movements that say why, fifty before one.';
+    'The page: how much of a product a warehouse has, what of it is on its way to another cell, and the movements, fifty before one.';
 
 -- Who works on what, what waits at which step but for what is stuck, what is paused, who blocks, what gateways told and nobody
 -- has looked at. Locks nothing.

@@ -73,6 +73,21 @@ async def test_an_order_is_found_in_its_cell(pair: Pair, api: Api, product: UUID
     assert gone.status_code == 404
 
 
+async def test_a_shelf_tells_what_left_it_for_another_cell(
+    pair: Pair, api: Api, product: UUID
+) -> None:
+    """Since when, where to, how much, and its saga; a shelf that nothing has left tells of none."""
+    here, there = pair
+    await there.receive(product, 5, there.rotterdam)
+    sent = "select correlation_id from transfer_stock(%s, %s, %s, 2)"
+    transfer = await here.value(sent, here.lisbon, here.rotterdam, product)
+    assert "In transit" not in await seen(api, f"/stock/{product}/{there.rotterdam}", cell=2)
+    html = await seen(api, f"/stock/{product}/{here.lisbon}")
+    assert "In transit to another cell" in html
+    assert f'id="t{transfer}"' in html
+    assert f"/monitor/sagas/{transfer}" in html
+
+
 async def test_an_action_is_done_in_its_cell(pair: Pair, api: Api, product: UUID) -> None:
     """Its dialog leads there, and nothing is done in the other."""
     here, there = pair
@@ -175,6 +190,11 @@ async def test_what_has_moved_is_no_trouble_here(
     assert f"#{number}" in await seen(api, "/stuck", cell=1)
     moved = await run("cells", "move-warehouse", code, "--to", "north", "--yes")
     assert moved.code == 0, moved.errors
+
+    async def has_been_looked_up_again() -> bool:
+        return f"#{number}" not in await seen(api, "/stuck", cell=1)
+
+    await until(has_been_looked_up_again)
     for path, asked in (
         ("/stuck", {}), ("/orders", {"warehouse": code}), ("/sagas", {"status": "stuck"}),
         ("/stock", {"show": "all", "warehouse": code}),

@@ -324,6 +324,16 @@ async def test_one_api_over_both_cells_sends_and_shows_them(
         (each["warehouse_code"], each["quantity_in_transit"]) for each in low.json()["data"]
     ] == [("LIS", 5), ("RTM", 4)][: len(low.json()["data"])]
     assert low.json()["data"]
+    shelves = await api.get("/inventory", params={"product_id": str(product)})
+    coming = {
+        each["warehouse"]["code"]: each["quantity_in_transit"] for each in shelves.json()["data"]
+    }
+    assert (coming["LIS"], coming["RTM"]) == (5, 4)
+    customers = await client("authenticated", uuid4()).get(
+        "/inventory", params={"product_id": str(product)}
+    )
+    assert customers.json()["data"]
+    assert not any("quantity_in_transit" in each for each in customers.json()["data"])
     for each in ids:
         called = await api.delete(f"/transfers/{each}")
         assert called.status_code == 202, called.text
@@ -349,7 +359,10 @@ async def test_commands_go_to_the_cell_of_a_transfer(
     assert (seen["cell"], seen["id"], seen["quantity"]) == ("north", sent["correlation_id"], 3)
     low = (await run("stock", "low", "--warehouse", "LIS", "--json")).rows
     assert [each["in_transit"] for each in low if each["product_id"] == str(product)] == [3]
-    assert "in transit" in (await run("stock", "low")).said
+    shelves = (await run("stock", "show", product, "--json")).rows
+    assert {each["warehouse"]: each["in_transit"] for each in shelves} == {"LIS": 3, "RTM": 0}
+    for command in ("low", "show"):
+        assert "in transit" in (await run("stock", command)).said
     back = (await run("stock", "call-back", sent["correlation_id"], "--json")).row
     assert back["status"] == "in_transit"
     await there.advance()
