@@ -84,8 +84,8 @@ crowd: .venv/dev ## a quick webhook endpoint beside a hundred slow ones with a b
 move: .venv/dev ## a warehouse moves to another cell under load, the command killed; ORDERS=20000, RATE=100 a second, KILLS=0
 	@DARKPEARL_TEST_MOVE_ORDERS=$(or $(ORDERS),20000) DARKPEARL_TEST_MOVE_RATE=$(or $(RATE),100) DARKPEARL_TEST_MOVE_KILLS=$(or $(KILLS),1000) $(VENV)/pytest -q -s tests/cells/moving.py
 
-cells: .venv/dev ## servers of cells die at every stage of a move and under load, their network is cut; SECONDS=60, RATE=50
-	@DARKPEARL_TEST_OUTAGE_SECONDS=$(or $(SECONDS),60) DARKPEARL_TEST_OUTAGE_RATE=$(or $(RATE),50) $(VENV)/pytest -q -s tests/cells/outages.py $(PYTEST)
+cells: .venv/dev ## servers of cells die at every stage of a move and under load, their network is cut; SECONDS=60, ORDERS=20000, RATE=100
+	@DARKPEARL_TEST_OUTAGE_SECONDS=$(or $(SECONDS),60) DARKPEARL_TEST_OUTAGE_ORDERS=$(or $(ORDERS),20000) DARKPEARL_TEST_OUTAGE_RATE=$(or $(RATE),100) $(VENV)/pytest -q -s tests/cells/outages.py $(PYTEST)
 
 linear: .venv/dev ## sets of up to 64,000 rows, beside ORDERS=300000 orders: what is read stays in proportion
 	@DARKPEARL_TEST_LINEAR=1000,4000,16000,64000 DARKPEARL_TEST_ORDERS=$(or $(ORDERS),300000) \

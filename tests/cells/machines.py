@@ -22,7 +22,7 @@ from uuid import UUID, uuid4
 import psutil
 import psycopg
 import pytest
-from moving import listener, placed_as_they_should
+from moving import PLACE_MANY, listener, placed_as_they_should
 from places import LOGICAL, Place, shops_at, write_passwords
 from psycopg import AsyncConnection
 
@@ -164,6 +164,15 @@ class Load:
         self.cell_of[warehouse] = cell
         self.placed[warehouse], self.times[warehouse] = [], []
         return code, warehouse
+
+    async def begin_with(self, warehouse: UUID, orders: int) -> None:
+        """So many orders of a warehouse, each as far as a listener comes without an answer."""
+        for size in [1000] * (orders // 1000) + [orders % 1000]:
+            found = await self.ask(
+                self.cell_of[warehouse], PLACE_MANY, warehouse, size, self.product
+            )
+            self.placed[warehouse].extend(UUID(str(order)) for (order,) in found)
+        await self.drained()
 
     async def listened_to(self) -> None:
         """Wait until there is a listener in each cell."""

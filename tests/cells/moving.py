@@ -31,6 +31,16 @@ KILLS = int(os.environ.get("DARKPEARL_TEST_MOVE_KILLS", "1000"))
 RATE = int(os.environ.get("DARKPEARL_TEST_MOVE_RATE", "100"))
 STOCK = 1_000_000
 SESSIONS = 6
+PLACE_MANY = """
+    with placed as (
+        insert into orders (warehouse_id) select %s from generate_series(1, %s)
+        returning id, warehouse_id
+    )
+    insert into order_items (order_id, warehouse_id, product_id, quantity)
+    select id, warehouse_id, %s, 1 from placed
+    returning order_id
+"""
+"""Place so many orders of a warehouse, each for one unit of a product."""
 PATIENCE_SECONDS = 120
 PAUSE_SECONDS = 10
 """How long the warehouse may take no order, when the command is left alone."""
@@ -77,17 +87,8 @@ class Load:
 
     async def begin_with(self, orders: int) -> None:
         """So many orders of the warehouse, each as far as a listener comes without an answer."""
-        here = self.pair[0]
-        await here.run(
-            "with placed as (insert into orders (warehouse_id) select %s from"
-            " generate_series(1, %s) returning id, warehouse_id)"
-            " insert into order_items (order_id, warehouse_id, product_id, quantity)"
-            " select id, warehouse_id, %s, 1 from placed",
-            *(self.warehouse, orders, self.product),
-        )
-        self.placed[self.warehouse] = await here.values(
-            "select id from orders where warehouse_id = %s", self.warehouse
-        )
+        placed = await self.pair[0].values(PLACE_MANY, self.warehouse, orders, self.product)
+        self.placed[self.warehouse].extend(placed)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -2,7 +2,8 @@
 
 Longer than a test. Orders fall due at a steady rate in a warehouse of each cell, RATE a second
 each, whatever becomes of the ones before; who is refused or cut off asks for the same again. A
-listener works in each cell. Servers end by SIGKILL, all of their processes at once.
+listener works in each cell. A warehouse that moves has ORDERS when it begins. Servers end by
+SIGKILL, all of their processes at once.
 """
 
 import asyncio
@@ -25,7 +26,8 @@ from psycopg.conninfo import make_conninfo
 from darkpearl import cells, schema
 
 SECONDS = int(os.environ.get("DARKPEARL_TEST_OUTAGE_SECONDS", "60"))
-RATE = int(os.environ.get("DARKPEARL_TEST_OUTAGE_RATE", "50"))
+ORDERS = int(os.environ.get("DARKPEARL_TEST_OUTAGE_ORDERS", "20000"))
+RATE = int(os.environ.get("DARKPEARL_TEST_OUTAGE_RATE", "100"))
 EVERY = int(os.environ.get("DARKPEARL_TEST_OUTAGE_EVERY", "2"))
 """A server is killed at every so manieth statement of a move, each time further on."""
 MOST_RUNS = 100
@@ -93,6 +95,7 @@ async def test_each_server_dies_at_every_stage_of_a_move(monkeypatch: pytest.Mon
         async with shop_on(servers) as load:
             for victim in servers:
                 code, warehouse = await load.new_warehouse(2)
+                await load.begin_with(warehouse, ORDERS)
                 async with load.orders(RATE):
                     await asyncio.sleep(1)
                     kills = await moved_past(load, victim, code, monkeypatch)
@@ -100,8 +103,8 @@ async def test_each_server_dies_at_every_stage_of_a_move(monkeypatch: pytest.Mon
                 assert load.cell_of[warehouse] == 3
                 say(
                     f"{victim.name} killed {kills} times while a warehouse moved from south to"
-                    f" north: {len(load.placed[warehouse])} orders of it meanwhile, the longest"
-                    f" pause {load.pause_seconds(warehouse):.1f} s"
+                    f" north with {ORDERS} orders: {len(load.times[warehouse])} of it meanwhile,"
+                    f" the longest pause {load.pause_seconds(warehouse):.1f} s"
                 )
                 assert kills > 4
             await load.drained()
