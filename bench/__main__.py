@@ -137,8 +137,8 @@ async def bell(running: embedded.Server, options: Namespace) -> Rows:
 
 async def cells(running: embedded.Server, options: Namespace) -> Rows:
     """20,000 ready orders in one cell, and half of them in each of two on this machine."""
-    with several.servers() as (home, north):
-        async for row in interleaved(options.rounds, *several.variants(running, home, north)):
+    with several.servers() as servers:
+        async for row in interleaved(options.rounds, *several.variants(running, *servers)):
             yield row
 
 

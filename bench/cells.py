@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from statistics import mean
 from typing import Any
@@ -17,63 +17,76 @@ from darkpearl import cells, database, embedded, schema
 ORDERS = 20_000
 STOCK = 1_000_000
 MEANS = ("wal_bytes_per_order", "server_cpu_us_per_order", "client_cpu_us_per_order")
-NORTH = "north"
+OTHERS = ("north", "south")
 
 
 @contextmanager
-def servers() -> Iterator[tuple[embedded.Server, embedded.Server]]:
-    """Two servers more, the first of which replicates."""
-    with (
-        embedded.serve(HOME / "home", {**OPTIONS, "wal_level": "logical"}, exclusive=True) as home,
-        embedded.serve(HOME / NORTH, OPTIONS, exclusive=True) as north,
-    ):
-        yield home, north
+def servers() -> Iterator[list[embedded.Server]]:
+    """Three servers more, the first of which replicates."""
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(embedded.serve(HOME / name, options, exclusive=True))
+            for name, options in (
+                ("home", {**OPTIONS, "wal_level": "logical"}),
+                *((name, OPTIONS) for name in OTHERS),
+            )
+        ]
 
 
 def variants(
-    running: embedded.Server, home: embedded.Server, north: embedded.Server
+    running: embedded.Server, home: embedded.Server, *others: embedded.Server
 ) -> tuple[dict[str, Variant], list[str]]:
-    """One cell with one listener and with two, the base; two cells with one listener each."""
+    """One cell with one listener and with two, the base; two cells with one listener each.
+
+    Of two cells one is home, which decodes its own WAL for the other, or neither is.
+    """
 
     async def one(count: int) -> dict[str, Any]:
         async with shop(running) as target:
             return await drained([target], count)
 
-    async def two() -> dict[str, Any]:
-        async with pair(home, north) as targets:
-            return await drained(targets, 1)
+    async def two(*, with_home: bool) -> dict[str, Any]:
+        async with shop(home) as here, AsyncExitStack() as stack:
+            joined = [
+                await stack.enter_async_context(cell(here, server, number, name))
+                for number, (server, name) in enumerate(zip(others, OTHERS, strict=True), 2)
+            ][: 1 if with_home else 2]
+            return await drained([here, *joined] if with_home else joined, 1)
 
     alone = {f"one cell, {count} x 1000": partial(one, count) for count in (1, 2)}
-    return {**alone, "two cells, 1 x 1000 each": two}, list(alone)
+    return {
+        **alone,
+        "home and a cell, 1 x 1000 each": partial(two, with_home=True),
+        "two cells beside home, 1 x 1000 each": partial(two, with_home=False),
+    }, list(alone)
 
 
 @asynccontextmanager
-async def pair(home: embedded.Server, north: embedded.Server) -> AsyncIterator[list[Shop]]:
-    """Two cells, each with a warehouse and stock of every product."""
-    async with (
-        shop(home) as here,
-        schema.scratch_database(north.url) as url,
-    ):
-        async for _ in cells.add(here.url, url, NORTH):
+async def cell(here: Shop, server: embedded.Server, number: int, name: str) -> AsyncIterator[Shop]:
+    """A cell more, with a warehouse and stock of every product."""
+    async with schema.scratch_database(server.url) as url:
+        async for _ in cells.add(here.url, url, name):
             pass
         await here.connection.execute(
-            "insert into warehouses (code, name, cell) values ('N', 'N', 2)"
+            "insert into warehouses (code, name, cell) values (%s, %s, %s)", [name, name, number]
         )
         async with await psycopg.AsyncConnection.connect(
             database.with_options(url, "-c search_path=darkpearl"), autocommit=True
         ) as connection:
-            there = Shop(url, connection, north.pid)
+            there = Shop(url, connection, server.pid)
             known = "select count(*) from warehouses, products"
             while await there.value(known) != await here.value(known):
                 await asyncio.sleep(0.05)
             await connection.execute(
                 "select count(receive_stock(w.id, p.id, %s)) from warehouses as w, products as p"
-                " where w.cell = 2",
-                [STOCK],
+                " where w.cell = %s",
+                [STOCK, number],
             )
-            yield [here, there]
-        await here.connection.execute("update warehouses set is_active = false where cell = 2")
-        await cells.remove(here.url, NORTH, url=url)
+            yield there
+        await here.connection.execute(
+            "update warehouses set is_active = false where cell = %s", [number]
+        )
+        await cells.remove(here.url, name, url=url)
 
 
 async def drained(targets: list[Shop], count: int) -> dict[str, Any]:
