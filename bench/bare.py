@@ -22,7 +22,7 @@ from darkpearl.api import access, orders
 from darkpearl.api.access import document
 from darkpearl.config import Settings
 from darkpearl.connections import Http
-from darkpearl.serving import API_ROLE
+from darkpearl.database import API_ROLE
 
 CLIENTS = 16
 SECONDS = 5

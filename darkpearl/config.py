@@ -16,6 +16,8 @@ from msgspec import Meta
 PREFIX = "DARKPEARL_"
 FOREIGN = "DARKPEARL_TEST_"
 """Names with this prefix belong to the test suite and are left alone."""
+ANY_PROXY = "*"
+"""Of DARKPEARL_TRUSTED_PROXIES: whoever connects is a proxy, and says who connected to it."""
 
 ADDRESS = r"^(postgres(ql)?://([^@/?#]*@)?[^@]*|\w+ *=.*)$"
 """One @ at most, and before the host: otherwise a part of the password would be taken for it."""

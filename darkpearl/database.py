@@ -26,6 +26,9 @@ from psycopg_pool import AsyncConnectionPool
 from darkpearl.config import ConfigError
 from darkpearl.errors import refuse_read_only
 
+LISTENER_ROLE = "darkpearl_listener"
+API_ROLE = "darkpearl_api"
+"""Whom services log in as."""
 RECONNECT_SECONDS = 2.0
 RUN_AS_OWNER = 160_000
 """The first server whose subscriptions may write as the owner of a table."""

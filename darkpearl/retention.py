@@ -17,7 +17,6 @@ from darkpearl import database, schema
 from darkpearl.listener import retention
 
 STAFF_ROLE = "service_role"
-LISTENER_ROLE = "darkpearl_listener"
 
 _OF_ORDERS = (
     " from {0} as t where exists (select from orders as o where o.id = t.{1}"
@@ -161,8 +160,10 @@ async def apply(url: str) -> dict[str, int]:
         schema.SchemaError: it can't be done.
     """
     async with (
-        schema.connect(database.as_role(url, LISTENER_ROLE)),
-        database.connect(database.as_role(url, LISTENER_ROLE), retention.NAME) as connection,
+        schema.connect(database.as_role(url, database.LISTENER_ROLE)),
+        database.connect(
+            database.as_role(url, database.LISTENER_ROLE), retention.NAME
+        ) as connection,
     ):
         return await retention.keep(connection, at_once=True)
 

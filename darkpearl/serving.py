@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from darkpearl import connections, database
-from darkpearl.api import app as api
-from darkpearl.api.admission import ANY_PROXY
 from darkpearl.cells.arrivals import Arrivals
-from darkpearl.config import PREFIX, ConfigError, Settings, traces_exporter
+from darkpearl.config import ANY_PROXY, PREFIX, ConfigError, Settings, traces_exporter
 from darkpearl.gateways.make import make_gateway
 from darkpearl.listener import Limits, Listener, Operation
 from darkpearl.paysim import faults
@@ -28,8 +26,6 @@ from darkpearl.webhooks import Webhooks
 if TYPE_CHECKING:
     from darkpearl.telemetry.tracing import Tracing
 
-API_ROLE = api.LOGIN
-LISTENER_ROLE = "darkpearl_listener"
 KEEPALIVE_SECONDS = 60
 """Longer than the clients of a payment service keep idle connections."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -111,8 +107,10 @@ def _server(app: Any, **options: Any) -> _Server:
 
 def api_service(settings: Settings, url: str, taken: socket.socket) -> Service:
     """The HTTP API on a socket that is its own."""
+    from darkpearl.api.app import create_app  # noqa: PLC0415 - commands would wait for it
+
     tracing = traces_of("darkpearl-api")
-    app = api.create_app(settings, url, tracing)
+    app = create_app(settings, url, tracing)
     named = settings.trusted_proxies not in {"", ANY_PROXY}
     server = _server(
         app,
@@ -185,7 +183,7 @@ def operations_of(settings: Settings) -> dict[str, Operation]:
 
 def make_listener(settings: Settings, url: str, tracing: "Tracing | None" = None) -> Listener:
     """A listener with its role, the gateway of the settings, and operations, one's own too."""
-    address = database.as_role(url, LISTENER_ROLE)
+    address = database.as_role(url, database.LISTENER_ROLE)
     return Listener(
         address,
         make_gateway(settings),
@@ -207,7 +205,7 @@ def listener_service(settings: Settings, url: str) -> Service:
 def webhooks_service(settings: Settings, url: str) -> Service:
     """What sends webhooks, with the listener's login."""
     webhooks = Webhooks(
-        database.as_role(url, LISTENER_ROLE),
+        database.as_role(url, database.LISTENER_ROLE),
         to_private=settings.webhooks_to_private_addresses,
         shutdown_seconds=settings.shutdown_seconds,
     )
@@ -241,7 +239,7 @@ def _metrics_service(settings: Settings, url: str, taken: socket.socket) -> Serv
     server = _server(app, interface="asgi3", lifespan="off")
 
     async def run() -> None:
-        role = database.as_role(url, LISTENER_ROLE)
+        role = database.as_role(url, database.LISTENER_ROLE)
         async with database.open_pool(role, size=1, name="darkpearl metrics") as pool:
 
             async def fetch(query: str, parameters: database.Row) -> list[database.Row]:

@@ -19,6 +19,7 @@ from darkpearl.api.parameters import refuse_unknown
 from darkpearl.api.routing import Routed, route
 from darkpearl.api.tokens import ANONYMOUS, Identity
 from darkpearl.cells.reach import Reach
+from darkpearl.config import ANY_PROXY
 from darkpearl.errors import (
     PROBLEMS,
     DarkPearlError,
@@ -32,8 +33,6 @@ from darkpearl.telemetry import request_context
 OTHERS = "darkpearl api"
 VISITORS = "darkpearl api visitors"
 """The kinds of pools: visitors take no connection of the others."""
-ANY_PROXY = "*"
-"""Of DARKPEARL_TRUSTED_PROXIES: whoever connects is a proxy, and says who connected to it."""
 PROBES = "/health/"
 """Who looks whether the process runs is not counted."""
 WEBHOOKS = "/payments/webhooks/"

@@ -67,7 +67,6 @@ STATEMENT_TIMEOUT = "10s"
 VISITORS_STATEMENT_TIMEOUT = "2s"
 VISITORS_SHARE = 4
 """One connection of so many is for visitors, who take none of the others."""
-LOGIN = "darkpearl_api"
 """The login of the API's sessions: the only ones whose claims the database believes."""
 
 EXPOSED = [
@@ -176,7 +175,7 @@ def _connected(settings: Settings, database_url: str) -> Lifespan:
 
     def pool(name: str, size: int, timeout: str) -> Make:
         return lambda url: database.open_pool(
-            url, size=size, name=name, login=LOGIN, statement_timeout=timeout
+            url, size=size, name=name, login=database.API_ROLE, statement_timeout=timeout
         )
 
     makes = {

@@ -18,7 +18,6 @@ from rich.table import Table
 
 from darkpearl import __version__, database, demo, embedded, schema, serving
 from darkpearl.api import tokens
-from darkpearl.api.app import description
 from darkpearl.cli import asking, where
 from darkpearl.cli.audit import audit
 from darkpearl.cli.bulk import batches
@@ -114,6 +113,8 @@ def settings() -> None:
 @command.command()
 def openapi() -> None:
     """Print the description of the HTTP interface (OpenAPI 3.1) as YAML."""
+    from darkpearl.api.app import description  # noqa: PLC0415 - other commands would wait for it
+
     click.echo(description().yaml, nl=False)
 
 

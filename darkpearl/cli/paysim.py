@@ -11,7 +11,6 @@ import rich_click as click
 from darkpearl import serving
 from darkpearl.cli.console import out
 from darkpearl.config import Settings
-from darkpearl.paysim.app import create_app
 from darkpearl.paysim.faults import Behaviour, with_faults
 from darkpearl.paysim.ledger import Ledger
 from darkpearl.paysim.webhooks import Webhooks
@@ -69,6 +68,8 @@ def paysim(
 
     Rates are shares from 0 to 1. docs/gateway.md has the contract that it keeps.
     """
+    from darkpearl.paysim.app import create_app  # noqa: PLC0415 - other commands would wait for it
+
     try:
         behaviour = msgspec.convert(chosen, Behaviour)
     except msgspec.ValidationError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from darkpearl import database as databases
-from darkpearl import embedded, schema, serving
+from darkpearl import embedded, schema
 from darkpearl.api import tokens
 from darkpearl.cli.console import out
 from darkpearl.config import ConfigError, Settings
@@ -50,7 +50,7 @@ def logins(settings: Settings) -> tuple[str, str]:
     if settings.database_url:
         api, listener = (each or settings.database_url for each in given)
     else:
-        roles = (serving.API_ROLE, serving.LISTENER_ROLE)
+        roles = (databases.API_ROLE, databases.LISTENER_ROLE)
         api, listener = (
             each or server_of(settings).socket_url(role)
             for each, role in zip(given, roles, strict=True)
@@ -62,13 +62,13 @@ async def check_logins(api: str, listener: str) -> None:
     """Tell at once of a login that may not be what it has to be."""
     try:
         async with schema.connect(api) as connection:
-            await connection.execute(f"set session authorization {serving.API_ROLE}")
+            await connection.execute(f"set session authorization {databases.API_ROLE}")
     except schema.SchemaError as error:
         raise schema.SchemaError(
-            f"the API can't log in as {serving.API_ROLE}: {error};"
+            f"the API can't log in as {databases.API_ROLE}: {error};"
             " DARKPEARL_API_DATABASE_URL gives it a login of its own"
         ) from error
-    async with schema.connect(databases.as_role(listener, serving.LISTENER_ROLE)):
+    async with schema.connect(databases.as_role(listener, databases.LISTENER_ROLE)):
         pass
 
 

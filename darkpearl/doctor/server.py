@@ -3,6 +3,7 @@
 import time
 
 from darkpearl import database, schema
+from darkpearl.database import API_ROLE, LISTENER_ROLE
 from darkpearl.doctor.check import Check, Patient, Verdict, fail, ok, warn
 
 NEWEST_SERVER = 18
@@ -11,8 +12,6 @@ CLOCK_SECONDS = 5.0
 CLOCK_LIMIT_SECONDS = 60.0
 CROWDED = 0.8
 FULL = 0.95
-LISTENER_ROLE = "darkpearl_listener"
-API_ROLE = "darkpearl_api"
 
 
 async def connection(patient: Patient) -> Verdict:

@@ -12,13 +12,14 @@ from collections import Counter
 from decimal import Decimal
 from http import HTTPStatus
 from random import Random
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import msgspec
-from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from msgspec import Meta
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+if TYPE_CHECKING:  # every command knows of these options, and would wait for it
+    from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 TRANSPORT = "darkpearl.transport"
 SPARED = {("GET", "/v1/payments"), ("GET", "/v1/ledger")}
@@ -30,7 +31,7 @@ _TOKEN = re.compile(r"(pending|action)?:?(?:decline:(\w+)|approve(?::(\d{1,14}(?
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER of no time: closing resets."""
 
-_ERROR: list[Message] = [
+_ERROR: "list[Message]" = [
     {
         "type": "http.response.start",
         "status": HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -199,12 +200,12 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
         return Random(f"{self.seed} {about}")  # noqa: S311 - it has to be repeatable
 
 
-def with_faults(app: ASGIApp, behaviour: Behaviour) -> ASGIApp:
+def with_faults(app: "ASGIApp", behaviour: Behaviour) -> "ASGIApp":
     """The service as its callers meet it. Tries are counted from the start of the process."""
     tries: Counter[str] = Counter()
 
-    async def faulty(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != ScopeType.HTTP or (scope["method"], scope["path"]) in SPARED:
+    async def faulty(scope: Any, receive: "Receive", send: "Send") -> None:
+        if scope["type"] != "http" or (scope["method"], scope["path"]) in SPARED:
             await app(scope, receive, send)
             return
         key = (
@@ -246,14 +247,14 @@ class Protocol(H11Protocol):
         app: Any = self.app
         extensions: Any = {TRANSPORT: transport}
 
-        async def with_transport(scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_transport(scope: "Scope", receive: "Receive", send: "Send") -> None:
             scope["extensions"] = extensions
             await app(scope, receive, send)
 
         self.app = with_transport
 
 
-async def _hang_up(scope: Scope, receive: Receive, *, reset: bool) -> None:
+async def _hang_up(scope: "Scope", receive: "Receive", *, reset: bool) -> None:
     extensions: Any = scope["extensions"]
     transport: asyncio.Transport = extensions[TRANSPORT]
     if reset and not transport.is_closing():  # else the caller was faster
@@ -263,7 +264,7 @@ async def _hang_up(scope: Scope, receive: Receive, *, reset: bool) -> None:
         pass
 
 
-async def _received(receive: Receive) -> Receive:
+async def _received(receive: "Receive") -> "Receive":
     """The request in full, or as much as a service needs to refuse it.
 
     It is acted upon even when the caller has hung up since, as it is by services that
@@ -284,8 +285,8 @@ async def _received(receive: Receive) -> Receive:
     return again
 
 
-def _into(messages: list[Message]) -> Send:
-    async def send(message: Message) -> None:
+def _into(messages: "list[Message]") -> "Send":
+    async def send(message: "Message") -> None:
         messages.append(message)
 
     return send

@@ -58,3 +58,10 @@ async def test_shells_complete(run: Run) -> None:
     assert set(completed("sagas re")) == {"retry", "resume"}
     assert completed("sagas list --status st") == ["stuck"]
     assert "replication-slots" in completed("doctor --only re")
+
+
+def test_a_command_waits_for_no_framework() -> None:
+    """Litestar is imported by who serves, and not by everyone who asks for something."""
+    looked = "import sys, darkpearl.cli.main; print([m for m in sys.modules if m == 'litestar'])"
+    done = subprocess.run([sys.executable, "-c", looked], capture_output=True, check=True)
+    assert done.stdout.strip() == b"[]"
