@@ -30,7 +30,7 @@ listener: .venv/run ## run one listener alone
 	@exec $(DARKPEARL) listener
 
 test: .venv/dev ## the suite, on a PostgreSQL of its own
-	@$(VENV)/pytest -q -n 2 --dist loadfile --ignore tests/browser $(PYTEST)
+	@$(VENV)/pytest -q -n 3 --dist loadfile --ignore tests/browser $(PYTEST)
 
 browser: .venv/dev ## the page, in Chromium: screens, states, keys, what it costs
 	@$(VENV)/pytest -q -n 2 --dist load tests/browser $(PYTEST)
