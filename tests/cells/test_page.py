@@ -73,6 +73,17 @@ async def test_an_order_is_found_in_its_cell(pair: Pair, api: Api, product: UUID
     assert gone.status_code == 404
 
 
+async def test_only_orders_are_searched_by_their_number(
+    pair: Pair, api: Api, product: UUID
+) -> None:
+    """A search of shelves stays in its cell, whatever order has that number in another."""
+    here, _ = pair
+    order = await here.order((product, 1))
+    number = await here.value("select order_number from orders where id = %s", order)
+    assert of_cell(await seen(api, "/orders", search=number, cell=2)) == ["home"]
+    assert of_cell(await seen(api, "/stock", search=number, cell=2)) == ["north"]
+
+
 async def test_a_shelf_tells_what_left_it_for_another_cell(
     pair: Pair, api: Api, product: UUID
 ) -> None:
@@ -143,6 +154,9 @@ async def test_all_cells_are_on_one_screen(
         away = await seen(api, "/orders", cell=2)
         assert of_cell(away) == ["north"]
         assert "answer" in away
+        for path in (f"/orders/{order}", f"/sagas/{order}"):  # it may be there
+            gone = await api.get(f"/monitor/live{path}")
+            assert (gone.status_code, "north" in gone.text) == (503, True)
     finally:
         await _run(north.url, nobody.format("true"))
 
