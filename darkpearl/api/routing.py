@@ -43,7 +43,6 @@ SETTLING_SECONDS = 0.05
 """Between tries: cells hear one after the other that a warehouse has changed hands."""
 
 _NAMED = re.compile(r"Warehouse (.*) is of cell (\d+)")
-
 T = TypeVar("T")
 Do = Callable[[Caller], Awaitable[T]]
 """Does something in one cell; what it does is one transaction."""
@@ -204,9 +203,10 @@ class Routed(Caller):
     def cell(self, number: int) -> None:
         self._cell = number
 
-    def in_cell(self, number: int) -> "Routed":
-        """The same, for what is in one cell."""
-        return Routed(self._reach, self._kind, self._identity, self.key, Route(number))
+    def in_cell(self, number: int, *, is_anywhere: bool = False) -> "Routed":
+        """The same, for what is in one cell; or for what any can say, if that one is away."""
+        route = Route(number, is_anywhere=is_anywhere)
+        return Routed(self._reach, self._kind, self._identity, self.key, route)
 
     @property
     def cells(self) -> dict[int, Cell]:
