@@ -363,6 +363,9 @@ async def test_a_cell_that_is_away_costs_its_own_warehouses(
             assert "retry-after" in refused.headers
         none = await api.get("/orders", params={"warehouse_id": str(there.rotterdam)})
         assert none.status_code == 503
+        # What is on its way to Lisbon north would know.
+        shelves = await api.get("/inventory", params={"warehouse_id": str(here.lisbon)})
+        assert "quantity_in_transit" not in shelves.json()["data"][0]
         ready = await api.get("/health/ready")
         assert (ready.status_code, ready.json()["missing_cells"]) == (200, ["north"])
     finally:
