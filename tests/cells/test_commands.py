@@ -113,6 +113,12 @@ async def test_a_cell_that_is_away_costs_its_own_rows(pair: Pair, product: UUID,
         unknown = await run("orders", "show", uuid4())
         assert unknown.code == 1
         assert "in none that answers; cell north" in unknown.errors
+        number = await here.value("select order_number from orders where id = %s", order)
+        cancelled = await run("orders", "cancel", uuid4(), number, "--reason", "test", "--json")
+        assert [each["id"] for each in cancelled.rows] == [str(order)]
+        assert (cancelled.code, "cell north" in cancelled.errors) == (1, True)
+        sent = await run("stock", "transfer", "LIS", "RTM", product, 2, "--json")
+        assert (sent.code, sent.row["movement_type"]) == (0, "transfer_out")
         gone = await run("orders", "list", "--cell", "north")
         assert (gone.code, gone.errors.count("\n")) == (1, 1)
 
