@@ -49,9 +49,10 @@ Do = Callable[[Caller], Awaitable[T]]
 
 
 class _ForAWarehouse(msgspec.Struct):
-    """What of a body says where it goes to."""
+    """What of a body says where it goes to; goods that are fetched, where they leave."""
 
     warehouse_id: UUID | None = None
+    from_warehouse_id: UUID | None = None
 
 
 _read = msgspec.json.Decoder(_ForAWarehouse).decode
@@ -134,9 +135,10 @@ async def _cell_of(warehouse_id: UUID | None, reach: Reach, known: Directory) ->
 def _warehouse_in(body: bytes) -> UUID | None:
     """The warehouse that a body names; None too where the handler will refuse it."""
     try:
-        return _read(body).warehouse_id
+        found = _read(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+    return found.from_warehouse_id or found.warehouse_id
 
 
 def _uuids(given: list[str]) -> list[UUID]:
@@ -229,8 +231,7 @@ class Routed(Caller):
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Execute]:
         """A transaction in the cell that is asked first; act() finds the right one."""
-        here = await self.at(self.cell)
-        async with here.transaction() as execute:
+        async with (await self.at(self.cell)).transaction() as execute:
             yield execute
 
     async def run(self, *statements: Statement) -> dict[str, Any] | None:
@@ -239,8 +240,7 @@ class Routed(Caller):
 
     async def at(self, number: int, of_id: UUID | None = None) -> Caller:
         """The same caller in one cell, whatever the request is for."""
-        pool = await self._reach.pool(number, self._kind)
-        return Caller(pool, self._identity, self.key, of_id)
+        return Caller(await self._reach.pool(number, self._kind), self._identity, self.key, of_id)
 
     async def ask(self, number: int, do: Do[T], of_id: UUID | None = None) -> T:
         """Do something in one cell, if what has an id is there.
