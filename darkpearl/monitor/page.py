@@ -179,7 +179,7 @@ def _in_cell(viewer: Viewer, asked: Mapping[str, str]) -> Viewer:
     number = asked.get("cell")
     if number is None or not viewer.cells:
         return viewer
-    if not number.isdecimal() or int(number) not in viewer.cells:
+    if number not in map(str, viewer.cells):
         raise NotFoundError(f"There is no cell {number}.")
     return viewer.in_cell(int(number))
 
