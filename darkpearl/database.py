@@ -9,6 +9,7 @@ A pooler in transaction mode, such as PgBouncer, gives a client another session 
 each transaction. A pool does with that; who needs a session of its own is told.
 """
 
+import asyncio
 import contextlib
 import select
 from collections.abc import AsyncIterator, Sequence
@@ -30,6 +31,8 @@ LISTENER_ROLE = "darkpearl_listener"
 API_ROLE = "darkpearl_api"
 """Whom services log in as."""
 RECONNECT_SECONDS = 2.0
+CHECK_SECONDS = 1.0
+"""How long who needs a connection waits until dead ones are thrown out of a pool."""
 RUN_AS_OWNER = 160_000
 """The first server whose subscriptions may write as the owner of a table."""
 _KEEPALIVES = "keepalives_idle=10 keepalives_interval=5 keepalives_count=3 tcp_user_timeout=25000"
@@ -212,6 +215,19 @@ def open_pool(
             )
         await _make_ours(connection)
 
+    looking: asyncio.Task[None] | None = None
+
+    async def check(connection: psycopg.AsyncConnection[Row]) -> None:
+        """A server that hung up did so on all, each of which would cost a longer pause."""
+        nonlocal looking
+        try:
+            await _check(connection)
+        except psycopg.Error:
+            if looking is None or looking.done():
+                looking = asyncio.create_task(pool.check())  # who asks may give up meanwhile
+            await asyncio.wait({looking}, timeout=CHECK_SECONDS)
+            raise
+
     pool = Pool(
         _with_keepalives(url),
         min_size=1,
@@ -221,7 +237,7 @@ def open_pool(
         # Then the next who needs one tries at once, so that no long backoff outlasts an outage.
         reconnect_timeout=RECONNECT_SECONDS,
         configure=configure,
-        check=_check,
+        check=check,
         kwargs={"row_factory": dict_row, "application_name": name, "autocommit": True},
     )
     pool.statement_timeout = statement_timeout

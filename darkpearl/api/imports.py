@@ -79,7 +79,8 @@ async def _import(
     """Import rows, all of them in one cell: that of the first row's warehouse."""
     rows = access.sent(_numbered(data.rows))
     if isinstance(caller, Routed) and kind != "products":
-        found = await caller.run((_CELL, {"rows": rows}))
+        anywhere = caller.in_cell(caller.cell, is_anywhere=True)
+        found = await anywhere.run((_CELL, {"rows": rows}))
         if found and found["cell"] in caller.cells:
             caller.cell = found["cell"]
     try:

@@ -222,11 +222,16 @@ async def list_reorder_suggestions(
 async def _add_what_is_in_transit(
     caller: Caller, shelves: Sequence[OverallInventory | OverallSuggestion]
 ) -> None:
-    """Say of each what is on its way there from another cell; only those that it left know."""
+    """Say of each what is on its way there from another cell; only those that it left know.
+
+    While one of them doesn't answer nothing is said: it would be too little.
+    """
     if not isinstance(caller, Routed):
         return
     about = {"products": [each.product_id for each in shelves]}
     answers = await caller.ask_all(lambda here: here.get(_Transit, (_IN_TRANSIT, about)))
+    if answers.away:
+        return
     under_way: Counter[tuple[UUID, UUID]] = Counter()
     for found in answers.found.values():
         for each in found.shelves:

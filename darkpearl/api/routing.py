@@ -43,16 +43,16 @@ SETTLING_SECONDS = 0.05
 """Between tries: cells hear one after the other that a warehouse has changed hands."""
 
 _NAMED = re.compile(r"Warehouse (.*) is of cell (\d+)")
-
 T = TypeVar("T")
 Do = Callable[[Caller], Awaitable[T]]
 """Does something in one cell; what it does is one transaction."""
 
 
 class _ForAWarehouse(msgspec.Struct):
-    """What of a body says where it goes to."""
+    """What of a body says where it goes to; goods that are fetched, where they leave."""
 
     warehouse_id: UUID | None = None
+    from_warehouse_id: UUID | None = None
 
 
 _read = msgspec.json.Decoder(_ForAWarehouse).decode
@@ -135,9 +135,10 @@ async def _cell_of(warehouse_id: UUID | None, reach: Reach, known: Directory) ->
 def _warehouse_in(body: bytes) -> UUID | None:
     """The warehouse that a body names; None too where the handler will refuse it."""
     try:
-        return _read(body).warehouse_id
+        found = _read(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+    return found.from_warehouse_id or found.warehouse_id
 
 
 def _uuids(given: list[str]) -> list[UUID]:
@@ -204,9 +205,10 @@ class Routed(Caller):
     def cell(self, number: int) -> None:
         self._cell = number
 
-    def in_cell(self, number: int) -> "Routed":
-        """The same, for what is in one cell."""
-        return Routed(self._reach, self._kind, self._identity, self.key, Route(number))
+    def in_cell(self, number: int, *, is_anywhere: bool = False) -> "Routed":
+        """The same, for what is in one cell; or for what any can say, if that one is away."""
+        route = Route(number, is_anywhere=is_anywhere)
+        return Routed(self._reach, self._kind, self._identity, self.key, route)
 
     @property
     def cells(self) -> dict[int, Cell]:
@@ -229,8 +231,7 @@ class Routed(Caller):
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Execute]:
         """A transaction in the cell that is asked first; act() finds the right one."""
-        here = await self.at(self.cell)
-        async with here.transaction() as execute:
+        async with (await self.at(self.cell)).transaction() as execute:
             yield execute
 
     async def run(self, *statements: Statement) -> dict[str, Any] | None:
@@ -239,8 +240,7 @@ class Routed(Caller):
 
     async def at(self, number: int, of_id: UUID | None = None) -> Caller:
         """The same caller in one cell, whatever the request is for."""
-        pool = await self._reach.pool(number, self._kind)
-        return Caller(pool, self._identity, self.key, of_id)
+        return Caller(await self._reach.pool(number, self._kind), self._identity, self.key, of_id)
 
     async def ask(self, number: int, do: Do[T], of_id: UUID | None = None) -> T:
         """Do something in one cell, if what has an id is there.

@@ -365,14 +365,16 @@ def cell_of(of: UUID) -> int:
     return of.bytes[-1]
 
 
-async def warehouse_id(session: Session, name: str) -> UUID:
-    """The id of a warehouse that may be named by its code; the session goes on in its cell.
+async def warehouse_id(session: Session, name: str, *, stays: bool = False) -> UUID:
+    """The id of a warehouse that may be named by its code.
+
+    The session goes on in its cell, unless it `stays`: then that may be away.
 
     Raises:
         Refusal: there is none.
     """
     found = await _id_of(session, "warehouses", "code", name)
-    if await session.cells():
+    if not stays and await session.cells():
         row = await session.first("select cell from warehouses where id = %s", found)
         await session.go_to(row["cell"] if row else 0)
     return found

@@ -101,7 +101,7 @@ class Elsewhere:
     async def _check_release(self, cell: Cell) -> None:
         """Say that a cell isn't of this release, once it answers; it works on, as it can."""
         address, found, said = address_of(self._migrating_url, cell.url), None, ""
-        while found is None:
+        while found is None and not self._stopping.is_set():
             try:
                 found = await schema.status(address)
             except schema.SchemaError as error:
@@ -109,7 +109,7 @@ class Elsewhere:
                     _log.warning("it doesn't answer, and is waited for: %s", error)
                 said = str(error)
                 await self._pause(AGAIN_SECONDS)
-        if found.pending or found.unknown:
+        if found and (found.pending or found.unknown):
             missing = ", ".join(found.pending) or "nothing"
             unknown = f"; it has {', '.join(found.unknown)}" if found.unknown else ""
             _log.error(

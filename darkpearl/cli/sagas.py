@@ -8,6 +8,7 @@ from uuid import UUID
 
 import rich_click as click
 
+from darkpearl import schema
 from darkpearl.cli import asking, bulk, showing
 from darkpearl.cli.asking import Session
 from darkpearl.cli.console import fail, out
@@ -59,6 +60,9 @@ CAUSE_COLUMNS = (
 )
 _DONE = "select s.id, s.status, s.ready_at from {}(%s, %s) as s"
 DONE_COLUMNS = ("id", "status", "ready_at")
+
+Outcome = tuple[list[Row], list[tuple[str, int]]]
+"""What was done, and what came to nothing: why, and the exit code for it."""
 
 names = click.argument("sagas", nargs=-1, type=OrderName())
 name = click.argument("saga", type=OrderName())
@@ -225,35 +229,37 @@ def turn_back(
     return tell(done, DONE_COLUMNS, as_json=as_json)
 
 
-def do_to_each(
-    settings: Settings, call: str, named: Sequence[UUID | int], reason: str
-) -> tuple[list[Row], list[str]]:
-    """Make a call for each, with its id and a reason: the rows, and what was refused.
+def do_to_each(settings: Settings, call: str, named: Sequence[UUID | int], reason: str) -> Outcome:
+    """Make a call for each, with its id and a reason: the rows, and what came to nothing.
 
-    One that is refused keeps no other from it.
+    One that is refused, or of a cell that is away, keeps no other from it.
     """
 
-    async def run() -> tuple[list[Row], list[str]]:
-        done, refusals = [], []
+    async def run() -> Outcome:
+        done, failures = [], []
         for each in named:
+            is_there = False
             try:
                 async with asking.acting(settings) as session:
+                    is_there = True
                     done += await session.rows(call, [await asking.order_id(session, each), reason])
             except asking.Refusal as error:
-                refusals.append(error.message)
-        return done, refusals
+                failures.append((error.message, error.exit_code))
+            except schema.SchemaError as error:
+                failures.append((str(error), 1))
+                if not is_there:  # nor will it be for the next
+                    break
+        return done, failures
 
     return asyncio.run(run())
 
 
-def tell(outcome: tuple[list[Row], list[str]], columns: Sequence[str], *, as_json: bool) -> int:
-    """Print what was done, and each refusal as a line; the exit code."""
-    done, refusals = outcome
+def tell(outcome: Outcome, columns: Sequence[str], *, as_json: bool) -> int:
+    """Print what was done, and each failure as a line; the exit code."""
+    done, failures = outcome
     if done:
         showing.print_rows(done, columns, as_json=as_json)
-    for refusal in refusals:
-        fail(refusal, 2)
-    return 2 if refusals else 0
+    return max((fail(said, code) for said, code in failures), default=0)
 
 
 async def _found(session: Session, saga: UUID | int) -> Row:

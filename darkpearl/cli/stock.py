@@ -307,7 +307,7 @@ def transfer(
     """
 
     async def call(session: Session) -> list[Row]:
-        there = await asking.warehouse_id(session, destination)
+        there = await asking.warehouse_id(session, destination, stays=True)
         here = await asking.warehouse_id(session, origin)  # which does it
         goods = await asking.product_id(session, product)
         return await session.rows(_TRANSFER, [here, there, goods, quantity, notes, operation_id])

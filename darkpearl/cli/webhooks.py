@@ -14,6 +14,7 @@ from darkpearl.cli.console import out
 from darkpearl.cli.statements import Row, Statement
 from darkpearl.config import Settings
 from darkpearl.models.feed import Topic
+from darkpearl.webhooks.endpoints import HOME
 
 _LISTED = (
     "select id, url, topics::text[], is_enabled, off_because, failing_since, last_error, waiting,"
@@ -32,7 +33,9 @@ _FIND = "select from webhook_endpoints where id = %s"
 _ADD = "select id, secret from create_webhook_endpoint(%s, %s::feed_topic[])"
 _REMOVE = "delete from webhook_endpoints where id = %s returning id, url"
 _ENABLE = "update webhook_endpoints set is_enabled = %s where id = %s returning id, url, is_enabled"
-_REPLAY = "select %s::uuid as id, replay_webhooks(%s, %s) as position"
+_REPLAY = (
+    "select w.id, replay_webhooks(w.id, %s) as position from webhook_endpoints as w where w.id = %s"
+)
 _ROTATE = "select %s::uuid as id, rotate_webhook_secret(%s) as secret"
 
 endpoint = click.argument("endpoint", type=click.UUID)
@@ -72,7 +75,7 @@ def show_endpoint(settings: Settings, endpoint: UUID, limit: int, *, as_json: bo
     async def look() -> tuple[Row, list[Row]]:
         async with asking.looking(settings) as session:
             query = _LISTED + " where id = %s"
-            await session.seek(_FIND, endpoint, hint=asking.cell_of(endpoint))
+            await session.seek(_FIND, endpoint, hint=HOME)
             found = await session.one(f"there is no webhook endpoint {endpoint}", query, endpoint)
             return found, await session.rows(_RETRIES, [endpoint, limit])
 
@@ -118,8 +121,11 @@ def remove(settings: Settings, endpoint: UUID, *, yes: bool) -> None:
 @endpoint
 @click.pass_obj
 def enable(settings: Settings, endpoint: UUID) -> None:
-    """Switch an endpoint on; what it was not told is tried again, for a day."""
-    (row,) = _of(endpoint, _act(settings, endpoint, _ENABLE, True, endpoint))  # noqa: FBT003 - a value
+    """Switch an endpoint on; what it was not told is tried again, for a day.
+
+    With several cells it is switched on in all of them.
+    """
+    row, *_ = _act_in_each(settings, endpoint, _ENABLE, True, endpoint)  # noqa: FBT003 - a value
     out.print(f"{row['url']} is on", markup=False)
 
 
@@ -141,8 +147,11 @@ def disable(settings: Settings, endpoint: UUID) -> None:
 @showing.as_json
 @click.pass_obj
 def replay(settings: Settings, endpoint: UUID, moment: datetime, *, as_json: bool) -> None:
-    """Tell an endpoint again what has happened since a moment, under the same ids."""
-    rows = _act(settings, endpoint, _REPLAY, endpoint, endpoint, moment)
+    """Tell an endpoint again what has happened since a moment, under the same ids.
+
+    With several cells each tells it again.
+    """
+    rows = _act_in_each(settings, endpoint, _REPLAY, moment, endpoint)
     showing.print_rows(rows, ("id", "position"), as_json=as_json)
 
 
@@ -157,12 +166,22 @@ def rotate(settings: Settings, endpoint: UUID, *, as_json: bool) -> None:
 
 
 def _act(settings: Settings, endpoint: UUID | None, query: str, *values: Any) -> list[Row]:
+    """What a statement does at home, or in the cell that alone has the endpoint."""
+
     async def call(session: Session) -> list[Row]:
         if endpoint:
-            await session.seek(_FIND, endpoint, hint=asking.cell_of(endpoint))
+            await session.seek(_FIND, endpoint, hint=HOME)
+        else:
+            await session.go_to(HOME)
         return await session.rows(query, values)
 
     return asking.act(settings, call)
+
+
+def _act_in_each(settings: Settings, endpoint: UUID, query: str, *values: Any) -> list[Row]:
+    """What a statement does in every cell that has an endpoint: how it goes is each one's own."""
+    _of(endpoint, _act(settings, endpoint, _FIND, endpoint))
+    return asking.act_in_each(settings, lambda session: session.rows(query, values))
 
 
 def _of(endpoint: UUID, rows: list[Row]) -> list[Row]:

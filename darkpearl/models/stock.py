@@ -44,7 +44,10 @@ WrittenOffFor = Annotated[
 Reserved = Annotated[int, Meta(description="Refused: only orders reserve")]
 InTransit = Annotated[
     int | UnsetType,
-    Meta(description="Units on their way there from another cell; where there are several"),
+    Meta(
+        description="Units on their way there from another cell; where there are several, all of"
+        " which answer"
+    ),
 ]
 
 

@@ -179,7 +179,7 @@ def _in_cell(viewer: Viewer, asked: Mapping[str, str]) -> Viewer:
     number = asked.get("cell")
     if number is None or not viewer.cells:
         return viewer
-    if not number.isdecimal() or int(number) not in viewer.cells:
+    if number not in map(str, viewer.cells):
         raise NotFoundError(f"There is no cell {number}.")
     return viewer.in_cell(int(number))
 
@@ -189,10 +189,14 @@ async def _where_it_is(viewer: Viewer, sight: Sight) -> Viewer:
 
     That is an order whose number is searched for, whichever cell is looked at, or an order or a
     saga at an address that names no cell.
+
+    Raises:
+        UnavailableError: nobody who answers has what has the id.
     """
     asked = dict(sight.asked)
-    of_id = dict(sight.ids).get("id") if "cell" not in asked else None
-    searched = asked.get("search", "").lstrip("#")
+    is_named = sight.screen.section in {"orders", "sagas"} and "cell" not in asked
+    of_id = dict(sight.ids).get("id") if is_named else None
+    searched = asked.get("search", "").lstrip("#") if sight.path == "orders" else ""
     is_number = searched.isdecimal() and len(searched) < MOST_DIGITS
     if not viewer.cells or not (of_id or is_number):
         return viewer
@@ -201,14 +205,19 @@ async def _where_it_is(viewer: Viewer, sight: Sight) -> Viewer:
         (FOUND_ID, {"id": of_id}) if of_id else (FOUND_NUMBER, {"number": int(searched)})
     )
 
+    away: list[UnavailableError] = []
+
     async def has(number: int) -> bool:
         try:
             return await viewer.in_cell(number).find(dict, wanted) is not None
-        except UnavailableError:  # the others may have it
+        except UnavailableError as error:  # the others may have it
+            away.append(error)
             return False
 
     found = await asyncio.gather(*map(has, viewer.cells))
     there = [number for number, is_there in zip(viewer.cells, found, strict=True) if is_there]
+    if of_id and away and not there:
+        raise away[0]
     return viewer.in_cell(there[0]) if there and viewer.cell not in there else viewer
 
 

@@ -92,6 +92,31 @@ async def test_one_cursor_reads_the_feeds_of_both(pair: Pair, api: Api, product:
     assert ids(old) == [(2, each) for each in wanted[2]]
 
 
+async def test_apis_at_two_addresses_read_on_from_each_other(
+    pair: Pair, api: Api, serve: Any, places: Places, product: UUID
+) -> None:
+    """From the very first event: a place is one of its cell, whoever is asked next."""
+    here, there = pair
+    for warehouse in (here.lisbon, there.rotterdam, there.rotterdam):
+        await placed(api, product, warehouse)
+    wanted = {
+        (n, each)
+        for n, shop in enumerate(pair, 1)
+        for each in await shop.values("select id from feed")
+    }
+    apis = [api, serve(places[1])()]
+    for first in (0, 1):
+        found: list[tuple[int, int]] = []
+        after: Any = 0
+        for at in range(first, first + len(wanted)):
+            part = await told(apis[at % 2], after=after, limit=1)
+            found += ids(part["data"])
+            after = part["next"]
+        assert len(found) == len(set(found))
+        assert set(found) == wanted
+    await done(pair)
+
+
 async def test_who_waits_hears_of_either(pair: Pair, api: Api, product: UUID) -> None:
     """A request that waits is answered by what happens in whichever cell."""
     here, there = pair

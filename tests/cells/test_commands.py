@@ -113,6 +113,12 @@ async def test_a_cell_that_is_away_costs_its_own_rows(pair: Pair, product: UUID,
         unknown = await run("orders", "show", uuid4())
         assert unknown.code == 1
         assert "in none that answers; cell north" in unknown.errors
+        number = await here.value("select order_number from orders where id = %s", order)
+        cancelled = await run("orders", "cancel", uuid4(), number, "--reason", "test", "--json")
+        assert [each["id"] for each in cancelled.rows] == [str(order)]
+        assert (cancelled.code, "cell north" in cancelled.errors) == (1, True)
+        sent = await run("stock", "transfer", "LIS", "RTM", product, 2, "--json")
+        assert (sent.code, sent.row["movement_type"]) == (0, "transfer_out")
         gone = await run("orders", "list", "--cell", "north")
         assert (gone.code, gone.errors.count("\n")) == (1, 1)
 
@@ -237,3 +243,27 @@ async def test_what_has_moved_is_listed_where_it_is(
     assert (await run("orders", "cancel", number, "--reason", "test")).code == 0
     asked = "select cancel_requested from sagas where id = %s"
     assert [await shop.value(asked, order) for shop in pair] == [False, True]
+
+
+async def test_webhooks_are_seen_to_in_all_cells(
+    pair: Pair, places: tuple[Place, Place], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made and removed at home, whatever address is given; switched on and told again in each."""
+    here, there = pair
+    ids = "select id::text from webhook_endpoints"
+    url = "https://example.com/hook"
+    monkeypatch.setenv("DARKPEARL_DATABASE_URL", without_secrets(places[1].url))
+    endpoint = (await run("webhooks", "add", url, "--json")).row["id"]
+    assert [await shop.values(ids) for shop in pair] == [[endpoint], []]
+    known = await here.value("select webhooks_of_home()::text")
+    await there.run("select keep_webhook_endpoints(%s, 0)", known)
+    await there.run("update webhook_endpoints set is_enabled = false, off_because = 'gone'")
+    assert (await run("webhooks", "enable", endpoint)).said == f"{url} is on\n"
+    assert await there.values("select is_enabled from webhook_endpoints") == [True]
+    again = await run("webhooks", "replay", endpoint, "--from", "2026-01-01", "--json")
+    assert [each["cell"] for each in again.rows] == ["home", "north"]
+    unknown = await run("webhooks", "replay", uuid4(), "--from", "2026-01-01")
+    assert (unknown.code, "there is no webhook endpoint" in unknown.errors) == (2, True)
+    assert (await run("webhooks", "remove", endpoint, "--yes")).code == 0
+    assert [await shop.values(ids) for shop in pair] == [[], [endpoint]]
+    await there.run("delete from webhook_endpoints")

@@ -51,8 +51,9 @@ async def test_a_screen_is_of_one_cell(pair: Pair, api: Api, product: UUID) -> N
         addresses = re.findall(r'(?:href|action|hx-get)="(/monitor[^"]*)"', screen)
         assert addresses
         assert all(f"cell={2 if name == 'north' else 1}" in each for each in addresses)
-    response = await api.get("/monitor/live/orders", params={"cell": 9})
-    assert response.status_code == 404
+    for none in ("9", "x", "1" * 5000):
+        response = await api.get("/monitor/live/orders", params={"cell": none})
+        assert response.status_code == 404
 
 
 async def test_an_order_is_found_in_its_cell(pair: Pair, api: Api, product: UUID) -> None:
@@ -71,6 +72,17 @@ async def test_an_order_is_found_in_its_cell(pair: Pair, api: Api, product: UUID
             assert str(number) in html
     gone = await api.get(f"/monitor/live/orders/{uuid4()}")
     assert gone.status_code == 404
+
+
+async def test_only_orders_are_searched_by_their_number(
+    pair: Pair, api: Api, product: UUID
+) -> None:
+    """A search of shelves stays in its cell, whatever order has that number in another."""
+    here, _ = pair
+    order = await here.order((product, 1))
+    number = await here.value("select order_number from orders where id = %s", order)
+    assert of_cell(await seen(api, "/orders", search=number, cell=2)) == ["home"]
+    assert of_cell(await seen(api, "/stock", search=number, cell=2)) == ["north"]
 
 
 async def test_a_shelf_tells_what_left_it_for_another_cell(
@@ -143,6 +155,9 @@ async def test_all_cells_are_on_one_screen(
         away = await seen(api, "/orders", cell=2)
         assert of_cell(away) == ["north"]
         assert "answer" in away
+        for path in (f"/orders/{order}", f"/sagas/{order}"):  # it may be there
+            gone = await api.get(f"/monitor/live{path}")
+            assert (gone.status_code, "north" in gone.text) == (503, True)
     finally:
         await _run(north.url, nobody.format("true"))
 

@@ -137,6 +137,28 @@ async def test_customers_who_chose_one_id_in_two_cells_see_their_own(
     assert (await stranger.get(f"/orders/{chosen}")).status_code == 404
 
 
+async def test_what_belongs_to_an_id_of_two_cells_is_listed_for_whose_it_is(
+    pair: Pair, client: Client, product: UUID
+) -> None:
+    """Its history and its refunds, though the cell that is asked first has none for them."""
+    here, there = pair
+    chosen = uuid4()
+    for subject, warehouse in (("anna", here.lisbon), ("bert", there.rotterdam)):
+        await placed(client("authenticated", subject), product, warehouse, id=str(chosen))
+    await there.settle(await there.advance(), APPROVED)
+    refund = await there.refund(chosen, 1)
+    own = client("authenticated", "bert")
+    refunds = await own.get(f"/orders/{chosen}/refunds")
+    assert [each["id"] for each in refunds.json()["data"]] == [str(refund["id"])]
+    for subject, least in (("anna", 1), ("bert", 3)):
+        history = await all_of(client("authenticated", subject), f"/sagas/{chosen}/events", limit=1)
+        assert len(history) >= least
+        assert history[0]["event_type"] == "saga_started"
+    others = await client("authenticated", "anna").get(f"/orders/{chosen}/refunds")
+    assert others.json()["data"] == []
+    await there.settle(await there.advance(), APPROVED)
+
+
 async def test_lists_merge_what_all_cells_have(pair: Pair, api: Api, product: UUID) -> None:
     """By their order, with exact counts, by cursors and by offsets; filters as in one cell."""
     here, there = pair
@@ -341,6 +363,9 @@ async def test_a_cell_that_is_away_costs_its_own_warehouses(
             assert "retry-after" in refused.headers
         none = await api.get("/orders", params={"warehouse_id": str(there.rotterdam)})
         assert none.status_code == 503
+        # What is on its way to Lisbon north would know.
+        shelves = await api.get("/inventory", params={"warehouse_id": str(here.lisbon)})
+        assert "quantity_in_transit" not in shelves.json()["data"][0]
         ready = await api.get("/health/ready")
         assert (ready.status_code, ready.json()["missing_cells"]) == (200, ["north"])
     finally:

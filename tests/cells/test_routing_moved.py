@@ -194,6 +194,10 @@ async def test_the_others_go_on_without_home(
         assert {each["warehouse_id"] for each in page["data"]} == {str(moved.warehouse)}
         product = await api.get(f"/products/{moved.product}")
         assert product.json()["id"] == str(moved.product)
+        row = {"movement_type": "receive", "product_id": str(moved.product), "quantity": 1}
+        row |= {"warehouse_id": str(moved.warehouse)}
+        imported = await api.post("/imports/movements", json={"rows": [row]})
+        assert imported.status_code == 200, imported.text
         new = {"sku": str(uuid4()), "name": "Lamp", "unit_price": 5}
         for asked in (api.post("/orders", json=lisbon), api.post("/products", json=new)):
             refused = await asked

@@ -11,6 +11,7 @@ import httpx
 import psycopg
 import pytest
 from moving import listener
+from network import Road
 from places import Place
 from psycopg import AsyncConnection
 from shop import APPROVED, Shop
@@ -341,6 +342,29 @@ async def test_one_api_over_both_cells_sends_and_shows_them(
         await shop.advance()
     assert (await here.stock(product))[0] == (await there.stock(product, there.rotterdam))[0] == 10
     assert (await client("authenticated", uuid4()).get("/transfers")).status_code == 403
+
+
+async def test_goods_leave_though_the_cell_that_fetches_them_is_away(
+    pair: Pair, api: httpx.AsyncClient, product: UUID, road: Road
+) -> None:
+    """Whichever end is asked for, it is done where they leave: nobody waits for the other cell."""
+    here, there = pair
+    ends = [
+        {"movement_type": "transfer_out", "warehouse_id": "LIS", "to_warehouse_id": "RTM"},
+        {"movement_type": "transfer_in", "warehouse_id": "RTM", "from_warehouse_id": "LIS"},
+    ]
+    ids = {"LIS": str(here.lisbon), "RTM": str(there.rotterdam)}
+    await road.close()
+    try:
+        for each in ends:
+            body = {name: ids.get(value, value) for name, value in each.items()}
+            body |= {"product_id": str(product), "quantity": 1}
+            sent = await api.post("/stock-movements", json=body)
+            assert sent.status_code == 202, sent.text
+            called = await api.delete(f"/transfers/{sent.json()['correlation_id']}")
+            assert called.status_code == 202, called.text
+    finally:
+        await road.restore()
 
 
 async def test_commands_go_to_the_cell_of_a_transfer(

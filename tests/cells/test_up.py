@@ -149,6 +149,30 @@ async def test_a_cell_that_is_away_at_the_start_is_waited_for(
         )
 
 
+async def test_a_cell_that_never_came_keeps_nobody_from_ending(
+    pair: Pair, places: Places, until: Until, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Told to stop while it is still waited for, nothing is left that the process waits for."""
+    assert pair
+
+    async def refused(_url: str) -> None:
+        raise schema.SchemaError("nobody is there")
+
+    async def is_told() -> bool:
+        return "waited for" in caplog.text
+
+    monkeypatch.setattr(elsewhere.schema, "status", refused)
+    with caplog.at_level(logging.INFO):
+        async with running(places, monkeypatch):
+            await until(is_told)
+
+    async def has_ended() -> bool:
+        return not any("_check_release" in repr(each) for each in asyncio.all_tasks())
+
+    await until(has_ended)
+
+
 async def test_one_process_serves_all_cells(
     pair: Pair, places: Places, until: Until, tmp_path: Path
 ) -> None:
