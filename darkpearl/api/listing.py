@@ -16,7 +16,7 @@ from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from darkpearl.api.access import Caller, Parameters
+from darkpearl.api.access import Caller, Parameters, Statement
 from darkpearl.api.bodies import JsonResponse
 from darkpearl.api.cuts import MOST_COUNTED, TIE, Column, Cut, Rows, Start, ordered, over_cells
 from darkpearl.api.parameters import Period, read_values
@@ -191,6 +191,35 @@ class Listing:
         if len(data) > limit:
             page.next = _encoded(order, cut.values(page.data[-1]))
         return JsonResponse(page, headers=self._links(page.next))
+
+    async def page_of(
+        self,
+        whole: Statement,
+        kind: type[T],
+        relation: LiteralString,
+        filters: Filters,
+        *,
+        sorts: tuple[str, ...],
+    ) -> JsonResponse[Page[T]]:
+        """A page of what belongs to something; if there is none, that is looked for.
+
+        Args:
+            whole: finds it, where the caller may see it.
+            kind: what a row of the page is.
+            relation: the view of which the list is.
+            filters: which rows of it.
+            sorts: as those of page().
+
+        Raises:
+            NotFoundError: there is no such thing for the caller.
+        """
+        page = await self.page(kind, relation, filters, sorts=sorts)
+        if not page.content.data:
+            asked = self._caller.cell
+            await self._caller.get(dict, whole)
+            if self._caller.cell != asked:  # where its id is somebody else's
+                return await self.page(kind, relation, filters, sorts=sorts)
+        return page
 
     @property
     def _is_spread(self) -> bool:

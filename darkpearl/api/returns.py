@@ -23,10 +23,10 @@ _RETURN = "select * from order_returns where order_id = %(order_id)s and id = %(
 
 @get("/refunds", summary="List an order's refunds", responses=refusals(400, 404))
 async def list_refunds(
-    caller: NamedDependency[Caller], listing: NamedDependency[Listing], order_id: FromPath[UUID]
+    listing: NamedDependency[Listing], order_id: FromPath[UUID]
 ) -> JsonResponse[Page[Refund]]:
     """The refunds of an order, oldest first."""
-    return await page_of_order(caller, listing, Refund, "order_refunds", order_id)
+    return await page_of_order(listing, Refund, "order_refunds", order_id)
 
 
 @get("/refunds/{refund_id:uuid}", summary="Get a refund", responses=refusals(400, 404))

@@ -40,10 +40,10 @@ async def list_orders_to_ship(
 
 @get("/shipments", summary="List an order's parcels", responses=refusals(400, 404))
 async def list_shipments(
-    caller: NamedDependency[Caller], listing: NamedDependency[Listing], order_id: FromPath[UUID]
+    listing: NamedDependency[Listing], order_id: FromPath[UUID]
 ) -> JsonResponse[Page[Shipment]]:
     """The parcels of an order, oldest first."""
-    return await page_of_order(caller, listing, Shipment, "order_shipments", order_id)
+    return await page_of_order(listing, Shipment, "order_shipments", order_id)
 
 
 @get("/shipments/{shipment_id:uuid}", summary="Get a parcel", responses=refusals(400, 404))
