@@ -127,8 +127,9 @@ async def get_stock_movement(
             title="The number isn't one movement's",
             hint="Add warehouse_id, which says which of them is meant.",
         )
-    if not found.data and found.missing_cells:
-        raise UnavailableError(f"Not found, and {', '.join(found.missing_cells)} didn't answer.")
+    if found.missing_cells:
+        away = ", ".join(found.missing_cells)
+        raise UnavailableError(f"{away} may have a movement {movement_id}, and didn't answer.")
     if not found.data:
         raise NotFoundError("There is no such row, or it is not yours to see.")
     return found.data[0]

@@ -337,6 +337,7 @@ async def test_a_cell_that_is_away_costs_its_own_warehouses(
         await placed(api, product, warehouse, customer_id=mine)
         for warehouse in (here.lisbon, there.rotterdam)
     ]
+    number = await here.value("select max(id) from stock_movements")
     try:
         if how == "close":
             await road.close()
@@ -355,6 +356,7 @@ async def test_a_cell_that_is_away_costs_its_own_warehouses(
             api.get(f"/orders/{orders[1]['id']}"),
             api.delete(f"/orders/{orders[1]['id']}"),
             api.get(f"/orders/{uuid4()}"),
+            api.get(f"/stock-movements/{number}"),
         ):
             refused, took = await timed(asked)
             assert took < 1
@@ -363,6 +365,8 @@ async def test_a_cell_that_is_away_costs_its_own_warehouses(
             assert "retry-after" in refused.headers
         none = await api.get("/orders", params={"warehouse_id": str(there.rotterdam)})
         assert none.status_code == 503
+        known = {"warehouse_id": str(here.lisbon)}
+        assert (await api.get(f"/stock-movements/{number}", params=known)).status_code == 200
         # What is on its way to Lisbon north would know.
         shelves = await api.get("/inventory", params={"warehouse_id": str(here.lisbon)})
         assert "quantity_in_transit" not in shelves.json()["data"][0]
