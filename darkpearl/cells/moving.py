@@ -146,6 +146,10 @@ async def _open(home: str, code: str, to: str, source_url: str) -> AsyncIterator
         if address is None:
             raise CellError(f"cell {comes_from}, which {code} comes from, was removed")
         source = await stack.enter_async_context(schema.connect(address))
+        for each in (at_home, source, target):
+            await each.execute(f"set lock_timeout = '{schema.LOCK_SECONDS}s'".encode())
+            # Each step is on its server's disk before another server goes on with the next.
+            await each.execute("set synchronous_commit = on")
         yield Move(
             warehouse_id,
             at_home,

@@ -29,6 +29,9 @@ CATCH_UP_SECONDS = 60.0
 """How long the last changes may take to arrive, while nobody can write."""
 LOCK_SECONDS = (0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 1.0, 2.0, 2.0, 4.0)
 """How long the tables' locks are tried for, each time longer; between them others get on."""
+AHEAD = 1_000_000
+"""How many numbers more than are needed the other cell leaves out, so that it need not be stopped
+again while nobody can write."""
 PREFIX = "darkpearl_move_"
 _TABLES = "select name::text from darkpearl.warehouse_tables()"
 _WITHOUT_KEY = f"{_TABLES} where not is_keyed"
@@ -38,6 +41,8 @@ _CONFIRMED = (
     "select confirmed_flush_lsn >= %s::pg_lsn from pg_replication_slots where slot_name = %s"
 )
 _SEQUENCES = "select name::text, reached from darkpearl.warehouse_sequences()"
+_HOLD_SEQUENCE = "alter sequence {} no cycle"
+_SET_SEQUENCE = "select setval('{0}', greatest({1}, coalesce(pg_sequence_last_value('{0}'), 1)))"
 _SPEND_SHIPMENTS = (
     "insert into darkpearl.spent_ids (id) select id from darkpearl.shipments"
     " where warehouse_id = %s on conflict do nothing"
@@ -113,6 +118,7 @@ async def hand_over(this: Move) -> None:
         CellError: it isn't there in time, or some rows are missing: nothing has changed hands.
     """
     key = this.warehouse_id
+    await _number_past(this, AHEAD)
     began = await value(this.source, "select now() - interval '10 minutes'")
     await as_owner(this.source, f"select darkpearl.close_warehouse('{key}', {this.target_cell})")
     await _catch_up(this)
@@ -121,24 +127,34 @@ async def hand_over(this: Move) -> None:
         odd = ", ".join(table for table in had if had[table] != has.get(table))
         raise CellError(f"not all rows arrived, of {odd}: undo it, and look into the cells' logs")
     await _copy_beside(this, began)
-    last = {name: reached for name, reached in await rows(this.source, _SEQUENCES) if reached}
+    await _number_past(this)
     events = await value(
         this.source, "select coalesce(pg_sequence_last_value('darkpearl.saga_events_id_seq'), 0)"
     )
     async with this.target.transaction():
-        for name, reached in last.items():
-            # Altering it, though nothing changes, keeps others from drawing from it meanwhile.
-            await this.target.execute(f"alter sequence {name} no cycle".encode())
-            await this.target.execute(
-                "select setval(%s, greatest(%s, coalesce(pg_sequence_last_value(%s), 1)))",
-                [name, reached, name],
-            )
         await this.target.execute(_SPEND_SHIPMENTS, [key])
         await this.target.execute(
             "update darkpearl.moved_warehouses set state = 'arrived', told_after = %s,"
             " changed_at = darkpearl.clock() where warehouse_id = %s",
             [events, key],
         )
+
+
+async def _number_past(this: Move, ahead: int = 0) -> None:
+    """Have rows there numbered on after those that have been numbered here.
+
+    Altering a sequence, though nothing changes, keeps others from drawing from it meanwhile, and
+    waits for whoever has: so it is done patiently, and where it has to be alone.
+    """
+    has = dict(await rows(this.target, _SEQUENCES))
+    statements = [
+        statement.format(name, reached + ahead)
+        for name, reached in await rows(this.source, _SEQUENCES)
+        if reached and reached > (has.get(name) or 0)
+        for statement in (_HOLD_SEQUENCE, _SET_SEQUENCE)
+    ]
+    if statements:
+        await patiently(this.target, *statements)
 
 
 async def withdraw(this: Move) -> None:

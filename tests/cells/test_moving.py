@@ -1,5 +1,6 @@
 """darkpearl cells move-warehouse: a warehouse goes from one cell to another, and loses nothing."""
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -220,6 +221,36 @@ async def test_orders_go_on_while_it_moves(pair: Pair, places: Places, moving: M
         async for _ in cells.move(places[0].url, moving[0], "north"):
             pass
     await load.check()
+
+
+async def test_a_long_transaction_in_the_other_cell_stops_nobody(
+    pair: Pair, places: Places, moving: Moving
+) -> None:
+    """Whoever has written there and not ended keeps a warehouse open, and nobody waiting."""
+    here, there = pair
+    home, north = places
+    code, warehouse, product = moving
+    await here.run(
+        "select setval('stock_movements_id_seq', %s)",
+        await there.value("select nextval('stock_movements_id_seq') + 10 * 1000 * 1000"),
+    )
+    on_its_way = cells.move(home.url, code, "north")
+    assert "copied" in await anext(on_its_way)
+    async with await AsyncConnection.connect(north.url) as long:
+        receive = "select darkpearl.receive_stock(%s, %s, 1)"
+        await long.execute(receive, [there.rotterdam, product])
+        rest = asyncio.create_task(anext(on_its_way))
+        await asyncio.sleep(1)
+        for _ in range(4):
+            await there.run("select nextval('stock_movements_id_seq')")
+            assert await takes(here, warehouse, product, [])
+        with pytest.raises(cells.CellError, match="somebody holds"):
+            await rest
+        assert await takes(here, warehouse, product, [])
+    async for _ in cells.move(home.url, code, "north"):
+        pass
+    assert await takes(there, warehouse, product, [])
+    await finished(there)
 
 
 async def test_what_does_not_fit_is_told(pair: Pair, moving: Moving, run: Run) -> None:
