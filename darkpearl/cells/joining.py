@@ -19,6 +19,8 @@ CATALOGUE = "darkpearl_catalogue"
 SHARED = ("cells", "products", "warehouses", "adjustment_reasons")
 COPY_SECONDS = 600.0
 """How long the first copy of the catalogue may take; it goes on in the server all the same."""
+FAILURES = 10
+"""After so many errors a copy is given up: the server tries again every few seconds, for ever."""
 SLOT_SECONDS = 60
 """How long a slot waits for the transactions that are under way at home when it is made."""
 DROP_SECONDS = 20.0
@@ -52,6 +54,9 @@ SUBSCRIBED = (
 _COPIED = (
     "select coalesce(bool_and(r.srsubstate = 'r'), false) from pg_subscription_rel as r"
     " inner join pg_subscription as s on s.oid = r.srsubid where s.subname = %s"
+)
+_ERRORS = (
+    "select apply_error_count + sync_error_count from pg_stat_subscription_stats where subname = %s"
 )
 _AT_WORK = (
     "select string_agg(code, ', ' order by code) from darkpearl.warehouses"
@@ -268,9 +273,12 @@ async def subscribe(
 ) -> None:
     """Subscribe to a publication of the same name, after statements that make room for its copy.
 
-    The slot is there already, so that both may be on one server. One that was there goes on.
+    The slot is there already, so that both may be on one server. One that was there goes on, by the
+    address that is given now.
     """
     if await one(there, SUBSCRIBED, name) is not None:
+        change = sql.SQL("alter subscription {} connection {}")
+        await there.execute(change.format(sql.Identifier(name), sql.Literal(make_conninfo(url))))
         await there.execute(f"alter subscription {name} enable".encode())
         return
     knows = there.info.server_version >= database.RUN_AS_OWNER
@@ -310,10 +318,16 @@ async def wait_for_copy(there: AsyncConnection[Any], name: str = CATALOGUE) -> N
     """Wait until all tables of a subscription are copied.
 
     Raises:
-        CellError: they aren't in time, though it may go on in the server.
+        CellError: they aren't in time, though it may go on in the server, or it keeps failing.
     """
     deadline = time.monotonic() + COPY_SECONDS
+    had = await value(there, _ERRORS, name)
     while not await value(there, _COPIED, name):
+        if await value(there, _ERRORS, name) - had >= FAILURES:
+            raise CellError(
+                "the copy fails: the log of the cell's server says why, as that the login of the"
+                " address may not read; then run it again"
+            )
         if time.monotonic() > deadline:
             raise CellError(
                 "not all is copied yet: the log of the cell's server says why; then run it again"

@@ -134,7 +134,9 @@ async def _open(home: str, code: str, to: str, source_url: str) -> AsyncIterator
             raise CellError(f"there is no {'cell ' + to if warehouse else 'warehouse ' + code}")
         warehouse_id, has = warehouse
         number, name, url = cell
-        target = await stack.enter_async_context(schema.connect(url or home))
+        # Home's own address is for others: by the login that reads the catalogue there.
+        url = home if number == 1 else url
+        target = await stack.enter_async_context(schema.connect(url))
         state, other = await one(target, STATE, warehouse_id) or ("", None)
         if has == number and state not in {"arrived", "here"}:
             raise CellError(f"{code} is cell {name}'s already")
@@ -158,7 +160,7 @@ async def _open(home: str, code: str, to: str, source_url: str) -> AsyncIterator
             comes_from,
             number,
             source_url or address,
-            url or home,
+            url,
             has == number,
         )
 

@@ -2,16 +2,18 @@
 
 import itertools
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
 from places import Place
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 from psycopg.conninfo import make_conninfo
 from terminal import Run
 
 from darkpearl import cells, schema
+from darkpearl.cells import joining
+from darkpearl.cells.joining import without_secrets
 
 Places = tuple[Place, Place]
 
@@ -112,6 +114,38 @@ async def test_a_number_is_given_once(places: Places, north: Place, run: Run) ->
     assert await value(north, "select darkpearl.this_cell()") == number + 1
     assert (await run("cells", "remove", "next", "--gone", "--yes")).code == 0
     assert await value(home, "select count(*) from pg_replication_slots") == 0
+
+
+async def test_a_login_that_may_not_read_is_told_and_another_goes_on(
+    places: Places, north: Place, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the docs make it, a login replicates; one that can't is told soon, and not kept."""
+    home, _ = places
+    monkeypatch.setattr(joining, "FAILURES", 2)
+    secret = "p@ss 'wörd\\"
+    as_replicator = make_conninfo(without_secrets(home.url), user="replicator", password=secret)
+    words: LiteralString = "create role replicator login replication password {}"
+    async with schema.connect(home.url) as connection:
+        await connection.execute(sql.SQL(words).format(secret))
+    add = ("cells", "add", north.url, "--name", "reads", "--home-url", as_replicator)
+    try:
+        refused = await run(*add)
+        assert (refused.code, refused.errors.splitlines()[-1].count("the copy fails")) == (2, 1)
+        assert (await run(*add[:-1], home.url)).code == 0
+        async with schema.connect(home.url) as connection:
+            await connection.execute("grant darkpearl_reader to replicator")
+        done = await run(*add)
+        assert done.code == 0, done
+        assert await value(north, "select subconninfo like '%replicator%' from pg_subscription")
+        async with schema.connect(home.url) as connection:
+            url = without_secrets(as_replicator)
+            await connection.execute("update darkpearl.cells set url = %s where number = 1", [url])
+        states = (await run("cells", "status", "--json")).rows
+        assert [each["trouble"] for each in states if "answer" in each["trouble"]] == []
+    finally:
+        await cells.remove(home.url, "reads")
+        async with schema.connect(home.url) as connection:
+            await connection.execute("drop role replicator")
 
 
 async def test_a_server_that_is_not_fit_is_told(

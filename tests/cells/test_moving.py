@@ -11,11 +11,13 @@ import pytest
 from moving import Load, Moving, new_warehouse
 from places import Place
 from psycopg import AsyncConnection
+from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 from shop import APPROVED, DECLINED, Shop
 from terminal import Run
 
 from darkpearl import cells
+from darkpearl.cells.joining import without_secrets
 
 Pair = tuple[Shop, Shop]
 Until = Callable[..., Awaitable[None]]
@@ -306,9 +308,14 @@ async def test_what_keeps_a_request_from_being_repeated_goes_along(
 async def test_a_warehouse_comes_home_and_moves_on(
     pair: Pair, places: Places, run: Run, until: Until
 ) -> None:
-    """From any cell to any other, and on from there; the feed of each tells what happened in it."""
+    """From any cell to any other, and on from there; the feed of each tells what happened in it.
+
+    The address that home has for the others is theirs: a login that may not move anything.
+    """
     here, there = pair
     home, _ = places
+    theirs = make_conninfo(without_secrets(home.url), user="nobody")
+    await here.run("update cells set url = %s where number = 1", theirs)
     beside = Place(home.server, "beside")
     await beside.anew()
     async for _ in cells.add(home.url, beside.url, "beside"):
