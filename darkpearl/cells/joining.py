@@ -14,6 +14,7 @@ from psycopg import AsyncConnection, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from darkpearl import database, schema
+from darkpearl.cells.plans import take_plans
 
 CATALOGUE = "darkpearl_catalogue"
 SHARED = ("cells", "products", "warehouses", "adjustment_reasons")
@@ -94,6 +95,9 @@ async def add(home: str, url: str, name: str, *, home_url: str = "") -> AsyncIte
             await there.execute("set local role darkpearl_owner")
             await there.execute("select darkpearl.become_cell(%s)", [number])
         yield f"its ids end in {number:02x}, its order numbers begin with {number}"
+        if await take_plans(at_home, there):
+            await schema.migrate(url)
+            yield "its plans have the numbers that they have at home"
         await at_home.execute(_FOUND_AT, [without_secrets(home_url or home)])
         await _publish(at_home, number)
         yield f"home publishes {', '.join(SHARED)}"

@@ -185,6 +185,51 @@ async def test_a_kill_within_the_migrate_is_none_the_worse(places: Places, north
     await cells.remove(home.url, "half")
 
 
+async def test_plans_have_the_numbers_of_home(places: Places, north: Place) -> None:
+    """A home that has seen releases has more versions of a plan: a new cell has the same ones."""
+    home, _ = places
+    older = (
+        "set session_replication_role = replica",
+        "update darkpearl.saga_steps set plan_version = 2 where saga_type = 'transfer'",
+        (
+            "insert into darkpearl.saga_steps select (jsonb_populate_record(s, jsonb_build_object("
+            "'plan_version', 1, 'step_name', 'old_' || s.step_name))).* from darkpearl.saga_steps as s"
+            " where s.saga_type = 'transfer'"
+        ),
+        (
+            "insert into darkpearl.step_settings select saga_type, 'old_' || step_name, 1, 2, 3, 4,"
+            " now() from darkpearl.step_settings where saga_type = 'transfer'"
+        ),
+    )
+    newer = (
+        "set session_replication_role = replica",
+        "delete from darkpearl.saga_steps where saga_type = 'transfer' and plan_version = 1",
+        "update darkpearl.saga_steps set plan_version = 1 where saga_type = 'transfer'",
+        "delete from darkpearl.step_settings where step_name ^@ 'old_'",
+    )
+    plans = (
+        "select jsonb_agg(s order by saga_type, plan_version, position)"
+        " from darkpearl.saga_steps as s"
+    )
+    settings = (
+        "select array_agg(backoff_seconds::text || coalesce(paused_until::text, '') order by 1)"
+        " from darkpearl.step_settings where step_name ^@ 'old_'"
+    )
+    async with schema.connect(home.url) as connection:
+        for each in older:
+            await connection.execute(each.encode())
+        try:
+            for _ in range(2):
+                await added(home, north, "same")
+                assert await value(north, plans) == await value(home, plans)
+                assert await value(north, settings) == ["3", "3"]
+            assert not (await schema.status(north.url)).pending
+        finally:
+            for each in newer:
+                await connection.execute(each.encode())
+            await cells.remove(home.url, "same")
+
+
 async def test_both_may_be_on_one_server(places: Places) -> None:
     """Two databases of a server are two cells, though a slot waits for all that is under way."""
     home, _ = places
