@@ -38,6 +38,12 @@ _CELL = (
     " where (name = %s or number::text = %s) and removed_at is null"
 )
 _URL = "select name, url from darkpearl.cells where number = %s and removed_at is null"
+_ONE_END = (
+    "select w.id, w.cell, h.url, c.number from darkpearl.warehouses as w inner join"
+    " darkpearl.cells as h on h.number = w.cell inner join darkpearl.cells as c on c.number"
+    " <> w.cell where w.code = %s and (c.name = %s or c.number::text = %s)"
+    " and c.removed_at is not null"
+)
 _PLANS = (
     "select saga_type, plan_version, md5(string_agg(t::text, ' ' order by position))"
     " from darkpearl.saga_steps as t group by 1, 2"
@@ -96,6 +102,8 @@ async def undo(home: str, code: str, to: str) -> None:
         CellError: it is another cell's already, or wasn't on its way there.
         schema.SchemaError: one of the cells can't be reached, or fails.
     """
+    if await _undo_alone(home, code, to):
+        return
     async with _open(home, code, to, "") as this:
         if this.is_handed_over:
             raise CellError(f"{code} is cell {this.target_cell}'s already")
@@ -115,6 +123,23 @@ async def undo(home: str, code: str, to: str) -> None:
             for each in await clearing(this):
                 await this.target.execute(each.encode())
         await as_owner(this.target, f"select darkpearl.open_warehouse('{key}')")
+
+
+async def _undo_alone(home: str, code: str, to: str) -> bool:
+    """Take back a move to a cell that was removed, where the warehouse is; whether it was such."""
+    async with schema.connect(home) as at_home:
+        await refuse_away_from_home(at_home)
+        await lock(at_home)
+        if (found := await one(at_home, _ONE_END, code, to, to)) is None:
+            return False
+        key, has, address, number = found
+        address = home if has == 1 else address
+        async with schema.connect(address) as source:
+            await withdraw(
+                Move(key, at_home, source, source, has, number, address, "", is_handed_over=False)
+            )
+            await as_owner(source, f"select darkpearl.open_warehouse('{key}')")
+    return True
 
 
 @asynccontextmanager

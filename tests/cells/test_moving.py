@@ -17,7 +17,7 @@ from shop import APPROVED, DECLINED, Shop
 from terminal import Run
 
 from darkpearl import cells
-from darkpearl.cells.joining import without_secrets
+from darkpearl.cells.joining import unsubscribe, without_secrets
 
 Pair = tuple[Shop, Shop]
 Until = Callable[..., Awaitable[None]]
@@ -456,6 +456,54 @@ async def test_a_kill_on_the_way_back_is_mended_by_another_run(
     assert runs > 8
     assert len(orders) > 162
     await settled((here, other), moving, orders)
+
+
+async def test_a_cell_goes_only_when_nobody_waits_for_it(
+    pair: Pair, places: Places, moving: Moving, third: Third, run: Run, until: Until
+) -> None:
+    """Not before moves, goods and orders have ended; a move to one that died is undone."""
+    here, _ = pair
+    name, _, other = third
+    code, warehouse, product = moving
+    home = places[0].url
+    await known(third, moving, until)
+    remove = ("cells", "remove", name, "--yes")
+
+    async def refused(because: str) -> None:
+        done = await run(*remove)
+        assert (done.code, done.errors.count("\n")) == (2, 1)
+        assert because in done.errors
+
+    number = await here.value("select number from cells where name = %s", name)
+    place = await here.value(
+        "insert into warehouses (code, name, cell) values (%s, 'N', %s) returning id", name, number
+    )
+    await known(third, (name, place, product), until)
+    await here.run("select transfer_stock(%s, %s, %s, 1)", warehouse, place, product)
+    await other.receive(product, 1, place)
+    order = await other.order((product, 1), warehouse=place)
+    await here.run("update warehouses set is_active = false where id = %s", place)
+    async for line in cells.move(home, code, name, source_url=home):
+        if "closed" in line:
+            break
+    await refused("a warehouse is on its way")
+    assert (await run("cells", "move-warehouse", code, "--to", name, "--undo")).code == 0
+    await refused("1 sagas that have not ended")
+    await other.settle(await other.advance(), APPROVED)
+    assert await other.order_status(order) == "fulfilled"
+    await refused("1 transfers are on their way")
+    await here.settle(await here.advance(), DECLINED)
+    assert await here.values("select id from stock_in_transit") == []
+    async for line in cells.move(home, code, name, source_url=home):
+        if "closed" in line:
+            break
+    for subscription in ("darkpearl_catalogue", f"darkpearl_move_{warehouse.hex}"):
+        await unsubscribe(other.connection, subscription)
+    assert (await run(*remove, "--gone")).code == 0
+    assert not await takes(here, warehouse, product, [])
+    assert (await run("cells", "move-warehouse", code, "--to", name, "--undo")).code == 0
+    assert await takes(here, warehouse, product, [])
+    await finished(here)
 
 
 async def test_it_does_not_come_back_before_all_is_told(
