@@ -1,7 +1,7 @@
-"""How a database becomes a cell, and ceases to be one.
+"""How a database becomes a cell.
 
 Every step looks first whether it was done, so a run that was killed is simply run again. The row
-of the cell comes first, since it gives the number, and is marked removed last.
+of the cell comes first, since it gives the number.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ _HOLDS = (
     " or exists (select from darkpearl.orders)"
 )
 _HAS_OTHERS = "select exists (select from darkpearl.cells where number <> 1 and removed_at is null)"
-_KNOWN = "select number, url, removed_at from darkpearl.cells where name = %s"
+KNOWN = "select number, url, removed_at from darkpearl.cells where name = %s"
 _GIVE = (
     "insert into darkpearl.cells (number, name, url)"
     " select max(number) + 1, %s, %s from darkpearl.cells returning number"
@@ -59,23 +59,6 @@ _COPIED = (
 _ERRORS = (
     "select apply_error_count + sync_error_count from pg_stat_subscription_stats where subname = %s"
 )
-_AT_WORK = (
-    "select string_agg(code, ', ' order by code) from darkpearl.warehouses"
-    " where cell = %s and is_active"
-)
-_MOVES = (
-    "select exists (select from darkpearl.moved_warehouses where state in ('coming', 'arrived'))"
-    " or exists (select from pg_publication where pubname ^@ 'darkpearl_move_')"
-)
-_UNFINISHED = (
-    "select nullif(count(*), 0) from darkpearl.sagas where (ready_at < 'infinity' or"
-    " status = 'stuck') and warehouse_id <> all (darkpearl.closed_warehouses())"
-)
-_ON_THEIR_WAY = (
-    "select nullif(count(*), 0) from darkpearl.stock_in_transit as t inner join"
-    " darkpearl.warehouses as w on w.id = t.to_warehouse_id where w.cell = %s"
-)
-_OTHERS = "select url from darkpearl.cells where removed_at is null and number not in (1, %s)"
 
 
 class CellError(schema.SchemaError):
@@ -119,70 +102,6 @@ async def add(home: str, url: str, name: str, *, home_url: str = "") -> AsyncIte
         yield "the catalogue is there"
 
 
-async def remove(home: str, name: str, *, url: str = "", is_gone: bool = False) -> int:
-    """Let a cell go that has no active warehouse: it gets no catalogue any more.
-
-    Args:
-        home: home, as a superuser.
-        name: what the cell is called.
-        url: the cell, as a superuser; if not given, what home knows.
-        is_gone: don't ask the cell, which isn't there any more.
-
-    Returns:
-        Its number, which is not given again.
-
-    Raises:
-        CellError: there is none of this name, it is home, it has warehouses that take orders, or
-            something of it isn't over: a move, an order, goods on their way to it.
-        schema.SchemaError: one of them can't be reached, or fails.
-    """
-    async with schema.connect(home) as at_home:
-        await refuse_away_from_home(at_home)
-        await lock(at_home)
-        known = await one(at_home, _KNOWN, name)
-        if known is None or known[0] == 1:
-            raise CellError(f"there is no cell {name} beside home")
-        number, address, removed_at = known
-        if codes := await value(at_home, _AT_WORK, number):
-            raise CellError(
-                f"cell {name} has warehouses that take orders: {codes}; set their is_active to"
-                " false first"
-            )
-        if not is_gone and removed_at is None:
-            async with schema.connect(url or address) as there:
-                await _refuse_unfinished(there, at_home, name, number)
-                await unsubscribe(there)
-        await drop_slot(at_home, slot_of(number))
-        await at_home.execute(
-            "update darkpearl.cells set removed_at = darkpearl.clock()"
-            " where number = %s and removed_at is null",
-            [number],
-        )
-    return int(number)
-
-
-async def _refuse_unfinished(
-    there: AsyncConnection[Any], at_home: AsyncConnection[Any], name: str, number: int
-) -> None:
-    """Refuse to let a cell go that somebody still waits for: nobody would find it any more.
-
-    Raises:
-        CellError: something isn't over.
-    """
-    if await value(there, _MOVES):
-        raise CellError(
-            f"a warehouse is on its way to cell {name}, or from it: end that, or undo it"
-        )
-    if count := await value(there, _UNFINISHED):
-        raise CellError(f"cell {name} has {count} sagas that have not ended, such as of orders")
-    count = await value(at_home, _ON_THEIR_WAY, number) or 0
-    for (url,) in await (await at_home.execute(_OTHERS, [number])).fetchall():
-        async with schema.connect(url) as other:
-            count += await value(other, _ON_THEIR_WAY, number) or 0
-    if count:
-        raise CellError(f"{count} transfers are on their way to cell {name}: see stock transit")
-
-
 async def refuse_reset(url: str) -> None:
     """Refuse to throw a database away that others depend on, or that would forget which one it is.
 
@@ -223,9 +142,16 @@ async def value(connection: AsyncConnection[Any], query: str, *values: Any) -> A
 
 
 async def lock(at_home: AsyncConnection[Any]) -> None:
-    """One change of the cells at a time, as long as the session lasts."""
+    """One change of the cells at a time, as long as the session lasts.
+
+    Raises:
+        CellError: another one goes on.
+    """
     await at_home.execute(f"set lock_timeout = '{schema.LOCK_SECONDS}s'")
-    await at_home.execute(_LOCK)
+    try:
+        await at_home.execute(_LOCK)
+    except psycopg.errors.LockNotAvailable:
+        raise CellError("another command changes cells: wait for its end") from None
 
 
 async def refuse_away_from_home(connection: AsyncConnection[Any]) -> None:
@@ -285,7 +211,7 @@ async def _number(
     address = without_secrets(url)
     is_numbered = await value(there, "select to_regproc('darkpearl.this_cell')")
     has = await value(there, "select darkpearl.this_cell()") if is_numbered else 1
-    known = await one(at_home, _KNOWN, name)
+    known = await one(at_home, KNOWN, name)
     if known is not None and (known[1] != address or known[2] is not None):
         raise CellError(
             f"there is or was a cell {name}, at {known[1] or 'home'}: choose another name"

@@ -58,6 +58,15 @@ end
 $$;
 comment on function closed_warehouses() is 'The warehouses of which nothing is written here, since another cell has them or will: an empty array where none is.';
 
+-- Whether a warehouse is on its way from here or to here: what is removed at one end meanwhile is missed at
+-- the other, where rows are counted before anything changes hands. Locks nothing.
+create or replace function is_warehouse_moving() returns boolean
+language sql stable
+set search_path = darkpearl, pg_temp
+return exists (select from moved_warehouses as m where m.state in ('coming', 'arrived'))
+or exists (select from pg_publication as p where p.pubname ^@ 'darkpearl_move_');
+comment on function is_warehouse_moving() is 'Internal: whether a warehouse is on its way from here or to here.';
+
 -- Refuses what is asked for a warehouse that is closed here. Locks nothing. Raises: DP050 when another
 -- cell has it, DP053 while none has, or this one not yet.
 create or replace function refuse_closed(p_warehouse_id uuid) returns void

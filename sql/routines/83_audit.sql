@@ -90,6 +90,7 @@ select 'saga of another cell''s warehouse is at work', s.id, format('warehouse %
 from sagas as s
 inner join warehouses as w on w.id = s.warehouse_id and w.cell <> this_cell()
 where s.ready_at < 'infinity'
+    and not exists (select from moved_warehouses as m where m.warehouse_id = w.id and m.state in ('coming', 'arrived'))
 union all
 -- Orders.
 select 'order total is not the sum of its lines and adjustments', o.id,

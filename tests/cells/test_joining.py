@@ -193,8 +193,8 @@ async def test_plans_have_the_numbers_of_home(places: Places, north: Place) -> N
         "update darkpearl.saga_steps set plan_version = 2 where saga_type = 'transfer'",
         (
             "insert into darkpearl.saga_steps select (jsonb_populate_record(s, jsonb_build_object("
-            "'plan_version', 1, 'step_name', 'old_' || s.step_name))).* from darkpearl.saga_steps as s"
-            " where s.saga_type = 'transfer'"
+            "'plan_version', 1, 'step_name', 'old_' || s.step_name))).*"
+            " from darkpearl.saga_steps as s where s.saga_type = 'transfer'"
         ),
         (
             "insert into darkpearl.step_settings select saga_type, 'old_' || step_name, 1, 2, 3, 4,"

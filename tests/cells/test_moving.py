@@ -16,8 +16,8 @@ from psycopg.rows import dict_row
 from shop import APPROVED, DECLINED, Shop
 from terminal import Run
 
-from darkpearl import cells
-from darkpearl.cells.joining import unsubscribe, without_secrets
+from darkpearl import cells, schema
+from darkpearl.cells.joining import lock, unsubscribe, without_secrets
 
 Pair = tuple[Shop, Shop]
 Until = Callable[..., Awaitable[None]]
@@ -190,11 +190,16 @@ async def test_it_is_undone_until_it_is_handed_over(
             break
     assert await takes(here, warehouse, product, orders) == (stage == "copied")
     assert not await takes(there, warehouse, product, orders)
+    assert await there.audit() == []
     # What is copied works on, as others do.
     beside = await here.order((product, 1), warehouse=here.lisbon)
     await here.settle(await here.advance(), APPROVED)
     assert await here.order_status(beside) == "fulfilled"
     assert await here.order_status(orders[-1]) == ("fulfilled" if stage == "copied" else "pending")
+    async with schema.connect(places[0].url) as another:
+        await lock(another)
+        refused = await run("cells", "move-warehouse", code, "--to", "north", "--undo")
+    assert refused.errors == "darkpearl: another command changes cells: wait for its end\n"
     for code_, said in ((0, "stays where it was"), (2, "isn't on its way")):
         undone = await run("cells", "move-warehouse", code, "--to", "north", "--undo")
         assert undone.code == code_, undone
@@ -253,6 +258,35 @@ async def test_a_long_transaction_in_the_other_cell_stops_nobody(
         pass
     assert await takes(there, warehouse, product, [])
     await finished(there)
+
+
+async def test_nothing_is_removed_while_it_moves(
+    pair: Pair, places: Places, moving: Moving
+) -> None:
+    """Retention of neither cell takes what the other counts; once all is there it goes on."""
+    here, there = pair
+    code, warehouse, product = moving
+    orders = await all_states(here, warehouse, product)
+    await finished(here)
+    rule = "update retention set keep_days = %s where kind = 'orders'"
+    removal = "select removed from apply_retention('orders', 10000)"
+    count = "select count(*) from orders where id = any(%s)"
+    for shop in pair:
+        await shop.turn_clock(40 * 24 * 3600)
+        await shop.run(rule, 30)
+    try:
+        async for _ in cells.move(places[0].url, code, "north"):
+            for shop in pair:
+                if await shop.value("select is_warehouse_moving()"):
+                    assert await shop.value(removal) == 0
+        assert await there.value(count, orders) == len(orders)
+        assert await there.audit() == []
+        for shop in pair:
+            assert await shop.value(removal) > 0
+            assert await shop.value(count, orders) == 0
+    finally:
+        for shop in pair:
+            await shop.run(rule, None)
 
 
 async def test_what_does_not_fit_is_told(pair: Pair, moving: Moving, run: Run) -> None:
