@@ -27,6 +27,7 @@ from darkpearl.cells.transit import (
     clearing,
     copy,
     hand_over,
+    refuse_clashes,
     rows,
     until,
     withdraw,
@@ -217,6 +218,7 @@ async def _check(this: Move) -> None:
                 f"version {plan[1]} of the plan of {plan[0]} isn't the same in cell"
                 f" {this.target_cell}: sagas of the warehouse go by it"
             )
+    await refuse_clashes(this)
     behind = await value(this.target, _BEHIND, this.warehouse_id)
     if behind and await this.state() == "gone":
         raise CellError(

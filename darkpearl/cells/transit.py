@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 
 from darkpearl.cells.joining import (
     LOOK_SECONDS,
@@ -51,6 +51,17 @@ _NOT_SO_FAR = "delete from darkpearl.spent_up_to where id < %s"
 _SPENT_UP_TO = (
     "insert into darkpearl.spent_up_to (id) select %s"
     " where not exists (select from darkpearl.spent_up_to)"
+)
+_UNIQUE = (
+    "select t.name::text, a.attname::text from darkpearl.warehouse_tables() as t"
+    " inner join pg_index as i on i.indrelid = t.name and i.indisunique and i.indnkeyatts = 1"
+    " inner join pg_attribute as a on a.attrelid = t.name and a.attnum = i.indkey[0]"
+)
+_NO_ROWS = "create temporary table came on commit drop as select {1} from {0} with no data"
+_CHOSEN = "copy (select {1} from {0} where warehouse_id = '{2}' and {1} is not null) to stdout"
+_CLASHES = (
+    "select string_agg(k, ', ') from (select t.{1}::text as k from came inner join {0} as t"
+    " using ({1}) where t.warehouse_id <> '{2}' order by 1 limit 3) as few"
 )
 STATE = "select state::text, other_cell from darkpearl.moved_warehouses where warehouse_id = %s"
 
@@ -109,6 +120,25 @@ async def copy(this: Move) -> None:
     await wait_for_copy(this.target, this.name)
     await _copy_beside(this)
     await _catch_up(this)
+
+
+async def refuse_clashes(this: Move) -> None:
+    """Refuse a copy that some row there would stop: what is one in a cell may be in both of them.
+
+    Raises:
+        CellError: ids or references that clients chose are.
+    """
+    for table, column in await rows(this.source, _UNIQUE):
+        about = (table, column, this.warehouse_id)
+        async with this.target.transaction(), this.target.cursor() as into:
+            await into.execute(_NO_ROWS.format(*about).encode())
+            await _stream(this, into, _CHOSEN.format(*about), "came")
+            row = await (await into.execute(_CLASHES.format(*about).encode())).fetchone()
+            if row and row[0]:
+                raise CellError(
+                    f"cell {this.target_cell} has the same {column} in {table} for another"
+                    f" warehouse: {row[0]}"
+                )
 
 
 async def hand_over(this: Move) -> None:
@@ -202,17 +232,22 @@ async def _copy_rows(this: Move, table: str, columns: str, where: str) -> None:
                 "alter table came alter spent_in drop not null, alter is_timed drop not null"
             )
         query = f"copy (select {columns} from {table} where {where}) to stdout"  # noqa: S608
-        async with (
-            this.source.cursor() as out,
-            out.copy(query.encode()) as sent,
-            into.copy(f"copy came ({columns}) from stdin".encode()) as taken,
-        ):
-            async for block in sent:
-                await taken.write(block)
+        await _stream(this, into, query, f"came ({columns})")
         await into.execute(
             f"insert into {table} ({columns}) select {columns} from came"  # noqa: S608
             " on conflict do nothing".encode()
         )
+
+
+async def _stream(this: Move, into: AsyncCursor[Any], query: str, to: str) -> None:
+    """What a query gives in one cell into a table in the other."""
+    async with (
+        this.source.cursor() as out,
+        out.copy(query.encode()) as sent,
+        into.copy(f"copy {to} from stdin".encode()) as taken,
+    ):
+        async for block in sent:
+            await taken.write(block)
 
 
 async def rows(connection: AsyncConnection[Any], query: str, *values: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
@@ -316,6 +317,31 @@ async def test_what_does_not_fit_is_told(pair: Pair, moving: Moving, run: Run) -
         == 0
     )
     await here.settle(await here.advance(), APPROVED)
+
+
+@pytest.mark.parametrize("what", ["id", "reference"])
+async def test_what_a_client_chose_in_both_cells_is_told(
+    pair: Pair, moving: Moving, run: Run, what: str
+) -> None:
+    """An id or a reference that both have could never be copied: refused before anything begins."""
+    here, there = pair
+    code, warehouse, product = moving
+    same = uuid4()
+    chosen: dict[str, Any] = {"p_order_id": same}
+    if what == "reference":
+        chosen = {"p_particulars": json.dumps({"reference": str(same)})}
+    await there.receive(product, 1, there.rotterdam)
+    for shop, place in ((here, warehouse), (there, there.rotterdam)):
+        await shop.order((product, 1), warehouse=place, **chosen)
+    await here.order((product, 1), warehouse=warehouse)
+    refused = await run("cells", "move-warehouse", code, "--to", "north", "--yes")
+    assert (refused.code, refused.errors.count("\n")) == (2, 1)
+    assert f"the same {what}" in refused.errors
+    assert str(same) in refused.errors
+    state = "select state from moved_warehouses where warehouse_id = %s"
+    assert await there.values(state, warehouse) == []
+    for shop in pair:
+        await finished(shop)
 
 
 async def test_what_keeps_a_request_from_being_repeated_goes_along(
