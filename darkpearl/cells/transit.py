@@ -111,8 +111,9 @@ async def copy(this: Move) -> None:
         await patiently(
             this.source,
             *(f"alter table {table} replica identity full" for table in whole),
-            f"create publication {this.name} for table {published}"
-            " with (publish_via_partition_root = true)",
+            # Whoever empties a table here empties no other warehouse's there.
+            f"create publication {this.name} for table {published} with"
+            " (publish_via_partition_root = true, publish = 'insert, update, delete')",
         )
     await make_slot(this.source, this.name)
     emptying = await clearing(this)

@@ -192,6 +192,8 @@ async def test_it_is_undone_until_it_is_handed_over(
     assert await takes(here, warehouse, product, orders) == (stage == "copied")
     assert not await takes(there, warehouse, product, orders)
     assert await there.audit() == []
+    empties = "select bool_or(pubtruncate) from pg_publication where pubname ^@ 'darkpearl_move'"
+    assert await here.value(empties) is False
     # What is copied works on, as others do.
     beside = await here.order((product, 1), warehouse=here.lisbon)
     await here.settle(await here.advance(), APPROVED)

@@ -173,7 +173,7 @@ async def test_the_catalogue_is_written_at_home(shop: Shop, table: str) -> None:
 
 @pytest.mark.usefixtures("other")
 async def test_nothing_that_others_have_is_deleted(shop: Shop) -> None:
-    """With several cells, products, warehouses and reasons stay: home can't see who names them."""
+    """With several cells products, warehouses and reasons stay, and so do their keys."""
     unused = await shop.product()
     for table in ("products", "warehouses", "adjustment_reasons"):
         await shop.run(f"alter table {table} enable trigger {table}_are_kept_for_other_cells")
@@ -181,9 +181,13 @@ async def test_nothing_that_others_have_is_deleted(shop: Shop) -> None:
         f"delete from products where id = '{unused}'",
         "delete from warehouses where code = 'RTM'",
         "delete from adjustment_reasons where code = 'theft'",
+        f"update products set id = new_id() where id = '{unused}'",
+        "update warehouses set id = new_id() where code = 'RTM'",
+        "update adjustment_reasons set code = 'thieves' where code = 'theft'",
     ):
         with shop.refused("DP016"):
             await shop.run(query)
+    await shop.run("update products set id = id, name = 'Renamed' where id = %s", unused)
     await shop.run("update products set is_active = false where id = %s", unused)
 
 
