@@ -58,6 +58,23 @@ end
 $$;
 comment on function closed_warehouses() is 'The warehouses of which nothing is written here, since another cell has them or will: an empty array where none is.';
 
+-- The warehouses that have left for another cell: their sagas that had not ended sleep here for ever, and need
+-- nothing any more. Locks nothing.
+create or replace function left_warehouses() returns uuid[]
+language plpgsql stable
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    return array(
+        select m.warehouse_id
+        from moved_warehouses as m
+        inner join warehouses as w on w.id = m.warehouse_id
+        where m.state = 'gone' and w.cell <> this_cell()
+    );
+end
+$$;
+comment on function left_warehouses() is 'Internal: the warehouses that have left for another cell, whose sagas sleep here for ever.';
+
 -- Whether a warehouse is on its way from here or to here: what is removed at one end meanwhile is missed at
 -- the other, where rows are counted before anything changes hands. Locks nothing.
 create or replace function is_warehouse_moving() returns boolean

@@ -270,6 +270,7 @@ inner join saga_steps as t
 inner join orders as o on o.id = s.id and o.warehouse_id = s.warehouse_id
 -- One that was cancelled meanwhile is ready since then, which is late and no sleep.
 where s.status = 'waiting' and s.ready_at > o.pay_by + interval '1 minute' and s.ready_at > clock()
+    and not array[s.warehouse_id] <@ (select closed_warehouses())
 union all
 select 'dispute has no payment', d.order_id, d.reference, d.order_id, null, null
 from disputes as d
