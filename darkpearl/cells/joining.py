@@ -21,7 +21,9 @@ SHARED = ("cells", "products", "warehouses", "adjustment_reasons")
 COPY_SECONDS = 600.0
 """How long the first copy of the catalogue may take; it goes on in the server all the same."""
 FAILURES = 10
-"""After so many errors a copy is given up: the server tries again every few seconds, for ever."""
+"""A copy is given up after so many errors: the server tries again every few seconds, for ever;"""
+FAILING_SECONDS = 20.0
+"""when meanwhile, for so long, no table has come to its end."""
 SLOT_SECONDS = 60
 """How long a slot waits for the transactions that are under way at home when it is made."""
 DROP_SECONDS = 20.0
@@ -52,9 +54,10 @@ SUBSCRIBED = (
     "select from pg_subscription where subname = %s and subdbid ="
     " (select oid from pg_database where datname = current_database())"
 )
-_COPIED = (
-    "select coalesce(bool_and(r.srsubstate = 'r'), false) from pg_subscription_rel as r"
-    " inner join pg_subscription as s on s.oid = r.srsubid where s.subname = %s"
+_TO_COPY = (
+    "select case when count(*) = 0 then -1 else count(*) filter (where r.srsubstate <> 'r') end"
+    " from pg_subscription_rel as r inner join pg_subscription as s on s.oid = r.srsubid"
+    " where s.subname = %s"
 )
 _ERRORS = (
     "select apply_error_count + sync_error_count from pg_stat_subscription_stats where subname = %s"
@@ -270,14 +273,22 @@ async def make_slot(connection: AsyncConnection[Any], slot: str) -> None:
     """A slot, if it isn't there; it waits for the transactions that are under way.
 
     Raises:
-        CellError: there is none left.
+        CellError: there is none left, or one of those goes on and on.
     """
     if await one(connection, SLOT, slot) is not None:
         return
     if not await value(connection, SLOTS_LEFT):
         raise CellError("there is no replication slot left: raise max_replication_slots")
     await connection.execute(f"set statement_timeout = '{SLOT_SECONDS}s'")
-    await connection.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
+    try:
+        await connection.execute(
+            "select pg_create_logical_replication_slot(%s, 'pgoutput')", [slot]
+        )
+    except psycopg.errors.QueryCanceled:
+        raise CellError(
+            "a transaction that has begun before doesn't end: pg_stat_activity and"
+            " pg_prepared_xacts have it; then run it again"
+        ) from None
     await connection.execute("reset statement_timeout")
 
 
@@ -287,15 +298,18 @@ async def wait_for_copy(there: AsyncConnection[Any], name: str = CATALOGUE) -> N
     Raises:
         CellError: they aren't in time, though it may go on in the server, or it keeps failing.
     """
-    deadline = time.monotonic() + COPY_SECONDS
-    had = await value(there, _ERRORS, name)
-    while not await value(there, _COPIED, name):
-        if await value(there, _ERRORS, name) - had >= FAILURES:
+    began = since = time.monotonic()
+    left, had = None, 0
+    while to_copy := await value(there, _TO_COPY, name):
+        now, errors = time.monotonic(), await value(there, _ERRORS, name)
+        if to_copy != left:
+            left, had, since = to_copy, errors, now
+        elif errors - had >= FAILURES and now - since > FAILING_SECONDS:
             raise CellError(
                 "the copy fails: the log of the cell's server says why, as that the login of the"
-                " address may not read; then run it again"
+                " address may not read, or no slot is left; then run it again"
             )
-        if time.monotonic() > deadline:
+        if now - began > COPY_SECONDS:
             raise CellError(
                 "not all is copied yet: the log of the cell's server says why; then run it again"
             )

@@ -312,4 +312,5 @@ async def patiently(connection: AsyncConnection[Any], *statements: str) -> None:
             await asyncio.sleep(seconds)
         else:
             return
-    raise CellError("somebody holds the tables: select * from blocking_sessions() says who")
+    place = f"{connection.info.dbname} at {connection.info.host}:{connection.info.port}"
+    raise CellError(f"somebody holds the tables of {place}: blocking_sessions() there says who")

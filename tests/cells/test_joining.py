@@ -122,6 +122,7 @@ async def test_a_login_that_may_not_read_is_told_and_another_goes_on(
     """As the docs make it, a login replicates; one that can't is told soon, and not kept."""
     home, _ = places
     monkeypatch.setattr(joining, "FAILURES", 2)
+    monkeypatch.setattr(joining, "FAILING_SECONDS", 0)
     secret = "p@ss 'wörd\\"
     as_replicator = make_conninfo(without_secrets(home.url), user="replicator", password=secret)
     words: LiteralString = "create role replicator login replication password {}"
@@ -242,6 +243,20 @@ async def test_both_may_be_on_one_server(places: Places) -> None:
         )
     finally:
         await cells.remove(home.url, "beside")
+
+
+async def test_a_transaction_that_goes_on_is_told(
+    places: Places, north: Place, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slot waits for who has begun to write at home, for a minute: then it is said what it is."""
+    home, _ = places
+    monkeypatch.setattr(joining, "SLOT_SECONDS", 1)
+    async with await AsyncConnection.connect(home.url) as long:
+        await long.execute("select pg_current_xact_id()")
+        refused = await run("cells", "add", north.url, "--name", "late")
+        assert (refused.code, refused.errors.splitlines()[-1].count("doesn't end")) == (2, 1)
+    assert (await run("cells", "add", north.url, "--name", "late")).code == 0
+    await cells.remove(home.url, "late")
 
 
 async def test_what_the_server_refuses_is_one_line(places: Places, run: Run) -> None:
