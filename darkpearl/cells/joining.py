@@ -55,9 +55,8 @@ SUBSCRIBED = (
     " (select oid from pg_database where datname = current_database())"
 )
 _TO_COPY = (
-    "select case when count(*) = 0 then -1 else count(*) filter (where r.srsubstate <> 'r') end"
-    " from pg_subscription_rel as r inner join pg_subscription as s on s.oid = r.srsubid"
-    " where s.subname = %s"
+    "select count(*) filter (where srsubstate <> 'r') + (count(*) = 0)::int from"
+    " pg_subscription_rel join pg_subscription as s on s.oid = srsubid where subname = %s"
 )
 _ERRORS = (
     "select apply_error_count + sync_error_count from pg_stat_subscription_stats where subname = %s"

@@ -24,10 +24,7 @@ _AT_WORK = (
     "select string_agg(code, ', ' order by code) from darkpearl.warehouses"
     " where cell = %s and is_active"
 )
-_MOVES = (
-    "select exists (select from darkpearl.moved_warehouses where state in ('coming', 'arrived'))"
-    " or exists (select from pg_publication where pubname ^@ 'darkpearl_move_')"
-)
+_MOVES = "select darkpearl.is_warehouse_moving()"
 _UNFINISHED = (
     "select nullif(count(*), 0) from darkpearl.sagas where (ready_at < 'infinity' or"
     " status = 'stuck') and warehouse_id <> all (darkpearl.closed_warehouses())"

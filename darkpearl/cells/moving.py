@@ -39,11 +39,9 @@ _CELL = (
     " where (name = %s or number::text = %s) and removed_at is null"
 )
 _URL = "select name, url from darkpearl.cells where number = %s and removed_at is null"
-_ONE_END = (
-    "select w.id, w.cell, h.url, c.number from darkpearl.warehouses as w inner join"
-    " darkpearl.cells as h on h.number = w.cell inner join darkpearl.cells as c on c.number"
-    " <> w.cell where w.code = %s and (c.name = %s or c.number::text = %s)"
-    " and c.removed_at is not null"
+_REMOVED = (
+    "select number from darkpearl.cells"
+    " where (name = %s or number::text = %s) and removed_at is not null"
 )
 _PLANS = (
     "select saga_type, plan_version, md5(string_agg(t::text, ' ' order by position))"
@@ -131,10 +129,12 @@ async def _undo_alone(home: str, code: str, to: str) -> bool:
     async with schema.connect(home) as at_home:
         await refuse_away_from_home(at_home)
         await lock(at_home)
-        if (found := await one(at_home, _ONE_END, code, to, to)) is None:
+        warehouse = await one(at_home, _WAREHOUSE, code)
+        number = await value(at_home, _REMOVED, to, to)
+        if warehouse is None or number is None or warehouse[1] == number:
             return False
-        key, has, address, number = found
-        address = home if has == 1 else address
+        key, has = warehouse
+        address = home if has == 1 else (await one(at_home, _URL, has))[1]
         async with schema.connect(address) as source:
             await withdraw(
                 Move(key, at_home, source, source, has, number, address, "", is_handed_over=False)

@@ -52,11 +52,7 @@ _SPENT_UP_TO = (
     "insert into darkpearl.spent_up_to (id) select %s"
     " where not exists (select from darkpearl.spent_up_to)"
 )
-_UNIQUE = (
-    "select t.name::text, a.attname::text from darkpearl.warehouse_tables() as t"
-    " inner join pg_index as i on i.indrelid = t.name and i.indisunique and i.indnkeyatts = 1"
-    " inner join pg_attribute as a on a.attrelid = t.name and a.attnum = i.indkey[0]"
-)
+_UNIQUE = "select name::text, key from darkpearl.warehouse_keys()"
 _NO_ROWS = "create temporary table came on commit drop as select {1} from {0} with no data"
 _CHOSEN = "copy (select {1} from {0} where warehouse_id = '{2}' and {1} is not null) to stdout"
 _CLASHES = (

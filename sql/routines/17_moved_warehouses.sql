@@ -32,6 +32,20 @@ begin atomic
 end;
 comment on function warehouse_tables() is 'Internal: the tables that have a warehouse''s rows, and whether it is in their keys.';
 
+-- What is one in a whole table of a warehouse's rows, and so could be in two cells at once: the columns that
+-- are unique by themselves. Locks nothing.
+create or replace function warehouse_keys(out name regclass, out key text) returns setof record
+language sql stable
+set search_path = darkpearl, pg_temp
+begin atomic
+    select t.name, a.attname
+    from warehouse_tables() as t
+    inner join pg_index as i on i.indrelid = t.name and i.indisunique and i.indnkeyatts = 1
+    inner join pg_attribute as a on a.attrelid = t.name and a.attnum = i.indkey[0]
+    order by t.name::text, a.attname;
+end;
+comment on function warehouse_keys() is 'Internal: what is one in a whole table of a warehouse''s rows.';
+
 -- The sequences that number those rows, and how far each is; null for one that has not begun. Order
 -- numbers have a range for each cell, and stay in it. Locks nothing.
 create or replace function warehouse_sequences(out name regclass, out reached bigint) returns setof record
@@ -80,7 +94,7 @@ comment on function left_warehouses() is 'Internal: the warehouses that have lef
 create or replace function is_warehouse_moving() returns boolean
 language sql stable
 set search_path = darkpearl, pg_temp
-return exists (select from moved_warehouses as m where m.state in ('coming', 'arrived'))
+return exists (select m.warehouse_id from moved_warehouses as m where m.state in ('coming', 'arrived'))
 or exists (select from pg_publication as p where p.pubname ^@ 'darkpearl_move_');
 comment on function is_warehouse_moving() is 'Internal: whether a warehouse is on its way from here or to here.';
 
