@@ -1,7 +1,7 @@
-"""How a database becomes a cell, and ceases to be one.
+"""How a database becomes a cell.
 
 Every step looks first whether it was done, so a run that was killed is simply run again. The row
-of the cell comes first, since it gives the number, and is marked removed last.
+of the cell comes first, since it gives the number.
 """
 
 import asyncio
@@ -14,11 +14,16 @@ from psycopg import AsyncConnection, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from darkpearl import database, schema
+from darkpearl.cells.plans import take_plans
 
 CATALOGUE = "darkpearl_catalogue"
 SHARED = ("cells", "products", "warehouses", "adjustment_reasons")
 COPY_SECONDS = 600.0
 """How long the first copy of the catalogue may take; it goes on in the server all the same."""
+FAILURES = 10
+"""A copy is given up after so many errors: the server tries again every few seconds, for ever;"""
+FAILING_SECONDS = 20.0
+"""when meanwhile, for so long, no table has come to its end."""
 SLOT_SECONDS = 60
 """How long a slot waits for the transactions that are under way at home when it is made."""
 DROP_SECONDS = 20.0
@@ -38,7 +43,7 @@ _HOLDS = (
     " or exists (select from darkpearl.orders)"
 )
 _HAS_OTHERS = "select exists (select from darkpearl.cells where number <> 1 and removed_at is null)"
-_KNOWN = "select number, url, removed_at from darkpearl.cells where name = %s"
+KNOWN = "select number, url, removed_at from darkpearl.cells where name = %s"
 _GIVE = (
     "insert into darkpearl.cells (number, name, url)"
     " select max(number) + 1, %s, %s from darkpearl.cells returning number"
@@ -49,13 +54,12 @@ SUBSCRIBED = (
     "select from pg_subscription where subname = %s and subdbid ="
     " (select oid from pg_database where datname = current_database())"
 )
-_COPIED = (
-    "select coalesce(bool_and(r.srsubstate = 'r'), false) from pg_subscription_rel as r"
-    " inner join pg_subscription as s on s.oid = r.srsubid where s.subname = %s"
+_TO_COPY = (
+    "select count(*) filter (where srsubstate <> 'r') + (count(*) = 0)::int from"
+    " pg_subscription_rel join pg_subscription as s on s.oid = srsubid where subname = %s"
 )
-_AT_WORK = (
-    "select string_agg(code, ', ' order by code) from darkpearl.warehouses"
-    " where cell = %s and is_active"
+_ERRORS = (
+    "select apply_error_count + sync_error_count from pg_stat_subscription_stats where subname = %s"
 )
 
 
@@ -89,52 +93,15 @@ async def add(home: str, url: str, name: str, *, home_url: str = "") -> AsyncIte
             await there.execute("set local role darkpearl_owner")
             await there.execute("select darkpearl.become_cell(%s)", [number])
         yield f"its ids end in {number:02x}, its order numbers begin with {number}"
+        if await take_plans(at_home, there):
+            await schema.migrate(url)
+            yield "its plans have the numbers that they have at home"
         await at_home.execute(_FOUND_AT, [without_secrets(home_url or home)])
         await _publish(at_home, number)
         yield f"home publishes {', '.join(SHARED)}"
         await _subscribe(there, number, home_url or home)
         await wait_for_copy(there)
         yield "the catalogue is there"
-
-
-async def remove(home: str, name: str, *, url: str = "", is_gone: bool = False) -> int:
-    """Let a cell go that has no active warehouse: it gets no catalogue any more.
-
-    Args:
-        home: home, as a superuser.
-        name: what the cell is called.
-        url: the cell, as a superuser; if not given, what home knows.
-        is_gone: don't ask the cell, which isn't there any more.
-
-    Returns:
-        Its number, which is not given again.
-
-    Raises:
-        CellError: there is none of this name, it is home, or it has warehouses that take orders.
-        schema.SchemaError: one of them can't be reached, or fails.
-    """
-    async with schema.connect(home) as at_home:
-        await refuse_away_from_home(at_home)
-        await lock(at_home)
-        known = await one(at_home, _KNOWN, name)
-        if known is None or known[0] == 1:
-            raise CellError(f"there is no cell {name} beside home")
-        number, address, removed_at = known
-        if codes := await value(at_home, _AT_WORK, number):
-            raise CellError(
-                f"cell {name} has warehouses that take orders: {codes}; set their is_active to"
-                " false first"
-            )
-        if not is_gone and removed_at is None:
-            async with schema.connect(url or address) as there:
-                await unsubscribe(there)
-        await drop_slot(at_home, slot_of(number))
-        await at_home.execute(
-            "update darkpearl.cells set removed_at = darkpearl.clock()"
-            " where number = %s and removed_at is null",
-            [number],
-        )
-    return int(number)
 
 
 async def refuse_reset(url: str) -> None:
@@ -177,9 +144,16 @@ async def value(connection: AsyncConnection[Any], query: str, *values: Any) -> A
 
 
 async def lock(at_home: AsyncConnection[Any]) -> None:
-    """One change of the cells at a time, as long as the session lasts."""
+    """One change of the cells at a time, as long as the session lasts.
+
+    Raises:
+        CellError: another one goes on.
+    """
     await at_home.execute(f"set lock_timeout = '{schema.LOCK_SECONDS}s'")
-    await at_home.execute(_LOCK)
+    try:
+        await at_home.execute(_LOCK)
+    except psycopg.errors.LockNotAvailable:
+        raise CellError("another command changes cells: wait for its end") from None
 
 
 async def refuse_away_from_home(connection: AsyncConnection[Any]) -> None:
@@ -239,7 +213,7 @@ async def _number(
     address = without_secrets(url)
     is_numbered = await value(there, "select to_regproc('darkpearl.this_cell')")
     has = await value(there, "select darkpearl.this_cell()") if is_numbered else 1
-    known = await one(at_home, _KNOWN, name)
+    known = await one(at_home, KNOWN, name)
     if known is not None and (known[1] != address or known[2] is not None):
         raise CellError(
             f"there is or was a cell {name}, at {known[1] or 'home'}: choose another name"
@@ -268,9 +242,12 @@ async def subscribe(
 ) -> None:
     """Subscribe to a publication of the same name, after statements that make room for its copy.
 
-    The slot is there already, so that both may be on one server. One that was there goes on.
+    The slot is there already, so that both may be on one server. One that was there goes on, by the
+    address that is given now.
     """
     if await one(there, SUBSCRIBED, name) is not None:
+        change = sql.SQL("alter subscription {} connection {}")
+        await there.execute(change.format(sql.Identifier(name), sql.Literal(make_conninfo(url))))
         await there.execute(f"alter subscription {name} enable".encode())
         return
     knows = there.info.server_version >= database.RUN_AS_OWNER
@@ -295,14 +272,22 @@ async def make_slot(connection: AsyncConnection[Any], slot: str) -> None:
     """A slot, if it isn't there; it waits for the transactions that are under way.
 
     Raises:
-        CellError: there is none left.
+        CellError: there is none left, or one of those goes on and on.
     """
     if await one(connection, SLOT, slot) is not None:
         return
     if not await value(connection, SLOTS_LEFT):
         raise CellError("there is no replication slot left: raise max_replication_slots")
     await connection.execute(f"set statement_timeout = '{SLOT_SECONDS}s'")
-    await connection.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
+    try:
+        await connection.execute(
+            "select pg_create_logical_replication_slot(%s, 'pgoutput')", [slot]
+        )
+    except psycopg.errors.QueryCanceled:
+        raise CellError(
+            "a transaction that has begun before doesn't end: pg_stat_activity and"
+            " pg_prepared_xacts have it; then run it again"
+        ) from None
     await connection.execute("reset statement_timeout")
 
 
@@ -310,11 +295,20 @@ async def wait_for_copy(there: AsyncConnection[Any], name: str = CATALOGUE) -> N
     """Wait until all tables of a subscription are copied.
 
     Raises:
-        CellError: they aren't in time, though it may go on in the server.
+        CellError: they aren't in time, though it may go on in the server, or it keeps failing.
     """
-    deadline = time.monotonic() + COPY_SECONDS
-    while not await value(there, _COPIED, name):
-        if time.monotonic() > deadline:
+    began = since = time.monotonic()
+    left, had = None, 0
+    while to_copy := await value(there, _TO_COPY, name):
+        now, errors = time.monotonic(), await value(there, _ERRORS, name)
+        if to_copy != left:
+            left, had, since = to_copy, errors, now
+        elif errors - had >= FAILURES and now - since > FAILING_SECONDS:
+            raise CellError(
+                "the copy fails: the log of the cell's server says why, as that the login of the"
+                " address may not read, or no slot is left; then run it again"
+            )
+        if now - began > COPY_SECONDS:
             raise CellError(
                 "not all is copied yet: the log of the cell's server says why; then run it again"
             )

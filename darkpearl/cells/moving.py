@@ -27,6 +27,7 @@ from darkpearl.cells.transit import (
     clearing,
     copy,
     hand_over,
+    refuse_clashes,
     rows,
     until,
     withdraw,
@@ -38,6 +39,10 @@ _CELL = (
     " where (name = %s or number::text = %s) and removed_at is null"
 )
 _URL = "select name, url from darkpearl.cells where number = %s and removed_at is null"
+_REMOVED = (
+    "select number from darkpearl.cells"
+    " where (name = %s or number::text = %s) and removed_at is not null"
+)
 _PLANS = (
     "select saga_type, plan_version, md5(string_agg(t::text, ' ' order by position))"
     " from darkpearl.saga_steps as t group by 1, 2"
@@ -96,6 +101,8 @@ async def undo(home: str, code: str, to: str) -> None:
         CellError: it is another cell's already, or wasn't on its way there.
         schema.SchemaError: one of the cells can't be reached, or fails.
     """
+    if await _undo_alone(home, code, to):
+        return
     async with _open(home, code, to, "") as this:
         if this.is_handed_over:
             raise CellError(f"{code} is cell {this.target_cell}'s already")
@@ -117,6 +124,25 @@ async def undo(home: str, code: str, to: str) -> None:
         await as_owner(this.target, f"select darkpearl.open_warehouse('{key}')")
 
 
+async def _undo_alone(home: str, code: str, to: str) -> bool:
+    """Take back a move to a cell that was removed, where the warehouse is; whether it was such."""
+    async with schema.connect(home) as at_home:
+        await refuse_away_from_home(at_home)
+        await lock(at_home)
+        warehouse = await one(at_home, _WAREHOUSE, code)
+        number = await value(at_home, _REMOVED, to, to)
+        if warehouse is None or number is None or warehouse[1] == number:
+            return False
+        key, has = warehouse
+        address = home if has == 1 else (await one(at_home, _URL, has))[1]
+        async with schema.connect(address) as source:
+            await withdraw(
+                Move(key, at_home, source, source, has, number, address, "", is_handed_over=False)
+            )
+            await as_owner(source, f"select darkpearl.open_warehouse('{key}')")
+    return True
+
+
 @asynccontextmanager
 async def _open(home: str, code: str, to: str, source_url: str) -> AsyncIterator[Move]:
     """Find the warehouse and its cells.
@@ -134,7 +160,9 @@ async def _open(home: str, code: str, to: str, source_url: str) -> AsyncIterator
             raise CellError(f"there is no {'cell ' + to if warehouse else 'warehouse ' + code}")
         warehouse_id, has = warehouse
         number, name, url = cell
-        target = await stack.enter_async_context(schema.connect(url or home))
+        # Home's own address is for others: by the login that reads the catalogue there.
+        url = home if number == 1 else url
+        target = await stack.enter_async_context(schema.connect(url))
         state, other = await one(target, STATE, warehouse_id) or ("", None)
         if has == number and state not in {"arrived", "here"}:
             raise CellError(f"{code} is cell {name}'s already")
@@ -146,6 +174,10 @@ async def _open(home: str, code: str, to: str, source_url: str) -> AsyncIterator
         if address is None:
             raise CellError(f"cell {comes_from}, which {code} comes from, was removed")
         source = await stack.enter_async_context(schema.connect(address))
+        for each in (at_home, source, target):
+            await each.execute(f"set lock_timeout = '{schema.LOCK_SECONDS}s'".encode())
+            # Each step is on its server's disk before another server goes on with the next.
+            await each.execute("set synchronous_commit = on")
         yield Move(
             warehouse_id,
             at_home,
@@ -154,7 +186,7 @@ async def _open(home: str, code: str, to: str, source_url: str) -> AsyncIterator
             comes_from,
             number,
             source_url or address,
-            url or home,
+            url,
             has == number,
         )
 
@@ -186,6 +218,7 @@ async def _check(this: Move) -> None:
                 f"version {plan[1]} of the plan of {plan[0]} isn't the same in cell"
                 f" {this.target_cell}: sagas of the warehouse go by it"
             )
+    await refuse_clashes(this)
     behind = await value(this.target, _BEHIND, this.warehouse_id)
     if behind and await this.state() == "gone":
         raise CellError(

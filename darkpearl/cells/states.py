@@ -40,7 +40,12 @@ async def states(home: str) -> list[Row]:
     cells = await _rows(home, _CELLS)
     sent = {each.pop("number"): each for each in await _rows(home, _CATALOGUE)}
     return await asyncio.gather(
-        *(_state(cell["url"] or home, cell, sent.get(cell["number"], {})) for cell in cells)
+        *(
+            # Home's own address is for others: by the login that reads the catalogue there.
+            _state(home if number == 1 else cell["url"], cell, sent.get(number, {}))
+            for cell in cells
+            for number in (cell["number"],)
+        )
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 
 from darkpearl.cells.joining import (
     LOOK_SECONDS,
@@ -29,6 +29,9 @@ CATCH_UP_SECONDS = 60.0
 """How long the last changes may take to arrive, while nobody can write."""
 LOCK_SECONDS = (0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 1.0, 2.0, 2.0, 4.0)
 """How long the tables' locks are tried for, each time longer; between them others get on."""
+AHEAD = 1_000_000
+"""How many numbers more than are needed the other cell leaves out, so that it need not be stopped
+again while nobody can write."""
 PREFIX = "darkpearl_move_"
 _TABLES = "select name::text from darkpearl.warehouse_tables()"
 _WITHOUT_KEY = f"{_TABLES} where not is_keyed"
@@ -38,6 +41,8 @@ _CONFIRMED = (
     "select confirmed_flush_lsn >= %s::pg_lsn from pg_replication_slots where slot_name = %s"
 )
 _SEQUENCES = "select name::text, reached from darkpearl.warehouse_sequences()"
+_HOLD_SEQUENCE = "alter sequence {} no cycle"
+_SET_SEQUENCE = "select setval('{0}', greatest({1}, coalesce(pg_sequence_last_value('{0}'), 1)))"
 _SPEND_SHIPMENTS = (
     "insert into darkpearl.spent_ids (id) select id from darkpearl.shipments"
     " where warehouse_id = %s on conflict do nothing"
@@ -46,6 +51,13 @@ _NOT_SO_FAR = "delete from darkpearl.spent_up_to where id < %s"
 _SPENT_UP_TO = (
     "insert into darkpearl.spent_up_to (id) select %s"
     " where not exists (select from darkpearl.spent_up_to)"
+)
+_UNIQUE = "select name::text, key from darkpearl.warehouse_keys()"
+_NO_ROWS = "create temporary table came on commit drop as select {1} from {0} with no data"
+_CHOSEN = "copy (select {1} from {0} where warehouse_id = '{2}' and {1} is not null) to stdout"
+_CLASHES = (
+    "select string_agg(k, ', ') from (select t.{1}::text as k from came inner join {0} as t"
+    " using ({1}) where t.warehouse_id <> '{2}' order by 1 limit 3) as few"
 )
 STATE = "select state::text, other_cell from darkpearl.moved_warehouses where warehouse_id = %s"
 
@@ -95,8 +107,9 @@ async def copy(this: Move) -> None:
         await patiently(
             this.source,
             *(f"alter table {table} replica identity full" for table in whole),
-            f"create publication {this.name} for table {published}"
-            " with (publish_via_partition_root = true)",
+            # Whoever empties a table here empties no other warehouse's there.
+            f"create publication {this.name} for table {published} with"
+            " (publish_via_partition_root = true, publish = 'insert, update, delete')",
         )
     await make_slot(this.source, this.name)
     emptying = await clearing(this)
@@ -106,6 +119,25 @@ async def copy(this: Move) -> None:
     await _catch_up(this)
 
 
+async def refuse_clashes(this: Move) -> None:
+    """Refuse a copy that some row there would stop: what is one in a cell may be in both of them.
+
+    Raises:
+        CellError: ids or references that clients chose are.
+    """
+    for table, column in await rows(this.source, _UNIQUE):
+        about = (table, column, this.warehouse_id)
+        async with this.target.transaction(), this.target.cursor() as into:
+            await into.execute(_NO_ROWS.format(*about).encode())
+            await _stream(this, into, _CHOSEN.format(*about), "came")
+            row = await (await into.execute(_CLASHES.format(*about).encode())).fetchone()
+            if row and row[0]:
+                raise CellError(
+                    f"cell {this.target_cell} has the same {column} in {table} for another"
+                    f" warehouse: {row[0]}"
+                )
+
+
 async def hand_over(this: Move) -> None:
     """Close the warehouse, wait until all of it is there, and make sure of that.
 
@@ -113,6 +145,7 @@ async def hand_over(this: Move) -> None:
         CellError: it isn't there in time, or some rows are missing: nothing has changed hands.
     """
     key = this.warehouse_id
+    await _number_past(this, AHEAD)
     began = await value(this.source, "select now() - interval '10 minutes'")
     await as_owner(this.source, f"select darkpearl.close_warehouse('{key}', {this.target_cell})")
     await _catch_up(this)
@@ -121,24 +154,34 @@ async def hand_over(this: Move) -> None:
         odd = ", ".join(table for table in had if had[table] != has.get(table))
         raise CellError(f"not all rows arrived, of {odd}: undo it, and look into the cells' logs")
     await _copy_beside(this, began)
-    last = {name: reached for name, reached in await rows(this.source, _SEQUENCES) if reached}
+    await _number_past(this)
     events = await value(
         this.source, "select coalesce(pg_sequence_last_value('darkpearl.saga_events_id_seq'), 0)"
     )
     async with this.target.transaction():
-        for name, reached in last.items():
-            # Altering it, though nothing changes, keeps others from drawing from it meanwhile.
-            await this.target.execute(f"alter sequence {name} no cycle".encode())
-            await this.target.execute(
-                "select setval(%s, greatest(%s, coalesce(pg_sequence_last_value(%s), 1)))",
-                [name, reached, name],
-            )
         await this.target.execute(_SPEND_SHIPMENTS, [key])
         await this.target.execute(
             "update darkpearl.moved_warehouses set state = 'arrived', told_after = %s,"
             " changed_at = darkpearl.clock() where warehouse_id = %s",
             [events, key],
         )
+
+
+async def _number_past(this: Move, ahead: int = 0) -> None:
+    """Have rows there numbered on after those that have been numbered here.
+
+    Altering a sequence, though nothing changes, keeps others from drawing from it meanwhile, and
+    waits for whoever has: so it is done patiently, and where it has to be alone.
+    """
+    has = dict(await rows(this.target, _SEQUENCES))
+    statements = [
+        statement.format(name, reached + ahead)
+        for name, reached in await rows(this.source, _SEQUENCES)
+        if reached and reached > (has.get(name) or 0)
+        for statement in (_HOLD_SEQUENCE, _SET_SEQUENCE)
+    ]
+    if statements:
+        await patiently(this.target, *statements)
 
 
 async def withdraw(this: Move) -> None:
@@ -186,17 +229,22 @@ async def _copy_rows(this: Move, table: str, columns: str, where: str) -> None:
                 "alter table came alter spent_in drop not null, alter is_timed drop not null"
             )
         query = f"copy (select {columns} from {table} where {where}) to stdout"  # noqa: S608
-        async with (
-            this.source.cursor() as out,
-            out.copy(query.encode()) as sent,
-            into.copy(f"copy came ({columns}) from stdin".encode()) as taken,
-        ):
-            async for block in sent:
-                await taken.write(block)
+        await _stream(this, into, query, f"came ({columns})")
         await into.execute(
             f"insert into {table} ({columns}) select {columns} from came"  # noqa: S608
             " on conflict do nothing".encode()
         )
+
+
+async def _stream(this: Move, into: AsyncCursor[Any], query: str, to: str) -> None:
+    """What a query gives in one cell into a table in the other."""
+    async with (
+        this.source.cursor() as out,
+        out.copy(query.encode()) as sent,
+        into.copy(f"copy {to} from stdin".encode()) as taken,
+    ):
+        async for block in sent:
+            await taken.write(block)
 
 
 async def rows(connection: AsyncConnection[Any], query: str, *values: Any) -> list[Any]:
@@ -260,4 +308,5 @@ async def patiently(connection: AsyncConnection[Any], *statements: str) -> None:
             await asyncio.sleep(seconds)
         else:
             return
-    raise CellError("somebody holds the tables: select * from blocking_sessions() says who")
+    place = f"{connection.info.dbname} at {connection.info.host}:{connection.info.port}"
+    raise CellError(f"somebody holds the tables of {place}: blocking_sessions() there says who")

@@ -42,7 +42,7 @@ _CELLS = "select number, name, url from darkpearl.cells where removed_at is null
 _COLUMNS = (
     "select c.relname::text, a.attname::text, format_type(a.atttypid, a.atttypmod)"
     " from pg_class as c inner join pg_attribute as a on a.attrelid = c.oid"
-    " where c.relnamespace = to_regnamespace(%s) and c.relkind = any(%s)"
+    " where c.relnamespace = to_regnamespace(quote_ident(%s)) and c.relkind = any(%s)"
     " and not c.relispartition and a.attnum > 0 and not a.attisdropped"
     " and has_column_privilege('darkpearl_reader', c.oid, a.attnum, 'select')"
     " order by c.relname, a.attnum"
@@ -57,7 +57,8 @@ _QUIETLY = (
 _MADE = "select srvname::text from pg_foreign_server where srvname ~ '^darkpearl_cell_[0-9]+$'"
 _OPTIONS = "select unnest(srvoptions) from pg_foreign_server where srvname = %s"
 _VIEWS = (
-    "select relname::text from pg_class where relnamespace = to_regnamespace(%s) and relkind = 'v'"
+    "select relname::text from pg_class where relnamespace = to_regnamespace(quote_ident(%s))"
+    " and relkind = 'v' and relowner = 'darkpearl_reader'::regrole"
 )
 
 Columns = dict[str, dict[str, str]]
@@ -323,7 +324,7 @@ async def _drop(here: AsyncConnection[Any], kind: LiteralString, *path: str) -> 
 
 async def _schema(here: AsyncConnection[Any], name: str) -> None:
     """A schema, in which darkpearl_reader may look."""
-    if await value(here, "select to_regnamespace(%s)", name) is None:
+    if await value(here, "select to_regnamespace(quote_ident(%s))", name) is None:
         await _run(here, "create schema {}", name)
     await _run(here, "grant usage on schema {} to {}", name, READER)
 

@@ -121,43 +121,49 @@ begin
 end
 $$;
 
--- Trigger: what other cells may have rows of is not deleted, since home can't see them. Locks
--- nothing. Raises: DP016.
+-- Trigger: what other cells may have rows of is not deleted, nor known by another key, since home can't
+-- see them. Its argument is the key. Locks nothing. Raises: DP016.
 create or replace function refuse_to_drop_what_is_shared() returns trigger
 language plpgsql
 security definer
 set search_path = darkpearl, pg_temp
 as $$
 begin
-    if exists (select from cells as c where c.number <> 1) then
+    if tg_op = 'UPDATE' and to_jsonb(new) -> tg_argv[0] = to_jsonb(old) -> tg_argv[0] then
+        return new;
+    elsif exists (select from cells as c where c.number <> 1) then
         perform refuse(
             'DP016', format('%s of several cells', rtrim(tg_table_name, 's')),
             'Other cells may have stock and orders that name it.',
             'Set is_active to false instead; a reason stays.'
         );
     end if;
-    return old;
+    return case when tg_op = 'UPDATE' then new else old end;
 end
 $$;
-comment on function refuse_to_drop_what_is_shared() is 'Trigger: with more than one cell, refuses to delete what the others have a copy of.';
+comment on function refuse_to_drop_what_is_shared() is
+    'Trigger: with more than one cell, refuses to delete what the others have a copy of, or to change its key.';
 
 do $$
 declare
-    v_table text;
+    v_shared record;
 begin
-    foreach v_table in array array['products', 'warehouses', 'adjustment_reasons'] loop
+    for v_shared in
+        select * from (values ('products', 'id'), ('warehouses', 'id'), ('adjustment_reasons', 'code')) as t (name, key)
+    loop
         execute format(
-            'create or replace trigger %1$s_are_kept_for_other_cells before delete on %1$s '
-            'for each row execute function refuse_to_drop_what_is_shared()',
-            v_table
+            'create or replace trigger %1$s_are_kept_for_other_cells before delete or update of %2$s on %1$s '
+            'for each row execute function refuse_to_drop_what_is_shared(%2$L)',
+            v_shared.name, v_shared.key
         );
     end loop;
 end
 $$;
 
 -- Trigger: a warehouse belongs to a cell that is there, and changes it only while nothing of it is
--- known: home sees its own rows alone, so another cell's stays that cell's. Locks nothing.
--- Raises: DP010 for a cell that was removed, DP016.
+-- known: home sees its own rows alone, so another cell's stays that cell's. Whoever is just making its first
+-- stock or order is waited for, and who comes later sees the new cell.
+-- Locks: the warehouse. Raises: DP010 for a cell that was removed, DP016.
 create or replace function refuse_odd_cell() returns trigger
 language plpgsql
 security definer
@@ -165,6 +171,9 @@ set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 begin
+    if tg_op = 'UPDATE' then
+        perform from warehouses as w where w.id = old.id for update;
+    end if;
     if exists (select from cells as c where c.number = new.cell and c.removed_at is not null) then
         perform refuse(
             'DP010', 'no such cell', format('Cell %s was removed.', new.cell), 'Choose one of the cells that are there.'

@@ -32,6 +32,20 @@ begin atomic
 end;
 comment on function warehouse_tables() is 'Internal: the tables that have a warehouse''s rows, and whether it is in their keys.';
 
+-- What is one in a whole table of a warehouse's rows, and so could be in two cells at once: the columns that
+-- are unique by themselves. Locks nothing.
+create or replace function warehouse_keys(out name regclass, out key text) returns setof record
+language sql stable
+set search_path = darkpearl, pg_temp
+begin atomic
+    select t.name, a.attname
+    from warehouse_tables() as t
+    inner join pg_index as i on i.indrelid = t.name and i.indisunique and i.indnkeyatts = 1
+    inner join pg_attribute as a on a.attrelid = t.name and a.attnum = i.indkey[0]
+    order by t.name::text, a.attname;
+end;
+comment on function warehouse_keys() is 'Internal: what is one in a whole table of a warehouse''s rows.';
+
 -- The sequences that number those rows, and how far each is; null for one that has not begun. Order
 -- numbers have a range for each cell, and stay in it. Locks nothing.
 create or replace function warehouse_sequences(out name regclass, out reached bigint) returns setof record
@@ -57,6 +71,32 @@ begin
 end
 $$;
 comment on function closed_warehouses() is 'The warehouses of which nothing is written here, since another cell has them or will: an empty array where none is.';
+
+-- The warehouses that have left for another cell: their sagas that had not ended sleep here for ever, and need
+-- nothing any more. Locks nothing.
+create or replace function left_warehouses() returns uuid[]
+language plpgsql stable
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    return array(
+        select m.warehouse_id
+        from moved_warehouses as m
+        inner join warehouses as w on w.id = m.warehouse_id
+        where m.state = 'gone' and w.cell <> this_cell()
+    );
+end
+$$;
+comment on function left_warehouses() is 'Internal: the warehouses that have left for another cell, whose sagas sleep here for ever.';
+
+-- Whether a warehouse is on its way from here or to here: what is removed at one end meanwhile is missed at
+-- the other, where rows are counted before anything changes hands. Locks nothing.
+create or replace function is_warehouse_moving() returns boolean
+language sql stable
+set search_path = darkpearl, pg_temp
+return exists (select m.warehouse_id from moved_warehouses as m where m.state in ('coming', 'arrived'))
+or exists (select from pg_publication as p where p.pubname ^@ 'darkpearl_move_');
+comment on function is_warehouse_moving() is 'Internal: whether a warehouse is on its way from here or to here.';
 
 -- Refuses what is asked for a warehouse that is closed here. Locks nothing. Raises: DP050 when another
 -- cell has it, DP053 while none has, or this one not yet.

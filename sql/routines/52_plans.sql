@@ -258,8 +258,8 @@ return (plan_of(p_saga.saga_type, p_saga.plan_version))[p_saga.position];
 comment on function step_of(sagas) is 'Internal: the step of its plan at which a saga stands.';
 
 -- The functions that must stay, for sagas that have not ended follow plans that name them:
--- those that are stuck count. Each with its arguments: another of its name is no stand-in.
--- `db migrate` asks before it removes a function. Locks nothing.
+-- those that are stuck count, and those of warehouses that have left don't. Each with its arguments:
+-- another of its name is no stand-in. `db migrate` asks before it removes a function. Locks nothing.
 create or replace function functions_in_use()
 returns table (function regprocedure, saga_type text, plan_version smallint, sagas bigint)
 language sql stable
@@ -269,7 +269,7 @@ begin atomic
     from (
         select s.saga_type, s.plan_version, count(*) as sagas
         from sagas as s
-        where s.ready_at is not null or s.status = 'stuck'
+        where (s.ready_at is not null or s.status = 'stuck') and not array[s.warehouse_id] <@ (select left_warehouses())
         group by s.saga_type, s.plan_version
     ) as p
     cross join lateral functions_of_plan(array(

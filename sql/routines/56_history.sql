@@ -259,8 +259,8 @@ comment on function place_events(bigint) is
     'Housekeeping: moves events that came when their month had no partition into one of their own. Keeps nobody waiting.';
 
 -- The monthly partitions of saga_events that end before a day, oldest first, with the number of
--- their events, up to the first that tells of a saga that has not ended, which is `needed`.
--- Locks nothing.
+-- their events, up to the first that tells of a saga that has not ended, which is `needed`; those of
+-- warehouses that have left never will. Locks nothing.
 create or replace function old_event_partitions(p_before date)
 returns table (name text, events bigint, needed boolean)
 language plpgsql stable
@@ -278,8 +278,9 @@ begin
     loop
         execute format(
             'select count(*), coalesce(bool_or(s.ready_at is not null or s.status = ''stuck''), false) '
-            'from %I as e left join sagas as s on s.id = e.saga_id', name
+            'from %I as e left join sagas as s on s.id = e.saga_id and not array[s.warehouse_id] <@ $1', name
         )
+        using left_warehouses()
         into events, needed;
         return next;
         exit when needed;

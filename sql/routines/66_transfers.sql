@@ -257,7 +257,8 @@ $$;
 comment on function goods_have_left(uuid[], uuid[]) is 'Step: the goods of a transfer have left; its undo puts them back.';
 
 -- What the cell that has the warehouse is asked, for each transfer. p_refusal: that it refuses
--- the goods. Locks nothing.
+-- the goods. Of a cell that was removed nobody can be asked: a person has to know where the goods are,
+-- and skips the step if it did as asked, or turns the saga back. Locks nothing.
 create or replace function ask_for_arrivals(p_warehouse_ids uuid[], p_saga_ids uuid[], p_refusal text) returns outcome_group[]
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -265,7 +266,7 @@ set enable_seqscan = off
 as $$
 begin
     return group_outcomes(array(
-        select row(
+        select case when c.removed_at is null then row(
             t.id, 'waiting', null, null,
             json_build_object(
                 'operation', 'decide_arrival', 'transfer_id', t.id, 'from_warehouse_id', t.warehouse_id,
@@ -273,8 +274,12 @@ begin
                 'notes', t.notes, 'refusal', p_refusal
             ),
             null
-        )::step_outcome
+        )::step_outcome else row(
+            t.id, 'stuck', 'DP010', format('cell %s was removed: nobody can be asked whether the goods are in there', c.number), null, null
+        )::step_outcome end
         from transfers as t
+        inner join warehouses as w on w.id = t.to_warehouse_id
+        inner join cells as c on c.number = w.cell
         where t.id = any(p_saga_ids) and t.warehouse_id = any(p_warehouse_ids)
     ));
 end

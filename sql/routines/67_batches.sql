@@ -86,8 +86,8 @@ $$;
 comment on function refuse_wrong_filter(batch_action, jsonb) is 'Internal: refuses a filter with keys or values that are none.';
 
 -- The sagas that an action is for and a filter finds, the oldest first, with the money that each
--- is about: its refund, or its order. Without those that a batch of the same action has in hand.
--- Looks for why each failed only if the filter asks. Locks nothing. Raises: 22P02 for a value
+-- is about: its refund, or its order. Without those that a batch of the same action has in hand, and
+-- those of warehouses that are closed here. Looks for why each failed only if the filter asks. Locks nothing. Raises: 22P02 for a value
 -- that is no id or status, 22007 and 22008 for one that is no time.
 create or replace function find_sagas_to(p_action batch_action, p_filter jsonb, p_limit bigint)
 returns table (saga_id uuid, amount numeric, currency text)
@@ -108,6 +108,7 @@ declare
     v_order_statuses constant order_status[] := filter_values(p_filter, 'order_status');
     v_after constant timestamptz := p_filter ->> 'created_after';
     v_before constant timestamptz := p_filter ->> 'created_before';
+    v_closed constant uuid[] := closed_warehouses();
     v_looks_back constant boolean := num_nonnulls(v_steps, v_codes, v_causes) > 0;
 begin
     return query
@@ -130,7 +131,7 @@ begin
             select from saga_steps as u
             where u.saga_type = c.saga_type and u.plan_version = c.plan_version and u.position <= c.position and u.wait_again
         ))))
-        and (v_ids is null or c.id = any(v_ids)) and (v_types is null or c.saga_type = any(v_types))
+        and not array[c.warehouse_id] <@ v_closed and (v_ids is null or c.id = any(v_ids)) and (v_types is null or c.saga_type = any(v_types))
         and (v_statuses is null or c.status = any(v_statuses))
         and (v_steps is null or case c.status
             when 'stuck' then coalesce(f.step_name, t.step_name) when 'compensating' then t.undo_name else t.step_name

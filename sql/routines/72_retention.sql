@@ -233,8 +233,8 @@ end;
 comment on function remove_next_events(timestamptz) is 'Internal: drops the months of saga_events that end before a moment.';
 
 -- A bite: removes some of the oldest rows of a kind, of p_limit that are looked at. Returns how
--- many went, and whether there may be more; nothing, when another session is at it. Call it in
--- a transaction of its own.
+-- many went, and whether there may be more; nothing, when another session is at it, or while a
+-- warehouse moves to another cell. Call it in a transaction of its own.
 -- Locks: the row of retention, then what goes; waits 200 ms at most. Raises: DP010 for an
 -- unknown kind, DP015, 55P03.
 create or replace function apply_retention(p_kind text, p_limit integer default 100)
@@ -260,7 +260,7 @@ begin
             'DP010', 'no such kind', format('There is no retention of %s.', coalesce(p_kind, 'null')), 'See retention.'
         );
     end if;
-    if not pg_try_advisory_xact_lock(idle_lock_key() + 2) then
+    if is_warehouse_moving() or not pg_try_advisory_xact_lock(idle_lock_key() + 2) then
         return query select 0::bigint, false;
         return;
     end if;

@@ -90,6 +90,7 @@ select 'saga of another cell''s warehouse is at work', s.id, format('warehouse %
 from sagas as s
 inner join warehouses as w on w.id = s.warehouse_id and w.cell <> this_cell()
 where s.ready_at < 'infinity'
+    and not exists (select from moved_warehouses as m where m.warehouse_id = w.id and m.state in ('coming', 'arrived'))
 union all
 -- Orders.
 select 'order total is not the sum of its lines and adjustments', o.id,
@@ -269,6 +270,7 @@ inner join saga_steps as t
 inner join orders as o on o.id = s.id and o.warehouse_id = s.warehouse_id
 -- One that was cancelled meanwhile is ready since then, which is late and no sleep.
 where s.status = 'waiting' and s.ready_at > o.pay_by + interval '1 minute' and s.ready_at > clock()
+    and not array[s.warehouse_id] <@ (select closed_warehouses())
 union all
 select 'dispute has no payment', d.order_id, d.reference, d.order_id, null, null
 from disputes as d

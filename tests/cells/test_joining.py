@@ -2,16 +2,18 @@
 
 import itertools
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
 from places import Place
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 from psycopg.conninfo import make_conninfo
 from terminal import Run
 
 from darkpearl import cells, schema
+from darkpearl.cells import joining
+from darkpearl.cells.joining import without_secrets
 
 Places = tuple[Place, Place]
 
@@ -114,6 +116,39 @@ async def test_a_number_is_given_once(places: Places, north: Place, run: Run) ->
     assert await value(home, "select count(*) from pg_replication_slots") == 0
 
 
+async def test_a_login_that_may_not_read_is_told_and_another_goes_on(
+    places: Places, north: Place, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the docs make it, a login replicates; one that can't is told soon, and not kept."""
+    home, _ = places
+    monkeypatch.setattr(joining, "FAILURES", 2)
+    monkeypatch.setattr(joining, "FAILING_SECONDS", 0)
+    secret = "p@ss 'wörd\\"
+    as_replicator = make_conninfo(without_secrets(home.url), user="replicator", password=secret)
+    words: LiteralString = "create role replicator login replication password {}"
+    async with schema.connect(home.url) as connection:
+        await connection.execute(sql.SQL(words).format(secret))
+    add = ("cells", "add", north.url, "--name", "reads", "--home-url", as_replicator)
+    try:
+        refused = await run(*add)
+        assert (refused.code, refused.errors.splitlines()[-1].count("the copy fails")) == (2, 1)
+        assert (await run(*add[:-1], home.url)).code == 0
+        async with schema.connect(home.url) as connection:
+            await connection.execute("grant darkpearl_reader to replicator")
+        done = await run(*add)
+        assert done.code == 0, done
+        assert await value(north, "select subconninfo like '%replicator%' from pg_subscription")
+        async with schema.connect(home.url) as connection:
+            url = without_secrets(as_replicator)
+            await connection.execute("update darkpearl.cells set url = %s where number = 1", [url])
+        states = (await run("cells", "status", "--json")).rows
+        assert [each["trouble"] for each in states if "answer" in each["trouble"]] == []
+    finally:
+        await cells.remove(home.url, "reads")
+        async with schema.connect(home.url) as connection:
+            await connection.execute("drop role replicator")
+
+
 async def test_a_server_that_is_not_fit_is_told(
     places: Places, north: Place, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +186,51 @@ async def test_a_kill_within_the_migrate_is_none_the_worse(places: Places, north
     await cells.remove(home.url, "half")
 
 
+async def test_plans_have_the_numbers_of_home(places: Places, north: Place) -> None:
+    """A home that has seen releases has more versions of a plan: a new cell has the same ones."""
+    home, _ = places
+    older = (
+        "set session_replication_role = replica",
+        "update darkpearl.saga_steps set plan_version = 2 where saga_type = 'transfer'",
+        (
+            "insert into darkpearl.saga_steps select (jsonb_populate_record(s, jsonb_build_object("
+            "'plan_version', 1, 'step_name', 'old_' || s.step_name))).*"
+            " from darkpearl.saga_steps as s where s.saga_type = 'transfer'"
+        ),
+        (
+            "insert into darkpearl.step_settings select saga_type, 'old_' || step_name, 1, 2, 3, 4,"
+            " now() from darkpearl.step_settings where saga_type = 'transfer'"
+        ),
+    )
+    newer = (
+        "set session_replication_role = replica",
+        "delete from darkpearl.saga_steps where saga_type = 'transfer' and plan_version = 1",
+        "update darkpearl.saga_steps set plan_version = 1 where saga_type = 'transfer'",
+        "delete from darkpearl.step_settings where step_name ^@ 'old_'",
+    )
+    plans = (
+        "select jsonb_agg(s order by saga_type, plan_version, position)"
+        " from darkpearl.saga_steps as s"
+    )
+    settings = (
+        "select array_agg(backoff_seconds::text || coalesce(paused_until::text, '') order by 1)"
+        " from darkpearl.step_settings where step_name ^@ 'old_'"
+    )
+    async with schema.connect(home.url) as connection:
+        for each in older:
+            await connection.execute(each.encode())
+        try:
+            for _ in range(2):
+                await added(home, north, "same")
+                assert await value(north, plans) == await value(home, plans)
+                assert await value(north, settings) == ["3", "3"]
+            assert not (await schema.status(north.url)).pending
+        finally:
+            for each in newer:
+                await connection.execute(each.encode())
+            await cells.remove(home.url, "same")
+
+
 async def test_both_may_be_on_one_server(places: Places) -> None:
     """Two databases of a server are two cells, though a slot waits for all that is under way."""
     home, _ = places
@@ -163,6 +243,20 @@ async def test_both_may_be_on_one_server(places: Places) -> None:
         )
     finally:
         await cells.remove(home.url, "beside")
+
+
+async def test_a_transaction_that_goes_on_is_told(
+    places: Places, north: Place, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slot waits for who has begun to write at home, for a minute: then it is said what it is."""
+    home, _ = places
+    monkeypatch.setattr(joining, "SLOT_SECONDS", 1)
+    async with await AsyncConnection.connect(home.url) as long:
+        await long.execute("select pg_current_xact_id()")
+        refused = await run("cells", "add", north.url, "--name", "late")
+        assert (refused.code, refused.errors.splitlines()[-1].count("doesn't end")) == (2, 1)
+    assert (await run("cells", "add", north.url, "--name", "late")).code == 0
+    await cells.remove(home.url, "late")
 
 
 async def test_what_the_server_refuses_is_one_line(places: Places, run: Run) -> None:

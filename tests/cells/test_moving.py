@@ -1,6 +1,8 @@
 """darkpearl cells move-warehouse: a warehouse goes from one cell to another, and loses nothing."""
 
+import asyncio
 import itertools
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,11 +12,13 @@ import pytest
 from moving import Load, Moving, new_warehouse
 from places import Place
 from psycopg import AsyncConnection
+from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 from shop import APPROVED, DECLINED, Shop
 from terminal import Run
 
-from darkpearl import cells
+from darkpearl import cells, schema
+from darkpearl.cells.joining import lock, unsubscribe, without_secrets
 
 Pair = tuple[Shop, Shop]
 Until = Callable[..., Awaitable[None]]
@@ -187,11 +191,18 @@ async def test_it_is_undone_until_it_is_handed_over(
             break
     assert await takes(here, warehouse, product, orders) == (stage == "copied")
     assert not await takes(there, warehouse, product, orders)
+    assert await there.audit() == []
+    empties = "select bool_or(pubtruncate) from pg_publication where pubname ^@ 'darkpearl_move'"
+    assert await here.value(empties) is False
     # What is copied works on, as others do.
     beside = await here.order((product, 1), warehouse=here.lisbon)
     await here.settle(await here.advance(), APPROVED)
     assert await here.order_status(beside) == "fulfilled"
     assert await here.order_status(orders[-1]) == ("fulfilled" if stage == "copied" else "pending")
+    async with schema.connect(places[0].url) as another:
+        await lock(another)
+        refused = await run("cells", "move-warehouse", code, "--to", "north", "--undo")
+    assert refused.errors == "darkpearl: another command changes cells: wait for its end\n"
     for code_, said in ((0, "stays where it was"), (2, "isn't on its way")):
         undone = await run("cells", "move-warehouse", code, "--to", "north", "--undo")
         assert undone.code == code_, undone
@@ -220,6 +231,65 @@ async def test_orders_go_on_while_it_moves(pair: Pair, places: Places, moving: M
         async for _ in cells.move(places[0].url, moving[0], "north"):
             pass
     await load.check()
+
+
+async def test_a_long_transaction_in_the_other_cell_stops_nobody(
+    pair: Pair, places: Places, moving: Moving
+) -> None:
+    """Whoever has written there and not ended keeps a warehouse open, and nobody waiting."""
+    here, there = pair
+    home, north = places
+    code, warehouse, product = moving
+    await here.run(
+        "select setval('stock_movements_id_seq', %s)",
+        await there.value("select nextval('stock_movements_id_seq') + 10 * 1000 * 1000"),
+    )
+    on_its_way = cells.move(home.url, code, "north")
+    assert "copied" in await anext(on_its_way)
+    async with await AsyncConnection.connect(north.url) as long:
+        receive = "select darkpearl.receive_stock(%s, %s, 1)"
+        await long.execute(receive, [there.rotterdam, product])
+        rest = asyncio.create_task(anext(on_its_way))
+        await asyncio.sleep(1)
+        for _ in range(4):
+            await there.run("select nextval('stock_movements_id_seq')")
+            assert await takes(here, warehouse, product, [])
+        with pytest.raises(cells.CellError, match="somebody holds"):
+            await rest
+        assert await takes(here, warehouse, product, [])
+    async for _ in cells.move(home.url, code, "north"):
+        pass
+    assert await takes(there, warehouse, product, [])
+    await finished(there)
+
+
+async def test_nothing_is_removed_while_it_moves(
+    pair: Pair, places: Places, moving: Moving
+) -> None:
+    """Retention of neither cell takes what the other counts; once all is there it goes on."""
+    here, there = pair
+    code, warehouse, product = moving
+    orders = await all_states(here, warehouse, product)
+    await finished(here)
+    rule = "update retention set keep_days = %s where kind = 'orders'"
+    removal = "select removed from apply_retention('orders', 10000)"
+    count = "select count(*) from orders where id = any(%s)"
+    for shop in pair:
+        await shop.turn_clock(40 * 24 * 3600)
+        await shop.run(rule, 30)
+    try:
+        async for _ in cells.move(places[0].url, code, "north"):
+            for shop in pair:
+                if await shop.value("select is_warehouse_moving()"):
+                    assert await shop.value(removal) == 0
+        assert await there.value(count, orders) == len(orders)
+        assert await there.audit() == []
+        for shop in pair:
+            assert await shop.value(removal) > 0
+            assert await shop.value(count, orders) == 0
+    finally:
+        for shop in pair:
+            await shop.run(rule, None)
 
 
 async def test_what_does_not_fit_is_told(pair: Pair, moving: Moving, run: Run) -> None:
@@ -251,6 +321,31 @@ async def test_what_does_not_fit_is_told(pair: Pair, moving: Moving, run: Run) -
     await here.settle(await here.advance(), APPROVED)
 
 
+@pytest.mark.parametrize("what", ["id", "reference"])
+async def test_what_a_client_chose_in_both_cells_is_told(
+    pair: Pair, moving: Moving, run: Run, what: str
+) -> None:
+    """An id or a reference that both have could never be copied: refused before anything begins."""
+    here, there = pair
+    code, warehouse, product = moving
+    same = uuid4()
+    chosen: dict[str, Any] = {"p_order_id": same}
+    if what == "reference":
+        chosen = {"p_particulars": json.dumps({"reference": str(same)})}
+    await there.receive(product, 1, there.rotterdam)
+    for shop, place in ((here, warehouse), (there, there.rotterdam)):
+        await shop.order((product, 1), warehouse=place, **chosen)
+    await here.order((product, 1), warehouse=warehouse)
+    refused = await run("cells", "move-warehouse", code, "--to", "north", "--yes")
+    assert (refused.code, refused.errors.count("\n")) == (2, 1)
+    assert f"the same {what}" in refused.errors
+    assert str(same) in refused.errors
+    state = "select state from moved_warehouses where warehouse_id = %s"
+    assert await there.values(state, warehouse) == []
+    for shop in pair:
+        await finished(shop)
+
+
 async def test_what_keeps_a_request_from_being_repeated_goes_along(
     pair: Pair, places: Places, moving: Moving
 ) -> None:
@@ -275,9 +370,14 @@ async def test_what_keeps_a_request_from_being_repeated_goes_along(
 async def test_a_warehouse_comes_home_and_moves_on(
     pair: Pair, places: Places, run: Run, until: Until
 ) -> None:
-    """From any cell to any other, and on from there; the feed of each tells what happened in it."""
+    """From any cell to any other, and on from there; the feed of each tells what happened in it.
+
+    The address that home has for the others is theirs: a login that may not move anything.
+    """
     here, there = pair
     home, _ = places
+    theirs = make_conninfo(without_secrets(home.url), user="nobody")
+    await here.run("update cells set url = %s where number = 1", theirs)
     beside = Place(home.server, "beside")
     await beside.anew()
     async for _ in cells.add(home.url, beside.url, "beside"):
@@ -418,6 +518,54 @@ async def test_a_kill_on_the_way_back_is_mended_by_another_run(
     assert runs > 8
     assert len(orders) > 162
     await settled((here, other), moving, orders)
+
+
+async def test_a_cell_goes_only_when_nobody_waits_for_it(
+    pair: Pair, places: Places, moving: Moving, third: Third, run: Run, until: Until
+) -> None:
+    """Not before moves, goods and orders have ended; a move to one that died is undone."""
+    here, _ = pair
+    name, _, other = third
+    code, warehouse, product = moving
+    home = places[0].url
+    await known(third, moving, until)
+    remove = ("cells", "remove", name, "--yes")
+
+    async def refused(because: str) -> None:
+        done = await run(*remove)
+        assert (done.code, done.errors.count("\n")) == (2, 1)
+        assert because in done.errors
+
+    number = await here.value("select number from cells where name = %s", name)
+    place = await here.value(
+        "insert into warehouses (code, name, cell) values (%s, 'N', %s) returning id", name, number
+    )
+    await known(third, (name, place, product), until)
+    await here.run("select transfer_stock(%s, %s, %s, 1)", warehouse, place, product)
+    await other.receive(product, 1, place)
+    order = await other.order((product, 1), warehouse=place)
+    await here.run("update warehouses set is_active = false where id = %s", place)
+    async for line in cells.move(home, code, name, source_url=home):
+        if "closed" in line:
+            break
+    await refused("a warehouse is on its way")
+    assert (await run("cells", "move-warehouse", code, "--to", name, "--undo")).code == 0
+    await refused("1 sagas that have not ended")
+    await other.settle(await other.advance(), APPROVED)
+    assert await other.order_status(order) == "fulfilled"
+    await refused("1 transfers are on their way")
+    await here.settle(await here.advance(), DECLINED)
+    assert await here.values("select id from stock_in_transit") == []
+    async for line in cells.move(home, code, name, source_url=home):
+        if "closed" in line:
+            break
+    for subscription in ("darkpearl_catalogue", f"darkpearl_move_{warehouse.hex}"):
+        await unsubscribe(other.connection, subscription)
+    assert (await run(*remove, "--gone")).code == 0
+    assert not await takes(here, warehouse, product, [])
+    assert (await run("cells", "move-warehouse", code, "--to", name, "--undo")).code == 0
+    assert await takes(here, warehouse, product, [])
+    await finished(here)
 
 
 async def test_it_does_not_come_back_before_all_is_told(

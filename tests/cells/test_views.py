@@ -98,6 +98,27 @@ async def test_without_the_extension_one_line_says_so(pair: Pair, run: Run) -> N
     assert await here.value("select to_regnamespace('darkpearl_cells')") is None
 
 
+@pytest.mark.usefixtures("reader")
+async def test_the_schema_is_called_as_it_is_asked_for(pair: Pair, run: Run) -> None:
+    """Capitals and spaces too, and again; nobody else's views in it are dropped with ours."""
+    here, _ = pair
+    name = 'All "cells"'
+    views = "select count(*) from pg_views where schemaname = %s"
+    for _ in range(2):
+        made = await run("cells", "views", "--schema", name)
+        assert made.code == 0, made
+    assert await here.value(views, name) > 20
+    await here.run('create view "All ""cells""".mine as select 1')
+    assert (await run("cells", "views", "--schema", name)).code == 0
+    refused = await run("cells", "views", "--schema", name, "--drop")
+    assert (refused.code, refused.errors.count("in use")) == (2, 1)
+    assert (await run("cells", "views", "--schema", "darkpearl", "--drop")).code == 2
+    assert await here.value(views, "darkpearl") > 20
+    await here.run('drop view "All ""cells""".mine')
+    assert (await run("cells", "views", "--schema", name, "--drop")).code == 0
+    assert await here.value("select to_regnamespace(quote_ident(%s))", name) is None
+
+
 async def test_what_stands_in_each_cell_is_one_table(
     pair: Pair, run: Run, reader: Shop, until: Until
 ) -> None:

@@ -173,7 +173,7 @@ async def test_the_catalogue_is_written_at_home(shop: Shop, table: str) -> None:
 
 @pytest.mark.usefixtures("other")
 async def test_nothing_that_others_have_is_deleted(shop: Shop) -> None:
-    """With several cells, products, warehouses and reasons stay: home can't see who names them."""
+    """With several cells products, warehouses and reasons stay, and so do their keys."""
     unused = await shop.product()
     for table in ("products", "warehouses", "adjustment_reasons"):
         await shop.run(f"alter table {table} enable trigger {table}_are_kept_for_other_cells")
@@ -181,9 +181,13 @@ async def test_nothing_that_others_have_is_deleted(shop: Shop) -> None:
         f"delete from products where id = '{unused}'",
         "delete from warehouses where code = 'RTM'",
         "delete from adjustment_reasons where code = 'theft'",
+        f"update products set id = new_id() where id = '{unused}'",
+        "update warehouses set id = new_id() where code = 'RTM'",
+        "update adjustment_reasons set code = 'thieves' where code = 'theft'",
     ):
         with shop.refused("DP016"):
             await shop.run(query)
+    await shop.run("update products set id = id, name = 'Renamed' where id = %s", unused)
     await shop.run("update products set is_active = false where id = %s", unused)
 
 
@@ -441,6 +445,29 @@ async def test_every_table_of_a_warehouse_is_guarded(shop: Shop) -> None:
     await shop.run("drop table novelties")
 
 
+@pytest.mark.usefixtures("closed")
+async def test_what_has_left_keeps_nothing_here(shop: Shop) -> None:
+    """Sagas of a warehouse that another cell has keep no function, no month and no audit busy."""
+    hold = await shop.value("select clock() + interval '1 day'")
+    await shop.run("select open_warehouse(%s)", shop.lisbon)
+    product = await shop.product(on_hand=1)
+    await shop.order((product, 1), p_pay_by=hold)
+    await shop.advance()
+    await shop.run("select close_warehouse(%s, 200)", shop.lisbon)
+    query = (
+        "select (select count(*) > 0 from functions_in_use()) as functions,"
+        " (select bool_or(needed) from old_event_partitions('2100-01-01')) as months"
+    )
+    assert await shop.row(query) == {"functions": True, "months": True}
+    async with shop.unguarded():
+        await shop.run(f"insert into cells (number, name) values ({HERE} + 1, 'north')")
+        await shop.run("update warehouses set cell = cell + 1 where code = 'LIS'")
+        await shop.run("update sagas set ready_at = 'infinity' where ready_at is not null")
+    shop.audited = True
+    assert await shop.row(query) == {"functions": False, "months": False}
+    assert await shop.audit() == []
+
+
 async def test_what_was_told_elsewhere_is_not_told_again(shop: Shop, product: UUID) -> None:
     """The feed of the cell that a warehouse came to begins with what happened there."""
     await shop.fulfilled((product, 1))
@@ -476,6 +503,8 @@ async def test_what_others_have_to_do_is_not_counted_here(shop: Shop, product: U
     counts = [f"(select count(*) from {view})" for view in views]
     counts += ["(select stuck from engine_health)", "(select sum(stuck) from stuck_state())"]
     counts += ["(select waiting from engine_health)"]
+    batches = ("retry_sagas", "skip_steps", "cancel_orders")
+    counts += [f"(select total from {batch}('{{}}'))" for batch in batches]
     query = f"select array[{', '.join(counts)}]"
     before = await shop.value(query)
     assert min(before) > 0, before

@@ -284,6 +284,34 @@ async def test_no_try_is_spent_on_a_cell_that_is_away(shop: Shop, product: UUID)
     assert await transfer_of(shop, transfer) == ("arrived", None)
 
 
+@pytest.mark.parametrize("is_in", [True, False])
+async def test_a_person_says_where_the_goods_are_of_a_cell_that_is_gone(
+    shop: Shop, product: UUID, *, is_in: bool
+) -> None:
+    """Nobody can be asked any more: the saga is stuck, and ends with the goods there, or back."""
+    transfer = await send(shop, product)
+    (request,) = await shop.advance()
+    async with shop.unguarded():
+        await shop.run(f"update cells set removed_at = clock() where number = {HERE} + 1")
+    shop.audited = True
+    await shop.settle([request], UNKNOWN)
+    assert await shop.ask_again() == []
+    assert (await shop.saga(transfer))["status"] == "stuck"
+    said = "select message from saga_events where saga_id = %s and error_code = 'DP010'"
+    assert "was removed" in await shop.value(said, transfer)
+    async with shop.acting_as("service_role"):
+        if not is_in:
+            await shop.run("select turn_back_saga(%s, 'its shelf was empty')", transfer)
+    if not is_in:
+        assert await shop.ask_again() == []
+        assert (await shop.saga(transfer))["status"] == "stuck"
+    async with shop.acting_as("service_role"):
+        await shop.run("select skip_step(%s, 'somebody has looked')", transfer)
+    await shop.advance()
+    assert (await transfer_of(shop, transfer))[0] == ("arrived" if is_in else "undone")
+    assert await shelves(shop, product) == (6 if is_in else 10, 0, 0)
+
+
 async def test_given_up_after_a_week_of_errors(shop: Shop, product: UUID) -> None:
     """Only what is answered by errors for so long turns back, by way of the other cell."""
     transfer = await send(shop, product)
