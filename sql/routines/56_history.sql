@@ -295,7 +295,8 @@ comment on function old_event_partitions(date) is
 --   would go   with p_dry_run, which changes nothing and needs no reason
 --   dropped    detached and gone; action_log says who, why and how many
 --   needed     it tells of a saga that has not ended; neither it nor any later one goes
---   busy       somebody is at saga_events; neither it nor any later one went, call it again
+--   busy       somebody is at saga_events, or a warehouse moves to another cell, where its events are
+--              counted; neither it nor any later one went, call it again
 -- This month and the one before never go.
 -- Locks: saga_events, saga_events_default and each partition that goes, to the end of the
 -- transaction: call it in one of its own. Raises: DP015.
@@ -310,6 +311,7 @@ set lock_timeout = '100ms'
 as $$
 declare
     v_latest constant date := date_trunc('month', clock() at time zone 'UTC') - interval '1 month';
+    v_is_locked boolean;
     v_old record;
 begin
     if p_before is null or p_before > v_latest then
@@ -330,10 +332,11 @@ begin
         events := v_old.events;
         outcome := case when v_old.needed then 'needed' when p_dry_run then 'would go' else 'dropped' end;
         if outcome = 'dropped' then
-            if try_to_lock('saga_events', 'access exclusive')
+            v_is_locked := try_to_lock('saga_events', 'access exclusive')
                 and try_to_lock('saga_events_default', 'access exclusive')
-                and try_to_lock(name::regclass, 'access exclusive')
-            then
+                and try_to_lock(name::regclass, 'access exclusive');
+            -- A move that begins waits for these locks: so it is looked for under them.
+            if v_is_locked and not is_warehouse_moving() then
                 execute format('alter table saga_events detach partition %I', name);
                 execute format('drop table %I', name);
                 perform note_action('drop_event_partitions', name, p_reason, jsonb_build_object('events', events));

@@ -445,6 +445,16 @@ async def test_every_table_of_a_warehouse_is_guarded(shop: Shop) -> None:
     await shop.run("drop table novelties")
 
 
+async def test_no_month_goes_by_hand_while_a_warehouse_moves(shop: Shop) -> None:
+    """Events are counted at both ends of a move: it says busy, and goes once that is over."""
+    await shop.turn_clock(200 * 86400)
+    day = await shop.value("select (clock() - interval '100 days')::date")
+    drop = "select outcome from drop_event_partitions(%s, 'disk')"
+    for state, outcomes in (("coming", {"busy"}), ("arrived", {"busy"}), ("gone", {"dropped"})):
+        await shop.run("select close_warehouse(%s, 200, %s)", shop.lisbon, state)
+        assert set(await shop.values(drop, day)) == outcomes
+
+
 @pytest.mark.usefixtures("closed")
 async def test_what_has_left_keeps_nothing_here(shop: Shop) -> None:
     """Sagas of a warehouse that another cell has keep no function, no month and no audit busy."""
