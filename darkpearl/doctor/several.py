@@ -7,8 +7,8 @@ LAG_SECONDS = 60.0
 SLOT_BYTES = 2**30
 CLOSED_SECONDS = 300.0
 """A move closes a warehouse for seconds."""
-COMING_SECONDS = 86_400.0
-"""A copy that takes longer than a day is one that nobody goes on with."""
+COMING_SECONDS = 3600.0
+"""A copy of large tables may take longer: that it does is worth knowing, since retention rests."""
 TRANSIT_SECONDS = 900.0
 """Goods that go to another cell are there in a moment, unless it is away."""
 ADD_AGAIN = "darkpearl cells add again, with the same address and name, makes what is missing."
@@ -105,11 +105,15 @@ async def moves(patient: Patient) -> Verdict:
     begun = [
         each for each in found if each["state"] == "coming" and each["seconds"] > COMING_SECONDS
     ]
-    for verdict, some, word in ((fail, closed, "closed"), (warn, begun, "on the way here")):
+    for verdict, some, word, so in (
+        (fail, closed, "closed", ""),
+        (warn, begun, "on the way here", "; retention rests in both cells"),
+    ):
         if some:
             first = some[0]
+            codes = people([each["code"] for each in some])
             return verdict(
-                f"{people([each['code'] for each in some])}: {word} for {ago(first['seconds'])}",
+                f"{codes}: {word} for {ago(first['seconds'])}{so}",
                 f"At home, darkpearl cells move-warehouse {first['code']} --to … goes on where it"
                 " was; with --undo it is taken back.",
             )

@@ -113,8 +113,11 @@ async def test_a_move_that_stopped(ask: Ask, pair: Pair, monkeypatch: pytest.Mon
         assert found["home"]["says"].startswith("LIS: closed for")
         assert found["north"]["state"] == "ok"
         await here.run("select close_warehouse(%s, 2, 'coming')", here.lisbon)
-        monkeypatch.setattr(several, "COMING_SECONDS", -1.0)
-        assert (await ask("moves"))["home"]["state"] == "warn"
+        late = "update moved_warehouses set changed_at = clock() - %s * interval '1 minute'"
+        for minutes, state in ((50, "ok"), (70, "warn")):
+            await here.run(late, minutes)
+            found = (await ask("moves"))["home"]
+            assert (found["state"], "retention rests" in found["says"]) == (state, state == "warn")
     finally:
         await here.run("select open_warehouse(%s)", here.lisbon)
 
