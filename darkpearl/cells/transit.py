@@ -52,6 +52,14 @@ _SPENT_UP_TO = (
     "insert into darkpearl.spent_up_to (id) select %s"
     " where not exists (select from darkpearl.spent_up_to)"
 )
+_PAUSES = (
+    "select distinct paused_until from darkpearl.step_settings"
+    " where paused_until > darkpearl.clock()"
+)
+_HELD_NO_MORE = (
+    "update darkpearl.sagas set ready_at = darkpearl.clock() where warehouse_id = %s"
+    " and status <> 'waiting' and ready_at - %s between '0' and '1 s'"
+)
 _UNIQUE = "select name::text, key from darkpearl.warehouse_keys()"
 _NO_ROWS = "create temporary table came on commit drop as select {1} from {0} with no data"
 _CHOSEN = "copy (select {1} from {0} where warehouse_id = '{2}' and {1} is not null) to stdout"
@@ -155,6 +163,7 @@ async def hand_over(this: Move) -> None:
         raise CellError(f"not all rows arrived, of {odd}: undo it, and look into the cells' logs")
     await _copy_beside(this, began)
     await _number_past(this)
+    await _end_pauses(this)
     events = await value(
         this.source, "select coalesce(pg_sequence_last_value('darkpearl.saga_events_id_seq'), 0)"
     )
@@ -165,6 +174,14 @@ async def hand_over(this: Move) -> None:
             " changed_at = darkpearl.clock() where warehouse_id = %s",
             [events, key],
         )
+
+
+async def _end_pauses(this: Move) -> None:
+    """Have nothing wait for the end of a pause that the other cell doesn't know of, nor can end."""
+    async with this.target.transaction():
+        await this.target.execute("set local session_replication_role = replica")
+        for (end,) in await rows(this.source, _PAUSES):
+            await this.target.execute(_HELD_NO_MORE, [this.warehouse_id, end])
 
 
 async def _number_past(this: Move, ahead: int = 0) -> None:

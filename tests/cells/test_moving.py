@@ -367,6 +367,23 @@ async def test_what_keeps_a_request_from_being_repeated_goes_along(
         await there.order((product, 1), warehouse=warehouse, p_order_id=spent)
 
 
+async def test_a_pause_of_the_old_cell_holds_nothing_in_the_new_one(
+    pair: Pair, places: Places, moving: Moving
+) -> None:
+    """Whoever ends it doesn't find there what it has held back: that goes on when it has come."""
+    here, there = pair
+    code, warehouse, product = moving
+    order = await here.order((product, 1), warehouse=warehouse)
+    await here.run("select pause_external_steps(86400, 'maintenance')")
+    assert await here.advance() == []
+    async for _ in cells.move(places[0].url, code, "north"):
+        pass
+    await here.run("select pause_external_steps(0, 'it is over')")
+    assert [UUID(each["saga_id"]) for each in await there.advance()] == [order]
+    await finished(there)
+    assert await there.order_status(order) == "fulfilled"
+
+
 async def test_a_warehouse_comes_home_and_moves_on(
     pair: Pair, places: Places, run: Run, until: Until
 ) -> None:
