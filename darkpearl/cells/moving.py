@@ -50,6 +50,7 @@ _PLANS = (
 _PLANS_IN_USE = (
     "select distinct saga_type, plan_version from darkpearl.sagas where warehouse_id = %s"
 )
+_LAYOUTS = "select name, is_owned, is_logged, columns from darkpearl.warehouse_layouts()"
 _HANDED_OVER = (
     "update darkpearl.warehouses set cell = %s, version = version + 1,"
     " updated_at = darkpearl.clock() where id = %s and cell <> %s"
@@ -178,6 +179,8 @@ async def _open(home: str, code: str, to: str, source_url: str) -> AsyncIterator
             await each.execute(f"set lock_timeout = '{schema.LOCK_SECONDS}s'".encode())
             # Each step is on its server's disk before another server goes on with the next.
             await each.execute("set synchronous_commit = on")
+            # Tables are called the same in all of them.
+            await each.execute("set search_path = pg_catalog")
         yield Move(
             warehouse_id,
             at_home,
@@ -210,6 +213,7 @@ async def _check(this: Move) -> None:
     status = await schema.status(this.target_url)
     if status.pending or status.unknown:
         raise CellError("the cells are of different releases: migrate them first")
+    await _check_tables(this)
     plans = {tuple(row) for row in await rows(this.target, _PLANS)}
     used = {tuple(row) for row in await rows(this.source, _PLANS_IN_USE, this.warehouse_id)}
     for plan in await rows(this.source, _PLANS):
@@ -224,6 +228,31 @@ async def _check(this: Move) -> None:
         raise CellError(
             f"cell {this.target_cell} has not sent all yet of when it had the warehouse, to"
             f" {behind}: wait for its webhooks, or switch them off"
+        )
+
+
+async def _check_tables(this: Move) -> None:
+    """Refuse tables of somebody's own that can't be copied, or closed.
+
+    Raises:
+        CellError: one isn't darkpearl_owner's, is unlogged, or isn't the same in both cells.
+    """
+    layouts = []
+    for which, number in ((this.source, this.source_cell), (this.target, this.target_cell)):
+        found = await rows(which, _LAYOUTS)
+        for table, is_owned, is_logged, _ in found:
+            if not is_owned:
+                raise CellError(
+                    f"darkpearl_owner doesn't own {table} in cell {number}, and can't close it"
+                )
+            if not is_logged:
+                raise CellError(f"{table} is unlogged in cell {number}, and can't be copied")
+        layouts.append({table: columns for table, _, _, columns in found})
+    here, there = layouts
+    if odd := sorted(table for table in here | there if here.get(table) != there.get(table)):
+        raise CellError(
+            f"cells {this.source_cell} and {this.target_cell} don't have the same"
+            f" {', '.join(odd)}, whose rows go along: make them alike"
         )
 
 

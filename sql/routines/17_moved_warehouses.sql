@@ -54,11 +54,26 @@ set search_path = darkpearl, pg_temp
 begin atomic
     select q.name, pg_sequence_last_value(q.name)
     from warehouse_tables() as t
-    inner join pg_attribute as a on a.attrelid = t.name and a.attidentity <> '' and a.attname <> 'order_number'
+    inner join pg_attribute as a on a.attrelid = t.name and a.attnum > 0 and not a.attisdropped and a.attname <> 'order_number'
     cross join lateral (select pg_get_serial_sequence(t.name::text, a.attname)::regclass as name) as q
+    where q.name is not null
     order by q.name::text;
 end;
 comment on function warehouse_sequences() is 'Internal: the sequences that number a warehouse''s rows, and how far they are.';
+
+-- Those tables as a move wants them: owned by who closes them, logged, and with the same columns in both
+-- cells. Locks nothing.
+create or replace function warehouse_layouts(out name text, out is_owned boolean, out is_logged boolean, out columns text[]) returns setof record
+language sql stable
+set search_path = darkpearl, pg_temp
+begin atomic
+    select
+        c.relname, pg_has_role('darkpearl_owner', c.relowner, 'usage'), c.relpersistence = 'p',
+        array(select a.attname::text from pg_attribute as a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped order by a.attname)
+    from warehouse_tables() as t
+    inner join pg_class as c on c.oid = t.name;
+end;
+comment on function warehouse_layouts() is 'Internal: the tables that have a warehouse''s rows: who may close them, whether they are logged, and their columns.';
 
 -- The warehouses that are closed here; an empty array where none is. In a query, (select closed_warehouses())
 -- asks once for all rows. Locks nothing.

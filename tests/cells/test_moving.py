@@ -321,6 +321,52 @@ async def test_what_does_not_fit_is_told(pair: Pair, moving: Moving, run: Run) -
     await here.settle(await here.advance(), APPROVED)
 
 
+async def test_a_table_of_somebody_s_own_goes_along(
+    pair: Pair, places: Places, moving: Moving, run: Run
+) -> None:
+    """One that can't is told before anything begins; then it is copied, and numbered on.
+
+    Whatever search_path an operator's login has in one of the cells.
+    """
+    here, there = pair
+    code, warehouse, _ = moving
+    make = "create table labels (id serial primary key, warehouse_id uuid, said text)"
+    ours = "alter table labels owner to darkpearl_owner"
+
+    async def refused(because: str) -> None:
+        done = await run("cells", "move-warehouse", code, "--to", "north", "--yes")
+        assert (done.code, done.errors.count("\n")) == (2, 1)
+        assert because in done.errors
+        state = "select state from moved_warehouses where warehouse_id = %s"
+        assert await there.values(state, warehouse) == []
+        await nothing_is_left(pair)
+
+    await here.run(make)
+    await refused("darkpearl_owner doesn't own labels in cell 1")
+    await here.run(ours)
+    await refused("don't have the same labels")
+    await there.run(make)
+    await there.run(ours)
+    await there.run("alter table labels set unlogged")
+    await refused("labels is unlogged in cell 2")
+    await there.run("alter table labels set logged")
+    odd = ["a\\N\tb\n", "", None, "\\N", "\U0001f9ea"]
+    await here.run(
+        "insert into labels (warehouse_id, said) select %s, unnest(%s::text[])", warehouse, odd
+    )
+    await here.run("alter database home set search_path = public")
+    try:
+        async for _ in cells.move(places[0].url, code, "north"):
+            pass
+    finally:
+        await here.run("alter database home reset search_path")
+    assert await there.values("select said from labels order by id") == odd
+    query = "insert into labels (warehouse_id) values (%s) returning id"
+    assert await there.value(query, warehouse) > len(odd)
+    for shop in pair:
+        await shop.run("drop table labels")
+
+
 @pytest.mark.parametrize("what", ["id", "reference"])
 async def test_what_a_client_chose_in_both_cells_is_told(
     pair: Pair, moving: Moving, run: Run, what: str
