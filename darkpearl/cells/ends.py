@@ -27,8 +27,17 @@ def disagreements(ends: Iterable[Row], since: datetime | None, *, is_whole: bool
     """
     rows = list(ends)
     forgotten = [each["forgotten_before"] for each in rows if each["forgotten_before"]]
-    sent = {each["id"]: each for each in rows if each["is_outgoing"]}
-    come = {each["id"]: each for each in rows if not each["is_outgoing"]}
+    # Two cells may have chosen one id for goods between other places.
+    sent = {
+        (each["id"], each["warehouse_id"], each["other_warehouse_id"]): each
+        for each in rows
+        if each["is_outgoing"]
+    }
+    come = {
+        (each["id"], each["other_warehouse_id"], each["warehouse_id"]): each
+        for each in rows
+        if not each["is_outgoing"]
+    }
     found = []
     for key in sorted({*sent, *come}):
         latest = max(
@@ -42,7 +51,7 @@ def disagreements(ends: Iterable[Row], since: datetime | None, *, is_whole: bool
         if said := _disagreement(sent.get(key), come.get(key), is_known=is_known):
             end = sent.get(key) or latest
             detail = f"{end['quantity']} units of product {end['product_id']}"
-            found.append({"finding": said, "subject": key, "detail": detail})
+            found.append({"finding": said, "subject": key[0], "detail": detail})
     return found
 
 

@@ -45,6 +45,24 @@ create or replace trigger transfer_arrivals_refuse_truncate
 before truncate on transfer_arrivals
 for each statement execute function refuse_change();
 
+-- Refuses to let goods into a warehouse under the id of a transfer that left it: if that came back, its
+-- movement would be taken for the other's. For who has locked the shelf, which whoever sends goods locks as well.
+-- Locks nothing. Raises: DP011.
+create or replace function refuse_id_that_left(p_warehouse_id uuid, p_transfer_id uuid) returns void
+language plpgsql
+set search_path = darkpearl, pg_temp
+as $$
+begin
+    if exists (select from transfers as t where t.id = p_transfer_id and t.warehouse_id = p_warehouse_id) then
+        perform refuse(
+            'DP011', 'transfer id already used', format('Transfer %s has left warehouse %s for another cell.', p_transfer_id, p_warehouse_id),
+            'Give each transfer an id of its own, in whatever cell.'
+        );
+    end if;
+end
+$$;
+comment on function refuse_id_that_left(uuid, uuid) is 'Internal: refuses goods that would come in under the id of a transfer that left the warehouse.';
+
 -- Goods leave for a warehouse of another cell: takes them out, and starts the saga that brings them
 -- in. One that went out before is not sent again, though it went to a warehouse of this cell then.
 -- Locks: inventory. Raises: see move_stock() and start_saga().
@@ -62,6 +80,11 @@ declare
 begin
     if v_is_known then
         return v_movement;
+    elsif (find_movement('transfer_in', p_from_warehouse_id, p_product_id, p_transfer_id)).id is not null then
+        perform refuse(
+            'DP011', 'transfer id already used', format('Transfer %s brought goods into warehouse %s.', p_transfer_id, p_from_warehouse_id),
+            'Give each transfer an id of its own, in whatever cell.'
+        );
     end if;
     insert into transfers (id, warehouse_id, to_warehouse_id, product_id, quantity, notes)
     values (p_transfer_id, p_from_warehouse_id, p_to_warehouse_id, p_product_id, p_quantity, p_notes)
@@ -92,7 +115,7 @@ comment on function send_transfer(uuid, uuid, uuid, integer, uuid, text) is
 -- here; transfers says what becomes of it, under the same id.
 -- Locks: inventory by (product_id, warehouse_id), both rows before either moves.
 -- Raises: see move_stock(); DP011 when the id is that of an order or a saga, and the goods would go to
--- another cell; DP015 when both warehouses are the same; DP050 when they would leave another cell's.
+-- another cell, or of goods that came in where these leave, or left where these come in; DP015 when both warehouses are the same; DP050 when they would leave another cell's.
 create or replace function transfer_stock(
     p_from_warehouse_id uuid,
     p_to_warehouse_id uuid,
@@ -133,6 +156,7 @@ begin
     perform lock_stock(
         array[p_from_warehouse_id, p_to_warehouse_id], array[p_product_id, p_product_id]
     );
+    perform refuse_id_that_left(p_to_warehouse_id, p_correlation_id);
     return next move_stock(
         'transfer_out', p_from_warehouse_id, p_product_id, p_quantity, p_correlation_id,
         p_notes, 'warehouse', p_to_warehouse_id
@@ -217,6 +241,7 @@ begin
                 perform move_stock(
                     'transfer_in', p_warehouse_id, p_product_id, p_quantity, p_transfer_id, p_notes, 'warehouse', p_from_warehouse_id
                 );
+                perform refuse_id_that_left(p_warehouse_id, p_transfer_id);
             end if;
         exception
             -- What no other try will change: the shelf would hold too much, the id is of something else.

@@ -152,13 +152,14 @@ comment on view stock_in_transit is 'Goods that have left for a warehouse of ano
 
 -- What this cell says of each transfer, of its own and of other cells': for who compares both ends.
 create or replace view transfer_ends with (security_invoker = true) as
-select t.id, true as is_outgoing, t.warehouse_id, t.product_id, t.quantity, t.status::text as said, t.updated_at as changed_at
+select t.id, true as is_outgoing, t.warehouse_id, t.product_id, t.quantity, t.status::text as said, t.updated_at as changed_at,
+    t.to_warehouse_id as other_warehouse_id
 from transfers as t
 where not array[t.warehouse_id] <@ (select closed_warehouses())
 union all
 select
     a.transfer_id, false, a.warehouse_id, a.product_id, a.quantity,
-    case when a.refusal is null then 'arrived' else 'refused' end, a.created_at
+    case when a.refusal is null then 'arrived' else 'refused' end, a.created_at, a.from_warehouse_id
 from transfer_arrivals as a
 where not array[a.warehouse_id] <@ (select closed_warehouses());
 comment on view transfer_ends is 'What this cell says of each transfer between cells: of those that left it, and of those that came.';

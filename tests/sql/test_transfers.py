@@ -365,6 +365,33 @@ async def test_the_other_cell_lets_in_only_what_was_sent(shop: Shop, product: UU
             )
 
 
+async def test_an_id_that_left_does_not_come_in(shop: Shop, product: UUID) -> None:
+    """Two cells that use one id for goods to each other: each gets its own back."""
+    transfer = await send(shop, product)
+    (request,) = await shop.advance()
+    came = (transfer, shop.rotterdam, shop.lisbon, product, 4, None)
+    for _ in range(2):
+        assert await shop.value(DECIDE, *came) == "transfer id already used"
+    third = await shop.value("insert into warehouses (code, name) values ('C', 'C') returning id")
+    await shop.receive(product, 5, third)
+    with shop.refused("DP011"):
+        await shop.rows(SEND, third, shop.lisbon, product, 4, transfer)
+    await shop.settle([request], {"outcome": "declined"})
+    assert await shop.stock(product, shop.lisbon) == (10, 0)
+    assert await shop.value(DECIDE, *came) == "transfer id already used"
+    assert await shop.audit() == []
+
+
+async def test_an_id_that_came_in_does_not_leave(shop: Shop, product: UUID) -> None:
+    """Put back, the goods would have been taken for those that came: so it is refused at once."""
+    transfer = uuid4()
+    came = (transfer, shop.rotterdam, shop.lisbon, product, 4, None)
+    assert await shop.value(DECIDE, *came) is None
+    with shop.refused("DP011"):
+        await shop.rows(SEND, shop.lisbon, shop.rotterdam, product, 4, transfer)
+    assert await shop.stock(product, shop.lisbon) == (14, 0)
+
+
 async def test_what_was_decided_stays(shop: Shop, product: UUID) -> None:
     """What is over, and what was decided, is neither changed nor removed by hand."""
     await send(shop, product)

@@ -10,7 +10,7 @@ from darkpearl.cells.ends import UNSETTLED, disagreements
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(days=40)
-PRODUCT = uuid4()
+PRODUCT, LEFT, CAME = uuid4(), uuid4(), uuid4()
 Row = dict[str, Any]
 
 
@@ -26,8 +26,9 @@ def ends(
         "seen_at": NOW,
         "forgotten_before": NOW - timedelta(days=30),
     }
-    rows = [end | {"is_outgoing": True, "said": sent}] if sent else []
-    return rows + ([end | {"is_outgoing": False, "said": come} | other] if come else [])
+    out = {"is_outgoing": True, "said": sent, "warehouse_id": LEFT, "other_warehouse_id": CAME}
+    into = {"is_outgoing": False, "said": come, "warehouse_id": CAME, "other_warehouse_id": LEFT}
+    return ([end | out] if sent else []) + ([end | into | other] if come else [])
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,16 @@ def test_goods_are_in_one_cell_and_in_one_alone(sent: str, come: str, said: str)
     """What both ends say may be on its way to agree, or never can."""
     found = disagreements(ends(sent, come), None, is_whole=True)
     assert [each["finding"] for each in found] == ([said] if said else [])
+
+
+def test_one_id_of_two_cells_is_two_transfers() -> None:
+    """Goods that go the other way under an id that another cell chose too are others."""
+    rows = ends("arrived", "arrived")
+    turned = {"warehouse_id": CAME, "other_warehouse_id": LEFT, "said": "undone", "quantity": 7}
+    back = {"warehouse_id": LEFT, "other_warehouse_id": CAME, "said": "refused", "quantity": 7}
+    rows += [rows[0] | turned, rows[1] | back]
+    for found in (rows, rows[::-1]):
+        assert disagreements(found, None, is_whole=True) == []
 
 
 def test_what_came_in_is_what_has_left() -> None:
