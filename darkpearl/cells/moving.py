@@ -179,8 +179,9 @@ async def _open(home: str, code: str, to: str, source_url: str) -> AsyncIterator
             await each.execute(f"set lock_timeout = '{schema.LOCK_SECONDS}s'".encode())
             # Each step is on its server's disk before another server goes on with the next.
             await each.execute("set synchronous_commit = on")
-            # Tables are called the same in all of them.
+            # Tables are called the same in all of them, and times are written the same.
             await each.execute("set search_path = pg_catalog")
+            await each.execute("set datestyle = 'ISO'")
         yield Move(
             warehouse_id,
             at_home,
