@@ -136,9 +136,9 @@ class Exercised:
             os.environ.update(kept)
 
     async def doctor(self, check: str) -> Json:
-        """What the doctor says, in one line."""
+        """What the doctor says, in one line; of the database, while that can't be asked."""
         found = (await self.run("doctor", "--json", "--only", check)).rows
-        return next(each for each in found if each["check"] == check)
+        return next((each for each in found if each["check"] == check), found[0])
 
     async def tells(self, metric: str, value: float) -> None:
         """Return once the metrics say so; an alert goes by them."""
