@@ -1,6 +1,7 @@
 """The same orders in one database, and divided between two cells that share the machine."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
@@ -9,6 +10,7 @@ from statistics import mean
 from typing import Any
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from bench.harness import HOME, OPTIONS, Meter, Shop, listeners, shop, until_drained
 from bench.rounds import Variant
@@ -22,15 +24,26 @@ OTHERS = ("north", "south")
 
 @contextmanager
 def servers() -> Iterator[list[embedded.Server]]:
-    """Three servers more, the first of which replicates."""
+    """Three servers more, the first of which replicates; libpq knows their passwords."""
     with ExitStack() as stack:
-        yield [
+        found = [
             stack.enter_context(embedded.serve(HOME / name, options, exclusive=True))
             for name, options in (
                 ("home", {**OPTIONS, "wal_level": "logical"}),
                 *((name, OPTIONS) for name in OTHERS),
             )
         ]
+        passwords = (HOME / "passwords").absolute()
+        passwords.touch(0o600)
+        passwords.write_text("".join(map(_password, found)))
+        os.environ["PGPASSFILE"] = str(passwords)
+        yield found
+
+
+def _password(server: embedded.Server) -> str:
+    """A server's line of a password file."""
+    parts = conninfo_to_dict(server.url)
+    return "{host}:{port}:*:{user}:{password}\n".format(**parts)
 
 
 def variants(
@@ -46,11 +59,12 @@ def variants(
             return await drained([target], count)
 
     async def two(*, with_home: bool) -> dict[str, Any]:
+        names = OTHERS[:1] if with_home else OTHERS
         async with shop(home) as here, AsyncExitStack() as stack:
             joined = [
                 await stack.enter_async_context(cell(here, server, number, name))
-                for number, (server, name) in enumerate(zip(others, OTHERS, strict=True), 2)
-            ][: 1 if with_home else 2]
+                for number, (server, name) in enumerate(zip(others, names, strict=False), 2)
+            ]
             return await drained([here, *joined] if with_home else joined, 1)
 
     alone = {f"one cell, {count} x 1000": partial(one, count) for count in (1, 2)}
