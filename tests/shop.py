@@ -30,6 +30,17 @@ KEY = f"@{CELL}" if CELL > 1 else ""
 FIRST_NUMBER = CELL * 10**12 + 1 if CELL > 1 else 1
 """Of the first order of a cell."""
 
+PLACE_MANY = """
+    with placed as (
+        insert into orders (warehouse_id) select %s from generate_series(1, %s)
+        returning id, warehouse_id
+    )
+    insert into order_items (order_id, warehouse_id, product_id, quantity)
+    select id, warehouse_id, %s, 1 from placed
+    returning order_id
+"""
+"""Place so many orders of a warehouse, each for one unit of a product; their ids."""
+
 Row = dict[str, Any]
 
 

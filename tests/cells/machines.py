@@ -22,9 +22,10 @@ from uuid import UUID, uuid4
 import psutil
 import psycopg
 import pytest
-from moving import PLACE_MANY, listener, placed_as_they_should
+from moving import listener, placed_as_they_should
 from places import LOGICAL, Place, shops_at, write_passwords
 from psycopg import AsyncConnection
+from shop import PLACE_MANY
 
 from darkpearl import cells, embedded, schema
 

@@ -20,7 +20,7 @@ from uuid import UUID, uuid4
 import psycopg
 from places import Place
 from psycopg import AsyncConnection
-from shop import Shop
+from shop import PLACE_MANY, Shop
 
 Pair = tuple[Shop, Shop]
 Until = Callable[..., Awaitable[None]]
@@ -31,16 +31,6 @@ KILLS = int(os.environ.get("DARKPEARL_TEST_MOVE_KILLS", "1000"))
 RATE = int(os.environ.get("DARKPEARL_TEST_MOVE_RATE", "100"))
 STOCK = 1_000_000
 SESSIONS = 6
-PLACE_MANY = """
-    with placed as (
-        insert into orders (warehouse_id) select %s from generate_series(1, %s)
-        returning id, warehouse_id
-    )
-    insert into order_items (order_id, warehouse_id, product_id, quantity)
-    select id, warehouse_id, %s, 1 from placed
-    returning order_id
-"""
-"""Place so many orders of a warehouse, each for one unit of a product."""
 PATIENCE_SECONDS = 120
 PAUSE_SECONDS = 10
 """How long the warehouse may take no order, when the command is left alone."""

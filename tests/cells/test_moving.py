@@ -234,7 +234,7 @@ async def test_orders_go_on_while_it_moves(pair: Pair, places: Places, moving: M
 
 
 async def test_a_long_transaction_in_the_other_cell_stops_nobody(
-    pair: Pair, places: Places, moving: Moving
+    pair: Pair, places: Places, moving: Moving, until: Until
 ) -> None:
     """Whoever has written there and not ended keeps a warehouse open, and nobody waiting."""
     here, there = pair
@@ -250,8 +250,8 @@ async def test_a_long_transaction_in_the_other_cell_stops_nobody(
         receive = "select darkpearl.receive_stock(%s, %s, 1)"
         await long.execute(receive, [there.rotterdam, product])
         rest = asyncio.create_task(anext(on_its_way))
-        await asyncio.sleep(1)
         for _ in range(4):
+            await until(lambda: there.value("select count(*) from pg_locks where not granted"))
             await there.run("select nextval('stock_movements_id_seq')")
             assert await takes(here, warehouse, product, [])
         with pytest.raises(cells.CellError, match="somebody holds"):

@@ -14,7 +14,7 @@ from typing import Any
 
 from psycopg import AsyncConnection
 from server import Process
-from shop import Shop
+from shop import PLACE_MANY, Shop
 
 STUCK = int(os.environ.get("DARKPEARL_TEST_STUCK", "2000"))
 PACE = int(os.environ.get("DARKPEARL_TEST_PACE", "100"))
@@ -22,14 +22,6 @@ TURNS = min(max(2, STUCK // (10 * PACE)), 12)
 TURN_SECONDS = 10.0
 WORST_RATIO = 1.5
 
-PLACE = """
-    with o as (
-        insert into orders (warehouse_id) select %s from generate_series(1, %s)
-        returning id, warehouse_id
-    )
-    insert into order_items (order_id, warehouse_id, product_id, quantity)
-    select id, warehouse_id, %s, 1 from o
-"""
 GET_STUCK = """
     with s as (
         update sagas set status = 'stuck', ready_at = null where ready_at is not null
@@ -81,7 +73,7 @@ async def test_a_batch_beside_a_shop_that_sells(
     await shop.product(on_hand=1_000_000)
     for placed in range(0, STUCK, 1000):
         count = min(1000, STUCK - placed)
-        await shop.run(PLACE, shop.lisbon, count, shop.products[0])
+        await shop.run(PLACE_MANY, shop.lisbon, count, shop.products[0])
     await shop.run(GET_STUCK)
     await shop.run("vacuum analyze")
     settings = {"DARKPEARL_DATABASE_URL": database_url, "DARKPEARL_LOG_LEVEL": "error"}
