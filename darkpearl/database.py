@@ -28,8 +28,9 @@ from darkpearl.config import ConfigError
 from darkpearl.errors import refuse_read_only
 
 LISTENER_ROLE = "darkpearl_listener"
+"""The login of listeners, of webhooks and of housekeeping."""
 API_ROLE = "darkpearl_api"
-"""Whom services log in as."""
+"""The login of the API's sessions: the only ones whose claims the database believes."""
 RECONNECT_SECONDS = 2.0
 CHECK_SECONDS = 1.0
 """How long who needs a connection waits until dead ones are thrown out of a pool."""

@@ -67,7 +67,6 @@ STATEMENT_TIMEOUT = "10s"
 VISITORS_STATEMENT_TIMEOUT = "2s"
 VISITORS_SHARE = 4
 """One connection of so many is for visitors, who take none of the others."""
-"""The login of the API's sessions: the only ones whose claims the database believes."""
 
 EXPOSED = [
     "Location",

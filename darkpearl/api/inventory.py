@@ -226,7 +226,7 @@ async def _add_what_is_in_transit(
 
     While one of them doesn't answer nothing is said: it would be too little.
     """
-    if not isinstance(caller, Routed):
+    if not shelves or not isinstance(caller, Routed):
         return
     about = {"products": [each.product_id for each in shelves]}
     answers = await caller.ask_all(lambda here: here.get(_Transit, (_IN_TRANSIT, about)))

@@ -15,15 +15,16 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from darkpearl import database, schema
 from darkpearl.cells.plans import take_plans
+from darkpearl.cells.queries import one, value
 
 CATALOGUE = "darkpearl_catalogue"
 SHARED = ("cells", "products", "warehouses", "adjustment_reasons")
 COPY_SECONDS = 600.0
 """How long the first copy of the catalogue may take; it goes on in the server all the same."""
 FAILURES = 10
-"""A copy is given up after so many errors: the server tries again every few seconds, for ever;"""
+"""A copy is given up after so many errors, since the server tries again for ever."""
 FAILING_SECONDS = 20.0
-"""when meanwhile, for so long, no table has come to its end."""
+"""How long no table has come to its end, when a copy is given up."""
 SLOT_SECONDS = 60
 """How long a slot waits for the transactions that are under way at home when it is made."""
 DROP_SECONDS = 20.0
@@ -132,15 +133,13 @@ def without_secrets(url: str) -> str:
     return make_conninfo("", **{name: parts[name] for name in parts if name not in _SECRETS})
 
 
-async def one(connection: AsyncConnection[Any], query: str, *values: Any) -> Any:
-    """The first row of a query, or None."""
-    return await (await connection.execute(query.encode(), values or None)).fetchone()
+def asked_at(home: str, number: int, url: str) -> str:
+    """Where a cell is asked, given what `cells` says.
 
-
-async def value(connection: AsyncConnection[Any], query: str, *values: Any) -> Any:
-    """The first value of the first row of a query, or None."""
-    row = await one(connection, query, *values)
-    return row and row[0]
+    Home's address there is for the others, by the login that reads the catalogue; it is asked at
+    the one that is in use.
+    """
+    return home if number == 1 else url
 
 
 async def lock(at_home: AsyncConnection[Any]) -> None:

@@ -13,12 +13,11 @@ from darkpearl.cells.joining import (
     CellError,
     drop_slot,
     lock,
-    one,
     refuse_away_from_home,
     slot_of,
     unsubscribe,
-    value,
 )
+from darkpearl.cells.queries import one, rows, value
 
 _AT_WORK = (
     "select string_agg(code, ', ' order by code) from darkpearl.warehouses"
@@ -93,7 +92,7 @@ async def _refuse_unfinished(
     if count := await value(there, _UNFINISHED):
         raise CellError(f"cell {name} has {count} sagas that have not ended, such as of orders")
     count = await value(at_home, _ON_THEIR_WAY, number) or 0
-    for (url,) in await (await at_home.execute(_OTHERS, [number])).fetchall():
+    for (url,) in await rows(at_home, _OTHERS, number):
         async with schema.connect(url) as other:
             count += await value(other, _ON_THEIR_WAY, number) or 0
     if count:

@@ -19,7 +19,14 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from darkpearl import schema
-from darkpearl.cells.joining import CellError, lock, one, refuse_away_from_home, unsubscribe, value
+from darkpearl.cells.joining import (
+    CellError,
+    asked_at,
+    lock,
+    refuse_away_from_home,
+    unsubscribe,
+)
+from darkpearl.cells.queries import one, rows, value
 from darkpearl.cells.transit import (
     STATE,
     Move,
@@ -28,7 +35,6 @@ from darkpearl.cells.transit import (
     copy,
     hand_over,
     refuse_clashes,
-    rows,
     until,
     withdraw,
 )
@@ -38,7 +44,7 @@ _CELL = (
     "select number, name, url from darkpearl.cells"
     " where (name = %s or number::text = %s) and removed_at is null"
 )
-_URL = "select name, url from darkpearl.cells where number = %s and removed_at is null"
+_URL = "select url from darkpearl.cells where number = %s and removed_at is null"
 _REMOVED = (
     "select number from darkpearl.cells"
     " where (name = %s or number::text = %s) and removed_at is not null"
@@ -135,7 +141,7 @@ async def _undo_alone(home: str, code: str, to: str) -> bool:
         if warehouse is None or number is None or warehouse[1] == number:
             return False
         key, has = warehouse
-        address = home if has == 1 else (await one(at_home, _URL, has))[1]
+        address = asked_at(home, has, await value(at_home, _URL, has))
         async with schema.connect(address) as source:
             await withdraw(
                 Move(key, at_home, source, source, has, number, address, "", is_handed_over=False)
@@ -161,8 +167,7 @@ async def _open(home: str, code: str, to: str, source_url: str) -> AsyncIterator
             raise CellError(f"there is no {'cell ' + to if warehouse else 'warehouse ' + code}")
         warehouse_id, has = warehouse
         number, name, url = cell
-        # Home's own address is for others: by the login that reads the catalogue there.
-        url = home if number == 1 else url
+        url = asked_at(home, number, url)
         target = await stack.enter_async_context(schema.connect(url))
         state, other = await one(target, STATE, warehouse_id) or ("", None)
         if has == number and state not in {"arrived", "here"}:
@@ -170,9 +175,8 @@ async def _open(home: str, code: str, to: str, source_url: str) -> AsyncIterator
         comes_from = int(other) if has == number and other else has
         if state in {"coming", "arrived"} and other != comes_from:
             raise CellError(f"{code} is on its way to cell {name} from cell {other}")
-        _, address = await one(at_home, _URL, comes_from) or ("", None)
-        address = home if comes_from == 1 else address
-        if address is None:
+        address = asked_at(home, comes_from, await value(at_home, _URL, comes_from) or "")
+        if not address:
             raise CellError(f"cell {comes_from}, which {code} comes from, was removed")
         source = await stack.enter_async_context(schema.connect(address))
         for each in (at_home, source, target):

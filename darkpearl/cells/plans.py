@@ -4,10 +4,12 @@ Each database numbers the plans that it was given: home, since its first release
 a new one. A saga moves with the number of its plan, so that has to stand for the same steps.
 """
 
-from typing import Any, LiteralString
+from typing import Any
 
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
+
+from darkpearl.cells.queries import value
 
 _TYPES = "select array_agg(distinct saga_type) from darkpearl.saga_steps"
 _PLANS = (
@@ -38,20 +40,14 @@ async def take_plans(at_home: AsyncConnection[Any], there: AsyncConnection[Any])
     Returns:
         Whether it had others: then another migrate declares what home hasn't heard of yet.
     """
-    types = await _value(there, _TYPES)
-    plans = await _value(at_home, _PLANS, types)
-    if await _value(there, _HAS_SAGAS) or await _value(there, _PLANS, types) == plans:
+    types = await value(there, _TYPES)
+    plans = await value(at_home, _PLANS, types)
+    if await value(there, _HAS_SAGAS) or await value(there, _PLANS, types) == plans:
         return False
-    settings = await _value(at_home, _SETTINGS, types)
+    settings = await value(at_home, _SETTINGS, types)
     async with there.transaction():
         await there.execute("set local session_replication_role = replica")
         await there.execute("delete from darkpearl.saga_steps")
         await there.execute(_TAKE_PLANS, [Jsonb(plans)])
         await there.execute(_TAKE_SETTINGS, [Jsonb(settings)])
     return True
-
-
-async def _value(connection: AsyncConnection[Any], query: LiteralString, *values: Any) -> Any:
-    """The only value of a query."""
-    row = await (await connection.execute(query, values or None)).fetchone()
-    return row and row[0]

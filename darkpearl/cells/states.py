@@ -6,7 +6,7 @@ from typing import Any
 from psycopg.rows import dict_row
 
 from darkpearl import schema
-from darkpearl.cells.joining import CATALOGUE
+from darkpearl.cells.joining import CATALOGUE, asked_at
 
 LOOK_SECONDS = 10.0
 """How long a cell may take to answer; one that doesn't is told as that."""
@@ -41,10 +41,8 @@ async def states(home: str) -> list[Row]:
     sent = {each.pop("number"): each for each in await _rows(home, _CATALOGUE)}
     return await asyncio.gather(
         *(
-            # Home's own address is for others: by the login that reads the catalogue there.
-            _state(home if number == 1 else cell["url"], cell, sent.get(number, {}))
+            _state(asked_at(home, cell["number"], cell["url"]), cell, sent.get(cell["number"], {}))
             for cell in cells
-            for number in (cell["number"],)
         )
     )
 

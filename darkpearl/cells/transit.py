@@ -19,11 +19,10 @@ from darkpearl.cells.joining import (
     CellError,
     drop_slot,
     make_slot,
-    one,
     subscribe,
-    value,
     wait_for_copy,
 )
+from darkpearl.cells.queries import one, rows, value
 
 CATCH_UP_SECONDS = 60.0
 """How long the last changes may take to arrive, while nobody can write."""
@@ -262,11 +261,6 @@ async def _stream(this: Move, into: AsyncCursor[Any], query: str, to: str) -> No
     ):
         async for block in sent:
             await taken.write(block)
-
-
-async def rows(connection: AsyncConnection[Any], query: str, *values: Any) -> list[Any]:
-    """Every row of a query."""
-    return list(await (await connection.execute(query.encode(), values or None)).fetchall())
 
 
 async def _counts(connection: AsyncConnection[Any], key: UUID) -> dict[str, int]:

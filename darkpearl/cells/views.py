@@ -21,7 +21,8 @@ from psycopg import AsyncConnection, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from darkpearl import schema
-from darkpearl.cells.joining import SHARED, CellError, value, without_secrets
+from darkpearl.cells.joining import SHARED, CellError, without_secrets
+from darkpearl.cells.queries import value
 
 READER = "darkpearl_reader"
 VIEWS = "darkpearl_cells"

@@ -115,7 +115,8 @@ comment on function send_transfer(uuid, uuid, uuid, integer, uuid, text) is
 -- here; transfers says what becomes of it, under the same id.
 -- Locks: inventory by (product_id, warehouse_id), both rows before either moves.
 -- Raises: see move_stock(); DP011 when the id is that of an order or a saga, and the goods would go to
--- another cell, or of goods that came in where these leave, or left where these come in; DP015 when both warehouses are the same; DP050 when they would leave another cell's.
+-- another cell, or of goods that came in where these leave, or left where these come in; DP015 when
+-- both warehouses are the same; DP050 when they would leave another cell's.
 create or replace function transfer_stock(
     p_from_warehouse_id uuid,
     p_to_warehouse_id uuid,

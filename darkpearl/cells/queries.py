@@ -1,0 +1,21 @@
+"""What a query gives, for the commands that change cells."""
+
+from typing import Any
+
+from psycopg import AsyncConnection
+
+
+async def one(connection: AsyncConnection[Any], query: str, *values: Any) -> Any:
+    """The first row of a query, or None."""
+    return await (await connection.execute(query.encode(), values or None)).fetchone()
+
+
+async def value(connection: AsyncConnection[Any], query: str, *values: Any) -> Any:
+    """The first value of the first row of a query, or None."""
+    row = await one(connection, query, *values)
+    return row and row[0]
+
+
+async def rows(connection: AsyncConnection[Any], query: str, *values: Any) -> list[Any]:
+    """Every row of a query."""
+    return list(await (await connection.execute(query.encode(), values or None)).fetchall())
