@@ -12,6 +12,19 @@ CLOCK_SECONDS = 5.0
 CLOCK_LIMIT_SECONDS = 60.0
 CROWDED = 0.8
 FULL = 0.95
+REFUSALS = {
+    "No space left on device": "Make room on the server's disk: it lets nobody in without.",
+    "too many c": "End sessions that nobody needs, by pg_terminate_backend(); see max_connections"
+    " and the limits of roles.",
+    "connection slots are reserved": "End sessions that nobody needs; a superuser still gets in.",
+    "system is starting up": "Wait: it is starting, or was ended by a crash and makes good for it.",
+    "system is in recovery": "Wait: it was ended by a crash and makes good for it.",
+    "system is shutting down": "Start PostgreSQL once it has ended.",
+}
+"""What a server that is there says when it lets nobody in, and what to do then."""
+START = (
+    "Start PostgreSQL, or correct DARKPEARL_DATABASE_URL; for the embedded one, darkpearl db start."
+)
 
 
 async def connection(patient: Patient) -> Verdict:
@@ -21,11 +34,9 @@ async def connection(patient: Patient) -> Verdict:
         async with patient.connect() as opened:
             user = opened.info.user
     except schema.SchemaError as error:
-        return fail(
-            str(error),
-            "Start PostgreSQL, or correct DARKPEARL_DATABASE_URL; for the embedded one, darkpearl"
-            " db start.",
-        )
+        said = str(error)
+        mends = (mend for words, mend in REFUSALS.items() if words in said)
+        return fail(said, next(mends, START))
     return ok(f"as {user}, in {(time.monotonic() - began) * 1000:.0f} ms")
 
 

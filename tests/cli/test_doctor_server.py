@@ -1,6 +1,7 @@
 """`darkpearl doctor`: troubles of a whole server, made to happen on one of its own."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -81,12 +82,16 @@ async def test_a_prepared_transaction(ask: Ask, address: str) -> None:
 
 
 async def test_sessions_that_fill_the_server(ask: Ask, address: str) -> None:
-    """A warning while there is some room, a failure when there is next to none."""
+    """A warning while there is some room, a failure when there is next to none, or none at all."""
     assert (await ask("connections"))["state"] == "ok"
     taken = [await psycopg.AsyncConnection.connect(address) for _ in range(13)]
     assert (await ask("connections"))["state"] == "warn"
     taken += [await psycopg.AsyncConnection.connect(address) for _ in range(3)]
     assert (await ask("connections"))["state"] == "fail"
+    with contextlib.suppress(psycopg.OperationalError):
+        while True:
+            taken.append(await psycopg.AsyncConnection.connect(address))
+    assert (await ask("connection"))["mend"].startswith("End sessions")
     for each in taken:
         await each.close()
 
