@@ -83,18 +83,17 @@ async def run(program: str, *arguments: str | Path, server: embedded.Server) -> 
     assert process.returncode == 0, errors.decode()
 
 
-async def place_orders(storm: Storm, placed: list[UUID]) -> None:
-    """Orders of two lines, some at a time, until so many are placed."""
+async def place_orders(storm: Storm, placed: list[UUID], is_over: asyncio.Event) -> None:
+    """Orders of two lines, some at a time, until it is over."""
     products = [row["id"] for row in await storm.rows("select id from products order by sku")]
     warehouse = await storm.value("select id from warehouses")
     async with storm.session("darkpearl_app") as connection:
-        for n in range(0, ORDERS, LOT):
+        while not is_over.is_set():
             ids = [uuid4() for _ in range(LOT)]
             async with connection.transaction():
-                for at, each in enumerate(ids):
+                for at, each in enumerate(ids, len(placed)):
                     lines = [
-                        {"product_id": str(products[(n + at + k) % 40]), "quantity": 1}
-                        for k in (0, 7)
+                        {"product_id": str(products[(at + k) % 40]), "quantity": 1} for k in (0, 7)
                     ]
                     await connection.execute(
                         "select place_order(%s, %s, p_order_id => %s)",
@@ -116,19 +115,27 @@ async def backed_up(storm: Storm, folder: Path, gateway: tuple[str, ...]) -> dat
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     placed: list[UUID] = []
+    is_over = asyncio.Event()
 
-    async def reached(share: float) -> None:
+    async def reached(number: float) -> None:
         async def is_there() -> bool:
             if placing.done():
                 placing.result()
-            return len(placed) >= ORDERS * share
+            return len(placed) >= number
 
         await until(is_there)
 
+    async def one_is_paid() -> bool:
+        return await storm.value(
+            "select exists (select from orders as o inner join payments as p on p.order_id = o.id"
+            " where o.created_at > %s and p.status = 'captured')",
+            moment,
+        )
+
     async with storm.process("paysim", "--port", str(port), *gateway):
-        placing = asyncio.create_task(place_orders(storm, placed))
+        placing = asyncio.create_task(place_orders(storm, placed, is_over))
         async with storm.process("listener", DARKPEARL_GATEWAY_URL=url):
-            await reached(0.3)
+            await reached(ORDERS * 0.3)
             base = ("-D", folder / "base", "-X", "none", "-c", "fast")
             dump = ("-Fc", "-f", folder / "dump", "darkpearl")
             await asyncio.gather(
@@ -138,8 +145,11 @@ async def backed_up(storm: Storm, folder: Path, gateway: tuple[str, ...]) -> dat
             await run(
                 *("pg_dumpall", "--globals-only", "-f", folder / "roles"), server=storm.server
             )
-            await reached(0.7)
+            await reached(ORDERS * 0.7)
             moment: datetime = await storm.value("select clock_timestamp()")
+            await reached(max(ORDERS, len(placed) + ORDERS * 0.3))
+            await until(one_is_paid)  # which nobody knows of after the restore
+            is_over.set()
             await placing
     last = await storm.value("select pg_walfile_name(pg_switch_wal())")
 
