@@ -15,8 +15,8 @@ from shop import APPROVED, DECLINED, LONG, Shop
 Connect = Callable[..., Awaitable[Any]]
 Holds = Callable[..., Awaitable[Any]]
 
-SOON_SECONDS = 2.0
-"""In which a pass is through with all that nobody holds."""
+SOON_SECONDS = 10.0
+"""In which a pass is through with all that nobody holds, on a busy machine; who holds never lets go."""
 NOTE = "update orders set notes = 'call first' where id = %s"
 LOCK_ORDER = "select from orders where id = %s for update"
 SHARE_ORDER = "select from orders where id = %s for share"
