@@ -173,8 +173,11 @@ async def test_the_catalogue_is_written_at_home(shop: Shop, table: str) -> None:
 
 @pytest.mark.usefixtures("other")
 async def test_nothing_that_others_have_is_deleted(shop: Shop) -> None:
-    """With several cells products, warehouses and reasons stay, and so do their keys."""
+    """With several cells products, warehouses, reasons and cells stay, and so do their keys."""
     unused = await shop.product()
+    gone = await shop.value(
+        "insert into cells (number, name, removed_at) values (99, 'gone', now()) returning number"
+    )
     for table in ("products", "warehouses", "adjustment_reasons"):
         await shop.run(f"alter table {table} enable trigger {table}_are_kept_for_other_cells")
     for query in (
@@ -184,6 +187,8 @@ async def test_nothing_that_others_have_is_deleted(shop: Shop) -> None:
         f"update products set id = new_id() where id = '{unused}'",
         "update warehouses set id = new_id() where code = 'RTM'",
         "update adjustment_reasons set code = 'thieves' where code = 'theft'",
+        f"delete from cells where number = {gone}",
+        f"update cells set number = number + 1 where number = {gone}",
     ):
         with shop.refused("DP016"):
             await shop.run(query)
@@ -522,3 +527,23 @@ async def test_what_others_have_to_do_is_not_counted_here(shop: Shop, product: U
     assert await shop.value(query) == [0] * len(before)
     await shop.run("select open_warehouse(%s)", shop.lisbon)
     assert await shop.value(query) == before
+
+
+async def test_a_number_of_two_warehouses_shows_one(shop: Shop, product: UUID) -> None:
+    """A warehouse from another cell brings its movements' numbers: each shelf shows its own."""
+    await shop.receive(product, 10, shop.rotterdam)
+    orders = {}
+    for warehouse in (shop.lisbon, shop.rotterdam):
+        orders[warehouse] = await shop.order((product, 2), warehouse=warehouse)
+        await shop.settle(await shop.advance(), APPROVED)
+        await shop.take_back(orders[warehouse])
+    await shop.number_alike()
+    assert await shop.values("select distinct count(*) from stock_movements group by id") == [2]
+    for warehouse, order in orders.items():
+        (returned,) = await shop.values(
+            "select movements from order_returns where order_id = %s", order
+        )
+        assert [each["warehouse_id"] for each in returned] == [str(warehouse)]
+        shelf = await shop.value("select monitor_shelf(%s, %s)", product, warehouse)
+        shown = [each["warehouse_id"] for each in shelf["movements"]]
+        assert shown == [str(warehouse)] * 4
