@@ -394,6 +394,31 @@ async def test_nothing_of_a_closed_warehouse_is_written(
                 await shop.run("update warehouses set cell = cell + 1 where code = 'LIS'")
 
 
+async def test_a_customer_is_erased_from_what_was_left_behind(shop: Shop, product: UUID) -> None:
+    """Of orders that a warehouse took along no address is kept here, whatever they were then."""
+    await shop.receive(product, 5, shop.rotterdam)
+    said = {"p_customer_id": "ann", "p_particulars": '{"email": "ann@example.com"}'}
+    orders = [await shop.order((product, 1), **said) for _ in range(2)]
+    await shop.settle((await shop.advance())[:1], APPROVED)
+    orders.append(await shop.order((product, 1), warehouse=shop.rotterdam, **said))
+    erase = "select erase_customer('ann', 'asked for it')"
+    await shop.run("select close_warehouse(%s, 200)", shop.lisbon)
+    with shop.refused("DP053"):
+        await shop.run(erase)
+    async with shop.unguarded():
+        await shop.run(f"insert into cells (number, name) values ({HERE} + 1, 'north')")
+        await shop.run("update warehouses set cell = cell + 1 where code = 'LIS'")
+    assert await shop.value(erase) == 2
+    left = "select order_id from order_particulars where email is not null"
+    assert await shop.values(left) == orders[2:]
+    with shop.refused("DP050"):
+        await shop.run("update order_particulars set reference = 'x' where order_id = %s", orders[0])
+    await shop.run("update moved_warehouses set state = 'coming'")
+    async with shop.unguarded():
+        await shop.run("update order_particulars set email = 'ann@example.com'")
+    assert await shop.value(erase) == 0
+
+
 async def test_who_works_for_all_goes_past_it(
     shop: Shop, product: UUID, closed: dict[str, UUID]
 ) -> None:
