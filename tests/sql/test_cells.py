@@ -441,6 +441,23 @@ async def test_who_works_for_all_goes_past_it(
     assert await shop.value(triggers) == 0
 
 
+async def test_a_clock_that_was_set_back_stops_at_no_copy(
+    shop: Shop, product: UUID, closed: dict[str, UUID]
+) -> None:
+    """Waits of a closed warehouse's sagas are left as they are; others' are brought back."""
+    there = await shop.order((product, 1), warehouse=shop.rotterdam)
+    async with shop.unguarded():
+        await shop.run(
+            "update sagas set updated_at = clock() + interval '1 hour',"
+            " ready_at = clock() + interval '2 hours' where id in (%s, %s)",
+            *(closed["new"], there),
+        )
+    async with shop.acting_as("darkpearl_listener"):
+        await shop.run("select correct_future_waits()")
+    late = "select id from sagas where updated_at > clock()"
+    assert await shop.values(late) == [closed["new"]]
+
+
 async def test_a_pass_that_met_the_close_blames_nobody(shop: Shop, product: UUID) -> None:
     """A pass that had claimed before the close writes nothing: no saga is stuck or loses a try."""
     orders = [await shop.order((product, 1)) for _ in range(3)]
