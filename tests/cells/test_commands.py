@@ -139,6 +139,8 @@ async def test_a_cell_that_is_away_costs_its_own_rows(pair: Pair, product: UUID,
         assert done.errors.startswith("darkpearl: cell north is left out: ")
         assert {each["cell"] for each in done.rows} == {"home"}
         assert (await run("orders", "show", order, "--json")).code == 0
+        (shelf,) = (await run("stock", "show", product, "--json")).rows
+        assert "in_transit" not in shelf  # what may be on its way from north isn't known
         assert (await run("orders", "list", "--cell", "home")).code == 0
         unknown = await run("orders", "show", uuid4())
         assert unknown.code == 1
