@@ -412,7 +412,9 @@ async def test_a_customer_is_erased_from_what_was_left_behind(shop: Shop, produc
     left = "select order_id from order_particulars where email is not null"
     assert await shop.values(left) == orders[2:]
     with shop.refused("DP050"):
-        await shop.run("update order_particulars set reference = 'x' where order_id = %s", orders[0])
+        await shop.run(
+            "update order_particulars set reference = 'x' where order_id = %s", orders[0]
+        )
     await shop.run("update moved_warehouses set state = 'coming'")
     async with shop.unguarded():
         await shop.run("update order_particulars set email = 'ann@example.com'")
@@ -537,6 +539,32 @@ async def test_what_was_told_elsewhere_is_not_told_again(shop: Shop, product: UU
     after = await shop.fulfilled((product, 1))
     told = await shop.rows("select subject from follow_feed(0)")
     assert {each["subject"] for each in told} == {after}
+
+
+async def test_what_was_told_elsewhere_takes_no_place(shop: Shop, product: UUID) -> None:
+    """Webhooks are told again from a moment on, and nothing of before, whatever came since."""
+    await shop.receive(product, 5, shop.rotterdam)
+    for later in (-7200, 10800):
+        await shop.turn_clock(later)
+        await shop.fulfilled((product, 1))
+    last = await shop.value("select max(id) from saga_events")
+    moment = await shop.value("select clock() - interval '30 minutes'")
+    await shop.turn_clock(-3600)
+    await shop.order((product, 1), warehouse=shop.rotterdam)
+    end = await shop.value("select max(id) from saga_events")
+    endpoint = await shop.value(
+        "select id from create_webhook_endpoint('https://a.example/', null)"
+    )
+    await shop.run("select close_warehouse(%s, 200, 'coming')", shop.lisbon)
+    await shop.run("update moved_warehouses set state = 'arrived', told_after = %s", last)
+    await shop.run("select open_warehouse(%s)", shop.lisbon)
+    await shop.run("update webhook_endpoints set position = %s", end)
+    assert await shop.value("select replay_webhooks(%s, %s)", endpoint, moment) == end
+    await shop.run("update webhook_endpoints set position = 0")
+    oldest = "select min(created_at) from saga_events where warehouse_id = %s"
+    assert await shop.value("select oldest_undelivered()") == await shop.value(
+        oldest, shop.rotterdam
+    )
 
 
 async def test_what_others_have_to_do_is_not_counted_here(shop: Shop, product: UUID) -> None:
