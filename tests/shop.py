@@ -102,6 +102,23 @@ class Shop:
         finally:
             await self.connection.execute("reset session_replication_role")
 
+    async def number_alike(self) -> None:
+        """Give movements of Rotterdam numbers of Lisbon's, as those have that came from a cell."""
+        async with self.unguarded():
+            await self.run(
+                "with theirs as (delete from stock_movements where warehouse_id = %s returning *),"
+                " numbered as (select t.*, row_number() over (order by id) as n from theirs as t),"
+                " ours as (select m.id as number, row_number() over (order by id) as n"
+                " from stock_movements as m where m.warehouse_id = %s)"
+                " insert into stock_movements overriding system value"
+                " select o.number, t.correlation_id, t.warehouse_id, t.product_id, t.movement_type,"
+                " t.quantity, t.available_after, t.reserved_after, t.reference_type,"
+                " t.reference_id, t.notes, t.actor, t.created_at"
+                " from numbered as t inner join ours as o using (n)",
+                *(self.rotterdam, self.lisbon),
+            )
+        self.audited = True
+
     async def product(self, price: str = "10", *, on_hand: int = 0, **columns: Any) -> UUID:
         """A new product, with units of it in Lisbon."""
         columns = {"sku": str(uuid4()), "name": "Pearl", "unit_price": price, **columns}

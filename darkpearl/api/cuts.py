@@ -14,7 +14,7 @@ from darkpearl.api.access import Parameters, Statement
 
 MOST_COUNTED = 10_000
 TIE = "warehouse_id"
-"""What decides between rows of one id in two cells."""
+"""What decides between rows of one id in two cells, or in one that a warehouse has moved to."""
 IS_OWN = (
     "not array[warehouse_id] <@ array(select moved.warehouse_id from moved_cells() as moved"
     " where moved.cell <> this_cell())"
@@ -88,16 +88,15 @@ class Cut(NamedTuple):
             spread: whether to say which warehouses have moved.
         """
         by = self._by
-        found_in, shown = self.table or self.relation, self.unique if self.table else "*"
+        key = [self.unique, *([TIE] if self.unique == "id" else [])]
+        found_in, shown = self.table or self.relation, ", ".join(key) if self.table else "*"
         rows = (
             f"select {shown} from {found_in} {self._beyond(after)}"  # noqa: S608
             f" order by {by} limit %(limit)s + 1 offset %(offset)s"
         )
         if self.table:  # offset 0 keeps the view from being joined before the page is cut
-            row = (
-                f"select * from {self.relation} as r"  # noqa: S608
-                f" where r.{self.unique} = cut.{self.unique} offset 0"
-            )
+            same = " and ".join(f"r.{name} = cut.{name}" for name in key)
+            row = f"select * from {self.relation} as r where {same} offset 0"  # noqa: S608
             rows = f"select row.* from ({rows}) as cut, lateral ({row}) as row order by {by}"  # noqa: S608
         data = f"select coalesce(json_agg(page), '[]') from ({rows}) as page"  # noqa: S608
         having = f"select from {found_in} {_clause(self.where)} limit {MOST_COUNTED + 1}"

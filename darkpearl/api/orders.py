@@ -131,7 +131,10 @@ async def list_orders(
     updated_after: UpdatedAfter = None,
     include: Included = None,
 ) -> JsonResponse[Page[ListedOrder]]:
-    """Orders, newest first. What several filters ask for all holds."""
+    """Orders, newest first. What several filters ask for all holds.
+
+    Over several cells their numbers are in the order of the cells: `sort=-id` is by time in all.
+    """
     filters = Filters()
     statuses: list[OrderStatus] | None = filters.any_of(
         "status", OrderStatus, status, "order_status"
@@ -163,7 +166,7 @@ async def list_orders(
         ListedOrder,
         f"(select {shown} from order_summaries as o)",  # noqa: S608
         filters,
-        sorts=("-order_number",),
+        sorts=("-order_number", "id"),
         unique="order_number",
         table="orders",
     )

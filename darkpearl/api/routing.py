@@ -236,7 +236,12 @@ class Routed(Caller):
 
     async def run(self, *statements: Statement) -> dict[str, Any] | None:
         """As for every caller, where the request is for."""
-        return await self.act(lambda here: here.run(*statements))
+        row = await self.act(lambda here: here.run(*statements))
+        if row is None and self._route.is_anywhere:  # who has ordered it sees it where that was
+            others = set(self.cells) - {self.cell}
+            answers = await self.ask_all(lambda here: here.run(*statements), others)
+            row = next((each for each in answers.found.values() if each), None)
+        return row
 
     async def at(self, number: int, of_id: UUID | None = None) -> Caller:
         """The same caller in one cell, whatever the request is for."""
@@ -344,11 +349,11 @@ class Routed(Caller):
         except (AwayError, NotFoundError) as error:
             return _Try(refusal=error)
         except ConflictError as error:
-            named = cell_named_by(error)
-            if error.code != ELSEWHERE or (named and named not in self._reach.cells):
+            named = named_by(error)
+            if error.code != ELSEWHERE or (named and named.cell not in self._reach.cells):
                 raise
             self._reach.doubt()
-            return _Try(named=named)
+            return _Try(named=named.cell if named else None)
         return _Try(found, is_here=True)
 
     async def _that_have(self, of_id: UUID, tries: dict[int, "_Try[T]"]) -> list[int]:
@@ -387,12 +392,6 @@ def named_by(error: ConflictError) -> Named | None:
     """Where a refusal of the database says to go to."""
     named = _NAMED.match(error.detail) if error.code == ELSEWHERE else None
     return Named(named[1], int(named[2])) if named else None
-
-
-def cell_named_by(error: ConflictError) -> int | None:
-    """The cell that it says to go to."""
-    named = named_by(error)
-    return named.cell if named else None
 
 
 def moving() -> UnavailableError:

@@ -15,16 +15,13 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
-from msgspec import Struct
-
 from darkpearl.api.access import Caller, Execute, Statement, made_in, sent
 from darkpearl.api.bodies import decoder
 from darkpearl.api.idempotency import Once
 from darkpearl.api.routing import HOME, Answers, Routed
-from darkpearl.cells.directory import Cell
+from darkpearl.cells.offers import OFFER, TOO_LITTLE, Offer, best_of, too_little
 from darkpearl.cells.reach import AwayError
 from darkpearl.errors import (
-    PROBLEMS,
     ConflictError,
     DarkPearlError,
     UnavailableError,
@@ -33,12 +30,6 @@ from darkpearl.errors import (
 )
 from darkpearl.models.orders import CreatedOrder, CreateOrder, Quote
 
-TOO_LITTLE = "DP006"
-ONLY_TOGETHER = "DP056"
-MOST_TOLD = 20
-"""Products that a refusal names."""
-
-_OFFER = "select * from offer_of_cell(%(items)s)"
 _HOLD = "select hold_names(%(idempotency_key)s, %(id)s, %(reference)s)"
 _KNOWN = (
     "select find_request(%(idempotency_key)s, %(request_hash)s) as answer,"
@@ -48,25 +39,6 @@ _KNOWN = (
 T = TypeVar("T")
 Statements = Callable[[UUID], list[Statement]]
 """What places an order under an id, and reads it."""
-
-
-class _Goods(Struct):
-    """A product of an order: the units that are wanted, and of those what a cell can sell."""
-
-    product_id: UUID
-    wanted: int
-    sellable: int
-
-
-class _Offer(Struct):
-    """What the warehouses of a cell could serve."""
-
-    goods: list[_Goods]
-    warehouses: int | None
-    """How many of them it takes; None: they have too little."""
-    priority: int | None
-    code: str | None
-    """Of the first of them."""
 
 
 class _Refusal(NamedTuple):
@@ -240,31 +212,28 @@ class Sourcing:
             ConflictError: there is none.
             DarkPearlError: the order makes no sense; home's word counts for that.
         """
-        asked = (_OFFER, {"items": sent(self._data.items)})
+        asked = (OFFER, {"items": sent(self._data.items)})
 
-        async def offer(here: Caller) -> _Offer | _Refusal:
+        async def offer(here: Caller) -> Offer | _Refusal:
             try:
-                return await here.get(_Offer, asked)
+                return await here.get(Offer, asked)
             except UnavailableError:
                 raise
             except DarkPearlError as error:
                 return _Refusal(error)
 
         answers = await self._ask_all(offer, tried)
-        offers = {n: each for n, each in answers.found.items() if isinstance(each, _Offer)}
+        offers = {n: each for n, each in answers.found.items() if isinstance(each, Offer)}
         refused = {n: each.error for n, each in answers.found.items() if isinstance(each, _Refusal)}
         if refused and (not offers or HOME in refused):
             raise refused.get(HOME) or next(iter(refused.values()))
-        able = [n for n, each in offers.items() if each.warehouses is not None]
-        if able:
-            return min(
-                able, key=lambda n: (offers[n].warehouses, offers[n].priority, offers[n].code)
-            )
+        if (best := best_of(offers)) is not None:
+            return best
         if tried:
             raise list(tried.values())[-1]
         if not offers:
             raise AwayError(*answers.away)
-        raise _too_little(list(offers.values()), answers.away)
+        raise too_little(offers.values(), [each.name for each in answers.away])
 
     async def _ask(self, cell: int, do: Callable[[Caller], Awaitable[T]]) -> T:
         """Do something in one cell; at home in the transaction that holds the names."""
@@ -289,24 +258,3 @@ class Sourcing:
 
 def _getting(kind: type[T], statement: Statement) -> Callable[[Caller], Awaitable[T]]:
     return lambda here: here.get(kind, statement)
-
-
-def _too_little(offers: list[_Offer], away: list[Cell]) -> ConflictError:
-    """The error for what no cell can serve, as the database of one tells it."""
-    wanted: dict[UUID, int] = {}
-    sellable: dict[UUID, int] = {}
-    for each in (goods for offer in offers for goods in offer.goods):
-        wanted[each.product_id] = each.wanted
-        sellable[each.product_id] = sellable.get(each.product_id, 0) + each.sellable
-    lacking = sorted(each for each in wanted if sellable[each] < wanted[each])
-    said = "; ".join(
-        f"Product {each}: {wanted[each]} units asked for, {sellable[each]} can be sold in all"
-        for each in lacking[:MOST_TOLD]
-    )
-    code, hint = TOO_LITTLE, "Order less, or name a warehouse. Nothing was placed."
-    if not lacking:
-        code, hint = ONLY_TOGETHER, "Place an order for each warehouse. Nothing was placed."
-        said = "What is wanted is there, but in no cell all of it"
-    names = ", ".join(each.name for each in away)
-    left_out = f" Without what these have, which don't answer: {names}." if away else ""
-    return ConflictError(f"{said}.{left_out}", title=PROBLEMS[code].title, code=code, hint=hint)

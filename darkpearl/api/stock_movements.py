@@ -123,7 +123,7 @@ async def get_stock_movement(
     found = page.content
     if found.next:
         raise ConflictError(
-            f"Several cells have a movement {movement_id}.",
+            f"Several warehouses have a movement {movement_id}.",
             title="The number isn't one movement's",
             hint="Add warehouse_id, which says which of them is meant.",
         )

@@ -24,7 +24,7 @@ from msgspec import Meta, Struct
 from darkpearl.api.access import Caller, Parameters
 from darkpearl.api.admission import OTHERS
 from darkpearl.api.problems import refusals
-from darkpearl.api.routing import HOME, Route, Routed, cell_named_by, moving
+from darkpearl.api.routing import HOME, Route, Routed, moving, named_by
 from darkpearl.api.tokens import Identity
 from darkpearl.cells.directory import Cell
 from darkpearl.cells.reach import AwayError, Reach
@@ -124,13 +124,13 @@ async def _find(caller: Routed, first: int, told: Parameters) -> Receipt | None:
         except AwayError as error:
             away += error.cells
         except ConflictError as error:  # its warehouse has moved
-            moved_to = cell_named_by(error)
+            moved_to = named_by(error)
             if moved_to is None:
                 raise
-            if moved_to not in to_ask:
+            if moved_to.cell not in to_ask:
                 raise (AwayError(*away) if away else moving()) from error
-            to_ask.remove(moved_to)
-            to_ask.insert(0, moved_to)
+            to_ask.remove(moved_to.cell)
+            to_ask.insert(0, moved_to.cell)
         else:
             if receipt.disposition:
                 return receipt

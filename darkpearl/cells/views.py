@@ -36,6 +36,8 @@ LEFT_OUT = {
     *("spent_ids", "spent_up_to"),
 }
 """What a reader may read and no view unites."""
+TOLD_BY_EACH = {"feed", "moved_warehouses"}
+"""What names a warehouse, and is told of one that has moved by the cell that it happened in."""
 _FETCH_SIZE = "10000"
 _NOT_OF_SERVERS = ("user", "client_encoding", "application_name", "fallback_application_name")
 _HAS_FDW = "select exists (select from pg_available_extensions where name = 'postgres_fdw')"
@@ -269,7 +271,7 @@ def _leg(cell: int, source: str, relation: str, types: dict[str, str]) -> sql.Co
     """What one cell has, but for what it kept of warehouses that are another's."""
     mine: sql.Composable = sql.SQL("")
     for column, key in (("warehouse_id", "id"), ("warehouse", "code")):
-        if column in types and relation != "moved_warehouses":
+        if column in types and relation not in TOLD_BY_EACH:
             mine = sql.SQL(
                 " where x.{} = any(array(select w.{} from darkpearl.warehouses as w"
                 " where w.cell = {}))"

@@ -105,6 +105,10 @@ class Session:
             self._at = self._known.here
         return self._known.several
 
+    def beside(self, cell: Cell) -> contextlib.AbstractAsyncContextManager["Session"]:
+        """Another session like this one, which stays in a cell."""
+        return _session(cell.url, self._begin, stays=True)
+
     async def go_to(self, number: int) -> None:
         """Go on in a cell.
 
@@ -136,7 +140,7 @@ class Session:
 
         async def finds(cell: Cell) -> bool:
             try:
-                async with _session(cell.url, self._begin, stays=True) as session:
+                async with self.beside(cell) as session:
                     return await session.first(query, *values) is not None
             except schema.SchemaError as error:
                 away.append(f"cell {cell.name}: {error}")
@@ -157,9 +161,8 @@ class Session:
 
 def looking(settings: Settings) -> contextlib.AbstractAsyncContextManager[Session]:
     """A session that only reads, with the rights of the login itself."""
-    return _session(
-        database.with_options(where.running(settings), _LOOKS), stays=_named() is not None
-    )
+    url = database.with_options(where.running(settings), _LOOKS)
+    return _session(url, stays=_named() is not None)
 
 
 def acting(
@@ -188,11 +191,10 @@ async def in_each(
         cells = await session.cells()
         if not cells:
             return await call(session)
-        begin = session._begin  # noqa: SLF001 - of the same kind
 
     async def ask(cell: Cell) -> list[Row]:
         try:
-            async with _session(cell.url, begin, stays=True) as there:
+            async with session.beside(cell) as there:
                 return [{"cell": cell.name, **row} for row in await call(there)]
         except schema.SchemaError as error:
             tell_away(cell.name, error)

@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 import rich_click as click
 
-from darkpearl.cli import asking, bulk, sagas, showing
+from darkpearl.cli import asking, bulk, sagas, showing, sourcing
 from darkpearl.cli.asking import Session
 from darkpearl.cli.console import out
 from darkpearl.cli.showing import OrderName
@@ -192,18 +192,22 @@ def place(
     as_json: bool,
 ) -> None:
     """Place an order of ITEMS, each SKU=UNITS."""
+    wanted = msgspec.json.encode(items).decode()
 
-    async def call(session: Session) -> list[Row]:
+    async def put(session: Session, place: UUID | None = None) -> list[Row]:
         return await session.rows(
             _PLACE,
             [
-                await asking.warehouse_id(session, warehouse) if warehouse else None,
-                msgspec.json.encode(items).decode(),
-                *(customer, notes, currency, payment_token),
+                *(place, wanted, customer, notes, currency, payment_token),
                 msgspec.json.encode({"reference": reference}).decode() if reference else None,
                 order_id,
             ],
         )
+
+    async def call(session: Session) -> list[Row]:
+        if warehouse:
+            return await put(session, await asking.warehouse_id(session, warehouse))
+        return await sourcing.placed(session, wanted, (order_id, reference), put)
 
     showing.print_rows(asking.act(settings, call), PLACED_COLUMNS, as_json=as_json)
 

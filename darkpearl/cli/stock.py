@@ -316,12 +316,17 @@ def transfer(
 
 
 async def _with_transit(settings: Settings, shelves: list[Row]) -> list[Row]:
-    """Shelves of several cells with what is on its way to each; of one cell as they are."""
+    """Shelves of several cells with what is on its way to each; of one cell as they are.
+
+    While a cell doesn't answer nothing is said of that: it would be too little.
+    """
     if not shelves or "cell" not in shelves[0]:
         return shelves
     coming: Counter[tuple[UUID, UUID]] = Counter()
     for each in await asking.finding(settings, Statement(_TRANSIT, "since"))():
         coming[each["to_warehouse_id"], each["product_id"]] += each["quantity"]
+    if asking.ended(0):
+        return shelves
     for shelf in shelves:
         shelf[showing.IN_TRANSIT] = coming[shelf["warehouse_id"], shelf["product_id"]]
     return shelves

@@ -122,7 +122,7 @@ end
 $$;
 
 -- Trigger: what other cells may have rows of is not deleted, nor known by another key, since home can't
--- see them. Its argument is the key. Locks nothing. Raises: DP016.
+-- see them; a cell's own number, which is in ids and keys, never. Its argument is the key. Locks nothing. Raises: DP016.
 create or replace function refuse_to_drop_what_is_shared() returns trigger
 language plpgsql
 security definer
@@ -134,8 +134,14 @@ begin
     elsif exists (select from cells as c where c.number <> 1) then
         perform refuse(
             'DP016', format('%s of several cells', rtrim(tg_table_name, 's')),
-            'Other cells may have stock and orders that name it.',
-            'Set is_active to false instead; a reason stays.'
+            case tg_table_name
+                when 'cells' then 'Its number is in ids and in keys at the gateway, and would be given again.'
+                else 'Other cells may have stock and orders that name it.'
+            end,
+            case tg_table_name
+                when 'cells' then 'Run darkpearl cells remove, which leaves its row.'
+                else 'Set is_active to false instead; a reason stays.'
+            end
         );
     end if;
     return case when tg_op = 'UPDATE' then new else old end;
@@ -149,7 +155,9 @@ declare
     v_shared record;
 begin
     for v_shared in
-        select * from (values ('products', 'id'), ('warehouses', 'id'), ('adjustment_reasons', 'code')) as t (name, key)
+        select * from (
+            values ('products', 'id'), ('warehouses', 'id'), ('adjustment_reasons', 'code'), ('cells', 'number')
+        ) as t (name, key)
     loop
         execute format(
             'create or replace trigger %1$s_are_kept_for_other_cells before delete or update of %2$s on %1$s '

@@ -186,8 +186,9 @@ comment on function update_order(uuid, jsonb, bigint[]) is
     'Changes what an order is for until it has ended: update_order(id, ''{"email": "…", "shipping_address": {…}}''), a merge patch.';
 
 -- Takes email and addresses out of the orders of a customer that have ended; those under way
--- are still needed. Says why in action_log. Returns of how many orders.
--- Locks: the orders, in the order of their ids. Raises: DP015 without a reason.
+-- are still needed. So are those that a warehouse has left behind here, which say nothing of what is under way, and
+-- are needed by nobody; what is only coming is where it comes from. Says why in action_log. Returns of how many orders.
+-- Locks: the orders, in the order of their ids. Raises: DP015 without a reason, DP053.
 create or replace function erase_customer(p_customer_id text, p_reason text) returns bigint
 language plpgsql
 security definer
@@ -195,6 +196,7 @@ set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 declare
+    v_left constant uuid[] := left_warehouses();
     v_orders uuid[];
     v_erased bigint;
 begin
@@ -202,7 +204,11 @@ begin
     v_orders := array(
         select o.id
         from orders as o
-        where o.customer_id = p_customer_id and o.status in ('fulfilled', 'cancelled')
+        where o.customer_id = p_customer_id and case
+            when array[o.warehouse_id] <@ v_left then true
+            when exists (select from warehouses as w where w.id = o.warehouse_id and w.cell <> this_cell()) then false
+            else o.status in ('fulfilled', 'cancelled')
+        end
         order by o.id
         for no key update
     );

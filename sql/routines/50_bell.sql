@@ -110,6 +110,7 @@ as $$
 declare
     v_now constant timestamptz := clock();
     v_longest_pause constant interval := '1 day';
+    v_closed constant uuid[] := closed_warehouses();
 begin
     if v_now >= p_seen then
         return v_now;
@@ -119,7 +120,7 @@ begin
     from (
         select w.id, w.warehouse_id, w.ready_at, w.updated_at
         from sagas as w
-        where w.ready_at > v_now and w.updated_at > v_now
+        where w.ready_at > v_now and w.updated_at > v_now and not array[w.warehouse_id] <@ v_closed
         order by w.ready_at, w.id
         limit 10000
         for no key update skip locked

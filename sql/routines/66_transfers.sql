@@ -216,7 +216,8 @@ comment on function refuse_arrival(uuid, uuid, uuid, uuid, integer, text) is
 -- first time; later it says what was decided then. p_refusal: refuses them, whatever else would be.
 -- Returns why they were refused; null: they are in.
 -- Called by a listener of the cell that they left. Locks: the decision, then inventory.
--- Raises: DP010 for what the catalogue doesn't have here yet, DP011 when the transfer was another,
+-- A transfer under an id that another one came here with is refused: it isn't in, and never will be.
+-- Raises: DP010 for what the catalogue doesn't have here yet, DP011 when the transfer was of other goods,
 -- DP050, DP053 while the warehouse moves. Nothing is decided then.
 create or replace function decide_arrival(
     p_transfer_id uuid, p_from_warehouse_id uuid, p_warehouse_id uuid, p_product_id uuid, p_quantity integer,
@@ -255,9 +256,9 @@ begin
     select a.* into strict v_arrival
     from transfer_arrivals as a
     where a.transfer_id = p_transfer_id and a.warehouse_id = p_warehouse_id;
-    if (v_arrival.from_warehouse_id, v_arrival.product_id, v_arrival.quantity)
-        is distinct from (p_from_warehouse_id, p_product_id, p_quantity)
-    then
+    if v_arrival.from_warehouse_id <> p_from_warehouse_id then
+        return 'transfer id already used';
+    elsif (v_arrival.product_id, v_arrival.quantity) is distinct from (p_product_id, p_quantity) then
         perform refuse(
             'DP011', 'transfer id already used',
             format('Transfer %s was of %s units of product %s.', p_transfer_id, v_arrival.quantity, v_arrival.product_id),

@@ -107,21 +107,24 @@ $$;
 comment on function lock_orders_that_are_over(uuid[], timestamptz) is
     'Internal: locks those of some orders that are over and held by nobody.';
 
--- Takes movements out of the ledger. The last of each run of neighbours becomes an opening
+-- Takes movements out of the ledger, each named by its number and its warehouse: where one has moved here from
+-- another cell, two have the same number. The last of each run of neighbours becomes an opening
 -- balance, of what was there after it, unless one follows; a balance before them has nothing
 -- to say any more. Their correlation ids are spent already. Locks: the movements.
-create or replace function fold_movements(p_ids bigint[]) returns void
+create or replace function fold_movements(p_ids bigint[], p_warehouse_ids uuid[]) returns void
 language plpgsql
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 as $$
 declare
     v_last bigint[];
+    v_last_in uuid[];
     v_balances bigint[];
+    v_balances_in uuid[];
 begin
-    select array_agg(m.id) filter (where n.id is null or (n.id <> all(p_ids) and n.movement_type <> 'balance'))
-    into v_last
-    from stock_movements as m
+    select array_agg(m.id), array_agg(m.warehouse_id) into v_last, v_last_in
+    from unnest(p_ids, p_warehouse_ids) as k (id, warehouse_id)
+    inner join stock_movements as m on m.id = any(array[k.id]) and m.warehouse_id = k.warehouse_id
     left join lateral (
         select f.id, f.movement_type
         from stock_movements as f
@@ -129,10 +132,12 @@ begin
         order by f.id
         limit 1
     ) as n on true
-    where m.id = any(p_ids);
+    left join unnest(p_ids, p_warehouse_ids) as g (id, warehouse_id) on g.id = n.id and g.warehouse_id = m.warehouse_id
+    where n.id is null or (g.id is null and n.movement_type <> 'balance');
 
-    select array_agg(b.id) into v_balances
-    from stock_movements as m
+    select array_agg(b.id), array_agg(m.warehouse_id) into v_balances, v_balances_in
+    from unnest(p_ids, p_warehouse_ids) as k (id, warehouse_id)
+    inner join stock_movements as m on m.id = any(array[k.id]) and m.warehouse_id = k.warehouse_id
     cross join lateral (
         select f.id, f.movement_type
         from stock_movements as f
@@ -140,25 +145,32 @@ begin
         order by f.id desc
         limit 1
     ) as b
-    where m.id = any(p_ids) and b.movement_type = 'balance' and b.id <> all(p_ids);
+    left join unnest(p_ids, p_warehouse_ids) as g (id, warehouse_id) on g.id = b.id and g.warehouse_id = m.warehouse_id
+    where b.movement_type = 'balance' and g.id is null;
 
     perform spend_ids(array_agg(m.correlation_id), array_agg(clock()))
-    from stock_movements as m
-    where m.id = any(v_balances);
+    from unnest(v_balances, v_balances_in) as k (id, warehouse_id)
+    inner join stock_movements as m on m.id = any(array[k.id]) and m.warehouse_id = k.warehouse_id;
     delete from movement_reasons as r
-    using stock_movements as m
-    where m.id = any(p_ids) and m.movement_type = 'adjust'
+    using unnest(p_ids, p_warehouse_ids) as k (id, warehouse_id), stock_movements as m
+    where m.id = any(array[k.id]) and m.warehouse_id = k.warehouse_id and m.movement_type = 'adjust'
         and r.correlation_id = m.correlation_id and r.product_id = m.product_id and r.warehouse_id = m.warehouse_id;
     update stock_movements as m
     set
         movement_type = 'balance', quantity = m.available_after, correlation_id = new_id(),
         reference_type = null, reference_id = null, notes = null, actor = null
-    where m.id = any(v_last);
+    from unnest(v_last, v_last_in) as k (id, warehouse_id)
+    where m.id = any(array[k.id]) and m.warehouse_id = k.warehouse_id;
     delete from stock_movements as m
-    where m.id = any(p_ids || coalesce(v_balances, '{}')) and (m.id = any(v_last)) is not true;
+    using (
+        select u.id, u.warehouse_id from unnest(p_ids || v_balances, p_warehouse_ids || v_balances_in) as u (id, warehouse_id)
+        except
+        select l.id, l.warehouse_id from unnest(v_last, v_last_in) as l (id, warehouse_id)
+    ) as k
+    where m.id = any(array[k.id]) and m.warehouse_id = k.warehouse_id;
 end
 $$;
-comment on function fold_movements(bigint[]) is
+comment on function fold_movements(bigint[], uuid[]) is
     'Internal: takes movements out of the ledger, and leaves opening balances in their place.';
 
 -- Removes whole orders, with all that belongs to them but their payments, refunds and
@@ -171,22 +183,23 @@ as $$
 declare
     v_sagas constant uuid[] := p_order_ids || array(select r.id from refunds as r where r.order_id = any(p_order_ids));
     v_movements bigint[];
+    v_warehouses uuid[];
 begin
     perform spend_ids(array_agg(s.id), array_agg(s.created_at)) from sagas as s where s.id = any(v_sagas);
     perform spend_ids(array_agg(h.id), array_agg(h.created_at)) from shipments as h where h.order_id = any(p_order_ids);
     -- In halves, so that each is a look-up in an index of its own.
     with going as (
-        select m.id, m.correlation_id, m.created_at from stock_movements as m
+        select m.id, m.warehouse_id, m.correlation_id, m.created_at from stock_movements as m
         where m.correlation_id = any(p_order_ids) and m.movement_type in ('reserve', 'release', 'fulfill')
         union all
-        select m.id, m.correlation_id, m.created_at from stock_movements as m
+        select m.id, m.warehouse_id, m.correlation_id, m.created_at from stock_movements as m
         where m.reference_id = any(p_order_ids) and m.reference_type in ('return', 'shipment', 'cancellation')
     ),
     spent as (
         select spend_ids(array_agg(g.correlation_id), array_agg(g.created_at)) from going as g
     )
-    select array_agg(g.id) into v_movements from going as g, spent;
-    perform fold_movements(v_movements);
+    select array_agg(g.id), array_agg(g.warehouse_id) into v_movements, v_warehouses from going as g, spent;
+    perform fold_movements(v_movements, v_warehouses);
     delete from payment_tokens as t where t.order_id = any(p_order_ids);
     delete from return_metadata as m where m.order_id = any(p_order_ids);
     delete from order_adjustments as a where a.order_id = any(p_order_ids);
@@ -233,14 +246,14 @@ end
 $$;
 comment on function remove_next_orders(timestamptz, text, integer) is 'Internal: removes those of the next orders that are over.';
 
--- Of some movements those that people and programs wrote before a moment. Those of a return go
--- with its order, and those of a transfer stay while it is in transit. Locks nothing.
-create or replace function movements_that_are_over(p_ids bigint[], p_before timestamptz) returns setof bigint
+-- Of movements that have some numbers those that people and programs wrote before a moment. Those of a return
+-- go with its order, and those of a transfer stay while it is in transit. Locks nothing.
+create or replace function old_movements(p_ids bigint[], p_before timestamptz, out id bigint, out warehouse_id uuid) returns setof record
 language sql stable
 set search_path = darkpearl, pg_temp
 set enable_seqscan = off
 begin atomic
-    select m.id
+    select m.id, m.warehouse_id
     from stock_movements as m
     where m.id = any(p_ids) and m.created_at < p_before
         and m.movement_type in ('receive', 'adjust', 'transfer_out', 'transfer_in')
@@ -253,8 +266,8 @@ begin atomic
         )
         and is_exported('movements', m.created_at, m.created_at);
 end;
-comment on function movements_that_are_over(bigint[], timestamptz) is
-    'Internal: of some movements those that people wrote before a moment.';
+comment on function old_movements(bigint[], timestamptz) is
+    'Internal: of movements that have some numbers those that people wrote before a moment.';
 
 -- Removes transfers of some warehouses whose movements go, with their sagas; and some of what was
 -- refused before a moment, which has no movement. The ids of the former are spent already.
@@ -302,31 +315,29 @@ declare
     v_ids bigint[];
     v_last bigint;
     v_is_old boolean;
-    v_warehouses uuid[];
-    v_operations uuid[];
+    v_gone stock_movements[];
 begin
-    select array_agg(m.id), max(m.id), bool_and(m.created_at < p_before) and count(*) = p_limit
+    select array_agg(m.id), max(m.id), bool_and(m.created_at < p_before) and count(*) >= p_limit
     into v_ids, v_last, v_is_old
     from (
         select n.id, n.created_at
         from stock_movements as n
         where n.id > coalesce(p_next::bigint, 0)
         order by n.id
-        limit p_limit
+        fetch first p_limit rows with ties
     ) as m;
-    v_ids := array(
-        select m.id from stock_movements as m
-        where m.id in (select i from movements_that_are_over(v_ids, p_before) as i)
+    v_gone := array(
+        select m from stock_movements as m
+        where (m.id, m.warehouse_id) in (select o.id, o.warehouse_id from old_movements(v_ids, p_before) as o)
         order by m.id
         for update skip locked
     );
-    perform spend_ids(array_agg(m.correlation_id), array_agg(m.created_at)) from stock_movements as m where m.id = any(v_ids);
-    select array_agg(m.warehouse_id), array_agg(m.correlation_id) into v_warehouses, v_operations
-    from stock_movements as m
-    where m.id = any(v_ids) and m.movement_type in ('transfer_out', 'transfer_in');
-    perform fold_movements(v_ids);
-    perform remove_transfers(v_warehouses, v_operations, p_before, p_limit);
-    return query select cardinality(v_ids)::bigint, case when v_is_old then v_last::text end;
+    perform spend_ids(array_agg(g.correlation_id), array_agg(g.created_at)) from unnest(v_gone) as g;
+    perform fold_movements(array_agg(g.id), array_agg(g.warehouse_id)) from unnest(v_gone) as g;
+    perform remove_transfers(array_agg(g.warehouse_id), array_agg(g.correlation_id), p_before, p_limit)
+    from unnest(v_gone) as g
+    where g.movement_type in ('transfer_out', 'transfer_in');
+    return query select cardinality(v_gone)::bigint, case when v_is_old then v_last::text end;
 end
 $$;
 comment on function remove_next_movements(timestamptz, text, integer) is
@@ -475,7 +486,7 @@ begin
         where a.created_at < p_before and a.id in (select o.id from stock_alerts as o order by o.id limit p_limit)
         returning a.id
     )
-    select count(*), case when count(*) = p_limit then max(g.id)::text end from gone as g;
+    select count(*), case when count(*) >= p_limit then max(g.id)::text end from gone as g;
 end
 $$;
 comment on function remove_next_alerts(timestamptz, integer) is 'Internal: removes alerts of shelves that are old enough.';

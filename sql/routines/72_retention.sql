@@ -172,8 +172,9 @@ begin atomic
         select r.kind, m.created_at
         from rule as r
         inner join stock_movements as m on m.created_at < r.before
-        where r.kind = 'movements' and m.id in (
-            select movements_that_are_over(array(select k.id from stock_movements as k where k.created_at < r.before), r.before)
+        where r.kind = 'movements' and (m.id, m.warehouse_id) in (
+            select o.id, o.warehouse_id
+            from old_movements(array(select k.id from stock_movements as k where k.created_at < r.before), r.before) as o
         )
         union all
         select r.kind, g.received_at from rule as r cross join gateway_events as g

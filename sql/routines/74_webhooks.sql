@@ -71,7 +71,8 @@ end;
 comment on function webhooks_of_home() is 'For the service that sends webhooks of another cell: the endpoints of this one, with their secrets.';
 
 -- Where an endpoint begins that was made at a moment and is known here only now: before all that has happened
--- since, as far as all of it is decided. p_horizon is what look_for_horizon() gave. Locks nothing.
+-- since, as far as all of it is decided. What the feed doesn't tell, since it came with a warehouse, has numbers of
+-- another cell. p_horizon is what look_for_horizon() gave. Locks nothing.
 create or replace function feed_place_at(p_moment timestamptz, p_horizon bigint) returns bigint
 language sql stable
 set search_path = darkpearl, pg_temp
@@ -79,8 +80,14 @@ set enable_seqscan = off
 begin atomic
     select least(
         p_horizon,
-        (select min(e.id) - 1 from saga_events as e where e.created_at >= p_moment),
-        (select min(a.id) - 1 from stock_alerts as a where a.created_at >= p_moment)
+        (
+            select min(e.id) - 1 from saga_events as e where e.created_at >= p_moment
+            and not exists (select from moved_warehouses as m where m.warehouse_id = e.warehouse_id and (m.state = 'coming' or e.id <= m.told_after))
+        ),
+        (
+            select min(a.id) - 1 from stock_alerts as a where a.created_at >= p_moment
+            and not exists (select from moved_warehouses as m where m.warehouse_id = a.warehouse_id and (m.state = 'coming' or a.id <= m.told_after))
+        )
     );
 end;
 comment on function feed_place_at(timestamptz, bigint) is 'Internal: the place in the feed before all that happened since a moment.';
@@ -423,8 +430,14 @@ declare
     v_end constant bigint := case when v_place < v_last then end_of_look(v_place, v_last, 100) end;
 begin
     return least(
-        (select min(e.created_at) from saga_events as e where e.id > v_place and e.id <= v_end),
-        (select min(a.created_at) from stock_alerts as a where a.id > v_place and a.id <= v_end),
+        (
+            select min(e.created_at) from saga_events as e where e.id > v_place and e.id <= v_end
+            and not exists (select from moved_warehouses as m where m.warehouse_id = e.warehouse_id and (m.state = 'coming' or e.id <= m.told_after))
+        ),
+        (
+            select min(a.created_at) from stock_alerts as a where a.id > v_place and a.id <= v_end
+            and not exists (select from moved_warehouses as m where m.warehouse_id = a.warehouse_id and (m.state = 'coming' or a.id <= m.told_after))
+        ),
         (
             select min((f.body::json ->> 'timestamp')::timestamptz)
             from webhook_endpoints as w

@@ -160,7 +160,7 @@ comment on view order_refunds is 'Every refund, with why it was declined as the 
 create or replace view order_returns with (security_invoker = true) as
 select
     m.correlation_id as id, m.reference_id as order_id,
-    json_agg((select to_json(l) from stock_ledger as l where l.id = m.id) order by m.id) as movements,
+    json_agg((select to_json(l) from stock_ledger as l where l.id = m.id and l.warehouse_id = m.warehouse_id) order by m.id) as movements,
     min(m.created_at) as created_at,
     bool_and(m.movement_type = 'receive') as restocked,
     json_agg(

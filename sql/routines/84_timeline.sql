@@ -64,7 +64,7 @@ begin atomic
         jsonb_build_object('event_id', t.event_id, 'attempts', t.attempts, 'last_error', t.last_error, 'next_attempt_at', t.next_attempt_at)
     from saga_events as e
     cross join webhook_endpoints as w
-    inner join webhook_retries as t on t.endpoint_id = w.id and t.event_id = e.id
+    inner join webhook_retries as t on t.endpoint_id = w.id and t.event_id = e.id and t.subject = any(p_sagas)
     where caller_may_read('webhook_retries') and e.saga_id = any(p_sagas);
 end;
 comment on function records_of_order(uuid, uuid[]) is 'Internal: what is written of an order beside its events.';

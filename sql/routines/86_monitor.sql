@@ -516,7 +516,7 @@ begin
                 i.*,
                 (
                     select coalesce(json_agg(m order by m.id desc), '[]')
-                    from stock_ledger as m where m.id = any(v_ids[:v_page])
+                    from stock_ledger as m where m.id = any(v_ids[:v_page]) and m.warehouse_id = p_warehouse
                 ) as movements,
                 case when cardinality(v_ids) > v_page then json_build_object('before', v_ids[v_page]) end as next,
                 (select json_agg(a.code order by a.code) from adjustment_reasons as a) as reasons,

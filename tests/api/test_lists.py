@@ -27,7 +27,7 @@ SORTS = {
     "/warehouses": ["created_at", "updated_at", "code", "name", "id"],
     "/inventory": ["created_at", "quantity_available", "quantity_sellable", "id"],
     "/stock-movements": ["id"],
-    "/orders": ["order_number"],
+    "/orders": ["order_number", "id"],
     "/sagas": ["id"],
 }
 

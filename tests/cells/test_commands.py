@@ -98,6 +98,36 @@ async def sku(shop: Shop, product: UUID) -> str:
     return str(await shop.value("select sku from products where id = %s", product))
 
 
+async def test_an_order_without_a_place_goes_where_it_is_served(
+    pair: Pair, run: Run, until: Until
+) -> None:
+    """As an API over all cells places it; its id and its reference are one in all of them."""
+    here, there = pair
+    product = await stocked(pair, until, 1, 50)
+    name = await sku(here, product)
+    own, chosen = str(uuid4()), uuid4()
+    named = ("--reference", own, "--id", chosen)
+    place = ("orders", "place", f"{name}=5")
+    assert (await run(*place, *named, "--json")).row["warehouse_id"] == str(there.rotterdam)
+    for again in (("--reference", own), ("--id", chosen)):
+        refused = await run("orders", "place", name, *again)
+        assert (refused.code, refused.errors.count("\n")) == (2, 1)
+    for units, said in ((51, "only several cells together"), (52, "51 can be sold in all")):
+        refused = await run("orders", "place", f"{name}={units}")
+        assert (refused.code, said in refused.errors) == (2, True), refused.errors
+    unknown = await run("orders", "place", "no-such-thing")
+    assert (unknown.code, unknown.errors.count("\n")) == (2, 1)
+    async with away(here):
+        assert (await run("orders", "place", name, "--json")).row["warehouse_id"] == str(
+            here.lisbon
+        )
+        for each in (("--id", uuid4()), ("--reference", uuid4())):
+            refused = await run("orders", "place", name, *each)
+            assert (refused.code, "cell north" in refused.errors) == (1, True)
+    count = "select count(*) from order_items where product_id = %s"
+    assert [await shop.value(count, product) for shop in pair] == [1, 1]
+
+
 async def test_a_cell_that_is_away_costs_its_own_rows(pair: Pair, product: UUID, run: Run) -> None:
     """Lists have the others' and exit 3; what it may have isn't called missing."""
     here, there = pair
@@ -109,6 +139,8 @@ async def test_a_cell_that_is_away_costs_its_own_rows(pair: Pair, product: UUID,
         assert done.errors.startswith("darkpearl: cell north is left out: ")
         assert {each["cell"] for each in done.rows} == {"home"}
         assert (await run("orders", "show", order, "--json")).code == 0
+        (shelf,) = (await run("stock", "show", product, "--json")).rows
+        assert "in_transit" not in shelf  # what may be on its way from north isn't known
         assert (await run("orders", "list", "--cell", "home")).code == 0
         unknown = await run("orders", "show", uuid4())
         assert unknown.code == 1

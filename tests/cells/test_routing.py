@@ -200,6 +200,17 @@ async def test_lists_merge_what_all_cells_have(pair: Pair, api: Api, product: UU
         assert len(shelves) == 2
 
 
+async def test_orders_of_all_cells_are_listed_by_time(pair: Pair, api: Api, product: UUID) -> None:
+    """By their ids, though the numbers of one cell are all above those of the other."""
+    here, there = pair
+    customer = str(uuid4())
+    places = [there.rotterdam, here.lisbon, there.rotterdam, here.lisbon]
+    made = [(await placed(api, product, each, customer_id=customer))["id"] for each in places]
+    for limit in (1, 100):
+        of = {"customer_id": customer, "sort": "-id", "limit": limit}
+        assert [each["id"] for each in await all_of(api, "/orders", **of)] == made[::-1]
+
+
 async def test_equal_keys_in_two_cells_are_both_listed_once(
     pair: Pair, api: Api, product: UUID
 ) -> None:
@@ -284,6 +295,24 @@ async def test_the_catalogue_is_written_at_home_whoever_is_asked(
     order = await placed(north, product, here.lisbon)
     assert UUID(order["id"]).bytes[-1] == 1
     assert (await north.get(f"/orders/{order['id']}")).status_code == 200
+
+
+async def test_a_customer_sees_what_was_ordered_in_whatever_cell(
+    pair: Pair, api: Api, client: Client, product: UUID, until: Until
+) -> None:
+    """A product that isn't sold any more is shown to who has it in an order, and to nobody else."""
+    _, there = pair
+    path, mine = f"/products/{product}", client("authenticated", "fay")
+    await placed(mine, product, there.rotterdam)
+    assert (await api.patch(path, json={"is_active": False})).status_code == 200
+
+    async def is_known() -> bool:
+        return not await there.value("select is_active from products where id = %s", product)
+
+    await until(is_known)
+    assert (await mine.get(path)).json()["id"] == str(product)
+    for others in (client("authenticated", "gus"), client(None)):
+        assert (await others.get(path)).status_code == 404
 
 
 async def test_a_warehouse_that_is_new_is_found(

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from moving import new_warehouse
 from network import Road
-from places import Place
+from places import Place, stocked
 from shop import APPROVED, Shop
 
 from darkpearl import cells
@@ -48,7 +48,7 @@ class Moved(NamedTuple):
 @pytest.fixture(scope="module")
 async def moved(pair: Pair, places: tuple[Place, Place], api: Api) -> Moved:
     """The warehouse, once it is north's."""
-    here, _ = pair
+    here, there = pair
     customer, key = str(uuid4()), {"Idempotency-Key": str(uuid4())}
 
     async def until(condition: Callable[[], Awaitable[object]]) -> None:
@@ -74,6 +74,8 @@ async def moved(pair: Pair, places: tuple[Place, Place], api: Api) -> Moved:
     two = {"items": [{"product_id": str(scarce), "quantity": 2}]}
     group = (await api.post("/orders", json=two)).json()
     assert len(group["group"]["orders"]) == 2
+    for _ in range(20):  # which have numbers that are its own, too
+        await there.receive(await stocked(pair, until, 1, 1), 1, there.rotterdam)
     async for _ in cells.move(places[0].url, code, "north"):
         pass
     return Moved(
@@ -119,6 +121,26 @@ async def test_it_is_listed_once(pair: Pair, api: Api, moved: Moved) -> None:
         str(here.lisbon),
     }
     assert shelves["count"] == 2
+
+
+async def test_its_movements_are_listed_beside_others_of_their_numbers(
+    pair: Pair, api: Api, moved: Moved
+) -> None:
+    """The ledger of each shelf is its own, though two warehouses of a cell have one number."""
+    _, there = pair
+    ours = "select count(*) from stock_movements where warehouse_id = %s"
+    alike = await there.value(
+        "select count(*) from stock_movements as m inner join stock_movements as o using (id)"
+        " where m.warehouse_id = %s and o.warehouse_id <> m.warehouse_id",
+        moved.warehouse,
+    )
+    assert alike > 0
+    for warehouse in (moved.warehouse, there.rotterdam):
+        count = await there.value(ours, warehouse)
+        of = {"warehouse_id": str(warehouse), "limit": 1000}
+        page = (await api.get("/stock-movements", params=of)).json()
+        assert {each["warehouse_id"] for each in page["data"]} == {str(warehouse)}
+        assert page["count"] == len(page["data"]) == count
 
 
 async def test_a_key_of_before_is_answered_from_there(api: Api, moved: Moved) -> None:

@@ -185,7 +185,7 @@ async def test_every_view_can_be_read_and_none_is_forgotten(
 async def test_what_a_warehouse_left_behind_is_not_counted_twice(
     pair: Pair, places: Places, run: Run, reader: Shop, until: Until
 ) -> None:
-    """Orders, events and stock of a warehouse that moved are the new cell's, before and after."""
+    """Orders, events and stock of a warehouse that moved are the new cell's, but for the feed."""
     here, there = pair
     code, warehouse, product = await new_warehouse(pair, until)
     order = await ordered(here, product, warehouse)
@@ -204,6 +204,12 @@ async def test_what_a_warehouse_left_behind_is_not_counted_twice(
             async for _ in cells.move(places[0].url, code, "north"):
                 pass
     assert await there.order_status(order) == "fulfilled"
+    await there.take_back(order)
+    told = "select cell, topic::text from feed where order_id = %s order by created_at, id"
+    assert [(each["cell"], each["topic"]) for each in await reader.rows(told, order)] == [
+        *((1, "order.placed"), (1, "order.paid"), (1, "order.fulfilled")),
+        (2, "order.returned"),
+    ]
 
 
 async def test_a_cell_that_is_away_is_left_out_by_its_number(

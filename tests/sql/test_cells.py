@@ -173,8 +173,11 @@ async def test_the_catalogue_is_written_at_home(shop: Shop, table: str) -> None:
 
 @pytest.mark.usefixtures("other")
 async def test_nothing_that_others_have_is_deleted(shop: Shop) -> None:
-    """With several cells products, warehouses and reasons stay, and so do their keys."""
+    """With several cells products, warehouses, reasons and cells stay, and so do their keys."""
     unused = await shop.product()
+    gone = await shop.value(
+        "insert into cells (number, name, removed_at) values (99, 'gone', now()) returning number"
+    )
     for table in ("products", "warehouses", "adjustment_reasons"):
         await shop.run(f"alter table {table} enable trigger {table}_are_kept_for_other_cells")
     for query in (
@@ -184,6 +187,8 @@ async def test_nothing_that_others_have_is_deleted(shop: Shop) -> None:
         f"update products set id = new_id() where id = '{unused}'",
         "update warehouses set id = new_id() where code = 'RTM'",
         "update adjustment_reasons set code = 'thieves' where code = 'theft'",
+        f"delete from cells where number = {gone}",
+        f"update cells set number = number + 1 where number = {gone}",
     ):
         with shop.refused("DP016"):
             await shop.run(query)
@@ -389,6 +394,33 @@ async def test_nothing_of_a_closed_warehouse_is_written(
                 await shop.run("update warehouses set cell = cell + 1 where code = 'LIS'")
 
 
+async def test_a_customer_is_erased_from_what_was_left_behind(shop: Shop, product: UUID) -> None:
+    """Of orders that a warehouse took along no address is kept here, whatever they were then."""
+    await shop.receive(product, 5, shop.rotterdam)
+    said = {"p_customer_id": "ann", "p_particulars": '{"email": "ann@example.com"}'}
+    orders = [await shop.order((product, 1), **said) for _ in range(2)]
+    await shop.settle((await shop.advance())[:1], APPROVED)
+    orders.append(await shop.order((product, 1), warehouse=shop.rotterdam, **said))
+    erase = "select erase_customer('ann', 'asked for it')"
+    await shop.run("select close_warehouse(%s, 200)", shop.lisbon)
+    with shop.refused("DP053"):
+        await shop.run(erase)
+    async with shop.unguarded():
+        await shop.run(f"insert into cells (number, name) values ({HERE} + 1, 'north')")
+        await shop.run("update warehouses set cell = cell + 1 where code = 'LIS'")
+    assert await shop.value(erase) == 2
+    left = "select order_id from order_particulars where email is not null"
+    assert await shop.values(left) == orders[2:]
+    with shop.refused("DP050"):
+        await shop.run(
+            "update order_particulars set reference = 'x' where order_id = %s", orders[0]
+        )
+    await shop.run("update moved_warehouses set state = 'coming'")
+    async with shop.unguarded():
+        await shop.run("update order_particulars set email = 'ann@example.com'")
+    assert await shop.value(erase) == 0
+
+
 async def test_who_works_for_all_goes_past_it(
     shop: Shop, product: UUID, closed: dict[str, UUID]
 ) -> None:
@@ -409,6 +441,23 @@ async def test_who_works_for_all_goes_past_it(
     assert {str(closed["new"]), str(closed["refunded"])} <= asked
     triggers = "select count(*) from pg_trigger where tgname = 'moved_warehouses_are_closed'"
     assert await shop.value(triggers) == 0
+
+
+async def test_a_clock_that_was_set_back_stops_at_no_copy(
+    shop: Shop, product: UUID, closed: dict[str, UUID]
+) -> None:
+    """Waits of a closed warehouse's sagas are left as they are; others' are brought back."""
+    there = await shop.order((product, 1), warehouse=shop.rotterdam)
+    async with shop.unguarded():
+        await shop.run(
+            "update sagas set updated_at = clock() + interval '1 hour',"
+            " ready_at = clock() + interval '2 hours' where id in (%s, %s)",
+            *(closed["new"], there),
+        )
+    async with shop.acting_as("darkpearl_listener"):
+        await shop.run("select correct_future_waits()")
+    late = "select id from sagas where updated_at > clock()"
+    assert await shop.values(late) == [closed["new"]]
 
 
 async def test_a_pass_that_met_the_close_blames_nobody(shop: Shop, product: UUID) -> None:
@@ -492,6 +541,32 @@ async def test_what_was_told_elsewhere_is_not_told_again(shop: Shop, product: UU
     assert {each["subject"] for each in told} == {after}
 
 
+async def test_what_was_told_elsewhere_takes_no_place(shop: Shop, product: UUID) -> None:
+    """Webhooks are told again from a moment on, and nothing of before, whatever came since."""
+    await shop.receive(product, 5, shop.rotterdam)
+    for later in (-7200, 10800):
+        await shop.turn_clock(later)
+        await shop.fulfilled((product, 1))
+    last = await shop.value("select max(id) from saga_events")
+    moment = await shop.value("select clock() - interval '30 minutes'")
+    await shop.turn_clock(-3600)
+    await shop.order((product, 1), warehouse=shop.rotterdam)
+    end = await shop.value("select max(id) from saga_events")
+    endpoint = await shop.value(
+        "select id from create_webhook_endpoint('https://a.example/', null)"
+    )
+    await shop.run("select close_warehouse(%s, 200, 'coming')", shop.lisbon)
+    await shop.run("update moved_warehouses set state = 'arrived', told_after = %s", last)
+    await shop.run("select open_warehouse(%s)", shop.lisbon)
+    await shop.run("update webhook_endpoints set position = %s", end)
+    assert await shop.value("select replay_webhooks(%s, %s)", endpoint, moment) == end
+    await shop.run("update webhook_endpoints set position = 0")
+    oldest = "select min(created_at) from saga_events where warehouse_id = %s"
+    assert await shop.value("select oldest_undelivered()") == await shop.value(
+        oldest, shop.rotterdam
+    )
+
+
 async def test_what_others_have_to_do_is_not_counted_here(shop: Shop, product: UUID) -> None:
     """Stuck sagas, failed refunds and disputes of a closed warehouse are its own cell's to mend."""
     done = await shop.fulfilled((product, 1))
@@ -522,3 +597,23 @@ async def test_what_others_have_to_do_is_not_counted_here(shop: Shop, product: U
     assert await shop.value(query) == [0] * len(before)
     await shop.run("select open_warehouse(%s)", shop.lisbon)
     assert await shop.value(query) == before
+
+
+async def test_a_number_of_two_warehouses_shows_one(shop: Shop, product: UUID) -> None:
+    """A warehouse from another cell brings its movements' numbers: each shelf shows its own."""
+    await shop.receive(product, 10, shop.rotterdam)
+    orders = {}
+    for warehouse in (shop.lisbon, shop.rotterdam):
+        orders[warehouse] = await shop.order((product, 2), warehouse=warehouse)
+        await shop.settle(await shop.advance(), APPROVED)
+        await shop.take_back(orders[warehouse])
+    await shop.number_alike()
+    assert await shop.values("select distinct count(*) from stock_movements group by id") == [2]
+    for warehouse, order in orders.items():
+        (returned,) = await shop.values(
+            "select movements from order_returns where order_id = %s", order
+        )
+        assert [each["warehouse_id"] for each in returned] == [str(warehouse)]
+        shelf = await shop.value("select monitor_shelf(%s, %s)", product, warehouse)
+        shown = [each["warehouse_id"] for each in shelf["movements"]]
+        assert shown == [str(warehouse)] * 4

@@ -172,6 +172,45 @@ async def test_each_shelf_keeps_a_balance_of_its_own(shop: Shop) -> None:
     assert await shop.audit() == []
 
 
+async def ledger_of(shop: Shop, warehouse: UUID) -> list[str]:
+    """What there is in the ledger of a warehouse, in its order."""
+    return await shop.values(
+        "select movement_type::text from stock_movements where warehouse_id = %s order by id",
+        warehouse,
+    )
+
+
+async def test_a_number_of_two_warehouses_leads_to_one(shop: Shop) -> None:
+    """Where a warehouse has come from another cell, what goes of one leaves the other's alone."""
+    product = await shop.product(on_hand=9)
+    await shop.receive(product, 7, shop.rotterdam)
+    old = await shop.fulfilled((product, 2))
+    open_one = await shop.order((product, 2), warehouse=shop.rotterdam)
+    await shop.settle(await shop.advance(), PENDING)
+    for warehouse in shop.rotterdam, shop.lisbon:
+        await shop.receive(product, 1, warehouse)
+    await shop.number_alike()
+    alike = "select count(*) from stock_movements group by id having count(*) = 2"
+    assert await shop.values(alike) == [2, 2, 2]
+    await shop.turn_clock(50 * DAY)
+    await keep(shop, "orders", 40)
+    assert await housekeep(shop) == 1
+    assert await shop.values("select id from orders where id in (%s, %s)", old, open_one) == [
+        open_one
+    ]
+    assert await ledger_of(shop, shop.rotterdam) == ["receive", "reserve", "receive"]
+    assert await ledger_of(shop, shop.lisbon) == ["receive", "balance", "receive"]
+    await keep(shop, "movements", 40)
+    async with shop.acting_as("darkpearl_reader"):
+        due = "select sum(row_count)::int from retention_due() where kind = 'movements'"
+        assert await shop.value(due) == 4
+    assert await housekeep(shop, "movements", limit=1) == 4
+    assert await ledger_of(shop, shop.rotterdam) == ["balance", "reserve", "balance"]
+    assert await ledger_of(shop, shop.lisbon) == ["balance"]
+    assert await shop.values("select id from spent_ids where id = %s", open_one) == []
+    assert await shop.audit() == []
+
+
 async def test_an_empty_shelf_keeps_a_balance_too(shop: Shop) -> None:
     """When all that there was has left, what is kept of its movements is that nothing was left."""
     product = await shop.product(on_hand=2)
@@ -628,7 +667,7 @@ async def test_nobody_else_gets_past_the_guards(shop: Shop, table: str) -> None:
                 f"delete from {table}",
                 "insert into spent_ids (id) values (new_id())",
                 f"select remove_orders('{{{order}}}')",
-                "select fold_movements('{1}')",
+                "select fold_movements('{1}', array[new_id()])",
             ):
                 with shop.refused("42501"):
                     await shop.run(statement)

@@ -78,6 +78,19 @@ async def test_what_people_did_is_there(shop: Shop) -> None:
     assert (webhook["what"], webhook["detail"]["last_error"]) == ("failing", "HTTP 500")
 
 
+async def test_a_webhook_of_another_order_is_not_in_it(shop: Shop) -> None:
+    """Events that came from another cell have numbers that webhooks here have, too."""
+    order = await shop.order((await shop.product(on_hand=1), 1))
+    event = await shop.event(order, "saga_started")
+    await shop.run("select create_webhook_endpoint('https://example.org/', null)")
+    await shop.run(
+        "insert into webhook_retries (endpoint_id, event_id, subject, body, attempts)"
+        " select id, %s, new_id(), '{}', 3 from webhook_endpoints",
+        event["id"],
+    )
+    assert "webhook" not in {row["kind"] for row in await timeline(shop, order)}
+
+
 async def test_nothing_is_known_of_what_isnt_there(shop: Shop) -> None:
     """An id that is nobody's has no timeline."""
     assert await timeline(shop, uuid4()) == []

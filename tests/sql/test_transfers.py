@@ -382,6 +382,17 @@ async def test_an_id_that_left_does_not_come_in(shop: Shop, product: UUID) -> No
     assert await shop.audit() == []
 
 
+async def test_one_id_of_two_cells_comes_in_once(shop: Shop, product: UUID) -> None:
+    """Goods of a third cell under an id that came in are refused, and so put back."""
+    transfer, third = uuid4(), uuid4()
+    for refusal in (None, "called back"):
+        first = (transfer, shop.rotterdam, shop.lisbon, product, 4, None)
+        assert await shop.value(DECIDE, *first) is None
+        second = (transfer, third, shop.lisbon, product, 4, refusal)
+        assert await shop.value(DECIDE, *second) == "transfer id already used"
+    assert await shop.stock(product) == (14, 0)
+
+
 async def test_an_id_that_came_in_does_not_leave(shop: Shop, product: UUID) -> None:
     """Put back, the goods would have been taken for those that came: so it is refused at once."""
     transfer = uuid4()
