@@ -63,8 +63,8 @@ class Session:
         self._known: Directory | None = None
         self._at: int | None = None
 
-    async def open(self, url: str) -> None:
-        """Connect to a cell, where it goes on.
+    async def open(self, url: str, number: int = 0) -> None:
+        """Connect to a cell, where it goes on; if its number is known, to no other.
 
         Raises:
             schema.SchemaError: it is away.
@@ -74,6 +74,7 @@ class Session:
         database.read_json_exactly(connection)
         if self._begin:
             await connection.execute(self._begin.encode())
+        await database.refuse_another(connection, number)
         self._connection = connection
 
     async def rows(self, query: str, parameters: Sequence[Any] | Row | None = None) -> list[Row]:
@@ -114,7 +115,7 @@ class Session:
         for cell in await self.cells():
             if cell.number == number != self._at:
                 try:
-                    await self.open(cell.url)
+                    await self.open(cell.url, number)
                 except schema.SchemaError as error:
                     raise schema.SchemaError(f"cell {cell.name}: {error}") from error
                 self._at = number
@@ -136,7 +137,7 @@ class Session:
 
         async def finds(cell: Cell) -> bool:
             try:
-                async with _session(cell.url, self._begin, stays=True) as session:
+                async with _session(cell.url, self._begin, cell.number, stays=True) as session:
                     return await session.first(query, *values) is not None
             except schema.SchemaError as error:
                 away.append(f"cell {cell.name}: {error}")
@@ -192,7 +193,7 @@ async def in_each(
 
     async def ask(cell: Cell) -> list[Row]:
         try:
-            async with _session(cell.url, begin, stays=True) as there:
+            async with _session(cell.url, begin, cell.number, stays=True) as there:
                 return [{"cell": cell.name, **row} for row in await call(there)]
         except schema.SchemaError as error:
             tell_away(cell.name, error)
@@ -265,8 +266,7 @@ def _narrowed(context: click.Context, _option: object, name: str | None) -> None
     else:
         raise Refusal(f"there is no cell {name}")
     context.meta[_CELL] = cell.name
-    logins = where.logins(settings)
-    api, listener = (address_of(each, cell.url) for each in logins)
+    api, listener = (address_of(each, cell.url) for each in where.logins(settings))
     context.obj = msgspec.structs.replace(
         settings,
         database_url=address_of(here, cell.url),
@@ -314,7 +314,9 @@ def ended(code: Any) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def _session(url: str, begin: str = "", *, stays: bool) -> AsyncIterator[Session]:
+async def _session(
+    url: str, begin: str = "", number: int = 0, *, stays: bool
+) -> AsyncIterator[Session]:
     """A session, in which a statement comes before all others.
 
     Raises:
@@ -324,7 +326,7 @@ async def _session(url: str, begin: str = "", *, stays: bool) -> AsyncIterator[S
     try:
         async with contextlib.AsyncExitStack() as stack:
             session = Session(url, begin, stack, stays=stays)
-            await session.open(url)
+            await session.open(url, number)
             yield session
     except schema.SchemaError as error:
         if is_refusal(error):
