@@ -207,3 +207,24 @@ async def test_status_is_asked_at_home(
     assert (refused.code, refused.errors.count("\n")) == (2, 1)
     assert "give the address of home" in refused.errors
     await cells.remove(home.url, "asked")
+
+
+async def test_a_restored_cell_is_told_that_its_catalogue_is_of_then(
+    places: Places, north: Place, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And that what home sends it is meant to be; home is told of the cells that it has."""
+    home, _ = places
+    await added(home, north, "restored")
+    checks = ("--only", "cells", "--only", "subscriptions", "--json")
+    (_, *at_home) = (await run("restore-check", *checks)).rows
+    assert [(each["state"], each["says"]) for each in at_home] == [
+        ("ok", "none"), ("warn", "it is home of restored"),
+    ]  # fmt: skip
+    monkeypatch.setenv("DARKPEARL_DATABASE_URL", north.url)
+    (_, *there) = (await run("restore-check", *checks)).rows
+    number = await value(north, "select darkpearl.this_cell()")
+    assert [(each["state"], each["says"]) for each in there] == [
+        ("ok", "none"),
+        ("warn", f"this is cell {number}: of home's catalogue it has what it had then"),
+    ]
+    await cells.remove(home.url, "restored")
