@@ -17,6 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from psycopg import AsyncConnection
+from psycopg.conninfo import make_conninfo
 
 from darkpearl import database, schema
 from darkpearl.cells.joining import (
@@ -196,10 +197,16 @@ async def _open(home: str, code: str, to: str, source_url: str) -> AsyncIterator
             target,
             comes_from,
             number,
-            source_url or address,
+            source_url or _with_password(address, source),
             url,
             has == number,
         )
+
+
+def _with_password(address: str, source: AsyncConnection[Any]) -> str:
+    """The address for another server, which doesn't look where this process found its password."""
+    password = source.info.password
+    return make_conninfo(address, password=password) if password else address
 
 
 async def _check(this: Move) -> None:
