@@ -33,6 +33,12 @@ _GIVE = (
     "insert into darkpearl.cells (number, name, url)"
     " select max(number) + 1, %s, %s from darkpearl.cells returning number"
 )
+_LAWS = {
+    "cells_name_is_a_word": "a cell's name is lower case letters, digits, - and _, the first a"
+    " letter, and 50 at most",
+    "cells_number_fits_an_id": "255 numbers have been given, and there are no more",
+    "cells_url_has_no_password": "an address that others read has no word password in it",
+}
 _IS_NOW_AT = "update darkpearl.cells set url = %s where number = %s"
 _FOUND_AT = "update darkpearl.cells set url = %s where number = 1 and url is null"
 
@@ -194,7 +200,8 @@ async def _number(
     """The number of the cell, which it has from a run before, or gets now.
 
     Raises:
-        CellError: the name stands for another, or the database is a cell under another number.
+        CellError: the name stands for another or is none, the database is a cell under another
+            number, or no number is left.
     """
     address = without_secrets(spelled_out(url, there))
     is_numbered = await value(there, "select to_regproc('darkpearl.this_cell')")
@@ -207,7 +214,11 @@ async def _number(
     if has not in {1, number}:
         raise CellError(f"the database is cell {has} already, and none that home calls {name}")
     if number is None:
-        return int(await value(at_home, _GIVE, name, address))
+        try:
+            return int(await value(at_home, _GIVE, name, address))
+        except psycopg.errors.CheckViolation as error:
+            law = error.diag.constraint_name or ""
+            raise CellError(_LAWS.get(law, law.replace("_", " "))) from None
     if at != address:  # it has gone to another place
         await at_home.execute(_IS_NOW_AT, [address, number])
     return int(number)

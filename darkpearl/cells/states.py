@@ -8,6 +8,7 @@ from psycopg.rows import dict_row
 from darkpearl import schema
 from darkpearl.cells.catalogue import CATALOGUE
 from darkpearl.cells.joining import asked_at, refuse_away_from_home
+from darkpearl.cells.replication import LOST
 
 LOOK_SECONDS = 10.0
 """How long a cell may take to answer; one that doesn't is told as that."""
@@ -27,6 +28,11 @@ _LOAD = (
     "select this_cell() as says, ready, stuck, (select count(*) from pg_stat_activity where"
     " datname = current_database()) as sessions from engine_health"
 )
+_SLOTS = {
+    None: "home has no slot for it: darkpearl cells add again",
+    LOST: "its slot has lost what it was to read: darkpearl cells add again",
+}
+"""What is wrong with a slot in a state."""
 _MEASURED = ("server", "ready", "stuck", "sessions", "lag_seconds", "kept_bytes")
 """What is empty where it can't be had, or makes no sense, as a lag of home."""
 
@@ -83,6 +89,7 @@ async def _state(url: str, cell: Row, sent: Row) -> Row:
         found["troubles"].append(f"no answer: {error or 'too slow'}")
     else:
         found["troubles"] += _troubles(found, sent, status)
+    found["troubles"] += [said for at, said in _SLOTS.items() if sent and sent["slot_status"] == at]
     return {name: found[name] for name in found if name not in {"troubles", "says", "works"}} | {
         "trouble": "; ".join(found["troubles"])
     }
@@ -96,7 +103,6 @@ def _troubles(found: Row, sent: Row, status: schema.Status) -> list[str]:
         for is_so, said in (
             (found["says"] != found["number"], f"the database there is cell {found['says']}"),
             (bool(status.pending or status.unknown), "its schema is of another release"),
-            (is_cell and sent["slot_status"] is None, "home has no slot for it"),
             (is_cell and sent["is_read"] is False, "it doesn't read its slot"),
             (is_cell and sent["is_silent"], "it has said nothing of its slot for a while"),
             (is_cell and found.get("subscribed") is None, f"it has no subscription {CATALOGUE}"),
