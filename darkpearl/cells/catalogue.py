@@ -16,6 +16,7 @@ from darkpearl.cells.replication import (
     create_subscription,
     drop_slot,
     exported_slot,
+    refuse_slot,
     subscribe,
     unsubscribe,
     wait_for_copy,
@@ -79,6 +80,7 @@ async def replicate(
             if await _is_same(at_home, there):
                 return
             await _hears(at_home, slot)
+    await refuse_slot(at_home, slot)
     await unsubscribe(there, CATALOGUE)
     await drop_slot(at_home, slot)
     await _copy(at_home, there, home, slot, url)
@@ -92,7 +94,7 @@ async def _copy(
 
     So a cell that is at work is at no time without a catalogue.
     """
-    async with exported_slot(home, at_home, slot) as snapshot, at_home.transaction():
+    async with exported_slot(home, slot) as snapshot, at_home.transaction():
         await at_home.execute("set transaction isolation level repeatable read")
         await at_home.execute(f"set transaction snapshot '{snapshot}'".encode())
         async with there.transaction():

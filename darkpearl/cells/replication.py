@@ -34,9 +34,10 @@ SUBSCRIPTION = (
     " from pg_subscription where subname = %s and subdbid ="
     " (select oid from pg_database where datname = current_database())"
 )
-_SLOTS_LEFT = (
-    "select current_setting('max_replication_slots')::int > (select count(*) from"
-    " pg_replication_slots)"
+_ROOM = (
+    "select current_setting('max_replication_slots')::int > count(*),"
+    " bool_or(database is distinct from current_database()) filter (where slot_name = %s)"
+    " from pg_replication_slots"
 )
 _TO_COPY = (
     "select count(*) filter (where srsubstate <> 'r') + (count(*) = 0)::int from"
@@ -118,10 +119,11 @@ async def make_slot(
     """
     if (found := await one(connection, SLOT, slot)) and found[1] != LOST:
         return
+    await refuse_slot(connection, slot)
     await unsubscribe(there, slot)
     await drop_slot(connection, slot)
     await connection.execute(f"set statement_timeout = '{SLOT_SECONDS}s'")
-    with _refusing(slot, await value(connection, _SLOTS_LEFT)):
+    with _refusing_to_wait():
         await connection.execute(
             "select pg_create_logical_replication_slot(%s, 'pgoutput')", [slot]
         )
@@ -129,14 +131,11 @@ async def make_slot(
 
 
 @asynccontextmanager
-async def exported_slot(
-    url: str, connection: AsyncConnection[Any], slot: str
-) -> AsyncIterator[str]:
+async def exported_slot(url: str, slot: str) -> AsyncIterator[str]:
     """A new slot; for a block the name of a snapshot of all that is committed and not in it.
 
     Args:
         url: of the database, for a session of its own, which has the snapshot.
-        connection: another one to the same.
         slot: what it is called.
 
     Raises:
@@ -145,28 +144,37 @@ async def exported_slot(
     made = sql.SQL("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'export')")
     async with schema.connect(make_conninfo(url, replication="database")) as replicating:
         await replicating.execute(f"set lock_timeout = '{SLOT_SECONDS}s'")
-        with _refusing(slot, await value(connection, _SLOTS_LEFT)):
+        with _refusing_to_wait():
             found = await replicating.execute(made.format(sql.Identifier(slot)))
             _, _, snapshot, _ = await found.fetchone() or ("", "", "", "")
         yield snapshot
 
 
-@contextmanager
-def _refusing(slot: str, is_one_left: object) -> Iterator[None]:
-    """Say in our words why a slot can't be made.
+async def refuse_slot(connection: AsyncConnection[Any], slot: str) -> None:
+    """Refuse a slot that can't be made, before anybody loses what it has.
 
     Raises:
-        CellError: it can't.
+        CellError: there is none left, or another database of the server has it.
     """
-    if not is_one_left:
-        raise CellError("there is no replication slot left: raise max_replication_slots")
-    try:
-        yield
-    except psycopg.errors.DuplicateObject:
+    is_one_left, is_anothers = await one(connection, _ROOM, slot)
+    if is_anothers:
         raise CellError(
             f"another database of that server has a slot {slot}: two homes of cells can't be on one"
             " server"
-        ) from None
+        )
+    if is_anothers is None and not is_one_left:
+        raise CellError("there is no replication slot left: raise max_replication_slots")
+
+
+@contextmanager
+def _refusing_to_wait() -> Iterator[None]:
+    """Say in our words why a slot isn't made in time.
+
+    Raises:
+        CellError: somebody goes on and on.
+    """
+    try:
+        yield
     except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable):
         raise CellError(
             "a transaction that has begun before doesn't end: pg_stat_activity and"

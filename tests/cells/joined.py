@@ -9,9 +9,14 @@ from darkpearl import cells, schema
 
 async def value(place: Place, query: str) -> Any:
     """The only value of a query."""
+    found = await row(place, query)
+    return found and found[0]
+
+
+async def row(place: Place, query: str) -> Any:
+    """The only row of a query."""
     async with schema.connect(place.url) as connection:
-        row = await (await connection.execute(query.encode())).fetchone()
-        return row and row[0]
+        return await (await connection.execute(query.encode())).fetchone()
 
 
 async def added(home: Place, place: Place, name: str) -> list[str]:

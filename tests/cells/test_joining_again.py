@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from joined import added, value
+from joined import added, row, value
 from places import Place
 from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
@@ -147,24 +147,23 @@ async def test_two_cells_on_a_server_have_each_their_own_state(places: Places, r
 async def test_two_homes_on_a_server_leave_each_other_alone(
     places: Places, north: Place, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A copy of home beside it neither reads nor drops the slots of its cells."""
+    """A copy of home beside it takes neither its slots nor its cells."""
     home, _ = places
     await added(home, north, "only")
-    number = await value(home, "select number from darkpearl.cells where name = 'only'")
-    copy, other = Place(home.server, "copy"), Place(north.server, "other")
-    for each in (copy, other):
-        await each.anew()
+    number, url = await row(home, "select number, url from darkpearl.cells where name = 'only'")
+    copy = Place(home.server, "copy")
+    await copy.anew()
     await schema.migrate(copy.url)
-    await value(
-        copy,
-        f"insert into darkpearl.cells (number, name) values ({number - 1}, 'x') returning number",
-    )
+    async with schema.connect(copy.url) as connection:
+        await connection.execute(
+            "insert into darkpearl.cells (number, name, url) values (%s, 'only', %s)", [number, url]
+        )
     with monkeypatch.context() as patch:
         patch.setenv("DARKPEARL_DATABASE_URL", copy.url)
-        refused = await run("cells", "add", other.url, "--name", "only")
+        refused = await run("cells", "add", north.url, "--name", "only")
         assert (refused.code, refused.errors.count("two homes of cells")) == (2, 1)
         assert (await run("cells", "remove", "only", "--gone", "--yes")).code == 0
-    assert (await run("cells", "status", "--json")).rows[1]["trouble"] == ""
+    assert [each["trouble"] for each in (await run("cells", "status", "--json")).rows] == ["", ""]
     await cells.remove(home.url, "only")
 
 
