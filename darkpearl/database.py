@@ -70,6 +70,8 @@ class Pool(AsyncConnectionPool[Connection]):
     statement_timeout = "0"
     cell = 0
     """The number of the cell that the database is; 0 while nobody has asked."""
+    is_of_a_cell = False
+    """Only that cell will do: what else is at its address is no connection."""
 
 
 def check_address(name: str, url: str) -> None:
@@ -113,7 +115,7 @@ def _with_keepalives(url: str) -> str:
     return make_conninfo(_KEEPALIVES, **conninfo_to_dict(url))
 
 
-async def _is_direct(connection: psycopg.AsyncConnection[Any]) -> bool:
+async def is_direct(connection: psycopg.AsyncConnection[Any]) -> bool:
     """Nobody stands between: the session is the process that its login was answered by.
 
     A pooler answers logins itself, and hands out process ids of its own making, which cancel
@@ -126,6 +128,26 @@ async def _backend_pid(connection: psycopg.AsyncConnection[Any]) -> int:
     found = await connection.execute("select pg_backend_pid() as pid")
     row = await found.fetchone()
     return int(row["pid"] if isinstance(row, dict) else row[0])  # type: ignore[index]
+
+
+async def refuse_another(connection: psycopg.AsyncConnection[Any], cell: int) -> None:
+    """Refuse to take one database for another, as where an address leads to the wrong place.
+
+    Args:
+        connection: to a database.
+        cell: the number of the cell that it has to be; 0: whichever it is.
+
+    Raises:
+        psycopg.OperationalError: it is another.
+    """
+    if not cell:
+        return
+    found = await (await connection.execute("select darkpearl.this_cell() as cell")).fetchone()
+    has = found["cell"] if isinstance(found, dict) else found and found[0]
+    if has != cell:
+        raise psycopg.OperationalError(
+            f"the database at the address of cell {cell} is another: it is cell {has}"
+        )
 
 
 async def _make_ours(connection: psycopg.AsyncConnection[Any]) -> None:
@@ -150,7 +172,7 @@ async def connect(url: str, name: str) -> AsyncIterator[Connection]:
         raise
     async with connection:
         refuse_read_only(connection)
-        if not await _is_direct(connection):
+        if not await is_direct(connection):
             await _refuse_transaction_mode(connection, url, name)
         await _make_ours(connection)
         yield connection
@@ -205,7 +227,9 @@ def open_pool(
     """
 
     async def configure(connection: psycopg.AsyncConnection[Row]) -> None:
-        if not await _is_direct(connection):
+        if pool.is_of_a_cell:
+            await refuse_another(connection, pool.cell)
+        if not await is_direct(connection):
             connection.prepare_threshold = None
             if login and connection.info.user != login:
                 raise psycopg.OperationalError(f"through a pooler the login has to be {login}")

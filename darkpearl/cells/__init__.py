@@ -10,9 +10,10 @@ is replicated from there to each cell by PostgreSQL, through
 What of all cells is read in one query, views.py makes at the database that is asked.
 """
 
-from darkpearl.cells.joining import CellError, add, refuse_reset
+from darkpearl.cells.joining import add, refuse_reset
 from darkpearl.cells.leaving import remove
 from darkpearl.cells.moving import move, undo
+from darkpearl.cells.replication import CellError
 from darkpearl.cells.states import states
 from darkpearl.cells.views import VIEWS, drop_views, make_views
 

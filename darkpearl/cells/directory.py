@@ -7,12 +7,13 @@ refuses what isn't its own, and names the cell that it is of.
 from dataclasses import dataclass
 from uuid import UUID
 
+import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from darkpearl import database, schema
 from darkpearl.database import Connection
 
-_PLACE = ("host", "hostaddr", "port", "dbname")
+_PLACE = ("service", "host", "hostaddr", "port", "dbname")
 """What of a cell's address says where it is; who logs in, and how, is the program's own."""
 _KNOWN = "select this_cell() as here, k.* from (select) as one left join known_cells() as k on true"
 
@@ -92,8 +93,20 @@ async def directory_at(url: str) -> Directory:
 
 
 def address_of(own: str, other: str) -> str:
-    """Where a login reaches another cell: its own address, but for the place."""
+    """Where a login reaches another cell: its own address, but for the place.
+
+    An address that can't be read is taken for a host, which doesn't answer.
+    """
     ours = conninfo_to_dict(own)
-    theirs = conninfo_to_dict(other)
+    try:
+        theirs = conninfo_to_dict(other)
+    except psycopg.ProgrammingError:
+        theirs = {"host": other}
+    if {"host", "hostaddr"} & theirs.keys():
+        theirs.pop("service", None)  # of a login, which is the program's own
     kept = {name: value for name, value in ours.items() if name not in _PLACE}
-    return make_conninfo("", **kept, **{name: theirs[name] for name in _PLACE if name in theirs})
+    place = {name: theirs[name] for name in _PLACE if name in theirs}
+    if "service" in ours and "service" not in theirs:
+        # It has the login, and nothing of the place: what is empty isn't taken from there.
+        place = {**dict.fromkeys(_PLACE, ""), **place, "service": ours["service"]}
+    return make_conninfo("", **kept, **place)

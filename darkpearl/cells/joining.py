@@ -4,40 +4,24 @@ Every step looks first whether it was done, so a run that was killed is simply r
 of the cell comes first, since it gives the number.
 """
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, LiteralString
+from collections.abc import AsyncIterator
+from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from darkpearl import database, schema
+from darkpearl.cells.catalogue import SHARED, publish, replicate
 from darkpearl.cells.plans import take_plans
 from darkpearl.cells.queries import one, value
+from darkpearl.cells.replication import CellError
 
-CATALOGUE = "darkpearl_catalogue"
-SHARED = ("cells", "products", "warehouses", "adjustment_reasons")
-COPY_SECONDS = 600.0
-"""How long the first copy of the catalogue may take; it goes on in the server all the same."""
-FAILURES = 10
-"""A copy is given up after so many errors, since the server tries again for ever."""
-FAILING_SECONDS = 20.0
-"""How long no table has come to its end, when a copy is given up."""
-SLOT_SECONDS = 60
-"""How long a slot waits for the transactions that are under way at home when it is made."""
-DROP_SECONDS = 20.0
-LOOK_SECONDS = 0.05
 _LOCK = "select pg_advisory_lock(hashtextextended('darkpearl cells', 0))"
 _SECRETS = ("password", "passfile", "sslpassword")
 _SERVER = (
     "select current_setting('wal_level'), (select rolsuper from pg_roles where"
     " rolname = current_user), to_regproc('darkpearl.this_cell')"
-)
-SLOTS_LEFT = (
-    "select current_setting('max_replication_slots')::int > (select count(*) from"
-    " pg_replication_slots)"
 )
 _HOLDS = (
     "select exists (select from darkpearl.warehouses) or exists (select from darkpearl.products)"
@@ -49,23 +33,14 @@ _GIVE = (
     "insert into darkpearl.cells (number, name, url)"
     " select max(number) + 1, %s, %s from darkpearl.cells returning number"
 )
+_LAWS = {
+    "cells_name_is_a_word": "a cell's name is lower case letters, digits, - and _, the first a"
+    " letter, and 50 at most",
+    "cells_number_fits_an_id": "255 numbers have been given, and there are no more",
+    "cells_url_has_no_password": "an address that others read has no word password in it",
+}
+_IS_NOW_AT = "update darkpearl.cells set url = %s where number = %s"
 _FOUND_AT = "update darkpearl.cells set url = %s where number = 1 and url is null"
-SLOT = "select active_pid from pg_replication_slots where slot_name = %s"
-SUBSCRIBED = (
-    "select from pg_subscription where subname = %s and subdbid ="
-    " (select oid from pg_database where datname = current_database())"
-)
-_TO_COPY = (
-    "select count(*) filter (where srsubstate <> 'r') + (count(*) = 0)::int from"
-    " pg_subscription_rel join pg_subscription as s on s.oid = srsubid where subname = %s"
-)
-_ERRORS = (
-    "select apply_error_count + sync_error_count from pg_stat_subscription_stats where subname = %s"
-)
-
-
-class CellError(schema.SchemaError):
-    """What was asked for can't be; one line that says why."""
 
 
 async def add(home: str, url: str, name: str, *, home_url: str = "") -> AsyncIterator[str]:
@@ -83,6 +58,7 @@ async def add(home: str, url: str, name: str, *, home_url: str = "") -> AsyncIte
         schema.SchemaError: one of them can't be reached, or fails.
     """
     async with schema.connect(home) as at_home, schema.connect(url) as there:
+        home_url = home_url or spelled_out(home, at_home)
         await _check_home(at_home, home)
         await _check_cell(there, at_home)
         await lock(at_home)
@@ -97,11 +73,10 @@ async def add(home: str, url: str, name: str, *, home_url: str = "") -> AsyncIte
         if await take_plans(at_home, there):
             await schema.migrate(url)
             yield "its plans have the numbers that they have at home"
-        await at_home.execute(_FOUND_AT, [without_secrets(home_url or home)])
-        await _publish(at_home, number)
+        await at_home.execute(_FOUND_AT, [without_secrets(home_url)])
+        await publish(at_home)
         yield f"home publishes {', '.join(SHARED)}"
-        await _subscribe(there, number, home_url or home)
-        await wait_for_copy(there)
+        await replicate(at_home, there, home, slot_of(number), home_url)
         yield "the catalogue is there"
 
 
@@ -131,6 +106,16 @@ def without_secrets(url: str) -> str:
     """The address, for everybody to see."""
     parts = conninfo_to_dict(url)
     return make_conninfo("", **{name: parts[name] for name in parts if name not in _SECRETS})
+
+
+def spelled_out(url: str, connection: AsyncConnection[Any]) -> str:
+    """The address with what it leaves to the environment: others have another one."""
+    parts, info = conninfo_to_dict(url), connection.info
+    found = info.get_parameters() | {"dbname": info.dbname}
+    wanted = ["port", "dbname", *(["user"] if parts.pop("service", None) else [])]
+    if not {"host", "hostaddr"} & parts.keys():
+        found, wanted = {"host": info.host, **found}, ["host", "hostaddr", *wanted]
+    return make_conninfo("", **{name: found[name] for name in wanted if name in found} | parts)
 
 
 def asked_at(home: str, number: int, url: str) -> str:
@@ -164,10 +149,11 @@ async def refuse_away_from_home(connection: AsyncConnection[Any]) -> None:
     if await value(connection, "select to_regproc('darkpearl.become_cell')") is None:
         raise CellError("home has no schema of this release: darkpearl db migrate first")
     if (number := await value(connection, "select darkpearl.this_cell()")) != 1:
-        raise CellError(f"this is cell {number}: cells are added and removed at home, cell 1")
+        raise CellError(f"this is cell {number}: give the address of home, cell 1")
 
 
 async def _check_home(connection: AsyncConnection[Any], home: str) -> None:
+    await _refuse_pooler(connection, "home")
     wal_level, is_superuser, _ = await one(connection, _SERVER)
     if not is_superuser:
         raise CellError("home's login is no superuser: it makes a slot and a publication")
@@ -178,7 +164,14 @@ async def _check_home(connection: AsyncConnection[Any], home: str) -> None:
         raise CellError(f"home wants a migrate first: {', '.join(pending)}")
 
 
+async def _refuse_pooler(connection: AsyncConnection[Any], which: str) -> None:
+    """Listeners and replication want the server itself, at the address that all are given."""
+    if not await database.is_direct(connection):
+        raise CellError(f"the address of {which} is a pooler's: give PostgreSQL's own")
+
+
 async def _check_cell(there: AsyncConnection[Any], at_home: AsyncConnection[Any]) -> None:
+    await _refuse_pooler(there, "the cell")
     _, is_superuser, has_schema = await one(there, _SERVER)
     if not is_superuser:
         raise CellError("the cell's login is no superuser: a subscription writes past row security")
@@ -207,132 +200,25 @@ async def _number(
     """The number of the cell, which it has from a run before, or gets now.
 
     Raises:
-        CellError: the name stands for another, or the database is a cell under another number.
+        CellError: the name stands for another or is none, the database is a cell under another
+            number, or no number is left.
     """
-    address = without_secrets(url)
+    address = without_secrets(spelled_out(url, there))
     is_numbered = await value(there, "select to_regproc('darkpearl.this_cell')")
     has = await value(there, "select darkpearl.this_cell()") if is_numbered else 1
     known = await one(at_home, KNOWN, name)
-    if known is not None and (known[1] != address or known[2] is not None):
-        raise CellError(
-            f"there is or was a cell {name}, at {known[1] or 'home'}: choose another name"
-        )
-    if has not in {1, known and known[0]}:
+    number, at, removed_at = known or (None, None, None)
+    is_another = at != address and has != number
+    if known is not None and (number == 1 or removed_at is not None or is_another):
+        raise CellError(f"there is or was a cell {name}, at {at or 'home'}: choose another name")
+    if has not in {1, number}:
         raise CellError(f"the database is cell {has} already, and none that home calls {name}")
-    return int(known[0] if known else await value(at_home, _GIVE, name, address))
-
-
-async def _publish(at_home: AsyncConnection[Any], number: int) -> None:
-    """The publication, once for all cells, and the slot of this one."""
-    if await value(at_home, "select oid from pg_publication where pubname = %s", CATALOGUE) is None:
-        tables = ", ".join(f"darkpearl.{each}" for each in SHARED)
-        await at_home.execute(f"create publication {CATALOGUE} for table {tables}".encode())
-    await make_slot(at_home, slot_of(number))
-
-
-async def _subscribe(there: AsyncConnection[Any], number: int, home_url: str) -> None:
-    """The subscription; what the schema begins with comes from home as all the rest does."""
-    clearing = [f"delete from darkpearl.{table}" for table in SHARED]  # noqa: S608
-    await subscribe(there, CATALOGUE, slot_of(number), home_url, clearing)
-
-
-async def subscribe(
-    there: AsyncConnection[Any], name: str, slot: str, url: str, clearing: Sequence[str]
-) -> None:
-    """Subscribe to a publication of the same name, after statements that make room for its copy.
-
-    The slot is there already, so that both may be on one server. One that was there goes on, by the
-    address that is given now.
-    """
-    if await one(there, SUBSCRIBED, name) is not None:
-        change = sql.SQL("alter subscription {} connection {}")
-        await there.execute(change.format(sql.Identifier(name), sql.Literal(make_conninfo(url))))
-        await there.execute(f"alter subscription {name} enable".encode())
-        return
-    knows = there.info.server_version >= database.RUN_AS_OWNER
-    options: LiteralString = ", run_as_owner = true" if knows else ""
-    statement = sql.SQL(
-        "create subscription {} connection {} publication {}"
-        " with (create_slot = false, slot_name = {}" + options + ")"
-    ).format(
-        sql.Identifier(name),
-        sql.Literal(make_conninfo(url)),
-        sql.Identifier(name),
-        sql.Identifier(slot),
-    )
-    async with there.transaction():
-        await there.execute("set local session_replication_role = replica")
-        for each in clearing:
-            await there.execute(each.encode())
-        await there.execute(statement)
-
-
-async def make_slot(connection: AsyncConnection[Any], slot: str) -> None:
-    """A slot, if it isn't there; it waits for the transactions that are under way.
-
-    Raises:
-        CellError: there is none left, or one of those goes on and on.
-    """
-    if await one(connection, SLOT, slot) is not None:
-        return
-    if not await value(connection, SLOTS_LEFT):
-        raise CellError("there is no replication slot left: raise max_replication_slots")
-    await connection.execute(f"set statement_timeout = '{SLOT_SECONDS}s'")
-    try:
-        await connection.execute(
-            "select pg_create_logical_replication_slot(%s, 'pgoutput')", [slot]
-        )
-    except psycopg.errors.QueryCanceled:
-        raise CellError(
-            "a transaction that has begun before doesn't end: pg_stat_activity and"
-            " pg_prepared_xacts have it; then run it again"
-        ) from None
-    await connection.execute("reset statement_timeout")
-
-
-async def wait_for_copy(there: AsyncConnection[Any], name: str = CATALOGUE) -> None:
-    """Wait until all tables of a subscription are copied.
-
-    Raises:
-        CellError: they aren't in time, though it may go on in the server, or it keeps failing.
-    """
-    began = since = time.monotonic()
-    left, had = None, 0
-    while to_copy := await value(there, _TO_COPY, name):
-        now, errors = time.monotonic(), await value(there, _ERRORS, name)
-        if to_copy != left:
-            left, had, since = to_copy, errors, now
-        elif errors - had >= FAILURES and now - since > FAILING_SECONDS:
-            raise CellError(
-                "the copy fails: the log of the cell's server says why, as that the login of the"
-                " address may not read, or no slot is left; then run it again"
-            )
-        if now - began > COPY_SECONDS:
-            raise CellError(
-                "not all is copied yet: the log of the cell's server says why; then run it again"
-            )
-        await asyncio.sleep(LOOK_SECONDS)
-
-
-async def unsubscribe(there: AsyncConnection[Any], name: str = CATALOGUE) -> None:
-    """Drop a subscription, if there is one; without a word to where the slot is, which stays."""
-    if await one(there, SUBSCRIBED, name) is None:
-        return
-    async with there.transaction():
-        for change in ("disable", "set (slot_name = none)"):
-            await there.execute(f"alter subscription {name} {change}".encode())
-        await there.execute(f"drop subscription {name}".encode())
-
-
-async def drop_slot(at_home: AsyncConnection[Any], slot: str) -> None:
-    """The slot, and whoever still reads it: it keeps WAL for ever otherwise."""
-    deadline = time.monotonic() + DROP_SECONDS
-    while (found := await one(at_home, SLOT, slot)) is not None:
+    if number is None:
         try:
-            if found[0]:
-                await at_home.execute("select pg_terminate_backend(%s)", [found[0]])
-            await at_home.execute("select pg_drop_replication_slot(%s)", [slot])
-        except (psycopg.errors.ObjectInUse, psycopg.errors.UndefinedObject):
-            if time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(LOOK_SECONDS)
+            return int(await value(at_home, _GIVE, name, address))
+        except psycopg.errors.CheckViolation as error:
+            law = error.diag.constraint_name or ""
+            raise CellError(_LAWS.get(law, law.replace("_", " "))) from None
+    if at != address:  # it has gone to another place
+        await at_home.execute(_IS_NOW_AT, [address, number])
+    return int(number)

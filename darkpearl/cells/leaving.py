@@ -7,17 +7,16 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
-from darkpearl import schema
+from darkpearl import database, schema
+from darkpearl.cells.catalogue import CATALOGUE
 from darkpearl.cells.joining import (
     KNOWN,
-    CellError,
-    drop_slot,
     lock,
     refuse_away_from_home,
     slot_of,
-    unsubscribe,
 )
 from darkpearl.cells.queries import one, rows, value
+from darkpearl.cells.replication import CellError, drop_slot, unsubscribe
 
 _AT_WORK = (
     "select string_agg(code, ', ' order by code) from darkpearl.warehouses"
@@ -48,8 +47,9 @@ async def remove(home: str, name: str, *, url: str = "", is_gone: bool = False) 
         Its number, which is not given again.
 
     Raises:
-        CellError: there is none of this name, it is home, it has warehouses that take orders, or
-            something of it isn't over: a move, an order, goods on their way to it.
+        CellError: there is none of this name, it is home, it has warehouses that take orders, the
+            database is another, or something of it isn't over: a move, an order, goods on their
+            way to it.
         schema.SchemaError: one of them can't be reached, or fails.
     """
     async with schema.connect(home) as at_home:
@@ -66,8 +66,9 @@ async def remove(home: str, name: str, *, url: str = "", is_gone: bool = False) 
             )
         if not is_gone and removed_at is None:
             async with schema.connect(url or address) as there:
+                await database.refuse_another(there, number)
                 await _refuse_unfinished(there, at_home, name, number)
-                await unsubscribe(there)
+                await unsubscribe(there, CATALOGUE)
         await drop_slot(at_home, slot_of(number))
         await at_home.execute(
             "update darkpearl.cells set removed_at = darkpearl.clock()"

@@ -17,16 +17,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from psycopg import AsyncConnection
+from psycopg.conninfo import make_conninfo
 
-from darkpearl import schema
+from darkpearl import database, schema
 from darkpearl.cells.joining import (
-    CellError,
     asked_at,
     lock,
     refuse_away_from_home,
-    unsubscribe,
 )
 from darkpearl.cells.queries import one, rows, value
+from darkpearl.cells.replication import CellError, unsubscribe
 from darkpearl.cells.transit import (
     STATE,
     Move,
@@ -143,6 +143,7 @@ async def _undo_alone(home: str, code: str, to: str) -> bool:
         key, has = warehouse
         address = asked_at(home, has, await value(at_home, _URL, has))
         async with schema.connect(address) as source:
+            await database.refuse_another(source, has)
             await withdraw(
                 Move(key, at_home, source, source, has, number, address, "", is_handed_over=False)
             )
@@ -155,7 +156,8 @@ async def _open(home: str, code: str, to: str, source_url: str) -> AsyncIterator
     """Find the warehouse and its cells.
 
     Raises:
-        CellError: there is none of them, or the warehouse is on its way from another.
+        CellError: there is none of them, what is at their addresses is another, or the warehouse
+            is on its way from another.
     """
     async with AsyncExitStack() as stack:
         at_home = await stack.enter_async_context(schema.connect(home))
@@ -179,6 +181,8 @@ async def _open(home: str, code: str, to: str, source_url: str) -> AsyncIterator
         if not address:
             raise CellError(f"cell {comes_from}, which {code} comes from, was removed")
         source = await stack.enter_async_context(schema.connect(address))
+        await database.refuse_another(source, comes_from)
+        await database.refuse_another(target, number)
         for each in (at_home, source, target):
             await each.execute(f"set lock_timeout = '{schema.LOCK_SECONDS}s'".encode())
             # Each step is on its server's disk before another server goes on with the next.
@@ -193,10 +197,16 @@ async def _open(home: str, code: str, to: str, source_url: str) -> AsyncIterator
             target,
             comes_from,
             number,
-            source_url or address,
+            source_url or _with_password(address, source),
             url,
             has == number,
         )
+
+
+def _with_password(address: str, source: AsyncConnection[Any]) -> str:
+    """The address for another server, which doesn't look where this process found its password."""
+    password = source.info.password
+    return make_conninfo(address, password=password) if password else address
 
 
 async def _check(this: Move) -> None:
@@ -213,8 +223,6 @@ async def _check(this: Move) -> None:
     for which, number in ((this.source, this.source_cell), (this.target, this.target_cell)):
         if not await value(which, "select rolsuper from pg_roles where rolname = current_user"):
             raise CellError(f"the login in cell {number} is no superuser")
-        if await value(which, "select darkpearl.this_cell()") != number:
-            raise CellError(f"the database at the address of cell {number} is another")
     status = await schema.status(this.target_url)
     if status.pending or status.unknown:
         raise CellError("the cells are of different releases: migrate them first")

@@ -4,6 +4,14 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
+QUIETLY = (
+    "set local log_statement = 'none'",
+    "set local log_min_duration_statement = -1",
+    "set local log_min_error_statement = 'panic'",
+    "set local pg_stat_statements.track_utility = off",
+)
+"""What keeps the passwords of a transaction's statements out of logs and statistics."""
+
 
 async def one(connection: AsyncConnection[Any], query: str, *values: Any) -> Any:
     """The first row of a query, or None."""

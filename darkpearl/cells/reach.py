@@ -16,7 +16,7 @@ from uuid import UUID
 import psycopg
 
 from darkpearl.cells.directory import Cell, Directory, read_directory
-from darkpearl.database import Pool
+from darkpearl.database import Pool, refuse_another
 from darkpearl.errors import AWAY, DarkPearlError, UnavailableError, translated
 
 FRESH_SECONDS = 10.0
@@ -188,6 +188,7 @@ class Reach:
         if key not in self._pools:
             self._pools[key] = self._makes[kind](cell.url)
             self._pools[key].cell = number
+            self._pools[key].is_of_a_cell = True
         pool = self._pools[key]
         if pool.closed:
             await pool.open()
@@ -253,7 +254,7 @@ class Reach:
         return False
 
     async def _look(self, number: int) -> str:
-        """Why a cell takes no connection; empty if it does."""
+        """Why a cell takes no connection, or is another; empty if all is well."""
         cell = self.cells.get(number)
         if cell is None:
             return "it is none any more"
@@ -262,7 +263,8 @@ class Reach:
                 connection = await psycopg.AsyncConnection.connect(
                     cell.url, application_name="darkpearl look"
                 )
-                await connection.close()
+                async with connection:
+                    await refuse_another(connection, number)
         except TimeoutError:
             return f"no connection in {CONNECT_SECONDS:g} s"
         except psycopg.Error as error:

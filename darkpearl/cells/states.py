@@ -6,7 +6,9 @@ from typing import Any
 from psycopg.rows import dict_row
 
 from darkpearl import schema
-from darkpearl.cells.joining import CATALOGUE, asked_at
+from darkpearl.cells.catalogue import CATALOGUE
+from darkpearl.cells.joining import asked_at, refuse_away_from_home
+from darkpearl.cells.replication import LOST
 
 LOOK_SECONDS = 10.0
 """How long a cell may take to answer; one that doesn't is told as that."""
@@ -15,14 +17,22 @@ _CELLS = (
 )
 _CATALOGUE = "select * from catalogue_state()"
 _SUBSCRIPTION = (
-    "select s.subenabled as subscribed, e.apply_error_count + e.sync_error_count as errors from"
-    " pg_subscription as s join pg_stat_subscription_stats as e using (subname)"
-    " where subname = %s"
+    "select s.subenabled as subscribed, e.apply_error_count + e.sync_error_count as errors,"
+    " exists (select from pg_stat_subscription as w where w.subid = s.oid and w.relid is null"
+    " and w.pid is not null) as works"
+    " from pg_subscription as s join pg_stat_subscription_stats as e on e.subid = s.oid"
+    " where s.subname = %s and s.subdbid ="
+    " (select oid from pg_database where datname = current_database())"
 )
 _LOAD = (
     "select this_cell() as says, ready, stuck, (select count(*) from pg_stat_activity where"
     " datname = current_database()) as sessions from engine_health"
 )
+_SLOTS = {
+    None: "home has no slot for it: darkpearl cells add again",
+    LOST: "its slot has lost what it was to read: darkpearl cells add again",
+}
+"""What is wrong with a slot in a state."""
 _MEASURED = ("server", "ready", "stuck", "sessions", "lag_seconds", "kept_bytes")
 """What is empty where it can't be had, or makes no sense, as a lag of home."""
 
@@ -35,8 +45,11 @@ async def states(home: str) -> list[Row]:
     `trouble` is empty where all is well. Times are in seconds, sizes in bytes.
 
     Raises:
+        CellError: it is another cell.
         schema.SchemaError: home can't be reached.
     """
+    async with schema.connect(home) as at_home:
+        await refuse_away_from_home(at_home)
     cells = await _rows(home, _CELLS)
     sent = {each.pop("number"): each for each in await _rows(home, _CATALOGUE)}
     return await asyncio.gather(
@@ -71,12 +84,13 @@ async def _state(url: str, cell: Row, sent: Row) -> Row:
             found["server"] = status.server
             if number > 1:
                 told = await _first(url, _SUBSCRIPTION, CATALOGUE)
-                found |= told or {"subscribed": None, "errors": None}
+                found |= told or {"subscribed": None, "errors": None, "works": None}
     except (schema.SchemaError, TimeoutError) as error:
         found["troubles"].append(f"no answer: {error or 'too slow'}")
     else:
         found["troubles"] += _troubles(found, sent, status)
-    return {name: found[name] for name in found if name not in {"troubles", "says"}} | {
+    found["troubles"] += [said for at, said in _SLOTS.items() if sent and sent["slot_status"] == at]
+    return {name: found[name] for name in found if name not in {"troubles", "says", "works"}} | {
         "trouble": "; ".join(found["troubles"])
     }
 
@@ -89,12 +103,14 @@ def _troubles(found: Row, sent: Row, status: schema.Status) -> list[str]:
         for is_so, said in (
             (found["says"] != found["number"], f"the database there is cell {found['says']}"),
             (bool(status.pending or status.unknown), "its schema is of another release"),
-            (is_cell and sent["slot_status"] is None, "home has no slot for it"),
             (is_cell and sent["is_read"] is False, "it doesn't read its slot"),
             (is_cell and sent["is_silent"], "it has said nothing of its slot for a while"),
             (is_cell and found.get("subscribed") is None, f"it has no subscription {CATALOGUE}"),
             (is_cell and found.get("subscribed") is False, "its subscription is disabled"),
-            (bool(found.get("errors")), f"its subscription failed {found.get('errors')} times"),
+            (
+                bool(found.get("errors")) and not found.get("works"),
+                f"its subscription doesn't work, after {found.get('errors')} errors",
+            ),
         )
         if is_so
     ]

@@ -14,7 +14,8 @@ from uuid import UUID
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor
 
-from darkpearl.cells.joining import (
+from darkpearl.cells.queries import one, rows, value
+from darkpearl.cells.replication import (
     LOOK_SECONDS,
     CellError,
     drop_slot,
@@ -22,7 +23,6 @@ from darkpearl.cells.joining import (
     subscribe,
     wait_for_copy,
 )
-from darkpearl.cells.queries import one, rows, value
 
 CATCH_UP_SECONDS = 60.0
 """How long the last changes may take to arrive, while nobody can write."""
@@ -118,7 +118,7 @@ async def copy(this: Move) -> None:
             f"create publication {this.name} for table {published} with"
             " (publish_via_partition_root = true, publish = 'insert, update, delete')",
         )
-    await make_slot(this.source, this.name)
+    await make_slot(this.source, this.name, this.target)
     emptying = await clearing(this)
     await subscribe(this.target, this.name, this.name, this.source_url, emptying)
     await wait_for_copy(this.target, this.name)

@@ -21,8 +21,10 @@ from psycopg import AsyncConnection, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from darkpearl import schema
-from darkpearl.cells.joining import SHARED, CellError, without_secrets
-from darkpearl.cells.queries import value
+from darkpearl.cells.catalogue import SHARED
+from darkpearl.cells.joining import without_secrets
+from darkpearl.cells.queries import QUIETLY, value
+from darkpearl.cells.replication import CellError
 
 READER = "darkpearl_reader"
 VIEWS = "darkpearl_cells"
@@ -51,12 +53,6 @@ _COLUMNS = (
     " order by c.relname, a.attnum"
 )
 _KINDS, _FOREIGN_KIND = ["r", "p", "v"], ["f"]
-_QUIETLY = (
-    "set local log_statement = 'none'",
-    "set local log_min_duration_statement = -1",
-    "set local pg_stat_statements.track_utility = off",
-)
-"""What keeps passwords out of logs and statistics."""
 _MADE = "select srvname::text from pg_foreign_server where srvname ~ '^darkpearl_cell_[0-9]+$'"
 _OPTIONS = "select unnest(srvoptions) from pg_foreign_server where srvname = %s"
 _VIEWS = (
@@ -91,7 +87,7 @@ async def make_views(url: str, name: str = VIEWS) -> str:
         columns = functools.reduce(_common, (found for found, _ in seen))
         sources = {cell: f"{SERVER}{cell}" for cell, _, _ in known}
         async with here.transaction():
-            for each in (*_QUIETLY, "create extension if not exists postgres_fdw"):
+            for each in (*QUIETLY, "create extension if not exists postgres_fdw"):
                 await here.execute(each)
             outdated = []
             for (cell, _, address), (_, password) in zip(known, seen, strict=True):

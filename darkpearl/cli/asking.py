@@ -63,8 +63,8 @@ class Session:
         self._known: Directory | None = None
         self._at: int | None = None
 
-    async def open(self, url: str) -> None:
-        """Connect to a cell, where it goes on.
+    async def open(self, url: str, number: int = 0) -> None:
+        """Connect to a cell, where it goes on; if its number is known, to no other.
 
         Raises:
             schema.SchemaError: it is away.
@@ -74,6 +74,7 @@ class Session:
         database.read_json_exactly(connection)
         if self._begin:
             await connection.execute(self._begin.encode())
+        await database.refuse_another(connection, number)
         self._connection = connection
 
     async def rows(self, query: str, parameters: Sequence[Any] | Row | None = None) -> list[Row]:
@@ -107,7 +108,7 @@ class Session:
 
     def beside(self, cell: Cell) -> contextlib.AbstractAsyncContextManager["Session"]:
         """Another session like this one, which stays in a cell."""
-        return _session(cell.url, self._begin, stays=True)
+        return _session(cell.url, self._begin, cell.number, stays=True)
 
     async def go_to(self, number: int) -> None:
         """Go on in a cell.
@@ -118,7 +119,7 @@ class Session:
         for cell in await self.cells():
             if cell.number == number != self._at:
                 try:
-                    await self.open(cell.url)
+                    await self.open(cell.url, number)
                 except schema.SchemaError as error:
                     raise schema.SchemaError(f"cell {cell.name}: {error}") from error
                 self._at = number
@@ -267,8 +268,7 @@ def _narrowed(context: click.Context, _option: object, name: str | None) -> None
     else:
         raise Refusal(f"there is no cell {name}")
     context.meta[_CELL] = cell.name
-    logins = where.logins(settings)
-    api, listener = (address_of(each, cell.url) for each in logins)
+    api, listener = (address_of(each, cell.url) for each in where.logins(settings))
     context.obj = msgspec.structs.replace(
         settings,
         database_url=address_of(here, cell.url),
@@ -316,7 +316,9 @@ def ended(code: Any) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def _session(url: str, begin: str = "", *, stays: bool) -> AsyncIterator[Session]:
+async def _session(
+    url: str, begin: str = "", number: int = 0, *, stays: bool
+) -> AsyncIterator[Session]:
     """A session, in which a statement comes before all others.
 
     Raises:
@@ -326,7 +328,7 @@ async def _session(url: str, begin: str = "", *, stays: bool) -> AsyncIterator[S
     try:
         async with contextlib.AsyncExitStack() as stack:
             session = Session(url, begin, stack, stays=stays)
-            await session.open(url)
+            await session.open(url, number)
             yield session
     except schema.SchemaError as error:
         if is_refusal(error):

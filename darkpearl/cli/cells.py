@@ -120,7 +120,10 @@ def status(settings: Settings, *, as_json: bool, watch: float | None) -> None:
     """Show how each cell is: its server, how late its catalogue is, and what it has to do."""
 
     async def look() -> list[Row]:
-        return await places.states(running(settings))
+        try:
+            return await places.states(running(settings))
+        except places.CellError as error:
+            raise asking.Refusal(str(error)) from error
 
     showing.show(look, STATE_COLUMNS, as_json=as_json, watch=watch)
 

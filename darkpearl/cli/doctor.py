@@ -145,6 +145,7 @@ def _in_cell(patient: checks.Patient, cell: Cell) -> checks.Patient:
     """The same questions for another cell, which is reached by the same logins."""
     return replace(
         patient,
+        cell=cell.number,
         url=address_of(patient.url, cell.url),
         listener_url=address_of(patient.listener_url, cell.url),
         api_url=address_of(patient.api_url, cell.url),

@@ -69,6 +69,7 @@ class Patient:
         make_gateway: of the settings; may raise ConfigError.
         has_webhook_secret: webhooks of the gateway can be verified.
         in_production: whether others rely on it.
+        cell: the number of the cell that it is to be; 0: whichever it is.
         session: options of the sessions in which it is asked.
         since: how far back the gateway's books are read; None: as far as is likely to matter.
     """
@@ -79,6 +80,7 @@ class Patient:
     make_gateway: Callable[[], Gateway]
     has_webhook_secret: bool
     in_production: bool
+    cell: int = 0
     session: str = BOUNDED
     since: datetime | None = None
 

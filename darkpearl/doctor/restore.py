@@ -10,6 +10,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 from darkpearl import database, reconcile, restored
+from darkpearl.cells.catalogue import CATALOGUE
 from darkpearl.config import ConfigError
 from darkpearl.doctor.check import Patient, Verdict, ago, fail, ok, people, warn
 from darkpearl.doctor.listening import BELL_NAME
@@ -161,12 +162,33 @@ async def subscriptions(patient: Patient) -> Verdict:
                 "Give its owner BYPASSRLS"
                 + (f"; alter subscription {name} set (run_as_owner = true)." if knows else "."),
             )
-        if each["is_enabled"]:
+        if each["is_enabled"] and name != CATALOGUE:
             return warn(
                 f"{name} goes on writing here",
                 f"Where this server leads from now on: alter subscription {name} disable.",
             )
-    return ok(f"{len(found)}, all switched off" if found else "none")
+    others = [each for each in found if each["name"] != CATALOGUE]
+    return ok(f"{len(others)}, all switched off" if others else "none")
+
+
+async def cells(patient: Patient) -> Verdict:
+    """The catalogue goes on from home to the other cells, where there are several."""
+    number = (await patient.row("select this_cell() as number"))["number"]
+    if number != 1:
+        return warn(
+            f"this is cell {number}: of home's catalogue it has what it had then",
+            "At home, darkpearl cells add again, with its address and name, brings the rest.",
+        )
+    found = await patient.rows("select * from catalogue_state()")
+    if not found:
+        return ok("this is the only one")
+    without = [each["cell"] for each in found if each["slot_status"] in {None, "lost"}]
+    return warn(
+        f"it is home of {people([each['cell'] for each in found])}"
+        + (f"; no slot here of {people(without)}" if without else ""),
+        "Where it leads from now on: darkpearl cells add again, with the address and the name of"
+        " each. A copy beside production: darkpearl cells remove … --gone, for each.",
+    )
 
 
 async def nobody_at_work(patient: Patient) -> Verdict:

@@ -33,6 +33,7 @@ async def connection(patient: Patient) -> Verdict:
     try:
         async with patient.connect() as opened:
             user = opened.info.user
+            await database.refuse_another(opened, patient.cell)
     except schema.SchemaError as error:
         said = str(error)
         mends = (mend for words, mend in REFUSALS.items() if words in said)

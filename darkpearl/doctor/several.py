@@ -1,6 +1,6 @@
 """Several cells: whether the catalogue and goods get to the others, and no move has stopped."""
 
-from darkpearl.cells.joining import CATALOGUE
+from darkpearl.cells.catalogue import CATALOGUE
 from darkpearl.doctor.check import Check, Patient, Verdict, ago, fail, ok, people, warn
 
 LAG_SECONDS = 60.0
@@ -11,7 +11,7 @@ COMING_SECONDS = 3600.0
 """A copy of large tables may take longer: that it does is worth knowing, since retention rests."""
 TRANSIT_SECONDS = 900.0
 """Goods that go to another cell are there in a moment, unless it is away."""
-ADD_AGAIN = "darkpearl cells add again, with the same address and name, makes what is missing."
+ADD_AGAIN = "darkpearl cells add again, with its address and name, makes what is missing."
 _SENT = "select * from catalogue_state()"
 _RECEIVED = """
     select
@@ -58,10 +58,7 @@ async def _sent(patient: Patient) -> Verdict:
         ("has lost what it was to read", [each for each in found if each["slot_status"] == "lost"]),
     ):
         if some:
-            return fail(
-                f"{people([each['cell'] for each in some])} {word}",
-                "Drop the subscription in the cell, and the slot that is lost; then " + ADD_AGAIN,
-            )
+            return fail(f"{people([each['cell'] for each in some])} {word}", ADD_AGAIN)
     kept = max((each["kept_bytes"] or 0 for each in found), default=0)
     lag = max((each["lag_seconds"] or 0.0 for each in found), default=0.0)
     says = f"{len(found)} cells hear of it; {kept / 2**20:.0f} MB of WAL kept"

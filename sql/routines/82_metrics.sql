@@ -62,7 +62,7 @@ begin atomic
         extract(epoch from case when l.silence > p_silence then l.silence else l.lag end)::double precision,
         coalesce(l.silence > p_silence, false)
     from cells as c
-    left join pg_replication_slots as s on s.slot_name = 'darkpearl_cell_' || c.number
+    left join pg_replication_slots as s on s.slot_name = 'darkpearl_cell_' || c.number and s.database = current_database()
     left join lateral (
         select clock_timestamp() - r.reply_time as silence, coalesce(r.replay_lag, '0') as lag
         from pg_stat_replication as r

@@ -63,6 +63,15 @@ async def places(
     await home.forget_slots()
 
 
+@pytest.fixture
+async def north(places: tuple[Place, Place]) -> AsyncIterator[Place]:
+    """An empty database on the other server, whatever the test before has left."""
+    _, north = places
+    yield north
+    await north.forget()
+    await north.anew()
+
+
 @pytest.fixture(scope="module")
 async def pair(places: tuple[Place, Place]) -> AsyncIterator[tuple[Shop, Shop]]:
     """Two cells: home, which has Lisbon, and cell 2, north, which has Rotterdam."""

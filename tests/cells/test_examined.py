@@ -110,6 +110,8 @@ async def test_a_move_that_stopped(ask: Ask, pair: Pair, monkeypatch: pytest.Mon
     assert (await ask("moves"))["home"]["state"] == "ok"
     await here.run("select close_warehouse(%s, 2)", here.lisbon)
     try:
+        # Neither a new cell nor a closed warehouse is a release that somebody has changed.
+        assert {each["state"] for each in (await ask("routines")).values()} == {"ok"}
         found = await ask("moves")
         assert found["home"]["state"] == "fail"
         assert found["home"]["says"].startswith("LIS: closed for")

@@ -18,7 +18,8 @@ from shop import APPROVED, DECLINED, Shop
 from terminal import Run
 
 from darkpearl import cells, schema
-from darkpearl.cells.joining import lock, unsubscribe, without_secrets
+from darkpearl.cells.joining import lock, without_secrets
+from darkpearl.cells.replication import unsubscribe
 
 Pair = tuple[Shop, Shop]
 Until = Callable[..., Awaitable[None]]

@@ -184,6 +184,16 @@ async def test_a_subscription(ask: Ask, shop: Shop) -> None:
         await shop.run(f"drop role {login}")
 
 
+async def test_home_of_other_cells(ask: Ask, shop: Shop) -> None:
+    """Their slots are on the server before: a copy is told whose home it would go on as."""
+    assert (await ask("cells"))["says"] == "this is the only one"
+    await shop.run("insert into cells (number, name, url) values (2, 'north', 'host=nowhere')")
+    line = await ask("cells")
+    assert (line["state"], line["says"]) == ("warn", "it is home of north; no slot here of north")
+    await shop.run("update cells set removed_at = now() where number = 2")
+    assert (await ask("cells"))["state"] == "ok"
+
+
 async def test_somebody_who_is_at_work_already(ask: Ask, connect: Connect) -> None:
     """A listener that runs asks the gateway before anybody has decided anything."""
     assert (await ask("nobody-at-work"))["state"] == "ok"

@@ -16,7 +16,7 @@ Connect = Callable[..., Awaitable[Any]]
 Holds = Callable[..., Awaitable[Any]]
 
 SOON_SECONDS = 10.0
-"""In which a pass is through with all that nobody holds, on a busy machine; who holds never lets go."""
+"""In which a pass is through on a busy machine; who holds something never lets go."""
 NOTE = "update orders set notes = 'call first' where id = %s"
 LOCK_ORDER = "select from orders where id = %s for update"
 SHARE_ORDER = "select from orders where id = %s for share"

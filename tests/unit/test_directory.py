@@ -2,6 +2,7 @@
 
 from uuid import UUID, uuid4
 
+import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from darkpearl.cells.directory import Cell, Directory, address_of
@@ -25,3 +26,27 @@ def test_an_id_names_its_cell_only_where_there_is_one() -> None:
     assert directory.of_id(UUID("01a22ee7-19d7-7506-acc8-16a97c5c5503")) is None
     assert directory.of_id(uuid4()) is None
     assert [cell.number for cell in directory.others] == [2]
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "expected"),
+    [
+        ("service=ours user=api", "service=theirs", {"service": "theirs", "user": "api"}),
+        (
+            "service=ours",
+            "host=north dbname=shop",
+            {"service": "ours", "host": "north", "hostaddr": "", "port": "", "dbname": "shop"},
+        ),
+        ("host=home user=api", "host=::1 port=5 service=x", {"host": "::1", "port": "5"}),
+        ("host=home dbname=shop", "north.example", {"host": "north.example"}),
+    ],
+)
+def test_another_cell_is_never_taken_for_the_own(
+    own: str, other: str, expected: dict[str, str]
+) -> None:
+    """A service file says who logs in; what it says of the place isn't the other cell's."""
+    found = conninfo_to_dict(address_of(own, other))
+    assert {**found, **expected} == found
+    assert expected.get("service") == found.get("service")
+    again = conninfo_to_dict(address_of(own, address_of(own, other)))
+    assert again == found
