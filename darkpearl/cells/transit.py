@@ -55,6 +55,12 @@ _PAUSES = (
     "select distinct paused_until from darkpearl.step_settings"
     " where paused_until > darkpearl.clock()"
 )
+_GONE_BEFORE = (
+    "select removed_before, kind from darkpearl.retention where removed_before is not null"
+)
+_IS_GONE = (
+    "update darkpearl.retention set removed_before = greatest(removed_before, %s) where kind = %s"
+)
 _HELD_NO_MORE = (
     "update darkpearl.sagas set ready_at = darkpearl.clock() where warehouse_id = %s"
     " and status <> 'waiting' and ready_at - %s between '0' and '1 s'"
@@ -182,8 +188,11 @@ async def _end_pauses(this: Move) -> None:
         for (end,) in await rows(this.source, _PAUSES):
             await this.target.execute(_HELD_NO_MORE, [this.warehouse_id, end])
 
+    gone = await rows(this.source, _GONE_BEFORE)
 
 async def _number_past(this: Move, ahead: int = 0) -> None:
+        for each in gone:  # what isn't there any more is missed by nobody there either
+            await this.target.execute(_IS_GONE, each)
     """Have rows there numbered on after those that have been numbered here.
 
     Altering a sequence, though nothing changes, keeps others from drawing from it meanwhile, and
