@@ -43,6 +43,11 @@ _DIGEST = (
 )
 
 
+def slot_of(number: int) -> str:
+    """The slot at home of a cell."""
+    return f"darkpearl_cell_{number}"
+
+
 async def publish(at_home: AsyncConnection[Any]) -> None:
     """The publication, once for all cells."""
     if await value(at_home, "select oid from pg_publication where pubname = %s", CATALOGUE) is None:

@@ -12,7 +12,7 @@ from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from darkpearl import database, schema
-from darkpearl.cells.catalogue import SHARED, publish, replicate
+from darkpearl.cells.catalogue import SHARED, publish, replicate, slot_of
 from darkpearl.cells.plans import take_plans
 from darkpearl.cells.queries import one, value
 from darkpearl.cells.replication import CellError
@@ -95,11 +95,6 @@ async def refuse_reset(url: str) -> None:
             raise CellError(
                 f"this is cell {number} of several: remove the others first, or drop the database"
             )
-
-
-def slot_of(number: int) -> str:
-    """The slot at home of a cell."""
-    return f"darkpearl_cell_{number}"
 
 
 def without_secrets(url: str) -> str:

@@ -8,12 +8,11 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from darkpearl import database, schema
-from darkpearl.cells.catalogue import CATALOGUE
+from darkpearl.cells.catalogue import CATALOGUE, slot_of
 from darkpearl.cells.joining import (
     KNOWN,
     lock,
     refuse_away_from_home,
-    slot_of,
 )
 from darkpearl.cells.queries import one, rows, value
 from darkpearl.cells.replication import CellError, drop_slot, unsubscribe

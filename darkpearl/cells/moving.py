@@ -26,7 +26,14 @@ from darkpearl.cells.joining import (
     refuse_away_from_home,
 )
 from darkpearl.cells.queries import one, rows, value
-from darkpearl.cells.replication import CellError, unsubscribe
+from darkpearl.cells.replication import (
+    LOST,
+    SLOT,
+    SUBSCRIPTION,
+    CellError,
+    drop_slot,
+    unsubscribe,
+)
 from darkpearl.cells.transit import (
     STATE,
     Move,
@@ -35,6 +42,7 @@ from darkpearl.cells.transit import (
     copy,
     hand_over,
     refuse_clashes,
+    refuse_deaf,
     until,
     withdraw,
 )
@@ -89,6 +97,8 @@ async def move(home: str, code: str, to: str, *, source_url: str = "") -> AsyncI
         if not this.is_handed_over:
             if await this.state() != "arrived":
                 await _check(this)
+                await _tidy_last(this)
+                await _begin_anew(this)
                 await copy(this)
                 yield f"its rows are copied to cell {this.target_cell}, while it works on"
                 began = time.monotonic()
@@ -113,22 +123,41 @@ async def undo(home: str, code: str, to: str) -> None:
     async with _open(home, code, to, "") as this:
         if this.is_handed_over:
             raise CellError(f"{code} is cell {this.target_cell}'s already")
-        if await this.state() in {"", "gone"}:
+        if await this.state() not in {"", "gone"}:
+            await _take_back(this)
+        elif await this.goes() == this.way:  # no further than that
+            await withdraw(this)
+        else:
             raise CellError(f"{code} isn't on its way to cell {this.target_cell}")
-        key = this.warehouse_id
-        # A copy that gets nothing more is none that a later run may go on with.
-        await as_owner(
-            this.target,
-            f"select darkpearl.close_warehouse('{key}', {this.source_cell}, 'coming')",
-        )
-        await unsubscribe(this.target, this.name)
-        await withdraw(this)
-        await as_owner(this.source, f"select darkpearl.open_warehouse('{key}')")
-        async with this.target.transaction():
-            await this.target.execute("set local session_replication_role = replica")
-            for each in await clearing(this):
-                await this.target.execute(each.encode())
-        await as_owner(this.target, f"select darkpearl.open_warehouse('{key}')")
+
+
+async def _take_back(this: Move) -> None:
+    """Have it open where it was, and leave nothing of it where it was going."""
+    key = this.warehouse_id
+    # A copy that gets nothing more is none that a later run may go on with.
+    await as_owner(
+        this.target, f"select darkpearl.close_warehouse('{key}', {this.source_cell}, 'coming')"
+    )
+    await unsubscribe(this.target, this.name)
+    await as_owner(this.source, f"select darkpearl.open_warehouse('{key}')")
+    async with this.target.transaction():
+        await this.target.execute("set local session_replication_role = replica")
+        for each in await clearing(this):
+            await this.target.execute(each.encode())
+    await as_owner(this.target, f"select darkpearl.open_warehouse('{key}')")
+    # Last, since it says where it was going: until then it goes nowhere else.
+    await withdraw(this)
+
+
+async def _begin_anew(this: Move) -> None:
+    """Take a copy back whose slot was lost: what has changed since is kept nowhere."""
+    kept = await one(this.source, SLOT, this.name)
+    if kept and kept[1] != LOST:
+        return
+    if await one(this.target, SUBSCRIPTION, this.name) is not None:
+        await _take_back(this)
+    else:
+        await drop_slot(this.source, this.name)
 
 
 async def _undo_alone(home: str, code: str, to: str) -> bool:
@@ -144,10 +173,10 @@ async def _undo_alone(home: str, code: str, to: str) -> bool:
         address = asked_at(home, has, await value(at_home, _URL, has))
         async with schema.connect(address) as source:
             await database.refuse_another(source, has)
+            await as_owner(source, f"select darkpearl.open_warehouse('{key}')")
             await withdraw(
                 Move(key, at_home, source, source, has, number, address, "", is_handed_over=False)
             )
-            await as_owner(source, f"select darkpearl.open_warehouse('{key}')")
     return True
 
 
@@ -226,6 +255,8 @@ async def _check(this: Move) -> None:
     status = await schema.status(this.target_url)
     if status.pending or status.unknown:
         raise CellError("the cells are of different releases: migrate them first")
+    if await this.state() in {"", "gone"} and await this.goes() not in {"", this.way}:
+        raise CellError(f"it is on its way {await this.goes()}: go on with that, or undo it")
     await _check_tables(this)
     plans = {tuple(row) for row in await rows(this.target, _PLANS)}
     used = {tuple(row) for row in await rows(this.source, _PLANS_IN_USE, this.warehouse_id)}
@@ -242,6 +273,7 @@ async def _check(this: Move) -> None:
             f"cell {this.target_cell} has not sent all yet of when it had the warehouse, to"
             f" {behind}: wait for its webhooks, or switch them off"
         )
+    await refuse_deaf(this)
 
 
 async def _check_tables(this: Move) -> None:
@@ -294,9 +326,32 @@ async def _open_there(this: Move) -> None:
         await as_owner(this.target, f"select darkpearl.open_warehouse('{this.warehouse_id}')")
 
 
+async def _tidy_last(this: Move) -> None:
+    """The end of the move that brought it here, should that have been killed before it.
+
+    A cell that doesn't answer is let be.
+    """
+    state, other = await one(this.source, STATE, this.warehouse_id) or ("", None)
+    if state != "here" or other == this.target_cell:
+        return
+    if other == 1:
+        await _let_rest(this._replace(source=this.at_home))
+    elif url := await value(this.at_home, _URL, other):
+        async with AsyncExitStack() as stack:
+            try:
+                there = await stack.enter_async_context(schema.connect(url))
+            except schema.SchemaError:
+                return
+            await _let_rest(this._replace(source=there))
+
+
 async def _tidy(this: Move) -> None:
     """Let go of what the move needed, and put to sleep what is left where the warehouse was."""
     await unsubscribe(this.target, this.name)
+    await _let_rest(this)
+
+
+async def _let_rest(this: Move) -> None:
     await withdraw(this)
     async with this.source.transaction():
         await this.source.execute("set local session_replication_role = replica")

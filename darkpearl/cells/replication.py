@@ -106,22 +106,15 @@ async def _quietly(there: AsyncConnection[Any]) -> None:
         await there.execute(each)
 
 
-async def make_slot(
-    connection: AsyncConnection[Any], slot: str, there: AsyncConnection[Any]
-) -> None:
+async def make_slot(connection: AsyncConnection[Any], slot: str) -> None:
     """A slot, if it isn't there; it waits for the transactions that are under way.
-
-    Where it is gone or lost, the subscription of its name there goes, too: it would go on with what
-    the new one has, and lack in silence what was between.
 
     Raises:
         CellError: there is none left, or one of those goes on and on.
     """
-    if (found := await one(connection, SLOT, slot)) and found[1] != LOST:
+    if await one(connection, SLOT, slot) is not None:
         return
     await refuse_slot(connection, slot)
-    await unsubscribe(there, slot)
-    await drop_slot(connection, slot)
     await connection.execute(f"set statement_timeout = '{SLOT_SECONDS}s'")
     with _refusing_to_wait():
         await connection.execute(

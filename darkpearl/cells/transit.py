@@ -14,6 +14,7 @@ from uuid import UUID
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor
 
+from darkpearl.cells.catalogue import slot_of
 from darkpearl.cells.queries import one, rows, value
 from darkpearl.cells.replication import (
     LOOK_SECONDS,
@@ -34,7 +35,10 @@ again while nobody can write."""
 PREFIX = "darkpearl_move_"
 _TABLES = "select name::text from darkpearl.warehouse_tables()"
 _WITHOUT_KEY = f"{_TABLES} where not is_keyed"
-_PUBLISHED = "select from pg_publication where pubname = %s"
+_GOES_TO = (
+    "select coalesce(obj_description(oid, 'pg_publication'), '') from pg_publication"
+    " where pubname = %s"
+)
 _MOVES = "select count(*) from pg_publication where pubname ^@ %s and pubname <> %s"
 _CONFIRMED = (
     "select confirmed_flush_lsn >= %s::pg_lsn from pg_replication_slots where slot_name = %s"
@@ -51,6 +55,12 @@ _SPENT_UP_TO = (
     "insert into darkpearl.spent_up_to (id) select %s"
     " where not exists (select from darkpearl.spent_up_to)"
 )
+_GONE_BEFORE = (
+    "select removed_before, kind from darkpearl.retention where removed_before is not null"
+)
+_IS_GONE = (
+    "update darkpearl.retention set removed_before = greatest(removed_before, %s) where kind = %s"
+)
 _PAUSES = (
     "select distinct paused_until from darkpearl.step_settings"
     " where paused_until > darkpearl.clock()"
@@ -66,6 +76,7 @@ _CLASHES = (
     "select string_agg(k, ', ') from (select t.{1}::text as k from came inner join {0} as t"
     " using ({1}) where t.warehouse_id <> '{2}' order by 1 limit 3) as few"
 )
+_HOLDERS = "select darkpearl.warehouse_holders()"
 STATE = "select state::text, other_cell from darkpearl.moved_warehouses where warehouse_id = %s"
 
 
@@ -92,6 +103,15 @@ class Move(NamedTuple):
         found = await one(self.target, STATE, self.warehouse_id)
         return found[0] if found else ""
 
+    @property
+    def way(self) -> str:
+        """What its publication says, so that it isn't begun to another cell as well."""
+        return f"to cell {self.target_cell}"
+
+    async def goes(self) -> str:
+        """The way that its publication says; empty if it has none."""
+        return await value(self.source, _GOES_TO, self.name) or ""
+
 
 async def copy(this: Move) -> None:
     """Have the rows copied, and kept up to date, while the warehouse works on.
@@ -99,15 +119,7 @@ async def copy(this: Move) -> None:
     What is left where it was before makes room for them, in the transaction that begins the copy.
     """
     key = this.warehouse_id
-    if (was := await this.state()) == "gone":
-        # Of the move away, if that was killed near its end: none of it may reach what comes now.
-        await withdraw(this._replace(source=this.target))
-    if was in {"", "gone"}:
-        await as_owner(
-            this.target,
-            f"select darkpearl.close_warehouse('{key}', {this.source_cell}, 'coming')",
-        )
-    if await one(this.source, _PUBLISHED, this.name) is None:
+    if await one(this.source, _GOES_TO, this.name) is None:
         tables = [row[0] for row in await rows(this.source, _TABLES)]
         published = ", ".join(f"{table} where (warehouse_id = '{key}')" for table in tables)
         whole = [row[0] for row in await rows(this.source, _WITHOUT_KEY)]
@@ -117,8 +129,17 @@ async def copy(this: Move) -> None:
             # Whoever empties a table here empties no other warehouse's there.
             f"create publication {this.name} for table {published} with"
             " (publish_via_partition_root = true, publish = 'insert, update, delete')",
+            f"comment on publication {this.name} is '{this.way}'",
         )
-    await make_slot(this.source, this.name, this.target)
+    if (was := await this.state()) == "gone":
+        # Of the move away, if that was killed near its end: none of it may reach what comes now.
+        await withdraw(this._replace(source=this.target))
+    if was in {"", "gone"}:
+        await as_owner(
+            this.target,
+            f"select darkpearl.close_warehouse('{key}', {this.source_cell}, 'coming')",
+        )
+    await make_slot(this.source, this.name)
     emptying = await clearing(this)
     await subscribe(this.target, this.name, this.name, this.source_url, emptying)
     await wait_for_copy(this.target, this.name)
@@ -152,6 +173,7 @@ async def hand_over(this: Move) -> None:
         CellError: it isn't there in time, or some rows are missing: nothing has changed hands.
     """
     key = this.warehouse_id
+    await refuse_deaf(this)
     await _number_past(this, AHEAD)
     began = await value(this.source, "select now() - interval '10 minutes'")
     await as_owner(this.source, f"select darkpearl.close_warehouse('{key}', {this.target_cell})")
@@ -166,8 +188,11 @@ async def hand_over(this: Move) -> None:
     events = await value(
         this.source, "select coalesce(pg_sequence_last_value('darkpearl.saga_events_id_seq'), 0)"
     )
+    gone = await rows(this.source, _GONE_BEFORE)
     async with this.target.transaction():
         await this.target.execute(_SPEND_SHIPMENTS, [key])
+        for each in gone:  # what isn't there any more is missed by nobody there either
+            await this.target.execute(_IS_GONE, each)
         await this.target.execute(
             "update darkpearl.moved_warehouses set state = 'arrived', told_after = %s,"
             " changed_at = darkpearl.clock() where warehouse_id = %s",
@@ -203,7 +228,7 @@ async def _number_past(this: Move, ahead: int = 0) -> None:
 async def withdraw(this: Move) -> None:
     """Drop the slot and the publication; the last move's end gives tables back their identity."""
     await drop_slot(this.source, this.name)
-    if await one(this.source, _PUBLISHED, this.name) is None:
+    if await one(this.source, _GOES_TO, this.name) is None:
         return
     statements = [f"drop publication {this.name}"]
     if not await value(this.source, _MOVES, PREFIX, this.name):
@@ -277,12 +302,29 @@ async def _counts(connection: AsyncConnection[Any], key: UUID) -> dict[str, int]
 
 async def _catch_up(this: Move) -> None:
     """Wait until the other cell has all that is committed now."""
-    reached = await value(this.source, "select pg_current_wal_lsn()::text")
+    complaint = "changes don't arrive: the log of the cell's server says why"
+    await _confirmed(this.source, this.name, complaint)
+
+
+async def refuse_deaf(this: Move) -> None:
+    """Refuse what only home's word can end, where one of the two doesn't hear from home.
+
+    Raises:
+        CellError: it has not taken in time what home has written.
+    """
+    for number in {this.source_cell, this.target_cell} - {1}:
+        complaint = f"cell {number} doesn't hear from home: see darkpearl cells status"
+        await _confirmed(this.at_home, slot_of(number), complaint)
+
+
+async def _confirmed(connection: AsyncConnection[Any], slot: str, complaint: str) -> None:
+    """Wait until who reads a slot has all that is committed now."""
+    reached = await value(connection, "select pg_current_wal_lsn()::text")
 
     async def is_there() -> bool:
-        return bool(await value(this.source, _CONFIRMED, reached, this.name))
+        return bool(await value(connection, _CONFIRMED, reached, slot))
 
-    await until(is_there, "changes don't arrive: the log of the cell's server says why")
+    await until(is_there, complaint)
 
 
 async def until(is_so: Callable[[], Awaitable[bool]], complaint: str) -> None:
@@ -320,4 +362,5 @@ async def patiently(connection: AsyncConnection[Any], *statements: str) -> None:
         else:
             return
     place = f"{connection.info.dbname} at {connection.info.host}:{connection.info.port}"
-    raise CellError(f"somebody holds the tables of {place}: blocking_sessions() there says who")
+    held = await value(connection, _HOLDERS) or "pg_locks there says who"
+    raise CellError(f"somebody holds the tables of {place}: {held}")

@@ -3,9 +3,10 @@
 -- row of it is written, by whoever: no order, no cancellation, no answer of a gateway, no step of a
 -- saga. What is being copied comes in past that, as all that is replicated does.
 --
--- The guard is a trigger on each table that has a warehouse's rows, made when the first is closed
--- and dropped when none is: a database that no warehouse has moved from or to has nothing of it.
--- To make it takes locks that wait for who is writing, so that nobody who began before gets past it.
+-- The guard is a trigger on each table that has a warehouse's rows, made when the first is closed: a
+-- database that no warehouse has moved from or to has nothing of it. To make it, and to make it anew for
+-- one that is opened, takes locks that wait for who is writing, so that nobody who began before gets past
+-- it; who only reads, as a dump does for hours, is in nobody's way.
 -- Retention may let old rows go: that changes nothing of what is told of them.
 --
 -- Who works for all leaves closed warehouses out by `not array[…] <@ …`: the planner takes that to let
@@ -74,6 +75,24 @@ begin atomic
     inner join pg_class as c on c.oid = t.name;
 end;
 comment on function warehouse_layouts() is 'Internal: the tables that have a warehouse''s rows: who may close them, whether they are logged, and their columns.';
+
+-- Who holds those tables since more than a second, readers too, which blocking_sessions() leaves out; null
+-- where nobody does. Locks nothing.
+create or replace function warehouse_holders() returns text
+language sql stable
+set search_path = darkpearl, pg_temp
+begin atomic
+    select string_agg(
+        distinct coalesce(concat_ws(' ', 'pid', a.pid, a.usename, nullif(a.application_name, ''), a.state), 'a prepared transaction'), ', '
+    )
+    from pg_locks as l
+    left join pg_stat_activity as a on a.pid = l.pid
+    where l.locktype = 'relation' and l.granted and l.pid is distinct from pg_backend_pid()
+        and l.database = (select d.oid from pg_database as d where d.datname = current_database())
+        and l.relation in (select t.name from warehouse_tables() as t)
+        and (a.pid is null or a.xact_start < clock_timestamp() - interval '1 second');
+end;
+comment on function warehouse_holders() is 'Internal: who holds the tables that have a warehouse''s rows, since more than a second.';
 
 -- The warehouses that are closed here; an empty array where none is. In a query, (select closed_warehouses())
 -- asks once for all rows. Locks nothing.
@@ -205,7 +224,8 @@ end
 $$;
 comment on function refuse_moved() is 'Trigger: refuses to write what is of a warehouse that is closed here.';
 
--- Has every table that there is refuse the rows of the warehouses that are closed now.
+-- Has every table that there is refuse the rows of the warehouses that are closed now. Where none is any
+-- more the guard lets all by: to drop it would wait for who reads.
 -- Locks: the tables, orders and sagas first, against all who write; waits for those who do.
 create or replace function guard_moved_warehouses() returns void
 language plpgsql
@@ -215,16 +235,16 @@ declare
     v_closed constant uuid[] := closed_warehouses();
     v_table regclass;
 begin
-    for v_table in select t.name from warehouse_tables() as t loop
-        if v_closed = '{}' then
-            execute format('drop trigger if exists moved_warehouses_are_closed on %s', v_table);
-        else
-            execute format(
-                'create or replace trigger moved_warehouses_are_closed before insert or update on %s '
-                'for each row when (new.warehouse_id = any(%L::uuid[])) execute function refuse_moved()',
-                v_table, v_closed
-            );
-        end if;
+    for v_table in
+        select t.name from warehouse_tables() as t
+        where v_closed <> '{}'
+            or exists (select from pg_trigger as g where g.tgrelid = t.name and g.tgname = 'moved_warehouses_are_closed')
+    loop
+        execute format(
+            'create or replace trigger moved_warehouses_are_closed before insert or update on %s '
+            'for each row when (new.warehouse_id = any(%L::uuid[])) execute function refuse_moved()',
+            v_table, v_closed
+        );
     end loop;
 end
 $$;
@@ -250,8 +270,7 @@ $$;
 comment on function close_warehouse(uuid, integer, move_state) is 'Closes a warehouse in this database: nothing of it is written any more.';
 
 -- Opens it again, or lets it be forgotten that it was to come: one that was made here, or isn't here,
--- has no row. For who owns the schema. Locks: as guard_moved_warehouses(); when no other is closed,
--- against all.
+-- has no row. For who owns the schema. Locks: as guard_moved_warehouses().
 create or replace function open_warehouse(p_warehouse_id uuid) returns void
 language plpgsql
 set search_path = darkpearl, pg_temp

@@ -153,7 +153,8 @@ for each row execute function refuse_change();
 
 -- Housekeeping: removes the tokens of orders whose sagas have ended, and returns how many
 -- went. Fewer than p_limit says that there are no more. A saga that is stuck may ask again.
--- Aside from the passes, which would look for a token of each order that has none.
+-- Aside from the passes, which would look for a token of each order that has none. Those of
+-- warehouses that are closed here stay: while one moves they are counted at both ends.
 -- Locks: the rows that go; those that another session holds are left to it. Raises: DP015.
 create or replace function forget_payment_tokens(p_limit integer default 10000) returns bigint
 language plpgsql
@@ -178,7 +179,7 @@ begin
             -- A look-up by key for each, under every plan.
             select s.status in ('completed', 'compensated') from sagas as s
             where s.id = e.order_id and s.warehouse_id = e.warehouse_id
-        )
+        ) and not array[e.warehouse_id] <@ (select closed_warehouses())
         limit p_limit
         for update skip locked
     ) as ended

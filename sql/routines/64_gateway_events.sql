@@ -65,7 +65,8 @@ return split_part(split_part(p_key, ':', 2), '@', 1);
 comment on function call_of_key(text) is 'Internal: the name of the call in an idempotency key.';
 
 -- Whether a key is of a call that another cell made, under an id that this one has as well. A
--- warehouse that came from another cell brings its keys along: its payment tells. Locks nothing.
+-- warehouse that came from another cell brings its keys along: its payment tells, and charges before that,
+-- where another cell has tried the last. Locks nothing.
 create or replace function is_of_another_cell(p_saga sagas, p_key text) returns boolean
 language plpgsql stable
 set search_path = darkpearl, pg_temp
@@ -76,12 +77,16 @@ begin
         return false;
     end if;
     return not exists (
-        select from payments as p
-        where p.warehouse_id = p_saga.warehouse_id
-            and p.order_id = coalesce(
+        select from (
+            select p.order_id, p.warehouse_id, p.idempotency_key from payments as p
+            union all
+            select a.order_id, a.warehouse_id, a.idempotency_key from payment_attempts as a
+        ) as k
+        where k.warehouse_id = p_saga.warehouse_id
+            and k.order_id = coalesce(
                 (select r.order_id from refunds as r where r.id = p_saga.id and r.warehouse_id = p_saga.warehouse_id), p_saga.id
             )
-            and cell_suffix_of(p.idempotency_key) is not distinct from cell_suffix_of(p_key)
+            and cell_suffix_of(k.idempotency_key) is not distinct from cell_suffix_of(p_key)
     );
 end
 $$;

@@ -429,8 +429,8 @@ select 'saga and its events disagree', s.id, format('%s, events say %s', s.statu
 from sagas as s
 left join lateral (select f.id, f.status from sagas_from_events as f where f.id = s.id) as e on true
 where s.status is distinct from e.status
-    -- Events that retention has dropped can't be asked.
-    and (e.id is not null or s.ready_at is not null
+    -- Events that retention has dropped can't be asked: of sagas that have ended, or sleep where they were.
+    and (e.id is not null or (s.ready_at is not null and not array[s.warehouse_id] <@ (select closed_warehouses()))
         or (s.created_at < (select r.removed_before from retention as r where r.kind = 'events')) is not true)
 union all
 -- Signals.
@@ -444,6 +444,7 @@ inner join sagas as s on s.id = g.saga_id and s.warehouse_id = g.warehouse_id
 inner join saga_steps as t
     on t.saga_type = s.saga_type and t.plan_version = s.plan_version and t.position = s.position and t.step_name = g.step_name
 where g.taken_at is null and s.status = 'waiting' and s.ready_at > clock()
+    and not array[s.warehouse_id] <@ (select closed_warehouses())
 union all
 -- Webhooks.
 select 'webhook that failed is ahead of its endpoint', r.subject, format('event %s, endpoint %s is at %s', r.event_id, w.id, w.position),

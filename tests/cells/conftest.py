@@ -4,13 +4,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from moving import Moving, Third, new_warehouse, nothing_is_left
 from network import Road
 from places import LOGICAL, Place, pgpass, shops_at, stocked, temporary, write_passwords
+from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import dict_row
 from server import SECRET, served
 from shop import Shop
 from terminal import Done, Run, done
@@ -23,6 +26,9 @@ from darkpearl.embedded import Server
 
 Client = Callable[..., httpx.AsyncClient]
 Serve = Callable[..., Client]
+Pair = tuple[Shop, Shop]
+Places = tuple[Place, Place]
+Until = Callable[..., Awaitable[None]]
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +93,29 @@ async def pair(places: tuple[Place, Place]) -> AsyncIterator[tuple[Shop, Shop]]:
         yield here, there
         for shop in (here, there):
             assert await shop.audit() == []
+
+
+@pytest.fixture
+async def moving(pair: Pair, until: Until) -> Moving:
+    """A warehouse of home that is about to move, of which north knows; and a product."""
+    return await new_warehouse(pair, until)
+
+
+@pytest.fixture
+async def third(pair: Pair, places: Places) -> AsyncIterator[Third]:
+    """A third cell, on home's server, so that warehouses may leave it again."""
+    home, _ = places
+    place = Place(home.server, "beside")
+    await place.anew()
+    name = f"c{uuid4().hex[:8]}"
+    async for _ in cells.add(home.url, place.url, name):
+        pass
+    async with await AsyncConnection.connect(
+        place.url, autocommit=True, row_factory=dict_row, options="-c search_path=darkpearl"
+    ) as connection:
+        yield name, place.url, Shop(connection)
+    await cells.remove(home.url, name)
+    await nothing_is_left(pair)
 
 
 @asynccontextmanager

@@ -20,12 +20,14 @@ from uuid import UUID, uuid4
 import psycopg
 from places import Place
 from psycopg import AsyncConnection
-from shop import PLACE_MANY, Shop
+from shop import APPROVED, DECLINED, PLACE_MANY, Shop
 
 Pair = tuple[Shop, Shop]
 Until = Callable[..., Awaitable[None]]
 Moving = tuple[str, UUID, UUID]
 """The code of a warehouse at home, its id, and a product that it has much of."""
+Third = tuple[str, str, Shop]
+"""The name of a third cell, its address, and what is done in it."""
 ORDERS = int(os.environ.get("DARKPEARL_TEST_MOVE_ORDERS", "20000"))
 KILLS = int(os.environ.get("DARKPEARL_TEST_MOVE_KILLS", "1000"))
 RATE = int(os.environ.get("DARKPEARL_TEST_MOVE_RATE", "100"))
@@ -57,6 +59,101 @@ async def new_warehouse(pair: Pair, until: Until, units: int = 1000, cell: int =
 
     await until(is_known)
     return code, warehouse, product
+
+
+async def all_states(shop: Shop, warehouse: UUID, product: UUID) -> list[UUID]:
+    """Orders of a warehouse that stand at every kind of place, twenty of each."""
+    ids = []
+    for kind in ("fulfilled", "cancelled", "waits", "new"):
+        ids += [await shop.order((product, 1), warehouse=warehouse) for _ in range(20)]
+        if kind != "new":
+            requests = await shop.advance()
+        if kind in ("fulfilled", "cancelled"):
+            await shop.settle(requests, APPROVED if kind == "fulfilled" else DECLINED)
+    await shop.refund(ids[0], 5)
+    return ids
+
+
+async def finished(shop: Shop) -> None:
+    """All that waits is asked again and approved, until nothing moves any more."""
+    for _ in range(4):
+        await shop.settle(await shop.ask_again(), APPROVED)
+
+
+async def nothing_is_left(pair: Pair) -> None:
+    """Neither cell has anything of what a move takes."""
+    for shop in pair:
+        for query in (
+            "select count(*) from pg_publication where pubname ^@ 'darkpearl_move'",
+            "select count(*) from pg_subscription where subname ^@ 'darkpearl_move'",
+            "select count(*) from pg_replication_slots where slot_name ^@ 'darkpearl_move'",
+            "select count(*) from pg_class where relname = 'sagas' and relreplident = 'f'",
+        ):
+            assert await shop.value(query) == 0
+
+
+async def check(pair: Pair, warehouse: UUID, product: UUID, orders: list[UUID]) -> None:
+    """Every order is north's, ended and counted once; what home has of it is at rest."""
+    here, there = pair
+    await finished(there)
+    await finished(here)
+    statuses = await there.rows(
+        "select status::text, count(*) from orders where id = any(%s) group by 1 order by 1", orders
+    )
+    assert statuses == [
+        {"status": "cancelled", "count": 20},
+        {"status": "fulfilled", "count": len(orders) - 20},
+    ]
+    assert await there.stock(product, warehouse) == (1000 - len(orders) + 20, 0)
+    assert await there.audit() == []
+    assert await here.audit() == []
+    with here.refused("DP050"):
+        await here.order((product, 1), warehouse=warehouse)
+    with here.refused("DP050"):
+        await here.cancel(orders[45])
+    await nothing_is_left(pair)
+
+
+async def takes(shop: Shop, warehouse: UUID, product: UUID, orders: list[UUID]) -> bool:
+    """Whether a cell takes an order for a warehouse, which is noted."""
+    try:
+        orders.append(await shop.order((product, 1), warehouse=warehouse))
+    except psycopg.Error as error:
+        if error.sqlstate not in {"DP050", "DP053"}:
+            raise
+        return False
+    return True
+
+
+async def known(third: Third, moving: Moving, until: Until) -> None:
+    """The third cell has heard of a warehouse and its product."""
+
+    async def is_known() -> bool:
+        query = (
+            "select count(*) from products, warehouses as w where products.id = %s and w.id = %s"
+        )
+        return bool(await third[2].value(query, moving[2], moving[1]))
+
+    await until(is_known)
+
+
+async def settled(pair: Pair, moving: Moving, orders: list[UUID]) -> None:
+    """All orders end in the first of two cells, and both audits are empty."""
+    here, _ = pair
+    _, warehouse, product = moving
+    await finished(here)
+    assert await here.value(
+        "select count(*) from orders where id = any(%s) and status in ('fulfilled', 'cancelled')",
+        orders,
+    ) == len(orders)
+    sent = await here.value(
+        "select count(distinct correlation_id) from stock_movements"
+        " where warehouse_id = %s and movement_type = 'fulfill'",
+        warehouse,
+    )
+    assert await here.stock(product, warehouse) == (1000 - sent, 0)
+    for shop in pair:
+        assert await shop.audit() == []
 
 
 class Load:

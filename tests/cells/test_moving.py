@@ -7,9 +7,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
-import psycopg
 import pytest
-from moving import Load, Moving, new_warehouse
+from moving import (
+    Load,
+    Moving,
+    Third,
+    all_states,
+    check,
+    finished,
+    known,
+    new_warehouse,
+    nothing_is_left,
+    settled,
+    takes,
+)
 from places import Place
 from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
@@ -24,69 +35,8 @@ from darkpearl.cells.replication import unsubscribe
 Pair = tuple[Shop, Shop]
 Until = Callable[..., Awaitable[None]]
 Places = tuple[Place, Place]
-Third = tuple[str, str, Shop]
-"""The name of a third cell, its address, and what is done in it."""
 EVERY = 5
 """A run is cut off at every so manieth statement, each time further on."""
-
-
-@pytest.fixture
-async def moving(pair: Pair, until: Until) -> Moving:
-    """A warehouse of home that is about to move, of which north knows; and a product."""
-    return await new_warehouse(pair, until)
-
-
-async def all_states(shop: Shop, warehouse: UUID, product: UUID) -> list[UUID]:
-    """Orders of a warehouse that stand at every kind of place, twenty of each."""
-    ids = []
-    for kind in ("fulfilled", "cancelled", "waits", "new"):
-        ids += [await shop.order((product, 1), warehouse=warehouse) for _ in range(20)]
-        if kind != "new":
-            requests = await shop.advance()
-        if kind in ("fulfilled", "cancelled"):
-            await shop.settle(requests, APPROVED if kind == "fulfilled" else DECLINED)
-    await shop.refund(ids[0], 5)
-    return ids
-
-
-async def finished(shop: Shop) -> None:
-    """All that waits is asked again and approved, until nothing moves any more."""
-    for _ in range(4):
-        await shop.settle(await shop.ask_again(), APPROVED)
-
-
-async def nothing_is_left(pair: Pair) -> None:
-    """Neither cell has anything of what a move takes."""
-    for shop in pair:
-        for query in (
-            "select count(*) from pg_publication where pubname ^@ 'darkpearl_move'",
-            "select count(*) from pg_subscription where subname ^@ 'darkpearl_move'",
-            "select count(*) from pg_replication_slots where slot_name ^@ 'darkpearl_move'",
-            "select count(*) from pg_class where relname = 'sagas' and relreplident = 'f'",
-        ):
-            assert await shop.value(query) == 0
-
-
-async def check(pair: Pair, warehouse: UUID, product: UUID, orders: list[UUID]) -> None:
-    """Every order is north's, ended and counted once; what home has of it is at rest."""
-    here, there = pair
-    await finished(there)
-    await finished(here)
-    statuses = await there.rows(
-        "select status::text, count(*) from orders where id = any(%s) group by 1 order by 1", orders
-    )
-    assert statuses == [
-        {"status": "cancelled", "count": 20},
-        {"status": "fulfilled", "count": len(orders) - 20},
-    ]
-    assert await there.stock(product, warehouse) == (1000 - len(orders) + 20, 0)
-    assert await there.audit() == []
-    assert await here.audit() == []
-    with here.refused("DP050"):
-        await here.order((product, 1), warehouse=warehouse)
-    with here.refused("DP050"):
-        await here.cancel(orders[45])
-    await nothing_is_left(pair)
 
 
 async def test_a_warehouse_moves_with_all_that_is_its_own(
@@ -166,17 +116,6 @@ async def test_a_kill_at_any_statement_is_mended_by_another_run(
     assert len(orders) > 82
     assert await takes(there, warehouse, product, orders)
     await check(pair, warehouse, product, orders)
-
-
-async def takes(shop: Shop, warehouse: UUID, product: UUID, orders: list[UUID]) -> bool:
-    """Whether a cell takes an order for a warehouse, which is noted."""
-    try:
-        orders.append(await shop.order((product, 1), warehouse=warehouse))
-    except psycopg.Error as error:
-        if error.sqlstate not in {"DP050", "DP053"}:
-            raise
-        return False
-    return True
 
 
 @pytest.mark.parametrize("stage", ["copied", "arrived"])
@@ -479,54 +418,6 @@ async def test_a_warehouse_comes_home_and_moves_on(
             assert await shop.audit() == []
     await cells.remove(home.url, "beside")
     await nothing_is_left(pair)
-
-
-@pytest.fixture
-async def third(pair: Pair, places: Places) -> AsyncIterator[Third]:
-    """A third cell, on home's server, so that warehouses may leave it again."""
-    home, _ = places
-    place = Place(home.server, "beside")
-    await place.anew()
-    name = f"c{uuid4().hex[:8]}"
-    async for _ in cells.add(home.url, place.url, name):
-        pass
-    async with await AsyncConnection.connect(
-        place.url, autocommit=True, row_factory=dict_row, options="-c search_path=darkpearl"
-    ) as connection:
-        yield name, place.url, Shop(connection)
-    await cells.remove(home.url, name)
-    await nothing_is_left(pair)
-
-
-async def known(third: Third, moving: Moving, until: Until) -> None:
-    """The third cell has heard of a warehouse and its product."""
-
-    async def is_known() -> bool:
-        query = (
-            "select count(*) from products, warehouses as w where products.id = %s and w.id = %s"
-        )
-        return bool(await third[2].value(query, moving[2], moving[1]))
-
-    await until(is_known)
-
-
-async def settled(pair: Pair, moving: Moving, orders: list[UUID]) -> None:
-    """All orders end in the first of two cells, and both audits are empty."""
-    here, _ = pair
-    _, warehouse, product = moving
-    await finished(here)
-    assert await here.value(
-        "select count(*) from orders where id = any(%s) and status in ('fulfilled', 'cancelled')",
-        orders,
-    ) == len(orders)
-    sent = await here.value(
-        "select count(distinct correlation_id) from stock_movements"
-        " where warehouse_id = %s and movement_type = 'fulfill'",
-        warehouse,
-    )
-    assert await here.stock(product, warehouse) == (1000 - sent, 0)
-    for shop in pair:
-        assert await shop.audit() == []
 
 
 async def test_a_warehouse_comes_back(
