@@ -20,11 +20,8 @@ from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
 
 from darkpearl import database, schema
-from darkpearl.cells.joining import (
-    asked_at,
-    lock,
-    refuse_away_from_home,
-)
+from darkpearl.cells.catalogue import hears
+from darkpearl.cells.joining import asked_at, lock, refuse_away_from_home, slot_of
 from darkpearl.cells.queries import one, rows, value
 from darkpearl.cells.replication import CellError, unsubscribe
 from darkpearl.cells.transit import (
@@ -145,7 +142,7 @@ async def _undo_alone(home: str, code: str, to: str) -> bool:
         async with schema.connect(address) as source:
             await database.refuse_another(source, has)
             await withdraw(
-                Move(key, at_home, source, source, has, number, address, "", is_handed_over=False)
+                Move(key, at_home, source, source, has, number, address, is_handed_over=False)
             )
             await as_owner(source, f"select darkpearl.open_warehouse('{key}')")
     return True
@@ -198,7 +195,6 @@ async def _open(home: str, code: str, to: str, source_url: str) -> AsyncIterator
             comes_from,
             number,
             source_url or _with_password(address, source),
-            url,
             has == number,
         )
 
@@ -223,9 +219,11 @@ async def _check(this: Move) -> None:
     for which, number in ((this.source, this.source_cell), (this.target, this.target_cell)):
         if not await value(which, "select rolsuper from pg_roles where rolname = current_user"):
             raise CellError(f"the login in cell {number} is no superuser")
-    status = await schema.status(this.target_url)
-    if status.pending or status.unknown:
-        raise CellError("the cells are of different releases: migrate them first")
+        status = await schema.status_on(which)
+        if status.pending or status.unknown:
+            raise CellError("the cells are of different releases: migrate them first")
+        if number != 1:  # else nobody would open it, once it is closed
+            await hears(this.at_home, slot_of(number), f"cell {number}")
     await _check_tables(this)
     plans = {tuple(row) for row in await rows(this.target, _PLANS)}
     used = {tuple(row) for row in await rows(this.source, _PLANS_IN_USE, this.warehouse_id)}

@@ -79,7 +79,6 @@ class Move(NamedTuple):
     source_cell: int
     target_cell: int
     source_url: str
-    target_url: str
     is_handed_over: bool
 
     @property
