@@ -102,7 +102,7 @@ async def migrate(url: str) -> list[str]:
         await connection.execute(f"set lock_timeout = '{QUEUE_SECONDS}s'")
         await connection.execute("select pg_advisory_lock(%s)", [MIGRATE_LOCK])
         await connection.execute(f"set lock_timeout = '{LOCK_SECONDS}s'")
-        found = await _status(connection)
+        found = await status_on(connection)
         if unknown := found.unknown:
             raise SchemaError(
                 f"the database is of another release, and was left as it is: it has migrations"
@@ -151,10 +151,11 @@ async def status(url: str) -> Status:
         SchemaError: the database can't be reached.
     """
     async with connect(url) as connection:
-        return await _status(connection)
+        return await status_on(connection)
 
 
-async def _status(connection: AsyncConnection[Any]) -> Status:
+async def status_on(connection: AsyncConnection[Any]) -> Status:
+    """The same, of whoever is connected to it already."""
     books = f"{BOOKS}.{default_migration_table}"
     found = await connection.execute("select to_regclass(%s)", [books])
     applied: list[str] = []

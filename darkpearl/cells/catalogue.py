@@ -80,16 +80,16 @@ async def replicate(
     if kept and kept[1] != LOST and has and has[2]:
         is_changed = await subscribe(there, CATALOGUE, slot, url)
         await wait_for_copy(there, CATALOGUE)
-        await _hears(at_home, slot, but=kept[0] if is_changed else None)
+        await hears(at_home, slot, but=kept[0] if is_changed else None)
         for _ in range(TRIES):
             if await _is_same(at_home, there):
                 return
-            await _hears(at_home, slot)
+            await hears(at_home, slot)
     await refuse_slot(at_home, slot)
     await unsubscribe(there, CATALOGUE)
     await drop_slot(at_home, slot)
     await _copy(at_home, there, home, slot, url)
-    await _hears(at_home, slot)
+    await hears(at_home, slot)
 
 
 async def _copy(
@@ -125,12 +125,15 @@ async def _copy_table(
             await taken.write(block)
 
 
-async def _hears(at_home: AsyncConnection[Any], slot: str, but: int | None = None) -> None:
+async def hears(
+    at_home: AsyncConnection[Any], slot: str, which: str = "the cell", *, but: int | None = None
+) -> None:
     """Wait until a cell has all that is committed at home now.
 
     Args:
         at_home: home.
         slot: of the cell.
+        which: what the cell is called, where it doesn't hear.
         but: the process at home that has read for it by an address which is another now.
 
     Raises:
@@ -144,7 +147,7 @@ async def _hears(at_home: AsyncConnection[Any], slot: str, but: int | None = Non
             return
         if time.monotonic() > deadline:
             raise CellError(
-                "the cell doesn't hear from home: the log of its server says why, as that home's"
+                f"{which} doesn't hear from home: the log of its server says why, as that home's"
                 " address or its password is another, that no worker is free"
                 " (max_logical_replication_workers), or that a row there is in the way of one of"
                 " home's; then run it again"

@@ -20,11 +20,7 @@ from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
 
 from darkpearl import database, schema
-from darkpearl.cells.joining import (
-    asked_at,
-    lock,
-    refuse_away_from_home,
-)
+from darkpearl.cells.joining import asked_at, lock, refuse_away_from_home
 from darkpearl.cells.queries import one, rows, value
 from darkpearl.cells.replication import (
     LOST,
@@ -175,7 +171,7 @@ async def _undo_alone(home: str, code: str, to: str) -> bool:
             await database.refuse_another(source, has)
             await as_owner(source, f"select darkpearl.open_warehouse('{key}')")
             await withdraw(
-                Move(key, at_home, source, source, has, number, address, "", is_handed_over=False)
+                Move(key, at_home, source, source, has, number, address, is_handed_over=False)
             )
     return True
 
@@ -227,7 +223,6 @@ async def _open(home: str, code: str, to: str, source_url: str) -> AsyncIterator
             comes_from,
             number,
             source_url or _with_password(address, source),
-            url,
             has == number,
         )
 
@@ -252,9 +247,9 @@ async def _check(this: Move) -> None:
     for which, number in ((this.source, this.source_cell), (this.target, this.target_cell)):
         if not await value(which, "select rolsuper from pg_roles where rolname = current_user"):
             raise CellError(f"the login in cell {number} is no superuser")
-    status = await schema.status(this.target_url)
-    if status.pending or status.unknown:
-        raise CellError("the cells are of different releases: migrate them first")
+        status = await schema.status_on(which)
+        if status.pending or status.unknown:
+            raise CellError("the cells are of different releases: migrate them first")
     if await this.state() in {"", "gone"} and await this.goes() not in {"", this.way}:
         raise CellError(f"it is on its way {await this.goes()}: go on with that, or undo it")
     await _check_tables(this)

@@ -14,7 +14,7 @@ from uuid import UUID
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor
 
-from darkpearl.cells.catalogue import slot_of
+from darkpearl.cells.catalogue import hears, slot_of
 from darkpearl.cells.queries import one, rows, value
 from darkpearl.cells.replication import (
     LOOK_SECONDS,
@@ -90,7 +90,6 @@ class Move(NamedTuple):
     source_cell: int
     target_cell: int
     source_url: str
-    target_url: str
     is_handed_over: bool
 
     @property
@@ -302,8 +301,12 @@ async def _counts(connection: AsyncConnection[Any], key: UUID) -> dict[str, int]
 
 async def _catch_up(this: Move) -> None:
     """Wait until the other cell has all that is committed now."""
-    complaint = "changes don't arrive: the log of the cell's server says why"
-    await _confirmed(this.source, this.name, complaint)
+    reached = await value(this.source, "select pg_current_wal_lsn()::text")
+
+    async def is_there() -> bool:
+        return bool(await value(this.source, _CONFIRMED, reached, this.name))
+
+    await until(is_there, "changes don't arrive: the log of the cell's server says why")
 
 
 async def refuse_deaf(this: Move) -> None:
@@ -313,18 +316,7 @@ async def refuse_deaf(this: Move) -> None:
         CellError: it has not taken in time what home has written.
     """
     for number in {this.source_cell, this.target_cell} - {1}:
-        complaint = f"cell {number} doesn't hear from home: see darkpearl cells status"
-        await _confirmed(this.at_home, slot_of(number), complaint)
-
-
-async def _confirmed(connection: AsyncConnection[Any], slot: str, complaint: str) -> None:
-    """Wait until who reads a slot has all that is committed now."""
-    reached = await value(connection, "select pg_current_wal_lsn()::text")
-
-    async def is_there() -> bool:
-        return bool(await value(connection, _CONFIRMED, reached, slot))
-
-    await until(is_there, complaint)
+        await hears(this.at_home, slot_of(number), f"cell {number}")
 
 
 async def until(is_so: Callable[[], Awaitable[bool]], complaint: str) -> None:
