@@ -29,24 +29,25 @@ SLOT = (
     "select active_pid, wal_status from pg_replication_slots where slot_name = %s"
     " and database = current_database()"
 )
+_HERE = "(select oid from pg_database where datname = current_database())"
 SUBSCRIPTION = (
     "select subconninfo, subenabled, (select count(*) from pg_subscription_rel where srsubid = oid)"
-    " from pg_subscription where subname = %s and subdbid ="
-    " (select oid from pg_database where datname = current_database())"
+    f" from pg_subscription where subname = %s and subdbid = {_HERE}"  # noqa: S608 - a constant
 )
-_ROOM = (
-    "select current_setting('max_replication_slots')::int > count(*),"
-    " bool_or(database is distinct from current_database()) filter (where slot_name = %s)"
-    " from pg_replication_slots"
+_ANOTHERS = (
+    "select database is distinct from current_database() from pg_replication_slots"
+    " where slot_name = %s"
+)
+_SLOTS_LEFT = (
+    "select count(*) < current_setting('max_replication_slots')::int from pg_replication_slots"
 )
 _TO_COPY = (
     "select count(*) filter (where srsubstate <> 'r') + (count(*) = 0)::int from"
     " pg_subscription_rel join pg_subscription as s on s.oid = srsubid where subname = %s"
 )
 _ERRORS = (
-    "select e.apply_error_count + e.sync_error_count from pg_subscription as s"
-    " join pg_stat_subscription_stats as e on e.subid = s.oid where s.subname = %s and s.subdbid ="
-    " (select oid from pg_database where datname = current_database())"
+    "select apply_error_count + sync_error_count from pg_stat_subscription_stats where subid ="
+    f" (select oid from pg_subscription where subname = %s and subdbid = {_HERE})"  # noqa: S608 - a constant
 )
 
 
@@ -149,13 +150,13 @@ async def refuse_slot(connection: AsyncConnection[Any], slot: str) -> None:
     Raises:
         CellError: there is none left, or another database of the server has it.
     """
-    is_one_left, is_anothers = await one(connection, _ROOM, slot)
+    is_anothers = await value(connection, _ANOTHERS, slot)
     if is_anothers:
         raise CellError(
             f"another database of that server has a slot {slot}: two homes of cells can't be on one"
             " server"
         )
-    if is_anothers is None and not is_one_left:
+    if is_anothers is None and not await value(connection, _SLOTS_LEFT):
         raise CellError("there is no replication slot left: raise max_replication_slots")
 
 

@@ -147,10 +147,8 @@ class Session:
                 away.append(f"cell {cell.name}: {error}")
                 return False
 
-        for some in (
-            [each for each in cells if each.number == first],
-            [each for each in cells if each.number != first],
-        ):
+        for is_first in (True, False):
+            some = [each for each in cells if (each.number == first) is is_first]
             found = await asyncio.gather(*map(finds, some))
             for cell, is_there in zip(some, found, strict=True):
                 if is_there:
