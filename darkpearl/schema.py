@@ -156,12 +156,11 @@ async def status(url: str) -> Status:
 
 async def status_on(connection: AsyncConnection[Any]) -> Status:
     """The same, of whoever is connected to it already."""
-    books = f"{BOOKS}.{default_migration_table}"
+    books, applied = f"{BOOKS}.{default_migration_table}", list[str]()
     found = await connection.execute("select to_regclass(%s)", [books])
-    applied: list[str] = []
     if await found.fetchone() != (None,):
-        order = f"select migration_id from {books} order by migration_id"  # noqa: S608
-        applied = [each for (each,) in await (await connection.execute(order)).fetchall()]
+        found = await connection.execute(f"select migration_id from {books} order by 1")  # noqa: S608
+        applied = [each for (each,) in await found.fetchall()]
     known = [each.id for each in _migrations()]
     pending = [each for each in known if each not in applied]
     unknown = [each for each in applied if each not in known]

@@ -31,8 +31,8 @@ SLOT = (
 )
 _HERE = "(select oid from pg_database where datname = current_database())"
 SUBSCRIPTION = (
-    "select subconninfo, subenabled, (select count(*) from pg_subscription_rel where srsubid = oid)"
-    f" from pg_subscription where subname = %s and subdbid = {_HERE}"  # noqa: S608 - a constant
+    "select subconninfo, subenabled, (select count(*) from pg_subscription_rel where srsubid = oid)"  # noqa: S608
+    f" from pg_subscription where subname = %s and subdbid = {_HERE}"
 )
 _ANOTHERS = (
     "select database is distinct from current_database() from pg_replication_slots"
@@ -46,8 +46,8 @@ _TO_COPY = (
     " pg_subscription_rel join pg_subscription as s on s.oid = srsubid where subname = %s"
 )
 _ERRORS = (
-    "select apply_error_count + sync_error_count from pg_stat_subscription_stats where subid ="
-    f" (select oid from pg_subscription where subname = %s and subdbid = {_HERE})"  # noqa: S608 - a constant
+    "select apply_error_count + sync_error_count from pg_stat_subscription_stats where subid ="  # noqa: S608
+    f" (select oid from pg_subscription where subname = %s and subdbid = {_HERE})"
 )
 
 
