@@ -376,15 +376,16 @@ class Routed(Caller):
 
     async def _unfound(self, do: Do[T], tries: list["_Try[T]"]) -> T:
         """What is to be said of an id that nobody who answers has, or shows to this caller."""
-        refusals = [each.refusal for each in tries]
-        away = [each for each in refusals if isinstance(each, AwayError)]
-        for each in refusals:
-            if isinstance(each, NotFoundError):
-                raise each
+        refused = [each.refusal for each in tries if each.refusal]
+        away = [cell for each in refused if isinstance(each, AwayError) for cell in each.cells]
+        if away and not self.is_staff:  # what is here may be somebody else's, and theirs there
+            raise AwayError(*away)
+        for each in (each for each in refused if isinstance(each, NotFoundError)):
+            raise each
         if any(each.is_here for each in tries):
             return None  # type: ignore[return-value]  # as it came
         if away:
-            raise AwayError(*(cell for each in away for cell in each.cells))
+            raise AwayError(*away)
         return await self.ask(self.cell, do)  # in the words of the database
 
 

@@ -34,16 +34,21 @@ end;
 comment on function warehouse_tables() is 'Internal: the tables that have a warehouse''s rows, and whether it is in their keys.';
 
 -- What is one in a whole table of a warehouse's rows, and so could be in two cells at once: the columns that
--- are unique by themselves. Locks nothing.
+-- are unique by themselves, and the ids of parcels, which spent_ids keeps so. Locks nothing.
 create or replace function warehouse_keys(out name regclass, out key text) returns setof record
 language sql stable
 set search_path = darkpearl, pg_temp
 begin atomic
-    select t.name, a.attname
-    from warehouse_tables() as t
-    inner join pg_index as i on i.indrelid = t.name and i.indisunique and i.indnkeyatts = 1
-    inner join pg_attribute as a on a.attrelid = t.name and a.attnum = i.indkey[0]
-    order by t.name::text, a.attname;
+    select k.name, k.key
+    from (
+        select t.name, a.attname
+        from warehouse_tables() as t
+        inner join pg_index as i on i.indrelid = t.name and i.indisunique and i.indnkeyatts = 1
+        inner join pg_attribute as a on a.attrelid = t.name and a.attnum = i.indkey[0]
+        union all
+        select 'shipments'::regclass, 'id'
+    ) as k (name, key)
+    order by k.name::text, k.key;
 end;
 comment on function warehouse_keys() is 'Internal: what is one in a whole table of a warehouse''s rows.';
 

@@ -413,6 +413,31 @@ async def test_a_cell_that_is_away_costs_its_own_warehouses(
     assert "missing_cells" not in (await api.get("/health/ready")).json()
 
 
+async def test_whose_id_it_is_isnt_told_while_a_cell_is_away(
+    pair: Pair, api: Api, client: Client, product: UUID, road: Road, until: Until
+) -> None:
+    """What a customer may have there isn't called missing, whoever has the id elsewhere."""
+    here, _ = pair
+    order = await placed(api, product, here.lisbon)
+    mine = client("authenticated", "hal")
+    own = await placed(mine, product, here.lisbon)
+    await road.close()
+    try:
+        for unknown in (order["id"], uuid4()):
+            assert (await mine.get(f"/orders/{unknown}")).status_code == 503
+            assert (await mine.delete(f"/orders/{unknown}")).status_code == 503
+        assert (await mine.get(f"/orders/{own['id']}")).status_code == 200
+        missing = f"/orders/{order['id']}/refunds/{uuid4()}"
+        assert (await api.get(missing)).status_code == 404
+    finally:
+        await road.restore()
+
+    async def is_back() -> bool:
+        return (await mine.get(f"/orders/{order['id']}")).status_code == 404
+
+    await until(is_back)
+
+
 async def test_every_list_is_of_all_cells(
     pair: Pair, api: Api, client: Client, product: UUID
 ) -> None:
