@@ -155,8 +155,13 @@ async def _check_home(connection: AsyncConnection[Any], home: str) -> None:
     if wal_level != "logical":
         raise CellError(f"home's wal_level is {wal_level}: set it to logical, and restart")
     await refuse_away_from_home(connection)
-    if pending := (await schema.status(home)).pending:
-        raise CellError(f"home wants a migrate first: {', '.join(pending)}")
+    status = await schema.status(home)
+    if status.pending:
+        raise CellError(f"home wants a migrate first: {', '.join(status.pending)}")
+    if status.unknown:
+        raise CellError(
+            f"home is of another release: it has {', '.join(status.unknown)}, which is unknown here"
+        )
 
 
 async def _refuse_pooler(connection: AsyncConnection[Any], which: str) -> None:

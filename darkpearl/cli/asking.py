@@ -49,16 +49,14 @@ class Session:
         url: where it begins.
         begin: a statement that comes before all others, in each cell.
         stack: closes what is opened.
-        stays: it never goes to another cell.
+        number: of the cell that it has to be, and never leaves; 0: whichever it is.
     """
 
-    def __init__(
-        self, url: str, begin: str, stack: contextlib.AsyncExitStack, *, stays: bool
-    ) -> None:
+    def __init__(self, url: str, begin: str, stack: contextlib.AsyncExitStack, number: int) -> None:
         self._url = url
         self._begin = begin
         self._stack = stack
-        self._stays = stays
+        self._stays = number != 0
         self._connection: Any = None
         self._known: Directory | None = None
         self._at: int | None = None
@@ -108,7 +106,7 @@ class Session:
 
     def beside(self, cell: Cell) -> contextlib.AbstractAsyncContextManager["Session"]:
         """Another session like this one, which stays in a cell."""
-        return _session(cell.url, self._begin, cell.number, stays=True)
+        return _session(cell.url, self._begin, cell.number)
 
     async def go_to(self, number: int) -> None:
         """Go on in a cell.
@@ -160,8 +158,7 @@ class Session:
 
 def looking(settings: Settings) -> contextlib.AbstractAsyncContextManager[Session]:
     """A session that only reads, with the rights of the login itself."""
-    url = database.with_options(where.running(settings), _LOOKS)
-    return _session(url, stays=_named() is not None)
+    return _session(database.with_options(where.running(settings), _LOOKS), "", _named())
 
 
 def acting(
@@ -169,7 +166,7 @@ def acting(
 ) -> contextlib.AbstractAsyncContextManager[Session]:
     """A session of staff; what it does is written down with the name of the login."""
     url = database.with_options(where.running(settings), _OURS)
-    return _session(url, f"set role {role}", stays=_named() is not None)
+    return _session(url, f"set role {role}", _named())
 
 
 async def in_each(
@@ -257,7 +254,7 @@ def _narrowed(context: click.Context, _option: object, name: str | None) -> None
     here = where.running(settings)
 
     async def known() -> list[Cell]:
-        async with _session(database.with_options(here, _LOOKS), stays=False) as session:
+        async with _session(database.with_options(here, _LOOKS)) as session:
             return await session.cells() or [Cell(1, "home", here)]
 
     for cell in asyncio.run(known()):
@@ -265,7 +262,7 @@ def _narrowed(context: click.Context, _option: object, name: str | None) -> None
             break
     else:
         raise Refusal(f"there is no cell {name}")
-    context.meta[_CELL] = cell.name
+    context.meta[_CELL] = cell.number
     api, listener = (address_of(each, cell.url) for each in where.logins(settings))
     context.obj = msgspec.structs.replace(
         settings,
@@ -290,12 +287,12 @@ def all_cells(settings: Settings, seconds: float) -> list[Cell]:
 
 def only(cells: list[Cell]) -> list[Cell]:
     """Those of the cells that --cell leaves."""
-    return [each for each in cells if _named() in {None, each.name}]
+    return [each for each in cells if _named() in {0, each.number}]
 
 
-def _named() -> str | None:
+def _named() -> int:
     context = click.get_current_context(silent=True)
-    return context.meta.get(_CELL) if context else None
+    return context.meta.get(_CELL, 0) if context else 0
 
 
 def tell_away(name: str, why: object) -> None:
@@ -314,9 +311,7 @@ def ended(code: Any) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def _session(
-    url: str, begin: str = "", number: int = 0, *, stays: bool
-) -> AsyncIterator[Session]:
+async def _session(url: str, begin: str = "", number: int = 0) -> AsyncIterator[Session]:
     """A session, in which a statement comes before all others.
 
     Raises:
@@ -325,7 +320,7 @@ async def _session(
     """
     try:
         async with contextlib.AsyncExitStack() as stack:
-            session = Session(url, begin, stack, stays=stays)
+            session = Session(url, begin, stack, number)
             await session.open(url, number)
             yield session
     except schema.SchemaError as error:

@@ -54,6 +54,9 @@ async def test_a_wrong_address_is_that_of_a_cell_that_is_away(
         done = await run("orders", "list", "--json")
         assert (done.code, done.errors.count("cell north is left out")) == (3, 1)
         assert {each["cell"] for each in done.rows} == {"home"}
+        for asked in (("orders", "list"), ("gateway", "pause", 5, "--reason", "x")):
+            refused = await run(*asked, "--cell", "north")
+            assert (refused.code, refused.errors.count("\n"), refused.said) == (1, 1, "")
         found = (await run("doctor", "--only", "version", "--json")).rows
         assert [each["state"] for each in found if each["cell"] == "north"] == ["fail"]
         states = (await run("cells", "status", "--json")).rows

@@ -10,6 +10,7 @@ from places import Place
 from psycopg import AsyncConnection, sql
 from psycopg.conninfo import make_conninfo
 from terminal import Run
+from yoyo.migrations import default_migration_table
 
 from darkpearl import cells, schema
 from darkpearl.cells import catalogue, replication
@@ -152,6 +153,13 @@ async def test_a_server_that_is_not_fit_is_told(
     await empty.anew()
     refused = await run("cells", "add", empty.url, "--name", "Un fit")
     assert (refused.code, refused.errors.count("name is lower case letters")) == (2, 1)
+    books = f"{schema.BOOKS}.{default_migration_table}"
+    async with schema.connect(home.url) as connection:
+        later = f"insert into {books} (migration_hash, migration_id) values ('x', 'later')"
+        await connection.execute(later.encode())
+        refused = await run("cells", "add", empty.url, "--name", "unfit")
+        assert (refused.code, refused.errors.count("home is of another release")) == (2, 1)
+        await connection.execute(f"delete from {books} where migration_hash = 'x'".encode())
     await value(home, "insert into darkpearl.cells (number, name) values (255, 'x') returning 1")
     refused = await run("cells", "add", empty.url, "--name", "unfit")
     assert (refused.code, refused.errors.count("there are no more")) == (2, 1)
