@@ -172,7 +172,10 @@ async def _undo_alone(home: str, code: str, to: str) -> bool:
         async with schema.connect(address) as source:
             await as_owner(source, f"select darkpearl.open_warehouse('{key}')")
             await withdraw(
-                Move(key, at_home, source, source, has, number, address, "", is_handed_over=False)
+                Move(
+                    *(key, at_home, source, source, has, number, "", address, address),
+                    is_handed_over=False,
+                )
             )
     return True
 
@@ -221,6 +224,7 @@ async def _open(home: str, code: str, to: str, source_url: str) -> AsyncIterator
             comes_from,
             number,
             source_url or address,
+            address,
             url,
             has == number,
         )
@@ -233,18 +237,7 @@ async def _check(this: Move) -> None:
         CellError: a server, a release or a plan isn't fit for it, or a cell that it comes back to
             still has to tell what happened there.
     """
-    if await value(this.source, "show wal_level") != "logical":
-        raise CellError(
-            f"wal_level of cell {this.source_cell} isn't logical: set it, and restart its server"
-        )
-    for which, number in ((this.source, this.source_cell), (this.target, this.target_cell)):
-        if not await value(which, "select rolsuper from pg_roles where rolname = current_user"):
-            raise CellError(f"the login in cell {number} is no superuser")
-        if await value(which, "select darkpearl.this_cell()") != number:
-            raise CellError(f"the database at the address of cell {number} is another")
-    status = await schema.status(this.target_url)
-    if status.pending or status.unknown:
-        raise CellError("the cells are of different releases: migrate them first")
+    await _check_servers(this)
     if await this.state() in {"", "gone"} and await this.goes() not in {"", this.way}:
         raise CellError(f"it is on its way {await this.goes()}: go on with that, or undo it")
     await _check_tables(this)
@@ -264,6 +257,27 @@ async def _check(this: Move) -> None:
             f" {behind}: wait for its webhooks, or switch them off"
         )
     await refuse_deaf(this)
+
+
+async def _check_servers(this: Move) -> None:
+    """Refuse servers that can't do it, or that are others.
+
+    Raises:
+        CellError: as that.
+    """
+    if await value(this.source, "show wal_level") != "logical":
+        raise CellError(
+            f"wal_level of cell {this.source_cell} isn't logical: set it, and restart its server"
+        )
+    for which, number in ((this.source, this.source_cell), (this.target, this.target_cell)):
+        if not await value(which, "select rolsuper from pg_roles where rolname = current_user"):
+            raise CellError(f"the login in cell {number} is no superuser")
+        if await value(which, "select darkpearl.this_cell()") != number:
+            raise CellError(f"the database at the address of cell {number} is another")
+    for address in (this.source_at, this.target_at):
+        status = await schema.status(address)
+        if status.pending or status.unknown:
+            raise CellError("the cells are of different releases: migrate them first")
 
 
 async def _check_tables(this: Move) -> None:

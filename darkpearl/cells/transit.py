@@ -90,7 +90,9 @@ class Move(NamedTuple):
     source_cell: int
     target_cell: int
     source_url: str
-    target_url: str
+    """Where the target's server reaches the source; the next two are where this process does."""
+    source_at: str
+    target_at: str
     is_handed_over: bool
 
     @property

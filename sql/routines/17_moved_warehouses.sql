@@ -83,7 +83,7 @@ language sql stable
 set search_path = darkpearl, pg_temp
 begin atomic
     select string_agg(
-        distinct coalesce(concat_ws(' ', 'pid', a.pid, a.usename, nullif(a.application_name, ''), a.state), 'a prepared transaction'), ', '
+        distinct coalesce('pid ' || concat_ws(' ', l.pid, a.usename, nullif(a.application_name, ''), a.state), 'a prepared transaction'), ', '
     )
     from pg_locks as l
     left join pg_stat_activity as a on a.pid = l.pid
