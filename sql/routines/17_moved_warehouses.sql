@@ -106,6 +106,16 @@ end
 $$;
 comment on function closed_warehouses() is 'The warehouses of which nothing is written here, since another cell has them or will: an empty array where none is.';
 
+-- When a warehouse came here from another cell; null for one that was made here, or isn't here. What it brought
+-- was here in no export of before. Locks nothing.
+create or replace function came_at(p_warehouse_id uuid) returns timestamptz
+language sql stable
+set search_path = darkpearl, pg_temp
+begin atomic
+    select m.changed_at from moved_warehouses as m where m.warehouse_id = p_warehouse_id and m.state = 'here';
+end;
+comment on function came_at(uuid) is 'Internal: when a warehouse came here from another cell.';
+
 -- The warehouses that have left for another cell: their sagas that had not ended sleep here for ever, and need
 -- nothing any more. Locks nothing.
 create or replace function left_warehouses() returns uuid[]

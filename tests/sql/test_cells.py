@@ -481,6 +481,24 @@ async def test_what_has_left_keeps_nothing_here(shop: Shop) -> None:
     shop.audited = False  # what was dropped can't be rebuilt
 
 
+async def test_what_came_stays_until_it_is_exported_here(shop: Shop, product: UUID) -> None:
+    """A month that this cell exported before a warehouse came doesn't have what that brought."""
+    order = await shop.fulfilled((product, 1))
+    await shop.turn_clock(70 * 86400)
+    export = (
+        "select record_export('orders', date_trunc('month', o.created_at)::date, 1)"
+        " from orders as o where o.id = %s"
+    )
+    await shop.run("update retention set keep_days = 30, export_first = true where kind = 'orders'")
+    await shop.run(export, order)
+    await shop.run("select close_warehouse(%s, 200, 'coming')", shop.lisbon)
+    await shop.run("update moved_warehouses set state = 'arrived', told_after = 0")
+    await shop.run("select open_warehouse(%s)", shop.lisbon)
+    for removed in (0, 1):
+        assert await shop.value("select removed from apply_retention('orders')") == removed
+        await shop.run(export, order)
+
+
 async def test_what_was_told_elsewhere_is_not_told_again(shop: Shop, product: UUID) -> None:
     """The feed of the cell that a warehouse came to begins with what happened there."""
     await shop.fulfilled((product, 1))
