@@ -389,6 +389,27 @@ async def test_nothing_of_a_closed_warehouse_is_written(
                 await shop.run("update warehouses set cell = cell + 1 where code = 'LIS'")
 
 
+async def test_what_is_taken_away_is_refused_too(shop: Shop, product: UUID) -> None:
+    """Neither a token nor an empty shelf goes where it is closed: it is there where it has gone."""
+    hold = await shop.value("select clock() + interval '1 hour'")
+    order = await shop.order((product, 1), p_pay_by=hold, p_payment_token="tok_1")
+    empty = await shop.product()
+    for units in (1, -1):
+        await shop.run("select adjust_stock(%s, %s, %s)", shop.lisbon, empty, units)
+    await shop.run("select close_warehouse(%s, 200)", shop.lisbon)
+    for code in ("DP053", "DP050"):
+        async with shop.acting_as("service_role"):
+            with shop.refused(code):
+                await shop.run("select cancel_payment(%s)", order)
+            with shop.refused(code):
+                await shop.run("delete from inventory where product_id = %s", empty)
+        if code == "DP053":
+            async with shop.unguarded():
+                await shop.run(f"insert into cells (number, name) values ({HERE} + 1, 'north')")
+                await shop.run("update warehouses set cell = cell + 1 where code = 'LIS'")
+    assert await shop.value("select count(*) from payment_tokens") == 1
+
+
 async def test_who_works_for_all_goes_past_it(
     shop: Shop, product: UUID, closed: dict[str, UUID]
 ) -> None:
