@@ -240,16 +240,7 @@ async def _check(this: Move) -> None:
         CellError: a server, a release or a plan isn't fit for it, or a cell that it comes back to
             still has to tell what happened there.
     """
-    if await value(this.source, "show wal_level") != "logical":
-        raise CellError(
-            f"wal_level of cell {this.source_cell} isn't logical: set it, and restart its server"
-        )
-    for which, number in ((this.source, this.source_cell), (this.target, this.target_cell)):
-        if not await value(which, "select rolsuper from pg_roles where rolname = current_user"):
-            raise CellError(f"the login in cell {number} is no superuser")
-        status = await schema.status_on(which)
-        if status.pending or status.unknown:
-            raise CellError("the cells are of different releases: migrate them first")
+    await _check_servers(this)
     if await this.state() in {"", "gone"} and await this.goes() not in {"", this.way}:
         raise CellError(f"it is on its way {await this.goes()}: go on with that, or undo it")
     await _check_tables(this)
@@ -269,6 +260,24 @@ async def _check(this: Move) -> None:
             f" {behind}: wait for its webhooks, or switch them off"
         )
     await refuse_deaf(this)
+
+
+async def _check_servers(this: Move) -> None:
+    """Refuse servers that can't do it.
+
+    Raises:
+        CellError: as that.
+    """
+    if await value(this.source, "show wal_level") != "logical":
+        raise CellError(
+            f"wal_level of cell {this.source_cell} isn't logical: set it, and restart its server"
+        )
+    for which, number in ((this.source, this.source_cell), (this.target, this.target_cell)):
+        if not await value(which, "select rolsuper from pg_roles where rolname = current_user"):
+            raise CellError(f"the login in cell {number} is no superuser")
+        status = await schema.status_on(which)
+        if status.pending or status.unknown:
+            raise CellError("the cells are of different releases: migrate them first")
 
 
 async def _check_tables(this: Move) -> None:

@@ -88,7 +88,7 @@ language sql stable
 set search_path = darkpearl, pg_temp
 begin atomic
     select string_agg(
-        distinct coalesce(concat_ws(' ', 'pid', a.pid, a.usename, nullif(a.application_name, ''), a.state), 'a prepared transaction'), ', '
+        distinct coalesce('pid ' || concat_ws(' ', l.pid, a.usename, nullif(a.application_name, ''), a.state), 'a prepared transaction'), ', '
     )
     from pg_locks as l
     left join pg_stat_activity as a on a.pid = l.pid
@@ -110,6 +110,16 @@ begin
 end
 $$;
 comment on function closed_warehouses() is 'The warehouses of which nothing is written here, since another cell has them or will: an empty array where none is.';
+
+-- When a warehouse came here from another cell; null for one that was made here, or isn't here. What it brought
+-- was here in no export of before. Locks nothing.
+create or replace function came_at(p_warehouse_id uuid) returns timestamptz
+language sql stable
+set search_path = darkpearl, pg_temp
+begin atomic
+    select m.changed_at from moved_warehouses as m where m.warehouse_id = p_warehouse_id and m.state = 'here';
+end;
+comment on function came_at(uuid) is 'Internal: when a warehouse came here from another cell.';
 
 -- The warehouses that have left for another cell: their sagas that had not ended sleep here for ever, and need
 -- nothing any more. Locks nothing.

@@ -81,13 +81,17 @@ create or replace trigger movement_reasons_are_of_adjustments
 before insert on movement_reasons
 for each row execute function refuse_reason_of_nothing();
 
--- Trigger: an inventory row goes only when nothing lies there. Raises DP016.
+-- Trigger: an inventory row goes only when nothing lies there, and where its warehouse is. Raises: DP016; DP050
+-- and DP053 of a warehouse that is closed here.
 create or replace function refuse_to_drop_stock() returns trigger
 language plpgsql
+security definer
 set search_path = darkpearl, pg_temp
 as $$
 begin
-    if old.quantity_available <> 0 then
+    if old.warehouse_id = any(closed_warehouses()) then
+        perform refuse_closed(old.warehouse_id);
+    elsif old.quantity_available <> 0 then
         perform refuse(
             'DP016', 'inventory row still holds stock',
             format(

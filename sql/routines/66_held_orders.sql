@@ -70,7 +70,8 @@ return await_payment(p_warehouse_ids, p_saga_ids);
 comment on function hear_of_payment(uuid[], uuid[], jsonb[]) is 'Step: looks whether each order has a payment to try, or is paid.';
 
 -- The saga of a held order, locked. For customers the orders of others aren't there. Locks: the saga.
--- Raises: DP010 when there is no such order, DP033 when it isn't held.
+-- Raises: DP010 when there is no such order, DP033 when it isn't held, DP050 and DP053 of a warehouse that is
+-- closed here, since a token that is forgotten writes nothing that would be refused.
 create or replace function lock_held_order(p_order_id uuid) returns saga_group
 language plpgsql
 set search_path = darkpearl, pg_temp
@@ -90,6 +91,9 @@ begin
     from sagas as s
     where s.id = p_order_id
     for no key update;
+    if v_saga.warehouse_id = any(closed_warehouses()) then
+        perform refuse_closed(v_saga.warehouse_id);
+    end if;
     v_group := group_of_saga(v_saga);
     if place_of_step(v_group.plan, 'hear_of_payment') is null then
         perform refuse(

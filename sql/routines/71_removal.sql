@@ -67,7 +67,7 @@ begin atomic
             select from stock_movements as m
             where m.reference_id = o.id and m.reference_type = 'return' and m.created_at >= p_before
         )
-        and is_exported('orders', o.created_at, greatest(s.updated_at, o.updated_at));
+        and is_exported('orders', o.created_at, greatest(s.updated_at, o.updated_at, came_at(o.warehouse_id)));
 end;
 comment on function orders_that_are_over(uuid[], timestamptz) is
     'Internal: of some orders those that ended before a moment, with nothing open since.';
@@ -264,7 +264,7 @@ begin atomic
             select from transfers as t
             where t.id = m.correlation_id and t.warehouse_id = m.warehouse_id and t.status = 'in_transit'
         )
-        and is_exported('movements', m.created_at, m.created_at);
+        and is_exported('movements', m.created_at, greatest(m.created_at, came_at(m.warehouse_id)));
 end;
 comment on function old_movements(bigint[], timestamptz) is
     'Internal: of movements that have some numbers those that people wrote before a moment.';
@@ -360,7 +360,7 @@ begin atomic
         and not exists (
             select from disputes as d where d.order_id = p.order_id and (d.status = 'open' or d.updated_at >= p_before)
         )
-        and is_exported('payments', p.created_at, p.updated_at);
+        and is_exported('payments', p.created_at, greatest(p.updated_at, came_at(p.warehouse_id)));
 end;
 comment on function payments_that_are_over(uuid[], timestamptz) is
     'Internal: of some payments those whose orders are gone and that are long settled.';

@@ -224,7 +224,9 @@ begin atomic
                 inner join pg_class as c on c.oid = i.inhrelid
                 cross join lateral event_month(to_date(right(c.relname, 7), 'YYYY_MM')::timestamp at time zone 'UTC') as m
                 where i.inhparent = 'saga_events'::regclass and c.relname ~ '^saga_events_[0-9]{4}_[0-9]{2}$'
-                    and not is_exported('events', m.starts_at, m.ends_at)
+                    and not is_exported('events', m.starts_at, greatest(
+                        m.ends_at, (select max(came_at(h.warehouse_id)) from moved_warehouses as h)
+                    ))
             )
         )::date,
         'retention'

@@ -126,6 +126,27 @@ async def test_who_reads_keeps_no_warehouse_closed(
     await check(pair, warehouse, product, orders)
 
 
+@pytest.mark.parametrize("which", [0, 1])
+async def test_cells_of_different_releases_are_told(
+    pair: Pair, moving: Moving, run: Run, which: int
+) -> None:
+    """Whichever of the two has a migration that this release doesn't know: nothing is begun."""
+    code, warehouse, product = moving
+    books = "darkpearl_migrations._yoyo_migration"
+    await pair[which].run(
+        f"insert into {books} (migration_hash, migration_id, applied_at_utc)"
+        " values ('later', '0099.later', now())"
+    )
+    try:
+        refused = await run("cells", "move-warehouse", code, "--to", "north", "--yes")
+    finally:
+        await pair[which].run(f"delete from {books} where migration_hash = 'later'")
+    assert (refused.code, refused.errors.count("\n")) == (2, 1)
+    assert "different releases" in refused.errors
+    await nothing_is_left(pair)
+    assert await takes(pair[0], warehouse, product, [])
+
+
 @pytest.mark.parametrize("stage", ["published", "copied", "closed"])
 async def test_it_goes_to_one_cell_at_a_time(
     pair: Pair,

@@ -595,6 +595,7 @@ DEFINERS = {
     "refuse_empty_order",
     "refuse_late_particulars",
     "refuse_to_drop_history",
+    "refuse_to_drop_stock",
     "retention_due",
     "retention_to_do",
     "retry_saga",

@@ -421,6 +421,27 @@ async def test_a_customer_is_erased_from_what_was_left_behind(shop: Shop, produc
     assert await shop.value(erase) == 0
 
 
+async def test_what_is_taken_away_is_refused_too(shop: Shop, product: UUID) -> None:
+    """Neither a token nor an empty shelf goes where it is closed: it is there where it has gone."""
+    hold = await shop.value("select clock() + interval '1 hour'")
+    order = await shop.order((product, 1), p_pay_by=hold, p_payment_token="tok_1")
+    empty = await shop.product()
+    for units in (1, -1):
+        await shop.run("select adjust_stock(%s, %s, %s)", shop.lisbon, empty, units)
+    await shop.run("select close_warehouse(%s, 200)", shop.lisbon)
+    for code in ("DP053", "DP050"):
+        async with shop.acting_as("service_role"):
+            with shop.refused(code):
+                await shop.run("select cancel_payment(%s)", order)
+            with shop.refused(code):
+                await shop.run("delete from inventory where product_id = %s", empty)
+        if code == "DP053":
+            async with shop.unguarded():
+                await shop.run(f"insert into cells (number, name) values ({HERE} + 1, 'north')")
+                await shop.run("update warehouses set cell = cell + 1 where code = 'LIS'")
+    assert await shop.value("select count(*) from payment_tokens") == 1
+
+
 async def test_who_works_for_all_goes_past_it(
     shop: Shop, product: UUID, closed: dict[str, UUID]
 ) -> None:
@@ -528,6 +549,24 @@ async def test_what_has_left_keeps_nothing_here(shop: Shop) -> None:
     await shop.run("select drop_event_partitions(%s, 'disk')", await shop.value(latest))
     assert await shop.values("select finding from audit") == []
     shop.audited = False  # what was dropped can't be rebuilt
+
+
+async def test_what_came_stays_until_it_is_exported_here(shop: Shop, product: UUID) -> None:
+    """A month that this cell exported before a warehouse came doesn't have what that brought."""
+    order = await shop.fulfilled((product, 1))
+    await shop.turn_clock(70 * 86400)
+    export = (
+        "select record_export('orders', date_trunc('month', o.created_at)::date, 1)"
+        " from orders as o where o.id = %s"
+    )
+    await shop.run("update retention set keep_days = 30, export_first = true where kind = 'orders'")
+    await shop.run(export, order)
+    await shop.run("select close_warehouse(%s, 200, 'coming')", shop.lisbon)
+    await shop.run("update moved_warehouses set state = 'arrived', told_after = 0")
+    await shop.run("select open_warehouse(%s)", shop.lisbon)
+    for removed in (0, 1):
+        assert await shop.value("select removed from apply_retention('orders')") == removed
+        await shop.run(export, order)
 
 
 async def test_what_was_told_elsewhere_is_not_told_again(shop: Shop, product: UUID) -> None:
