@@ -156,7 +156,7 @@ async def status(url: str) -> Status:
 
 async def status_on(connection: AsyncConnection[Any]) -> Status:
     """The same, of whoever is connected to it already."""
-    books, applied = f"{BOOKS}.{default_migration_table}", list[str]()
+    books, applied = f"{BOOKS}.{default_migration_table}", []
     found = await connection.execute("select to_regclass(%s)", [books])
     if await found.fetchone() != (None,):
         found = await connection.execute(f"select migration_id from {books} order by 1")  # noqa: S608
