@@ -1,10 +1,9 @@
 """The schema: migrate, re-apply the routines, seed, reset, status, drift.
 
 Tables and types are state: they change through the files in sql/migrations, each applied once
-and marked in the same transaction, so that a killed run is simply run again. Routines are code:
-all files in sql/routines are applied anew, in one transaction, by every migrate that finds them or
-the database otherwise than the last one left them. What the migrations add up to is readable in
-sql/schema; `drift` proves that both agree.
+and marked in the same transaction, so that a killed run is run again. Routines are code: all files
+in sql/routines are applied anew, in one transaction, by every migrate that finds them or the
+database otherwise than the last one left them. sql/schema is what migrations add up to: `drift`.
 
 Every file runs with search_path = darkpearl. yoyo keeps its books in `darkpearl_migrations`.
 """

@@ -4,6 +4,8 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
+HERE = "subdbid = (select oid from pg_database where datname = current_database())"
+"""Subscriptions of this database: the server has a list of all."""
 QUIETLY = (
     "set local log_statement = 'none'",
     "set local log_min_duration_statement = -1",

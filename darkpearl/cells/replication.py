@@ -11,7 +11,7 @@ from psycopg import AsyncConnection, sql
 from psycopg.conninfo import make_conninfo
 
 from darkpearl import database, schema
-from darkpearl.cells.queries import QUIETLY, one, value
+from darkpearl.cells.queries import HERE, QUIETLY, one, value
 
 COPY_SECONDS = 600.0
 """How long the first copy may take; it goes on in the server all the same."""
@@ -30,23 +30,20 @@ SLOT = (
     " and database = current_database()"
 )
 SUBSCRIPTION = (
-    "select subconninfo, subenabled, (select count(*) from pg_subscription_rel where srsubid = oid)"
-    " from pg_subscription where subname = %s and subdbid ="
-    " (select oid from pg_database where datname = current_database())"
+    "select subconninfo, subenabled, (select count(*) from pg_subscription_rel where srsubid = oid)"  # noqa: S608
+    f" from pg_subscription where subname = %s and {HERE}"
 )
 _ROOM = (
-    "select current_setting('max_replication_slots')::int > count(*),"
-    " bool_or(database is distinct from current_database()) filter (where slot_name = %s)"
-    " from pg_replication_slots"
+    "select count(*) < current_setting('max_replication_slots')::int, bool_or(database <>"
+    " current_database()) filter (where slot_name = %s) from pg_replication_slots"
 )
 _TO_COPY = (
     "select count(*) filter (where srsubstate <> 'r') + (count(*) = 0)::int from"
     " pg_subscription_rel join pg_subscription as s on s.oid = srsubid where subname = %s"
 )
 _ERRORS = (
-    "select e.apply_error_count + e.sync_error_count from pg_subscription as s"
-    " join pg_stat_subscription_stats as e on e.subid = s.oid where s.subname = %s and s.subdbid ="
-    " (select oid from pg_database where datname = current_database())"
+    "select apply_error_count + sync_error_count from pg_stat_subscription_stats"  # noqa: S608
+    f" where subid = (select oid from pg_subscription where subname = %s and {HERE})"
 )
 
 

@@ -8,6 +8,7 @@ from psycopg.rows import dict_row
 from darkpearl import schema
 from darkpearl.cells.catalogue import CATALOGUE
 from darkpearl.cells.joining import asked_at, refuse_away_from_home
+from darkpearl.cells.queries import HERE
 from darkpearl.cells.replication import LOST
 
 LOOK_SECONDS = 10.0
@@ -16,13 +17,13 @@ _CELLS = (
     "select number, name, url, warehouses from cell_overview where removed_at is null order by 1"
 )
 _CATALOGUE = "select * from catalogue_state()"
+_WORKS = (
+    "exists (select from pg_stat_subscription where subid = s.oid and relid is null and pid > 0)"
+)
 _SUBSCRIPTION = (
-    "select s.subenabled as subscribed, e.apply_error_count + e.sync_error_count as errors,"
-    " exists (select from pg_stat_subscription as w where w.subid = s.oid and w.relid is null"
-    " and w.pid is not null) as works"
-    " from pg_subscription as s join pg_stat_subscription_stats as e on e.subid = s.oid"
-    " where s.subname = %s and s.subdbid ="
-    " (select oid from pg_database where datname = current_database())"
+    "select subenabled as subscribed, apply_error_count + sync_error_count as errors,"  # noqa: S608
+    f" {_WORKS} as works from pg_subscription as s join pg_stat_subscription_stats on subid = s.oid"
+    f" where s.subname = %s and {HERE}"
 )
 _LOAD = (
     "select this_cell() as says, ready, stuck, (select count(*) from pg_stat_activity where"
