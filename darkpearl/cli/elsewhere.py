@@ -109,13 +109,11 @@ class Elsewhere:
                     _log.warning("it doesn't answer, and is waited for: %s", error)
                 said = str(error)
                 await self._pause(AGAIN_SECONDS)
-        if found and (found.pending or found.unknown):
-            missing = ", ".join(found.pending) or "nothing"
-            unknown = f"; it has {', '.join(found.unknown)}" if found.unknown else ""
-            _log.error(
-                "it is of another release and lacks %s%s; migrate the cells first, home last",
-                missing, unknown,
-            )  # fmt: skip
+        if found and found.pending:
+            lacking = ", ".join(found.pending)
+            _log.error("it lacks %s of this release: migrate the cells first, home last", lacking)
+        elif found and found.unknown:
+            _log.warning("it is of a newer release, with %s", ", ".join(found.unknown))
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
