@@ -1,31 +1,26 @@
 """The catalogue of all cells: home publishes it, and each cell has it from a slot of its own."""
 
-import asyncio
-import time
 from typing import Any
 
 from psycopg import AsyncConnection
 
 from darkpearl.cells.queries import one, value
 from darkpearl.cells.replication import (
-    LOOK_SECONDS,
     LOST,
     SLOT,
     SUBSCRIPTION,
-    CellError,
     create_subscription,
     drop_slot,
     exported_slot,
     refuse_slot,
     subscribe,
     unsubscribe,
+    until,
     wait_for_copy,
 )
 
 CATALOGUE = "darkpearl_catalogue"
 SHARED = ("cells", "products", "warehouses", "adjustment_reasons")
-HEARING_SECONDS = 60.0
-"""How long a cell may take until it has what has changed at home."""
 TRIES = 5
 """How often the two are compared before it begins anew: home's may change meanwhile."""
 _PLAINLY = "set datestyle = 'ISO'; set timezone = 'UTC'"
@@ -140,19 +135,17 @@ async def hears(
         CellError: it isn't there in time.
     """
     reached = await value(at_home, "select pg_current_wal_lsn()::text")
-    deadline = time.monotonic() + HEARING_SECONDS
-    while True:
+
+    async def has_heard() -> bool:
         reader, has_all = await one(at_home, _HEARS, reached, slot) or (None, False)
-        if has_all and reader not in {None, but}:
-            return
-        if time.monotonic() > deadline:
-            raise CellError(
-                f"{which} doesn't hear from home: the log of its server says why, as that home's"
-                " address or its password is another, that no worker is free"
-                " (max_logical_replication_workers), or that a row there is in the way of one of"
-                " home's; then run it again"
-            )
-        await asyncio.sleep(LOOK_SECONDS)
+        return has_all and reader not in {None, but}
+
+    await until(
+        has_heard,
+        f"{which} doesn't hear from home: the log of its server says why, as that home's address or"
+        " its password is another, that no worker is free (max_logical_replication_workers), or"
+        " that a row there is in the way of one of home's; then run it again",
+    )
 
 
 async def _is_same(at_home: AsyncConnection[Any], there: AsyncConnection[Any]) -> bool:

@@ -29,6 +29,7 @@ from darkpearl.cells.replication import (
     CellError,
     drop_slot,
     unsubscribe,
+    until,
 )
 from darkpearl.cells.transit import (
     STATE,
@@ -39,7 +40,6 @@ from darkpearl.cells.transit import (
     hand_over,
     refuse_clashes,
     refuse_deaf,
-    until,
     withdraw,
 )
 

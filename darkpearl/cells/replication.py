@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, LiteralString
 
@@ -21,6 +21,8 @@ FAILING_SECONDS = 20.0
 """How long no table has come to its end, when a copy is given up."""
 SLOT_SECONDS = 60
 """How long a slot waits for the transactions that are under way when it is made."""
+CATCH_UP_SECONDS = 60.0
+"""How long changes may take to arrive; those of a warehouse, while nobody can write."""
 DROP_SECONDS = 20.0
 LOOK_SECONDS = 0.05
 LOST = "lost"
@@ -197,6 +199,19 @@ async def wait_for_copy(there: AsyncConnection[Any], name: str) -> None:
             raise CellError(
                 "not all is copied yet: the log of the cell's server says why; then run it again"
             )
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def until(is_so: Callable[[], Awaitable[bool]], complaint: str) -> None:
+    """Wait until something is so.
+
+    Raises:
+        CellError: it isn't in time; with the complaint.
+    """
+    deadline = time.monotonic() + CATCH_UP_SECONDS
+    while not await is_so():
+        if time.monotonic() > deadline:
+            raise CellError(complaint)
         await asyncio.sleep(LOOK_SECONDS)
 
 

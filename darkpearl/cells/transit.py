@@ -6,8 +6,6 @@ being done twice is copied beside.
 """
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -17,16 +15,14 @@ from psycopg import AsyncConnection, AsyncCursor
 from darkpearl.cells.catalogue import hears, slot_of
 from darkpearl.cells.queries import one, rows, value
 from darkpearl.cells.replication import (
-    LOOK_SECONDS,
     CellError,
     drop_slot,
     make_slot,
     subscribe,
+    until,
     wait_for_copy,
 )
 
-CATCH_UP_SECONDS = 60.0
-"""How long the last changes may take to arrive, while nobody can write."""
 LOCK_SECONDS = (0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 1.0, 2.0, 2.0, 4.0)
 """How long the tables' locks are tried for, each time longer; between them others get on."""
 AHEAD = 1_000_000
@@ -317,19 +313,6 @@ async def refuse_deaf(this: Move) -> None:
     """
     for number in {this.source_cell, this.target_cell} - {1}:
         await hears(this.at_home, slot_of(number), f"cell {number}")
-
-
-async def until(is_so: Callable[[], Awaitable[bool]], complaint: str) -> None:
-    """Wait until something is so.
-
-    Raises:
-        CellError: it isn't in time; with the complaint.
-    """
-    deadline = time.monotonic() + CATCH_UP_SECONDS
-    while not await is_so():
-        if time.monotonic() > deadline:
-            raise CellError(complaint)
-        await asyncio.sleep(LOOK_SECONDS)
 
 
 async def as_owner(connection: AsyncConnection[Any], statement: str) -> None:

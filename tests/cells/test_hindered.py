@@ -83,7 +83,7 @@ async def test_nothing_is_closed_while_a_cell_is_deaf(
     here, there = pair
     code, warehouse, product = moving
     orders = await all_states(here, warehouse, product)
-    monkeypatch.setattr("darkpearl.cells.transit.CATCH_UP_SECONDS", 1.0)
+    monkeypatch.setattr("darkpearl.cells.replication.CATCH_UP_SECONDS", 1.0)
     await there.run("alter subscription darkpearl_catalogue disable")
     try:
         refused = await run("cells", "move-warehouse", code, "--to", "north", "--yes")

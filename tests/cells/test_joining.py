@@ -13,7 +13,7 @@ from terminal import Run
 from yoyo.migrations import default_migration_table
 
 from darkpearl import cells, schema
-from darkpearl.cells import catalogue, replication
+from darkpearl.cells import replication
 from darkpearl.cells.joining import without_secrets
 
 Places = tuple[Place, Place]
@@ -118,7 +118,7 @@ async def test_a_login_that_may_not_replicate_is_told_and_another_goes_on(
             assert done.code == 0, done
         assert await value(north, "select subconninfo like '%replicator%' from pg_subscription")
         with monkeypatch.context() as patch:
-            patch.setattr(catalogue, "HEARING_SECONDS", 1.0)
+            patch.setattr(replication, "CATCH_UP_SECONDS", 1.0)
             refused = await run(*add[:-1], make_conninfo(as_replicator, password="another"))
             assert (refused.code, refused.errors.count("doesn't hear from home")) == (2, 1)
         assert (await run(*add)).code == 0

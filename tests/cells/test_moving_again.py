@@ -9,7 +9,7 @@ from shop import APPROVED, Shop
 from terminal import Run
 
 from darkpearl import cells, schema
-from darkpearl.cells import catalogue, replication
+from darkpearl.cells import replication
 from darkpearl.cells.joining import without_secrets
 
 Pair = tuple[Shop, Shop]
@@ -31,7 +31,7 @@ async def test_a_cell_that_does_not_hear_gets_no_warehouse(
     code, warehouse, product = moving
     await there.run("alter subscription darkpearl_catalogue disable")
     with monkeypatch.context() as patch:
-        patch.setattr(catalogue, "HEARING_SECONDS", 1.0)
+        patch.setattr(replication, "CATCH_UP_SECONDS", 1.0)
         refused = await run("cells", "move-warehouse", code, "--to", "north", "--yes")
     assert (refused.code, refused.errors.count("cell 2 doesn't hear from home")) == (2, 1)
     assert (
