@@ -57,9 +57,9 @@ async def all_told(api: Api, after: Any = 0, **parameters: Any) -> tuple[list[Js
     while True:
         part = await told(api, after=after, **parameters)
         events += part["data"]
-        after = part["next"]
-        if not part["data"]:
+        if part["next"] == after:  # a part may be empty, and the next one not
             return events, after
+        after = part["next"]
 
 
 def ids(events: list[Json]) -> list[tuple[int, int]]:
