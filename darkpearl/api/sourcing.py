@@ -225,12 +225,8 @@ class Sourcing:
         answers = await self._ask_all(offer, tried)
         offers = {n: each for n, each in answers.found.items() if isinstance(each, Offer)}
         refused = {n: each.error for n, each in answers.found.items() if isinstance(each, _Refusal)}
-        if refused and (not offers or HOME in refused):
-            raise refused.get(HOME) or next(iter(refused.values()))
-        if (best := best_of(offers)) is not None:
+        if (best := best_of(offers, refused, tried)) is not None:
             return best
-        if tried:
-            raise list(tried.values())[-1]
         if not offers:
             raise AwayError(*answers.away)
         raise too_little(offers.values(), [each.name for each in answers.away])

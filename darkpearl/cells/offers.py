@@ -9,6 +9,7 @@ from darkpearl.errors import PROBLEMS, ConflictError
 
 OFFER = "select * from offer_of_cell(%(items)s)"
 """What a cell says of the items of an order; its row is an Offer."""
+HOME = 1
 TOO_LITTLE = "DP006"
 ONLY_TOGETHER = "DP056"
 MOST_TOLD = 20
@@ -34,12 +35,29 @@ class Offer(Struct):
     """Of the first of them."""
 
 
-def best_of(offers: Mapping[int, Offer]) -> int | None:
+def best_of(
+    offers: Mapping[int, Offer],
+    refused: Mapping[int, Exception],
+    gone: Mapping[int, Exception],
+) -> int | None:
     """The cell that takes the fewest of its warehouses, and of equal ones the first of those.
 
     None, where no cell has all of it.
+
+    Args:
+        offers: of the cells that have made one, by their numbers.
+        refused: what others say of an order that makes no sense there; their catalogue may be late.
+        gone: of those that were tried already: somebody else was quicker.
+
+    Raises:
+        Exception: one of refused, where home does or nobody else offers; the last of gone, where
+            nobody is left.
     """
+    if refused and (not offers or HOME in refused):
+        raise refused.get(HOME) or next(iter(refused.values()))
     able = [number for number, each in offers.items() if each.warehouses is not None]
+    if gone and not able:
+        raise list(gone.values())[-1]
     return min(
         able,
         key=lambda n: (offers[n].warehouses, offers[n].priority, offers[n].code),

@@ -14,12 +14,11 @@ import msgspec
 
 from darkpearl import schema
 from darkpearl.cells.directory import Cell
-from darkpearl.cells.offers import OFFER, TOO_LITTLE, Offer, best_of, too_little
+from darkpearl.cells.offers import HOME, OFFER, TOO_LITTLE, Offer, best_of, too_little
 from darkpearl.cli.asking import Refusal, Session
 from darkpearl.cli.statements import Row
 from darkpearl.errors import from_sqlstate
 
-HOME = 1
 _HOLD = "select hold_names(null, %s, %s)"
 _LAW = "select law_of_names(%s, %s) as law"
 
@@ -99,12 +98,8 @@ async def _best(session: Session, items: str, gone: dict[int, Refusal]) -> int:
     answers = await _asked(session, offer, gone)
     offers = {cell.number: each for cell, each in answers.items() if isinstance(each, Offer)}
     refused = {cell.number: each for cell, each in answers.items() if isinstance(each, Refusal)}
-    if refused and (not offers or HOME in refused):
-        raise refused.get(HOME) or next(iter(refused.values()))
-    if (best := best_of(offers)) is not None:
+    if (best := best_of(offers, refused, gone)) is not None:
         return best
-    if gone:
-        raise list(gone.values())[-1]
     if not offers:
         raise schema.SchemaError("; ".join(_away(answers)))
     away = [cell.name for cell, each in answers.items() if isinstance(each, schema.SchemaError)]
